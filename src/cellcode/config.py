@@ -1,0 +1,245 @@
+"""The configuration: frozen models that are the only source of defaults, YAML files, and `--set a.b=c`.
+
+Everything a paper fixes or leaves open is a field here, so that an experiment is a file and an ablation one override.
+An unknown key is an error that names the nearest known one. The resolved configuration is saved in every artefact.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cellcode.errors import InputError, UsageError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """A configuration block: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LevelsConfig(Frozen):
+    """S2 levels. The paper's region scale is 15 and 16; a campus takes 19 and 20."""
+
+    prototype: int = Field(15, ge=0, le=30)
+    cell: int = Field(16, ge=0, le=30)
+
+    @model_validator(mode="after")
+    def _cells_are_inside_prototypes(self) -> LevelsConfig:
+        if self.cell < self.prototype:
+            raise ValueError("levels.cell must be at least levels.prototype")
+        return self
+
+
+class PhotoConfig(Frozen):
+    """How a ground photo enters its encoder."""
+
+    width_px: int = Field(96, ge=16)
+    height_px: int = Field(72, ge=16)
+    fit: Literal["stretch", "crop"] = "stretch"
+
+
+class TileConfig(Frozen):
+    """How an aerial tile is cut around a position. The paper's tile is 154 m wide."""
+
+    size_m: Positive = 154.0
+    size_px: int = Field(64, ge=16)
+
+
+class AggregationConfig(Frozen):
+    """From a map of local features to one vector."""
+
+    name: Literal["mean", "gem", "flatten", "optimal_transport"] = "optimal_transport"
+    gem_p: Positive = 3.0
+    clusters: int = Field(16, ge=1)
+    cluster_dim: int = Field(32, ge=1)
+    token_dim: int = Field(64, ge=0)
+    sinkhorn_steps: int = Field(3, ge=1)
+
+
+class EncoderConfig(Frozen):
+    """One encoder: a backbone, an aggregation and a projection to `dim`."""
+
+    backbone: str = "tiny"
+    pretrained: bool = True
+    aggregation: AggregationConfig = AggregationConfig()
+
+
+class ModelConfig(Frozen):
+    """The two encoders (same architecture unless told otherwise, separate weights) and the prototypes."""
+
+    dim: int = Field(128, ge=2)
+    ground: EncoderConfig = EncoderConfig()
+    aerial: EncoderConfig = EncoderConfig()
+    interpolation_radius_cells: float = Field(
+        1.25, ge=0, le=1.5, description="support of the kernel around a position, in cell widths; 0: own cell only"
+    )
+
+
+class LossConfig(Frozen):
+    """The multi-similarity loss over the three pairs; a weight of 0 switches a pair off."""
+
+    alpha: Positive = 2.0
+    beta: Positive = 50.0
+    threshold: float = 0.5
+    query_prototype: float = Field(1.0, ge=0)
+    query_aerial: float = Field(1.0, ge=0)
+    aerial_prototype: float = Field(0.5, ge=0)
+    near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are no negatives")
+    near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are no negatives")
+
+
+class AugmentationConfig(Frozen):
+    """Random changes of photos and tiles during training; every figure is the end of a uniform range."""
+
+    zoom: Share = 0.1
+    shift: Share = 0.05
+    rotation_deg: float = Field(3.0, ge=0)
+    exposure: Share = 0.25
+    white_balance: Share = 0.12
+    noise: Share = 0.03
+    erase: Share = 0.3
+    tile_translation_m: float = Field(60.0, ge=0)
+    tile_rotation_deg: float = Field(180.0, ge=0, le=180)
+    tile_exposure: Share = 0.15
+    tile_white_balance: Share = 0.08
+
+
+class ValidationConfig(Frozen):
+    """Photos of the training split that training never sees: they fit kappa and the confidence."""
+
+    block_m: Positive = 50.0
+    share: Share = Field(0.05, description="share of position blocks kept out, where other photos of the cell remain")
+    withheld_share: Share = Field(0.05, description="share of prototype cells whose photos are all kept out")
+
+
+class TrainingConfig(Frozen):
+    """The loop."""
+
+    regime: Literal["full", "last_blocks", "frozen"] = "full"
+    last_blocks: int = Field(2, ge=1)
+    cached_views: int = Field(4, ge=1, description="augmented copies of each photo's cached features (frozen parts)")
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(256, ge=2)
+    photos_per_place: int = Field(2, ge=1)
+    random_tiles: int = Field(0, ge=0, description="extra tiles a batch from anywhere in the imagery, as negatives")
+    learning_rate: Positive = 2e-3
+    backbone_learning_rate: Positive | None = None
+    prototype_learning_rate: Positive = 1e-2
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_share: Share = 0.1
+    gradient_norm: Positive = 5.0
+    ema: Share = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every_steps: int = Field(200, ge=1)
+    seed: int = 0
+
+
+class BuildConfig(Frozen):
+    """From a run to cell codes."""
+
+    upsampling: Literal["copy", "interpolate"] = "interpolate"
+    batch_size: int = Field(256, ge=1)
+    min_imagery_share: Share = 0.5
+    kappa: Annotated[float, Field(ge=0)] | None = Field(None, description="given, it is used instead of being fitted")
+    keep_terms: bool = True
+
+
+class EvaluationConfig(Frozen):
+    """What the tables report."""
+
+    radii_m: tuple[Positive, ...] = (100.0, 200.0, 1000.0)
+    ranks: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10, 100)
+
+
+class Config(Frozen):
+    """A complete configuration."""
+
+    name: str = "cellcode"
+    levels: LevelsConfig = LevelsConfig()
+    photo: PhotoConfig = PhotoConfig()
+    tile: TileConfig = TileConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    validation: ValidationConfig = ValidationConfig()
+    training: TrainingConfig = TrainingConfig()
+    build: BuildConfig = BuildConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file and apply `a.b=c` overrides.
+
+    Raises:
+        InputError: the file does not exist or is not a YAML mapping.
+        UsageError: a key is unknown (the nearest known one is named) or a value is out of its range.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: the configuration cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a mapping of configuration keys, not a {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse(values, str(path))
+
+
+def parse(values: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Validate a mapping; `source` is named in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def dump(config: Config) -> str:
+    """Return the complete configuration as YAML; `parse` of it gives an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--set {override}: expected key=value, for example --set training.epochs=5")
+    *parents, last = key.strip().split(".")
+    for depth, name in enumerate(parents):
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override}: {text!r} is not a YAML value") from None
+
+
+def _explain(item: Any) -> str:
+    location: tuple[str | int, ...] = item["loc"]
+    dotted = ".".join(str(part) for part in location)
+    if item["type"] != "extra_forbidden":
+        return f"{dotted or 'configuration'}: {item['msg']}"
+    near = difflib.get_close_matches(dotted, _known_keys(Config), n=1, cutoff=0.0)
+    return f"unknown key {dotted}; the nearest known key is {near[0]}"
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

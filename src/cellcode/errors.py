@@ -1,0 +1,34 @@
+"""Errors that a user can act on: one sentence that names the file or field, what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class CellcodeError(Exception):
+    """Base of every error raised on purpose; the command line prints its sentence and exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(CellcodeError):
+    """The request itself cannot be understood (an unknown key, a malformed region); exit status 2."""
+
+    exit_code = 2
+
+
+class InputError(CellcodeError):
+    """A file or value given by the user cannot be used; the sentence names it."""
+
+
+class MissingExtraError(CellcodeError):
+    """An optional dependency is needed and not installed.
+
+    Args:
+        package: the distribution that is missing.
+        extra: the extra of cellcode that brings it.
+        purpose: what it is needed for, as a noun phrase.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed: pip install 'cellcode[{extra}]'"
+        )

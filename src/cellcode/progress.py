@@ -1,0 +1,78 @@
+"""Progress of long work on stderr: a bar with the time left on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+LINE_EVERY_S = 10.0
+
+
+class Meter:
+    """Progress over a known number of steps.
+
+    Use as a context manager; call `advance` as work is done and `note` to show a short text (a loss, a rate).
+    """
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self._text = ""
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(description, total=total, text="")
+
+    def __enter__(self) -> Meter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif kind is None:
+            self._print_line(f"{time.monotonic() - self._start:.0f} s")
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the count from now on."""
+        self._text = text
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` as done."""
+        self.done += steps
+        if self._bar:
+            self._bar.update(self._task, advance=steps, text=self._text)
+        elif time.monotonic() - self._last_line > LINE_EVERY_S:
+            elapsed = time.monotonic() - self._start
+            left = elapsed / max(self.done, 1) * (self.total - self.done)
+            self._print_line(f"{left:.0f} s left")
+
+    def _print_line(self, tail: str) -> None:
+        self._last_line = time.monotonic()
+        note = f", {self._text}" if self._text else ""
+        print(f"{self.description}: {self.done}/{self.total}{note}, {tail}", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield from `items`, showing progress over `total` of them."""
+    with Meter(description, total) as meter:
+        for item in items:
+            yield item
+            meter.advance()
