@@ -95,6 +95,10 @@ class LossConfig(Frozen):
     aerial_prototype: float = Field(0.5, ge=0)
     near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are no negatives")
     near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are no negatives")
+    positive_aerial_m: Positive = Field(80.0, description="a tile centred nearer than this to a photo shows its place")
+    query_query: float = Field(0.0, ge=0, description="weight of photo pairs; not in the paper, our addition")
+    positive_query_m: Positive = 10.0
+    near_query_m: Positive = 30.0
 
 
 class AugmentationConfig(Frozen):
@@ -138,8 +142,10 @@ class TrainingConfig(Frozen):
     warmup_share: Share = 0.1
     gradient_norm: Positive = 5.0
     ema: Share = 0.0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_steps: int = Field(200, ge=1)
+    log_every_steps: int = Field(10, ge=1)
     seed: int = 0
 
 
@@ -210,6 +216,19 @@ def parse(values: Mapping[str, Any], source: str = "configuration") -> Config:
 def dump(config: Config) -> str:
     """Return the complete configuration as YAML; `parse` of it gives an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Name what differs between two configurations, as `key: old -> new`."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -1,0 +1,150 @@
+"""What the pipeline costs beyond its encoders: training loop, building, crops.
+
+    python benchmarks/pipeline.py [--quick] [--json FILE]
+
+Every figure is a ratio of medians within this run, or a rate per second of CPU time, on a small rendered world. The bare
+encoder times are forward and backward (loop) or forward (build) on tensors that are already in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellcode import config as configuration
+from cellcode.aerial import open_source
+from cellcode.aerial.crops import read_crops
+from cellcode.database import build
+from cellcode.model.precision import autocast
+from cellcode.photos import PhotoTable, ingest
+from cellcode.photos.splits import SplitRule
+from cellcode.simulation import simulate
+from cellcode.training import train
+
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Run all parts and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller world and fewer repetitions")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), arguments.quick)
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for row in rows:
+        against = f"  (against {row['against']})" if "against" in row else ""
+        print(f"{row['case']:<44} {row['value']:>9.3f} {row['unit']}{against}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """Make a small world and time each part on it."""
+    world = simulate.run(folder / "world", size_km=0.8 if quick else 2.0, photos=600 if quick else 3000)
+    table = ingest.folder(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
+    overrides = ["training.epochs=1", "training.batch_size=128" if quick else "training.batch_size=256"]
+    config = configuration.load(CONFIG, overrides)
+    return [
+        loop_over_bare(config, table, world.aerial_path, folder / "run", repeats=3 if quick else 9),
+        *build_over_bare(folder / "run", world.aerial_path, folder / "town.cells"),
+        crop_rate(config, world.aerial_path, count=60 if quick else 300),
+    ]
+
+
+def loop_over_bare(
+    config: configuration.Config, table: PhotoTable, aerial: Path, out: Path, repeats: int
+) -> dict[str, Any]:
+    """Median step of the loop over median forward and backward of the same encoders on the same shapes."""
+    run = train.run(config, table, aerial, out=out)
+    steps = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text().splitlines()]
+    trainer = train.prepare(config, table, aerial, out=out / "again", resume=False).trainer
+    trainer.model.train()
+    batch = trainer.sampler.batch(0)
+    size, photo = config.tile.size_px, config.photo
+    photos = torch.rand(len(batch), photo.height_px, photo.width_px, 3) * 255
+    tiles = len(batch) // config.training.photos_per_place + config.training.random_tiles
+    crops = torch.rand(tiles, size, size, 3) * 255
+    ground, aerial_encoder = trainer.model.ground, trainer.model.aerial
+    assert aerial_encoder is not None
+    assert run.aerial is not None
+
+    def bare() -> None:
+        with autocast(config.training.precision, CPU):
+            total = ground(photos).sum() + aerial_encoder(crops).sum()
+        total.backward()
+
+    def step() -> None:
+        trainer.step(len(steps))
+
+    ratio = paired_ratio(step, bare, repeats)
+    return {"case": "training step", "value": ratio, "unit": "x", "against": "bare forward and backward"}
+
+
+def build_over_bare(run: Path, aerial: Path, out: Path) -> list[dict[str, Any]]:
+    """Time of building over the time of the aerial encoder on the same number of tiles in memory."""
+    started = time.perf_counter()
+    database = build.run(run, aerial, out=out)
+    built_s = time.perf_counter() - started
+    from cellcode.runs import Run
+
+    loaded = Run.load(run)
+    size, encoder = loaded.config.tile.size_px, loaded.aerial
+    assert encoder is not None
+    tiles = torch.zeros(min(256, len(database.ids)), size, size, 3, dtype=torch.uint8)
+
+    def bare() -> None:
+        with torch.inference_mode(), autocast(loaded.config.training.precision, CPU):
+            encoder(tiles)
+
+    bare_s = median_s(bare, 5) * len(database.ids) / len(tiles)
+    return [
+        {"case": "build", "value": built_s / bare_s, "unit": "x", "against": "bare aerial encoder"},
+        {"case": "build, cells", "value": len(database.ids) / built_s, "unit": "cells/s"},
+    ]
+
+
+def crop_rate(config: configuration.Config, aerial: Path, count: int) -> dict[str, Any]:
+    """Turned crops of the demo's tile size, at random places of the world, per second of CPU time."""
+    rng = np.random.default_rng(0)
+    source = open_source(aerial)
+    west, south, east, north = source.bounds
+    lat_deg, lon_deg = rng.uniform(south, north, count), rng.uniform(west, east, count)
+    started = time.process_time()
+    read_crops(source, lat_deg, lon_deg, size_m=config.tile.size_m, size_px=config.tile.size_px, bearing_deg=30.0)
+    return {"case": "crops", "value": count / (time.process_time() - started), "unit": "crops/CPU-s"}
+
+
+def median_s(work: Callable[[], None], repeats: int) -> float:
+    """Median wall time of `work`, after one run that is not counted."""
+    work()
+    return statistics.median(_seconds(work) for _ in range(repeats))
+
+
+def paired_ratio(work: Callable[[], None], reference: Callable[[], None], repeats: int) -> float:
+    """Median of the ratios of alternating runs: drift of the machine hits both."""
+    work()
+    reference()
+    return statistics.median(_seconds(work) / _seconds(reference) for _ in range(repeats))
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The run folder.
+
+    RUN/run.json                  format, version, identity, licences, attributions, counts
+    RUN/config.yaml               the resolved configuration
+    RUN/model.safetensors         ground.*, aerial.*, prototypes.weight
+    RUN/prototype_ids.npy         uint64 (P,), sorted: the prototype cells that had at least one training photo
+    RUN/cells.parquet             training photos and capture dates of every database-level cell that had any
+    RUN/validation.npz            lat_deg, lon_deg float64 (V,), queries float32 (V, dim)
+    RUN/log.jsonl                 one line every few steps
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+
+from cellcode import config as configuration
+from cellcode.config import Config
+from cellcode.errors import InputError
+from cellcode.files import atomic_path, read_json, sha256, write_json
+from cellcode.geography import s2
+from cellcode.model.encoder import Encoder
+from cellcode.model.prototypes import Prototypes
+
+FORMAT = "cellcode-run"
+VERSION = 1
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class CellFacts:
+    """Training photos of the cells that have any, sorted by id; every array has shape (C,).
+
+    Attributes:
+        ids: uint64, cells of `levels.cell`.
+        photos: int32, training photos in the cell.
+        dates: int32, distinct capture days among them.
+        first_date, last_date: datetime64[D], NaT where no photo carries a date.
+    """
+
+    ids: npt.NDArray[np.uint64]
+    photos: npt.NDArray[np.int32]
+    dates: npt.NDArray[np.int32]
+    first_date: npt.NDArray[np.datetime64]
+    last_date: npt.NDArray[np.datetime64]
+
+    @classmethod
+    def of_photos(
+        cls,
+        lat_deg: npt.NDArray[np.float64],
+        lon_deg: npt.NDArray[np.float64],
+        captured_at: npt.NDArray[np.datetime64],
+        level: int,
+    ) -> Self:
+        """Count the photos at these positions per cell of `level`."""
+        ids, cell = np.unique(s2.cell_ids(lat_deg, lon_deg, level), return_inverse=True)
+        days = captured_at.astype("datetime64[D]")
+        dated = ~np.isnat(days)
+        day_number = days[dated].astype(np.int64)
+        # One row per (cell, day), ordered by cell and then by day.
+        pairs = np.unique(np.stack([cell[dated], day_number], axis=1), axis=0)
+        dates = np.bincount(pairs[:, 0], minlength=len(ids))
+        first = np.full(len(ids), "NaT", "datetime64[D]")
+        last = first.copy()
+        ends = np.cumsum(dates)
+        has = dates > 0
+        all_days = pairs[:, 1].astype("datetime64[D]")
+        first[has] = all_days[(ends - dates)[has]]
+        last[has] = all_days[ends[has] - 1]
+        return cls(ids, np.bincount(cell).astype(np.int32), dates.astype(np.int32), first, last)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Photos that training never saw, as the ground encoder sees them.
+
+    Attributes:
+        lat_deg, lon_deg: float64 (V,), true positions.
+        queries: float32 (V, dim), unit length. V may be 0.
+    """
+
+    lat_deg: npt.NDArray[np.float64]
+    lon_deg: npt.NDArray[np.float64]
+    queries: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with all that building a database needs.
+
+    Attributes:
+        aerial: None when trained without imagery.
+        prototypes: None when trained without prototypes.
+        manifest: run.json; see `Run.save` for its keys.
+    """
+
+    folder: Path
+    config: Config
+    ground: Encoder
+    aerial: Encoder | None
+    prototypes: Prototypes | None
+    facts: CellFacts
+    validation: Validation
+    manifest: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """Hex digest of configuration, weights and prototype cells: two runs with the same one are the same model."""
+        return str(self.manifest["identity"])
+
+    def save(self) -> Self:
+        """Write the folder; run.json, which makes it a finished run, comes last. Returns the run with its identity.
+
+        `manifest` gives licences, attributions (lists of strings), bounds (west, south, east, north of the training
+        photos in degrees) and training_photos; the rest is added here.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "run.json").unlink(missing_ok=True)
+        with atomic_path(self.folder / "config.yaml") as path:
+            path.write_text(configuration.dump(self.config), encoding="utf-8")
+        tensors = _with_prefix("ground", self.ground.state_dict())
+        if self.aerial is not None:
+            tensors |= _with_prefix("aerial", self.aerial.state_dict())
+        ids = np.empty(0, np.uint64)
+        if self.prototypes is not None:
+            tensors["prototypes.weight"] = self.prototypes.weight.detach().cpu().contiguous()
+            ids = self.prototypes.ids
+        with atomic_path(self.folder / WEIGHTS) as path:
+            save_file(tensors, path)
+        with atomic_path(self.folder / "prototype_ids.npy") as path:
+            np.save(path, ids)
+        with atomic_path(self.folder / "cells.parquet") as path:
+            pq.write_table(_facts_table(self.facts), path)
+        with atomic_path(self.folder / "validation.npz") as path:
+            np.savez(path, **vars(self.validation))
+        self.manifest.update(
+            format=FORMAT,
+            version=VERSION,
+            identity=_identity(self.folder),
+            name=self.config.name,
+            has_aerial=self.aerial is not None,
+            prototypes=len(ids) if self.prototypes is not None else None,
+            validation_photos=len(self.validation.lat_deg),
+        )
+        write_json(self.folder / "run.json", self.manifest)
+        return self
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Open a finished run.
+
+        Raises:
+            InputError: the folder is no finished run, is of another version, or its files do not belong together.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            unfinished = (folder / "checkpoint").exists()
+            hint = "its training has not finished: train again with --resume" if unfinished else "train one first"
+            raise InputError(f"{folder} is not a finished run (no run.json); {hint}")
+        manifest = read_json(folder / "run.json")
+        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+            raise InputError(f"{folder}/run.json is not a {FORMAT} of version {VERSION}; train it again")
+        try:
+            identity = _identity(folder)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: {Path(error.filename).name} is missing; train again") from None
+        if identity != manifest["identity"]:
+            raise InputError(f"{folder}: its files do not belong to its run.json; one was changed, train again")
+        config = configuration.load(folder / "config.yaml")
+        tensors = load_file(folder / WEIGHTS)
+        ids = np.load(folder / "prototype_ids.npy", allow_pickle=False)
+        prototypes = None
+        if manifest["prototypes"] is not None:
+            prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
+            with torch.no_grad():
+                prototypes.weight.copy_(tensors["prototypes.weight"])
+        with np.load(folder / "validation.npz", allow_pickle=False) as arrays:
+            validation = Validation(**{name: arrays[name] for name in ("lat_deg", "lon_deg", "queries")})
+        return cls(
+            folder=folder,
+            config=config,
+            ground=_encoder(config.model.ground, config.model.dim, tensors, "ground"),
+            aerial=_encoder(config.model.aerial, config.model.dim, tensors, "aerial") if manifest["has_aerial"] else None,
+            prototypes=prototypes,
+            facts=_facts(pq.read_table(folder / "cells.parquet")),
+            validation=validation,
+            manifest=manifest,
+        )
+
+
+def _identity(folder: Path) -> str:
+    """Digest of the files that define the model's answers."""
+    files = ("config.yaml", WEIGHTS, "prototype_ids.npy")
+    return hashlib.sha256("".join(sha256(folder / name) for name in files).encode()).hexdigest()[:16]
+
+
+def _with_prefix(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _encoder(config: configuration.EncoderConfig, dim: int, tensors: dict[str, torch.Tensor], prefix: str) -> Encoder:
+    # The weights come from the run, so nothing pretrained is fetched.
+    encoder = Encoder(config.model_copy(update={"pretrained": False}), dim)
+    start = len(prefix) + 1
+    encoder.load_state_dict({name[start:]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")})
+    return encoder.eval()
+
+
+def _facts_table(facts: CellFacts) -> pa.Table:
+    return pa.table(
+        {
+            "cell": pa.array(facts.ids, pa.uint64()),
+            "photos": pa.array(facts.photos, pa.int32()),
+            "dates": pa.array(facts.dates, pa.int32()),
+            "first_date": pa.array(facts.first_date, pa.date32()),
+            "last_date": pa.array(facts.last_date, pa.date32()),
+        }
+    )
+
+
+def _facts(table: pa.Table) -> CellFacts:
+    ids, photos, dates, first, last = (table.column(i).to_numpy() for i in range(5))
+    return CellFacts(ids, photos, dates, first.astype("datetime64[D]"), last.astype("datetime64[D]"))

@@ -1,0 +1,70 @@
+"""Random changes of photos, on whole batches. Draws come from torch's global generator, which each step seeds.
+
+Photos are never mirrored: a mirrored street is another street.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cellcode.config import AugmentationConfig
+
+
+def photos(pixels: Tensor, config: AugmentationConfig) -> Tensor:
+    """Zoom, shift, tilt, expose, tint, add noise to and partly cover photos.
+
+    Args:
+        pixels: (B, H, W, 3) uint8.
+
+    Returns:
+        (B, H, W, 3) float32 in 0..255.
+    """
+    images = pixels.permute(0, 3, 1, 2).float()
+    images = _move(images, config)
+    images = light(images, config.exposure, config.white_balance)
+    if config.noise:
+        images = images + torch.randn_like(images) * (255 * config.noise * torch.rand(len(images), 1, 1, 1))
+    if config.erase:
+        images = _erase(images, config.erase)
+    return images.clamp_(0, 255).permute(0, 2, 3, 1)
+
+
+def light(images: Tensor, exposure: float, white_balance: float) -> Tensor:
+    """Scale brightness by up to `exposure` and each channel by up to `white_balance`, both as shares; (B, 3, H, W)."""
+    batch = len(images)
+    gain = (1 + uniform(batch, 1, 1, 1) * exposure) * (1 + uniform(batch, 3, 1, 1) * white_balance)
+    return images * gain
+
+
+def uniform(*shape: int) -> Tensor:
+    """Uniform draws in -1..1."""
+    return torch.rand(*shape) * 2 - 1
+
+
+def _move(images: Tensor, config: AugmentationConfig) -> Tensor:
+    batch, _, height, width = images.shape
+    angle = torch.deg2rad(uniform(batch) * config.rotation_deg)
+    scale = 1 + uniform(batch) * config.zoom
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    aspect = width / height  # affine_grid works in a square of side 2, whatever the image's shape
+    rows = (
+        torch.stack([cos, -sin / aspect, uniform(batch) * config.shift * 2], dim=1),
+        torch.stack([sin * aspect, cos, uniform(batch) * config.shift * 2], dim=1),
+    )
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _erase(images: Tensor, share: float) -> Tensor:
+    """Cover a random rectangle with one colour in `share` of the images: what a passing bus does."""
+    batch, _, height, width = images.shape
+    size = torch.rand(batch, 2) * 0.3 + 0.1
+    corner = torch.rand(batch, 2) * (1 - size)
+    y = (torch.arange(height) + 0.5)[None, :] / height
+    x = (torch.arange(width) + 0.5)[None, :] / width
+    in_y = (y >= corner[:, :1]) & (y < corner[:, :1] + size[:, :1])
+    in_x = (x >= corner[:, 1:]) & (x < corner[:, 1:] + size[:, 1:])
+    covered = in_y[:, None, :, None] & in_x[:, None, None, :] & (torch.rand(batch, 1, 1, 1) < share)
+    return torch.where(covered, torch.rand(batch, 3, 1, 1) * 255, images)

@@ -1,0 +1,110 @@
+"""The three pairs of the multi-similarity loss: photo-prototype (Q-P), photo-tile (Q-A) and tile-prototype (A-P).
+
+Source: Lindenberger et al. 2025 (the pairs), Wang et al. 2019 (the loss). The masks for near cells and the optional
+photo-photo pair are our choice. Every function returns one value per row, so that a bad photo can be found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cellcode.config import Config, LossConfig
+from cellcode.geography import distance, s2
+from cellcode.model.losses import multi_similarity
+from cellcode.model.prototypes import Prototypes
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Embeddings (N, D), unit length, and where they belong: lat_deg, lon_deg float64 (N,)."""
+
+    embeddings: Tensor
+    lat_deg: Float64
+    lon_deg: Float64
+
+
+class Objective:
+    """Losses of a batch.
+
+    Args:
+        config: loss weights and masks.
+        prototypes: None switches Q-P and A-P off.
+    """
+
+    def __init__(self, config: Config, prototypes: Prototypes | None) -> None:
+        self.config, self.prototypes = config.loss, prototypes
+        self.near_prototype_m = config.loss.near_prototype_cells * s2.mean_edge_m(config.levels.prototype)
+        if prototypes is not None:
+            self._lat_deg, self._lon_deg = s2.cell_centers(prototypes.ids)
+
+    def __call__(self, photos: Places, tiles: Places | None, strangers: int = 0) -> dict[str, Tensor]:
+        """Return the losses by pair, each with one value per photo or tile.
+
+        Args:
+            photos: the batch's photos.
+            tiles: their tiles, followed by `strangers` tiles from anywhere, which are only ever negatives.
+        """
+        losses = {}
+        weights = self.config
+        if self.prototypes is not None and weights.query_prototype:
+            losses["query_prototype"] = weights.query_prototype * self.to_prototypes(photos, self.prototypes)
+        if tiles is not None and weights.query_aerial:
+            losses["query_aerial"] = weights.query_aerial * self.to_tiles(photos, tiles)
+        if tiles is not None and self.prototypes is not None and weights.aerial_prototype:
+            known = len(tiles.embeddings) - strangers
+            own = Places(tiles.embeddings[:known], tiles.lat_deg[:known], tiles.lon_deg[:known])
+            losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, self.prototypes)
+        if weights.query_query:
+            losses["query_query"] = weights.query_query * self.between(photos)
+        return losses
+
+    def to_prototypes(self, places: Places, prototypes: Prototypes) -> Tensor:
+        """Positive: the prototype interpolated at the position. Negatives: all prototypes that are not near. (N,)."""
+        index, weight = prototypes.neighbours(places.lat_deg, places.lon_deg)
+        own = prototypes.interpolate(index, weight)  # N x D
+        everyone = prototypes.all()  # P x D
+        similarity = torch.cat(
+            [(places.embeddings * own).sum(1, keepdim=True), places.embeddings @ everyone.T], dim=1
+        )  # N x (1 + P)
+        far = _farther(places, self._lat_deg, self._lon_deg, self.near_prototype_m)
+        first = torch.zeros(similarity.shape, dtype=torch.bool)
+        first[:, 0] = True
+        others = torch.cat([torch.zeros(len(far), 1, dtype=torch.bool), far], dim=1)
+        return _loss(similarity, first, others, self.config)
+
+    def to_tiles(self, photos: Places, tiles: Places) -> Tensor:
+        """Positives: tiles that show the photo's place. Negatives: all tiles that are not near. (N,)."""
+        apart_m = _apart_m(photos, tiles.lat_deg, tiles.lon_deg)
+        similarity = photos.embeddings @ tiles.embeddings.T  # N x T
+        positives, negatives = apart_m < self.config.positive_aerial_m, apart_m > self.config.near_aerial_m
+        return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
+
+    def between(self, photos: Places) -> Tensor:
+        """Photos of one place attract, photos of places that are not near repel each other; (N,)."""
+        apart_m = _apart_m(photos, photos.lat_deg, photos.lon_deg)
+        positives, negatives = apart_m < self.config.positive_query_m, apart_m > self.config.near_query_m
+        np.fill_diagonal(positives, False)
+        similarity = photos.embeddings @ photos.embeddings.T
+        return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
+
+
+def _loss(similarity: Tensor, positives: Tensor, negatives: Tensor, config: LossConfig) -> Tensor:
+    device = similarity.device
+    return multi_similarity(
+        similarity, positives.to(device), negatives.to(device), config.alpha, config.beta, config.threshold
+    )
+
+
+def _apart_m(places: Places, lat_deg: Float64, lon_deg: Float64) -> Float64:
+    return np.asarray(distance.haversine_m(places.lat_deg[:, None], places.lon_deg[:, None], lat_deg, lon_deg))
+
+
+def _farther(places: Places, lat_deg: Float64, lon_deg: Float64, limit_m: float) -> Tensor:
+    return torch.from_numpy(_apart_m(places, lat_deg, lon_deg) > limit_m)

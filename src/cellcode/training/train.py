@@ -1,0 +1,268 @@
+"""The training step of the recipe: photos and imagery in, a run out."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode import config as configuration
+from cellcode.aerial import AerialSource, open_source
+from cellcode.config import Config
+from cellcode.errors import InputError
+from cellcode.geography import s2
+from cellcode.model.encoder import Encoder
+from cellcode.model.precision import autocast, choose_device
+from cellcode.model.prototypes import Prototypes
+from cellcode.photos import PhotoTable
+from cellcode.photos.pixels import load_pixels
+from cellcode.photos.splits import by_position
+from cellcode.runs import CellFacts, Run, Validation
+from cellcode.training.checkpoint import FOLDER as CHECKPOINT
+from cellcode.training.checkpoint import Identity
+from cellcode.training.inputs import Cached, Photos, Tiles
+from cellcode.training.sampling import PlaceSampler
+from cellcode.training.tiles import TileStore
+from cellcode.training.trainer import Model, Trainer
+
+CACHE = "cache"
+STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
+
+
+def run(
+    config: Config | Path | str,
+    photos: PhotoTable | Path | str,
+    aerial: AerialSource | Path | str | None = None,
+    *,
+    out: Path | str,
+    resume: bool = False,
+) -> Run:
+    """Train two encoders and the prototypes of the cells where photos were taken.
+
+    Args:
+        config: a configuration, or the path of one.
+        photos: a photo table; its split "train" is used, part of it for validation.
+        aerial: imagery; None trains prototypes only.
+        out: the run's folder.
+        resume: continue from the checkpoint in `out`, as if never stopped.
+
+    Raises:
+        InputError: no training photos, no imagery where they are, or a checkpoint of something else.
+    """
+    prepared = prepare(config, photos, aerial, out=out, resume=resume)
+    trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
+    trainer.fit(resume)
+    shutil.rmtree(trainer.folder / CACHE, ignore_errors=True)
+    trained, config = trainer.trained.eval().cpu(), trainer.config
+    made = Run(
+        folder=trainer.folder,
+        config=config,
+        ground=trained.ground,
+        aerial=trained.aerial,
+        prototypes=trained.prototypes,
+        facts=CellFacts.of_photos(training.lat_deg, training.lon_deg, training.captured_at, config.levels.cell),
+        validation=_embed_validation(validation, trained.ground, config),
+        manifest=_manifest(training, prepared.source),
+    ).save()
+    print(
+        f"trained on {len(training)} photos in {len(made.facts.ids)} cells, {len(validation)} kept for validation; "
+        f"run {made.identity} in {trainer.folder}",
+        file=sys.stderr,
+    )
+    return made
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A trainer with everything it was made from."""
+
+    trainer: Trainer
+    training: PhotoTable
+    validation: PhotoTable
+    source: AerialSource | None
+
+
+def prepare(
+    config: Config | Path | str,
+    photos: PhotoTable | Path | str,
+    aerial: AerialSource | Path | str | None = None,
+    *,
+    out: Path | str,
+    resume: bool,
+) -> Prepared:
+    """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments."""
+    config = config if isinstance(config, Config) else configuration.load(config)
+    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
+    source = open_source(aerial) if aerial is not None else None
+    training, validation = split_validation(table.of_split("train"), config)
+    _require_supervision(config, training, source)
+    folder = Path(out)
+    _clear(folder, resume)
+    pixels, training = _decode(training, config, "reading training photos")
+    torch.manual_seed(config.training.seed)
+    device = choose_device(config.training.device)
+    model = make_model(config, training, source is not None).to(device)
+    inputs = _inputs(config, model, pixels, training, source, folder / CACHE, device)
+    identity = Identity(config, _digest(training), source.identity if source is not None else None)
+    cells = s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.cell)
+    batches = config.training
+    sampler = PlaceSampler(cells.view(np.int64), batches.batch_size, batches.photos_per_place, batches.seed)
+    trainer = Trainer(config, model, inputs.photos, inputs.tiles, sampler, folder, identity, device)
+    return Prepared(trainer, training, validation, source)
+
+
+def _clear(folder: Path, resume: bool) -> None:
+    """Remove what an earlier training left; its checkpoint and log stay when they are to be continued."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").unlink(missing_ok=True)
+    if not resume:
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+        (folder / "log.jsonl").unlink(missing_ok=True)
+
+
+def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, PhotoTable]:
+    """Carve validation photos out of the training split, by position.
+
+    Some prototype cells lose all their photos to it, so that calibration sees photos of places that no photo taught.
+    """
+    if not len(table):
+        raise InputError("the photo table has no photos in its split 'train'; ingest with a split, or a larger folder")
+    rule, seed = config.validation, config.training.seed
+    cells = s2.cell_ids(table.lat_deg, table.lon_deg, config.levels.prototype)
+    distinct = np.unique(cells)
+    count = round(rule.withheld_share * len(distinct))
+    withheld = np.isin(cells, np.random.default_rng([seed, 3]).permutation(distinct)[:count])
+    blocks = by_position(table.lat_deg, table.lon_deg, block_m=rule.block_m, share=rule.share, seed=seed)
+    chosen = withheld | blocks
+    if chosen.all():
+        raise InputError("validation takes every training photo; lower validation.share or validation.block_m")
+    return table.select(~chosen), table.select(chosen)
+
+
+def make_model(config: Config, training: PhotoTable, has_aerial: bool) -> Model:
+    """Encoders with fresh or pretrained weights, and a prototype for every prototype cell with a training photo."""
+    prototypes = None
+    if config.loss.query_prototype:
+        ids = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype))
+        prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
+    ground = Encoder(config.model.ground, config.model.dim)
+    aerial = Encoder(config.model.aerial, config.model.dim) if has_aerial else None
+    return Model(ground, aerial, prototypes)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    photos: Photos | Cached
+    tiles: Tiles | Cached | None
+
+
+def _inputs(
+    config: Config,
+    model: Model,
+    pixels: npt.NDArray[np.uint8],
+    training: PhotoTable,
+    source: AerialSource | None,
+    cache: Path,
+    device: torch.device,
+) -> _Inputs:
+    photos = Photos(pixels, training.lat_deg, training.lon_deg, config, device)
+    tiles = None
+    if source is not None:
+        cells = store_cells(training, source, config)
+        store = TileStore(source, cells, config.tile, config.augmentation.tile_translation_m, cache / "imagery.npy")
+        tiles = Tiles(store, training.lat_deg, training.lon_deg, config, device)
+    if config.training.regime == "full":
+        return _Inputs(photos, tiles)
+    cached_photos = _freeze(photos, len(training), model.ground, config, cache / "photos.npy")
+    if tiles is None or model.aerial is None:
+        return _Inputs(cached_photos, None)
+    return _Inputs(cached_photos, _freeze(tiles, len(training), model.aerial, config, cache / "tiles.npy"))
+
+
+def _freeze(inputs: Photos | Tiles, count: int, encoder: Encoder, config: Config, path: Path) -> Cached:
+    """Freeze the encoder's first blocks and cache what they make of every sample."""
+    training = config.training
+    blocks = len(encoder.backbone.blocks)
+    start = blocks if training.regime == "frozen" else max(0, blocks - training.last_blocks)
+    encoder.freeze(start)
+    return Cached(inputs, count, encoder, start, training.cached_views, path, training.precision)
+
+
+def store_cells(training: PhotoTable, source: AerialSource, config: Config) -> npt.NDArray[np.uint64]:
+    """Cells whose imagery training needs: those with photos and, for tiles from anywhere, some of the others."""
+    level = config.levels.cell
+    cells = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, level))
+    if not config.training.random_tiles:
+        return cells
+    rng = np.random.default_rng([config.training.seed, 4])
+    west, south, east, north = source.bounds
+    wanted = STRANGERS_PER_CELL * len(cells)
+    lat_deg, lon_deg = rng.uniform(south, north, 4 * wanted), rng.uniform(west, east, 4 * wanted)
+    covered = source.covers(lat_deg, lon_deg)
+    others = np.setdiff1d(s2.cell_ids(lat_deg[covered], lon_deg[covered], level), cells)
+    return np.union1d(cells, rng.permutation(others)[:wanted])
+
+
+def _require_supervision(config: Config, training: PhotoTable, source: AerialSource | None) -> None:
+    """Refuse, before any work, a training that has nothing to learn from."""
+    if source is None:
+        if not (config.loss.query_prototype or config.loss.query_query):
+            raise InputError("training without aerial imagery needs prototypes: loss.query_prototype is 0")
+        return
+    covered = source.covers(training.lat_deg, training.lon_deg)
+    if not covered.any():
+        raise InputError("no training photo lies in the aerial imagery; check the photos' region and the raster's CRS")
+    if not covered.all():
+        print(f"{(~covered).sum()} of {len(training)} training photos lie outside the imagery", file=sys.stderr)
+
+
+def _decode(table: PhotoTable, config: Config, description: str) -> tuple[npt.NDArray[np.uint8], PhotoTable]:
+    """Read photos; those that cannot be read any more are left out and counted."""
+    pixels, failures = load_pixels(table.files, config.photo, description=description)
+    if failures:
+        first = next(iter(failures.values()))
+        print(f"{len(failures)} of {len(table)} photos left out; the first: {first}", file=sys.stderr)
+        good = np.setdiff1d(np.arange(len(table)), list(failures))
+        if not len(good):
+            raise InputError(f"none of the {len(table)} photos can be read; the first: {first}")
+        pixels, table = pixels[good], table.select(good)
+    return pixels, table
+
+
+def _embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Validation:
+    queries = np.empty((0, config.model.dim), np.float32)
+    if len(table):
+        pixels, table = _decode(table, config, "reading validation photos")
+        with torch.inference_mode(), autocast(config.training.precision, torch.device("cpu")):
+            parts = [ground(torch.from_numpy(pixels[i : i + 256])) for i in range(0, len(pixels), 256)]
+        queries = torch.cat(parts).float().numpy()
+    return Validation(table.lat_deg, table.lon_deg, queries)
+
+
+def _digest(table: PhotoTable) -> str:
+    """Digest of which photos were trained on and where they are."""
+    files = "\n".join(str(name) for name in table.column("file")).encode()
+    return hashlib.sha256(files + table.lat_deg.tobytes() + table.lon_deg.tobytes()).hexdigest()[:16]
+
+
+def _manifest(training: PhotoTable, source: AerialSource | None) -> dict[str, object]:
+    def distinct(name: str) -> list[str]:
+        return sorted({str(value) for value in training.column(name) if value is not None})
+
+    licences, attributions = distinct("licence"), distinct("attribution")
+    if source is not None:
+        licences, attributions = sorted({*licences, source.licence}), sorted({*attributions, source.attribution})
+    lat_deg, lon_deg = training.lat_deg, training.lon_deg
+    return {
+        "training_photos": len(training),
+        "bounds": [float(lon_deg.min()), float(lat_deg.min()), float(lon_deg.max()), float(lat_deg.max())],
+        "licences": [text for text in licences if text],
+        "attributions": [text for text in attributions if text],
+        "imagery": source.identity if source is not None else None,
+    }
