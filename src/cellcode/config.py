@@ -156,6 +156,9 @@ class BuildConfig(Frozen):
     batch_size: int = Field(256, ge=1)
     min_imagery_share: Share = 0.5
     kappa: Annotated[float, Field(ge=0)] | None = Field(None, description="given, it is used instead of being fitted")
+    unvisited_weight: Share | None = Field(
+        None, description="weight of validation photos in cells without a prototype; none given: their own share"
+    )
     keep_terms: bool = True
 
 

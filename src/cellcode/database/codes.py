@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from cellcode.database.calibration import Calibration
 from cellcode.geography import s2
@@ -33,11 +34,12 @@ def upsample(prototypes: Prototypes, ids: npt.NDArray[np.uint64], how: Literal["
     if not has.any():
         return codes
     with torch.inference_mode():
-        if how == "copy":
-            # Normalised per call: the rows of a batch are few, the table may be large.
-            chosen = torch.nn.functional.normalize(prototypes.weight[torch.from_numpy(rows[has])], dim=1)
-        else:
-            chosen = prototypes.interpolate(*prototypes.neighbours(*s2.cell_centers(ids[has])))
+        chosen = F.normalize(prototypes.weight[torch.from_numpy(rows[has])], dim=1)
+        if how == "interpolate":
+            index, weight = prototypes.neighbours(*s2.cell_centers(ids[has]))
+            # A kernel narrower than the way to the parent's centre reaches no prototype: the parent's own is left.
+            reached = (weight.sum(dim=1) > 0)[:, None]
+            chosen = torch.where(reached, prototypes.interpolate(index, weight), chosen)
     codes[has] = chosen.float().cpu().numpy()
     return codes
 

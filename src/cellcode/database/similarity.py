@@ -1,0 +1,174 @@
+"""Similarities of validation photos to the two terms of cells: all that calibration needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.geography import distance, s2
+from cellcode.runs import Validation
+
+Bools = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.uint64]
+
+MAX_PHOTOS = 4096
+MAX_ENTRIES = 1 << 24  # photos x cells; two float32 arrays of this size are 128 MB
+KINDS = ("both", "aerial_only", "prototype_only")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The two terms of N cells.
+
+    Attributes:
+        aerial, prototypes: (N, D) of unit length, zeros in cells that lack the term; None when none has it.
+        has_aerial, has_prototype: (N,).
+    """
+
+    aerial: npt.NDArray[np.floating] | None
+    prototypes: npt.NDArray[np.floating] | None
+    has_aerial: Bools
+    has_prototype: Bools
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Validation photos against cells. V photos that have a cell near them, M cells (all, or a sample).
+
+    Attributes:
+        aerial, prototypes: (V, M) float32, cosine of each photo and each term; zeros where a cell lacks it.
+        has_aerial, has_prototype: (M,).
+        near: (V, M), the cell's centre is within the radius of the photo.
+        nearest: (V,), the cell nearest to each photo.
+        stands_for: (M,) float32, how many cells of the database each one stands for (1 without sampling).
+        cells: number of cells of the database.
+        photos_near: photos with a cell near them, before sampling.
+    """
+
+    aerial: Float32
+    prototypes: Float32
+    has_aerial: Bools
+    has_prototype: Bools
+    near: Bools
+    nearest: npt.NDArray[np.int64]
+    stands_for: Float32
+    cells: int
+    photos_near: int
+
+    @property
+    def photos(self) -> int:
+        """V."""
+        return len(self.nearest)
+
+    @property
+    def kind(self) -> npt.NDArray[np.int64]:
+        """What each cell has, (M,): an index into KINDS."""
+        return np.where(self.has_aerial & self.has_prototype, 0, np.where(self.has_aerial, 1, 2))
+
+    @property
+    def visited(self) -> Bools:
+        """Whether the cell nearest to each photo has a prototype, (V,)."""
+        return self.has_prototype[self.nearest]
+
+    @property
+    def cells_of(self) -> dict[str, int]:
+        """Number of (sampled) cells of each kind."""
+        return dict(zip(KINDS, np.bincount(self.kind, minlength=3).tolist(), strict=True))
+
+    @property
+    def photos_of(self) -> dict[str, int]:
+        """Number of photos by the kind of the cell nearest to them."""
+        return dict(zip(KINDS, np.bincount(self.kind[self.nearest], minlength=3).tolist(), strict=True))
+
+
+def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, seed: int) -> Similarities:
+    """Compare the photos with the cells.
+
+    At most MAX_PHOTOS photos are taken, at random. Where photos times cells then exceed MAX_ENTRIES, every cell near a
+    photo is kept and the others are sampled at random, each standing for several; sums over cells stay unbiased, the best
+    of all cells (recall@1, top scores) is then the best of the sample.
+    """
+    lat, lon = s2.cell_centers(ids)
+    near = _near(validation, lat, lon, radius_m)
+    photos = np.flatnonzero([len(rows) > 0 for rows in near])
+    photos_near = len(photos)
+    rng = np.random.default_rng([seed, 5])
+    if len(photos) > MAX_PHOTOS:
+        photos = np.sort(rng.permutation(photos)[:MAX_PHOTOS])
+    near = [near[photo] for photo in photos]
+    rows, stands_for = _choose_cells(len(ids), near, rng)
+    mask = np.zeros((len(photos), len(rows)), bool)
+    for photo, cells in enumerate(near):
+        mask[photo, np.searchsorted(rows, cells)] = True
+    # The nearest cell is one of those within the radius.
+    nearest = np.array(
+        [
+            cells[np.argmin(distance.haversine_m(validation.lat_deg[v], validation.lon_deg[v], lat[cells], lon[cells]))]
+            for v, cells in zip(photos, near, strict=True)
+        ],
+        np.int64,
+    )
+    queries = validation.queries[photos]
+    return Similarities(
+        aerial=_products(queries, terms.aerial, rows),
+        prototypes=_products(queries, terms.prototypes, rows),
+        has_aerial=terms.has_aerial[rows],
+        has_prototype=terms.has_prototype[rows],
+        near=mask,
+        nearest=np.searchsorted(rows, nearest).astype(np.int64),
+        stands_for=stands_for,
+        cells=len(ids),
+        photos_near=photos_near,
+    )
+
+
+def _near(
+    validation: Validation, lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64], radius_m: float
+) -> list[npt.NDArray[np.int64]]:
+    """Rows of the cells with centres within the radius of each photo."""
+    by_lat = np.argsort(lat)
+    reach_deg = float(np.rad2deg(radius_m / distance.EARTH_RADIUS_M)) * 1.001
+    first = np.searchsorted(lat[by_lat], validation.lat_deg - reach_deg)
+    last = np.searchsorted(lat[by_lat], validation.lat_deg + reach_deg, side="right")
+    near = []
+    for v, (start, stop) in enumerate(zip(first, last, strict=True)):
+        rows = by_lat[start:stop]
+        apart_m = distance.haversine_m(validation.lat_deg[v], validation.lon_deg[v], lat[rows], lon[rows])
+        near.append(np.sort(rows[apart_m <= radius_m]))
+    return near
+
+
+def _choose_cells(
+    count: int, near: list[npt.NDArray[np.int64]], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Rows to compare with, sorted, and how many cells each stands for."""
+    limit = MAX_ENTRIES // max(len(near), 1)
+    if count <= limit or not near:
+        rows = np.arange(count if near else 0)
+        return rows, np.ones(len(rows), np.float32)
+    kept = np.unique(np.concatenate(near))
+    others = np.setdiff1d(np.arange(count), kept, assume_unique=True)
+    sample = rng.permutation(others)[: max(limit - len(kept), 1024)]
+    rows = np.concatenate([kept, sample])
+    stands_for = np.ones(len(rows), np.float32)
+    stands_for[len(kept) :] = len(others) / len(sample)
+    order = np.argsort(rows)
+    return rows[order], stands_for[order]
+
+
+def _products(
+    queries: Float32, term: npt.NDArray[np.floating] | None, rows: npt.NDArray[np.int64], block: int = 65536
+) -> Float32:
+    """Return queries . term[rows], (V, M)."""
+    products = np.zeros((len(queries), len(rows)), np.float32)
+    if term is None or not len(queries):
+        return products
+    wanted = torch.from_numpy(queries)
+    for first in range(0, len(rows), block):
+        part = torch.from_numpy(np.array(term[rows[first : first + block]])).float()
+        products[:, first : first + block] = (wanted @ part.T).numpy()
+    return products

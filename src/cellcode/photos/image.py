@@ -1,0 +1,123 @@
+"""Reading photos safely: bounded before decoding, upright, RGB, and one clear sentence when a file is no photo."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cellcode.errors import InputError
+
+MAX_PIXELS = 200_000_000
+MIN_SIDE_PX = 16
+Source = Path | str | bytes | BinaryIO
+_EIGHT_BIT = {"RGB", "RGBA", "RGBX", "L", "LA", "La", "P", "PA", "1", "YCbCr"}
+
+
+class PhotoError(InputError):
+    """A file that cannot be used as a photo; the sentence says why."""
+
+
+def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a photo without decoding it and check what its header says.
+
+    Raises:
+        PhotoError: empty, not an image, animated, too small, over `max_pixels`, CMYK or more than 8 bits a channel
+            (their colours cannot be told without a profile).
+    """
+    name = str(source) if isinstance(source, Path | str) else "photo"
+    try:
+        if isinstance(source, Path | str):
+            if Path(source).stat().st_size == 0:
+                raise PhotoError(f"{name}: the file is empty")
+            image = _open(source)
+        else:
+            image = _open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except PhotoError:
+        raise
+    except FileNotFoundError:
+        raise PhotoError(f"{name}: the file does not exist") from None
+    except UnidentifiedImageError:
+        raise PhotoError(f"{name}: not an image that can be read") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise PhotoError(f"{name}: cannot be read ({_reason(error)})") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PhotoError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
+    if min(width, height) < MIN_SIDE_PX:
+        raise PhotoError(f"{name}: {width} x {height} pixels, too small for a photo")
+    # A phone's MPO holds a second view or a preview behind the photo: it is one photo all the same.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise PhotoError(f"{name}: animated or with several pages, not a photo")
+    if image.mode not in _EIGHT_BIT:
+        kind = "CMYK" if image.mode == "CMYK" else f"mode {image.mode}, more than 8 bits a channel"
+        raise PhotoError(f"{name}: {kind}; convert it to 8-bit RGB first")
+    if image.format == "PNG" and getattr(getattr(image, "png", None), "im_rawmode", "").endswith(";16B"):
+        raise PhotoError(f"{name}: 16 bits a channel; convert it to 8-bit RGB first")
+    return image
+
+
+def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a photo: RGB, upright (orientation tag applied), transparent parts on white.
+
+    Raises:
+        PhotoError: as `open_photo`, or the file ends before the picture does.
+    """
+    return _decode(open_photo(source, max_pixels), source)
+
+
+def read_pixels(
+    source: Source, width_px: int, height_px: int, fit: str = "stretch", max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """Decode a photo at an encoder's size.
+
+    Args:
+        fit: "stretch" to the size, or "crop" the centre of the same aspect first.
+
+    Returns:
+        (height_px, width_px, 3) uint8. Resized with antialiasing: plain bilinear sampling of a photo twenty times larger
+        picks single pixels, and embeddings then depend on the camera's resolution.
+    """
+    image = open_photo(source, max_pixels)
+    # JPEG decodes at 1/2, 1/4 or 1/8 almost for free; twice the size leaves the antialiasing to the resize below.
+    longest = 2 * max(width_px, height_px)
+    image.draft("RGB", (longest, longest))
+    image = _decode(image, source)
+    size = (width_px, height_px)
+    resample = Image.Resampling.BILINEAR  # Pillow widens the kernel when it shrinks: antialiased
+    fitted = ImageOps.fit(image, size, resample) if fit == "crop" else image.resize(size, resample)
+    return np.asarray(fitted)
+
+
+def _open(source: Path | str | BinaryIO) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by the caller
+        try:
+            return Image.open(source)
+        except Image.DecompressionBombError:
+            name = source if isinstance(source, Path | str) else "photo"
+            raise PhotoError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
+
+
+def _decode(image: Image.Image, source: Source) -> Image.Image:
+    name = str(source) if isinstance(source, Path | str) else "photo"
+    try:
+        with image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright)
+            return upright.convert("RGB")
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError) as error:
+        raise PhotoError(f"{name}: the picture is damaged ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

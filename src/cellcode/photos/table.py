@@ -1,0 +1,169 @@
+"""The photo table: what is known of every photo, as Parquet with a fixed schema (docs/formats.md)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cellcode.errors import InputError
+from cellcode.files import atomic_path, read_json, write_json
+
+FORMAT = "cellcode-photos"
+VERSION = 1
+SPLITS = ("train", "test", "none")
+SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("lat_deg", pa.float64(), nullable=False),
+        pa.field("lon_deg", pa.float64(), nullable=False),
+        pa.field("heading_deg", pa.float32()),
+        pa.field("fov_deg", pa.float32()),
+        pa.field("captured_at", pa.timestamp("ms")),
+        pa.field("sequence", pa.string()),
+        pa.field("device", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("licence", pa.string()),
+        pa.field("attribution", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("width_px", pa.int32(), nullable=False),
+        pa.field("height_px", pa.int32(), nullable=False),
+        pa.field("accuracy_m", pa.float32()),
+    ]
+)
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PhotoTable:
+    """Photos with their positions.
+
+    Attributes:
+        rows: a pyarrow table of `SCHEMA`.
+        root: the folder that `file` is relative to.
+        notes: further keys of manifest.json (rejects by reason, the split's rule).
+    """
+
+    rows: pa.Table
+    root: Path
+    notes: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of photos."""
+        return int(self.rows.num_rows)
+
+    @property
+    def lat_deg(self) -> Float64:
+        """WGS84 latitudes in degrees, float64 (N,)."""
+        return np.asarray(self.rows.column("lat_deg").to_numpy(), np.float64)
+
+    @property
+    def lon_deg(self) -> Float64:
+        """WGS84 longitudes in degrees, float64 (N,)."""
+        return np.asarray(self.rows.column("lon_deg").to_numpy(), np.float64)
+
+    @property
+    def heading_deg(self) -> npt.NDArray[np.float32]:
+        """Directions of view, clockwise from north, float32 (N,), NaN where unknown."""
+        return self._floats("heading_deg")
+
+    @property
+    def fov_deg(self) -> npt.NDArray[np.float32]:
+        """Horizontal fields of view in degrees, float32 (N,), NaN where unknown."""
+        return self._floats("fov_deg")
+
+    @property
+    def captured_at(self) -> npt.NDArray[np.datetime64]:
+        """Capture times as recorded, datetime64[ms] (N,), NaT where unknown."""
+        return np.asarray(self.rows.column("captured_at").to_numpy(zero_copy_only=False), "datetime64[ms]")
+
+    @property
+    def split(self) -> npt.NDArray[np.str_]:
+        """Split of each photo, (N,): train, test or none."""
+        return np.array(self.column("split"), dtype=str)
+
+    @property
+    def files(self) -> list[Path]:
+        """Paths of the photos."""
+        return [self.root / name for name in self.column("file")]
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column as Python values, None where unknown."""
+        return list(self.rows.column(name).to_pylist())
+
+    def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> Self:
+        """Return the photos of a mask (N,) or of indices."""
+        indices = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return replace(self, rows=self.rows.take(pa.array(indices)))
+
+    def of_split(self, name: str) -> Self:
+        """Return the photos of one split."""
+        return self.select(self.split == name)
+
+    def with_column(self, name: str, values: Sequence[Any] | npt.NDArray[Any]) -> Self:
+        """Return the table with one column of the schema replaced."""
+        index = SCHEMA.get_field_index(name)
+        return replace(self, rows=self.rows.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA[index].type)))
+
+    def save(self, folder: Path | str) -> Self:
+        """Write photos.parquet and manifest.json into `folder` and return the table."""
+        folder = Path(folder)
+        with atomic_path(folder / "photos.parquet") as path:
+            pq.write_table(self.rows, path)
+        root = self.root.resolve()
+        try:  # relative, so that table and photos can move together
+            shown = os.path.relpath(root, folder.resolve())
+        except ValueError:  # another drive
+            shown = str(root)
+        write_json(folder / "manifest.json", self._manifest(shown))
+        return self
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read a table.
+
+        Raises:
+            InputError: the folder holds no photo table, or one of another version or schema.
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").is_file():
+            raise InputError(f"{folder} is not a photo table (no manifest.json); make one with `cellcode ingest`")
+        manifest = read_json(folder / "manifest.json")
+        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+            raise InputError(f"{folder}/manifest.json is not a {FORMAT} of version {VERSION}; ingest the photos again")
+        try:
+            rows = pq.read_table(folder / "photos.parquet")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"{folder}/photos.parquet cannot be read ({str(error).splitlines()[0]})") from None
+        if not rows.schema.equals(SCHEMA):
+            raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
+        notes = {key: manifest[key] for key in ("rejected", "split_rule") if key in manifest}
+        return cls(rows, folder / manifest["root"], notes)
+
+    def _floats(self, name: str) -> npt.NDArray[np.float32]:
+        return np.asarray(self.rows.column(name).to_numpy(zero_copy_only=False), np.float32)
+
+    def _manifest(self, root: str) -> dict[str, Any]:
+        lat, lon = self.lat_deg, self.lon_deg
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "photos": len(self),
+            "splits": dict(Counter(self.split.tolist())),
+            "bounds": [lon.min(), lat.min(), lon.max(), lat.max()] if len(self) else None,
+            "root": root,
+            "licences": self._distinct("licence"),
+            "attributions": self._distinct("attribution"),
+            **(self.notes or {}),
+        }
+
+    def _distinct(self, name: str) -> list[str]:
+        return sorted({value for value in self.column(name) if value})
