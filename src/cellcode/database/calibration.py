@@ -1,8 +1,8 @@
 """How the two terms of a cell compare: kappa, factors for cells with one term, and the temperature of the posterior.
 
-The paper gives the sum z^A + kappa z^P and no rule for kappa or for cells that lack a term. A plain sum favours cells with
-two terms over cells with one, so that places without training photos are never found. Our choice: all of it is fitted
-together on validation photos, part of which lie in cells whose training photos were withheld.
+The paper gives the sum z^A + kappa z^P and no rule for kappa or for cells that lack a term. A plain sum favours cells
+with two terms over cells with one, so that places without training photos are never found. Our choice: all of it is
+fitted together on validation photos, part of which lie in cells whose training photos were withheld.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def fit(
 ) -> tuple[Calibration, dict[str, Any]]:
     """Fit the calibration by maximum likelihood and say what it does.
 
-    Maximised is the mean over validation photos of the log of the posterior mass within `radius_m` of the true position.
-    Figures that the photos cannot tell fall back, with a line on stderr: kappa to 1, factors of cells with one term to
-    the mean length of the codes with two (all codes are then equally long), the temperature to its default.
+    Maximised is the mean over validation photos of the log of the posterior mass within `radius_m` of the true
+    position. Figures that the photos cannot tell fall back, with a line on stderr: kappa to 1, factors of cells with
+    one term to the mean length of the codes with two (all codes are then equally long), the temperature to its default.
 
     Args:
         ids: (N,) uint64, the cells of the database.
@@ -172,8 +172,8 @@ def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offe
     for kind, term in (("aerial_only", "imagery"), ("prototype_only", "a prototype")):
         if cells[kind] and cells["both"] and not getattr(free, kind):
             lines.append(
-                f"{photos[kind]} validation photos in the {cells[kind]} cells with {term} only: their factor is the mean "
-                "length of the codes with both terms"
+                f"{photos[kind]} validation photos in the {cells[kind]} cells with {term} only: their factor is the "
+                "mean length of the codes with both terms"
             )
     return lines
 
@@ -181,20 +181,19 @@ def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offe
 def _say(made: Calibration, report: dict[str, Any]) -> None:
     """Print the figures and the recall of each combination on stderr."""
     print(
-        f"calibration: kappa {made.kappa:.3g}, factor {made.aerial_only:.3g} on imagery only, {made.prototype_only:.3g} on "
-        f"a prototype only, temperature {made.temperature:.3g} ({made.photos} photos)",
+        f"calibration: kappa {made.kappa:.3g}, factor {made.aerial_only:.3g} on imagery only, "
+        f"{made.prototype_only:.3g} on a prototype only, temperature {made.temperature:.3g} ({made.photos} photos)",
         file=sys.stderr,
     )
     photos = report["photos"]
     if not photos["used"]:
         return
     print(
-        f"recall@1 within {report['radius_m']:.0f} m of {photos['with_prototype']} validation photos with a prototype / "
-        f"{photos['without_prototype']} without:",
+        f"recall@1 within {report['radius_m']:.0f} m of {photos['with_prototype']} validation photos with a prototype "
+        f"/ {photos['without_prototype']} without:",
         file=sys.stderr,
     )
     for name, recall in report["recall"].items():
-        shown = [
-            "-" if recall[group] is None else f"{recall[group]:.1%}" for group in ("with_prototype", "without_prototype")
-        ]
+        groups = (recall["with_prototype"], recall["without_prototype"])
+        shown = ["-" if share is None else f"{share:.1%}" for share in groups]
         print(f"  {name:<12}{shown[0]:>7} / {shown[1]}", file=sys.stderr)

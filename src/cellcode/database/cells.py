@@ -41,7 +41,9 @@ def choose(run: Run, source: AerialSource | None, region: Region | None) -> Cand
     """
     level = run.config.levels.cell
     if source is not None and run.aerial is None:
-        raise InputError(f"{run.folder} was trained without aerial imagery, so it cannot use any: build without --aerial")
+        raise InputError(
+            f"{run.folder} was trained without aerial imagery, so it cannot use any: build without --aerial"
+        )
     if source is None and run.prototypes is None:
         raise InputError(f"{run.folder} has no prototypes, its codes come from imagery alone: build with --aerial")
     if region is not None:
@@ -63,8 +65,8 @@ def choose(run: Run, source: AerialSource | None, region: Region | None) -> Cand
     kept = covered | has_prototype
     if not kept.any():
         raise InputError(
-            f"none of the {len(ids)} cells of the region lies in a place with training photos; give imagery with --aerial "
-            "or another region"
+            f"none of the {len(ids)} cells of the region has training photos around it; give imagery with "
+            "--aerial or another region"
         )
     return Candidates(ids[kept], has_prototype[kept], covered[kept])
 

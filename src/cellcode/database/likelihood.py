@@ -1,8 +1,8 @@
 """Maximum likelihood of the calibration.
 
-With temperature T the logit of a cell is a sum of similarities times coefficients that depend on which terms the cell has:
-a conditional logit model (McFadden 1974), concave but for the several cells that count as right. A coarse grid finds the
-basin, L-BFGS its bottom.
+With temperature T the logit of a cell is a sum of similarities times coefficients that depend on which terms the cell
+has: a conditional logit model (McFadden 1974), concave but for the several cells that count as right. A coarse grid
+finds the basin, L-BFGS its bottom.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, see
     """Compare the photos with the cells.
 
     At most MAX_PHOTOS photos are taken, at random. Where photos times cells then exceed MAX_ENTRIES, every cell near a
-    photo is kept and the others are sampled at random, each standing for several; sums over cells stay unbiased, the best
-    of all cells (recall@1, top scores) is then the best of the sample.
+    photo is kept and the others are sampled at random, each standing for several; sums over cells stay unbiased, the
+    best of all cells (recall@1, top scores) is then the best of the sample.
     """
     lat, lon = s2.cell_centers(ids)
     near = _near(validation, lat, lon, radius_m)
