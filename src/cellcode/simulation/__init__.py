@@ -1,0 +1,6 @@
+"""A rendered world that is both a photo source and an aerial source. Knows no models and no training."""
+
+from cellcode.simulation import simulate
+from cellcode.simulation.simulate import Simulation
+
+__all__ = ["Simulation", "simulate"]

@@ -1,0 +1,154 @@
+"""Write a rendered region: photos with EXIF, an aerial GeoTIFF, and the truth. The same doors as anybody's own data."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+from cellcode.errors import InputError, UsageError
+from cellcode.files import atomic_folder, atomic_path, write_json
+from cellcode.geography import Region
+from cellcode.progress import Meter
+from cellcode.simulation import ground
+from cellcode.simulation.jpeg import MAKER, write_photo
+from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, write_aerial
+from cellcode.simulation.place import convergence_deg, to_degrees
+from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Scene, make_scene
+from cellcode.simulation.survey import Survey, make_survey
+from cellcode.simulation.world import make_world
+
+BATCH = 16
+SMALLEST_KM, LARGEST_KM = 0.5, 16.0
+MANIFEST = "simulation.json"
+COLUMNS = (
+    "file", "lat", "lon", "heading", "captured_at", "sequence", "device", "split", "fov", "licence", "attribution",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation left.
+
+    Attributes:
+        photos_dir: folder of JPEGs.
+        aerial_path: GeoTIFF.
+        truth_path: CSV of the photos with position, heading and split, in the schema of a CSV source.
+        region: the world's outline.
+    """
+
+    out: Path
+    photos_dir: Path
+    aerial_path: Path
+    truth_path: Path
+    region: Region
+
+
+def run(
+    out: Path | str, *, size_km: float = 4.0, photos: int = 12_000, seed: int = 0, workers: int | None = None
+) -> Simulation:
+    """Render a square world; the same for every number of workers.
+
+    Args:
+        size_km: edge of the world, 0.5 to 16; a kilometre more takes memory and time in proportion to the area.
+        photos: how many are taken.
+        seed: of everything.
+        workers: threads; None: one a core.
+
+    Raises:
+        UsageError: a size or number that cannot be.
+        InputError: `out` holds photos that are not of a simulation.
+    """
+    if not SMALLEST_KM <= size_km <= LARGEST_KM:
+        raise UsageError(f"the size of a world must be between {SMALLEST_KM} and {LARGEST_KM} km, not {size_km:g}")
+    if photos < 1:
+        raise UsageError(f"the number of photos must be at least 1, not {photos}")
+    out = Path(out)
+    if (out / "photos").exists() and not (out / MANIFEST).exists():
+        raise InputError(f"{out / 'photos'} exists and is not of a simulation; choose another --out")
+    size_m = round(size_km * 1000 / 16) * 16
+    print(f"building a world of {size_m / 1000:g} x {size_m / 1000:g} km", file=sys.stderr)
+    world = make_world(size_m, seed)
+    survey = make_survey(world, photos)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / MANIFEST, {"size_m": size_m, "photos": photos, "seed": seed, "licence": LICENCE})
+    write_aerial(make_scene(world, AERIAL_DAY), out / "aerial.tif")
+    with atomic_folder(out / "photos") as folder, Meter("rendering photos", photos) as meter:
+        for day in range(len(PHOTO_DAYS)):
+            rows = np.flatnonzero(survey.day == day)
+            if len(rows):
+                _take_photos(make_scene(world, PHOTO_DAYS[day]), survey, rows, folder, workers, meter)
+    _write_truth(survey, size_m, out / "truth.csv")
+    lat, lon = to_degrees(size_m, np.array([0.0, size_m, size_m, 0]), np.array([size_m, size_m, 0.0, 0]))
+    ring = [[float(b), float(a)] for a, b in zip(lat, lon, strict=True)]
+    region = Region.geojson({"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
+    print(f"{photos} photos, {out / 'aerial.tif'} and {out / 'truth.csv'} rendered (seed {seed})", file=sys.stderr)
+    return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", region)
+
+
+def _take_photos(
+    scene: Scene, survey: Survey, rows: np.ndarray, folder: Path, workers: int | None, meter: Meter
+) -> None:
+    """Render and write the photos of one day."""
+    turned = convergence_deg(scene.world.size_m, survey.views.x_m[rows], survey.views.y_m[rows])
+
+    def work(first: int) -> int:
+        batch = rows[first : first + BATCH]
+        pictures = ground.render(scene, survey.views.take(batch))
+        for row, pixels, turn in zip(batch.tolist(), pictures, turned[first : first + BATCH].tolist(), strict=True):
+            write_photo(
+                folder / _name(row),
+                pixels,
+                lat_deg=float(survey.lat_deg[row]),
+                lon_deg=float(survey.lon_deg[row]),
+                heading_deg=(float(survey.views.heading_deg[row]) + turn) % 360,
+                fov_deg=float(survey.views.fov_deg[row]),
+                captured_at=scene.day.time + timedelta(seconds=row % 1800),
+                device=_device(int(survey.device[row])),
+                quality=75 + int(survey.views.seed[row]) % 18,
+            )
+        return len(batch)
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        for done in threads.map(work, range(0, len(rows), BATCH)):
+            meter.advance(done)
+
+
+def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
+    heading = (survey.views.heading_deg + convergence_deg(size_m, survey.views.x_m, survey.views.y_m)) % 360
+    last = len(PHOTO_DAYS) - 1
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row, day in enumerate(survey.day.tolist()):
+            time = PHOTO_DAYS[day].time + timedelta(seconds=row % 1800)
+            device = _device(int(survey.device[row]))
+            writer.writerow(
+                [
+                    f"photos/{_name(row)}",
+                    f"{survey.lat_deg[row]:.9f}",
+                    f"{survey.lon_deg[row]:.9f}",
+                    f"{heading[row]:.3f}",
+                    time.isoformat(),
+                    f"{time.date()} {device}",
+                    f"{MAKER} {device}",
+                    "test" if day == last else "train",
+                    f"{survey.views.fov_deg[row]:.3f}",
+                    LICENCE,
+                    ATTRIBUTION,
+                ]
+            )
+
+
+def _name(row: int) -> str:
+    return f"{row:06d}.jpg"
+
+
+def _device(number: int) -> str:
+    return f"phone {number + 1}"
