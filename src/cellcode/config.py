@@ -85,8 +85,14 @@ class ModelConfig(Frozen):
 
 
 class LossConfig(Frozen):
-    """The multi-similarity loss over the three pairs; a weight of 0 switches a pair off."""
+    """The loss over the three pairs; a weight of 0 switches a pair off.
 
+    "multi_similarity" is the paper's, with `alpha`, `beta` and `threshold`. "softmax" is ours: the cross-entropy of
+    similarities times `scale`, towards the interpolation weights of the prototypes and towards the tiles of the place.
+    """
+
+    kind: Literal["multi_similarity", "softmax"] = "multi_similarity"
+    scale: Positive = 20.0
     alpha: Positive = 2.0
     beta: Positive = 50.0
     threshold: float = 0.5

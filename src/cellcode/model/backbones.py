@@ -97,11 +97,13 @@ class _Residual(nn.Module):
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 
-def _tiny(widths: tuple[int, ...] = (32, 64, 128, 192)) -> Backbone:
-    """Return a small residual network trained from scratch: stride 16, sized for 96 x 72 photos on a laptop's CPU."""
-    stem = nn.Sequential(
-        nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-    )
+def _tiny(widths: tuple[int, ...] = (48, 96, 192)) -> Backbone:
+    """Return a small residual network trained from scratch: stride 16, sized for 96 x 72 photos on a laptop's CPU.
+
+    The stem goes to a quarter of the resolution at once: at half of it, normalising and rectifying alone would cost as much
+    as everything after.
+    """
+    stem = nn.Sequential(nn.Conv2d(3, widths[0], 8, 4, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
     stages = [_Residual(a, b, 2) for a, b in zip(widths, widths[1:], strict=False)]
     return Backbone([stem, *stages], widths[-1], (0.45,) * 3, (0.25,) * 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,6 +27,38 @@ def multi_similarity(
     pull = _log_one_plus_sum_exp((-alpha * margin).masked_fill(~positives, -torch.inf)) / alpha
     push = _log_one_plus_sum_exp((beta * margin).masked_fill(~negatives, -torch.inf)) / beta
     return pull + push
+
+
+def softmax_contrast(similarity: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of the positives as one class against the negatives (InfoNCE with several positives; our choice).
+
+    -log(sum over positives of exp(scale s) / sum over positives and negatives of exp(scale s))
+
+    Args:
+        similarity, positives, negatives: as in `multi_similarity`.
+
+    Returns:
+        (B,) float32; a row without positives or without negatives gets 0.
+    """
+    logits = scale * similarity.float()
+    inside = torch.logsumexp(logits.masked_fill(~positives, -torch.inf), dim=1)
+    outside = torch.logsumexp(logits.masked_fill(~negatives, -torch.inf), dim=1)
+    # softplus(outside - inside); without either side the difference is infinite or not a number, the row teaches nothing.
+    known = positives.any(dim=1) & negatives.any(dim=1)
+    return F.softplus(torch.where(known, outside, 0) - torch.where(known, inside, 0)) * known
+
+
+def softmax_towards(similarity: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of softmax(scale s) towards soft targets, as PIGEON's smoothed labels (our choice).
+
+    Args:
+        similarity: (B, N) s, cosines.
+        targets: (B, N), rows that sum to 1, or to 0 for samples without a target.
+
+    Returns:
+        (B,) float32.
+    """
+    return -(targets * F.log_softmax(scale * similarity.float(), dim=1)).sum(dim=1)
 
 
 def _log_one_plus_sum_exp(exponents: Tensor) -> Tensor:

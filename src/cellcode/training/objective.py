@@ -1,7 +1,7 @@
-"""The three pairs of the multi-similarity loss: photo-prototype (Q-P), photo-tile (Q-A) and tile-prototype (A-P).
+"""The three pairs of the loss: photo-prototype (Q-P), photo-tile (Q-A) and tile-prototype (A-P).
 
-Source: Lindenberger et al. 2025 (the pairs), Wang et al. 2019 (the loss). The masks for near cells and the optional
-photo-photo pair are our choice. Every function returns one value per row, so that a bad photo can be found.
+Source: Lindenberger et al. 2025 (the pairs), Wang et al. 2019 (the multi-similarity loss). The softmax losses, the masks
+for near cells and the optional photo-photo pair are our choice. Every function returns one value per row, so that a bad photo can be found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cellcode.config import Config, LossConfig
 from cellcode.geography import distance, s2
-from cellcode.model.losses import multi_similarity
+from cellcode.model.losses import multi_similarity, softmax_contrast, softmax_towards
 from cellcode.model.prototypes import Prototypes
 
 Float64 = npt.NDArray[np.float64]
@@ -66,8 +66,13 @@ class Objective:
         return losses
 
     def to_prototypes(self, places: Places, prototypes: Prototypes) -> Tensor:
-        """Positive: the prototype interpolated at the position. Negatives: all prototypes that are not near. (N,)."""
+        """Positive: the prototype interpolated at the position. Negatives: all prototypes that are not near. (N,).
+
+        The softmax takes soft labels instead; see `_towards_prototypes`.
+        """
         index, weight = prototypes.neighbours(places.lat_deg, places.lon_deg)
+        if self.config.kind == "softmax":
+            return self._towards_prototypes(places, prototypes, index, weight)
         own = prototypes.interpolate(index, weight)  # N x D
         everyone = prototypes.all()  # P x D
         similarity = torch.cat(
@@ -78,6 +83,13 @@ class Objective:
         first[:, 0] = True
         others = torch.cat([torch.zeros(len(far), 1, dtype=torch.bool), far], dim=1)
         return _loss(similarity, first, others, self.config)
+
+    def _towards_prototypes(self, places: Places, prototypes: Prototypes, index: Tensor, weight: Tensor) -> Tensor:
+        """Soft labels: the interpolation weights of the prototypes around the position; no prototype is masked. (N,)."""
+        similarity = places.embeddings @ prototypes.all().T  # N x P
+        targets = torch.zeros_like(similarity, dtype=torch.float32)
+        targets.scatter_add_(1, index.to(similarity.device), weight.to(similarity.device))
+        return softmax_towards(similarity, targets, self.config.scale)
 
     def to_tiles(self, photos: Places, tiles: Places) -> Tensor:
         """Positives: tiles that show the photo's place. Negatives: all tiles that are not near. (N,)."""
@@ -97,6 +109,8 @@ class Objective:
 
 def _loss(similarity: Tensor, positives: Tensor, negatives: Tensor, config: LossConfig) -> Tensor:
     device = similarity.device
+    if config.kind == "softmax":
+        return softmax_contrast(similarity, positives.to(device), negatives.to(device), config.scale)
     return multi_similarity(
         similarity, positives.to(device), negatives.to(device), config.alpha, config.beta, config.threshold
     )

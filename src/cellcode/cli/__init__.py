@@ -1,0 +1,62 @@
+"""The command line: one thin file a verb. What it does is in the other rooms, imported when a verb runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+
+from cellcode.cli import build, demo, evaluate, info, ingest, locate, simulate, train
+from cellcode.errors import CellcodeError
+
+app = typer.Typer(
+    name="cellcode",
+    help="Visual geo-localization: a photo taken on the ground goes in, a place on the map comes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; works behind any command."),
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+) -> None:
+    """Visual geo-localization: a photo taken on the ground goes in, a place on the map comes out."""
+    if version:
+        import cellcode
+
+        print(cellcode.__version__)
+        raise typer.Exit
+
+
+for verb in (simulate, ingest, train, build, evaluate, locate, info, demo):
+    app.command(name=verb.__name__.rsplit(".", 1)[1])(verb.command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit 0, 2 on bad usage, 1 on failure with one sentence."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
+    try:
+        app(given or ["--help"])
+    except CellcodeError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"cellcode: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("cellcode: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of stdout has gone, as `head` does
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        text = str(error).splitlines()[0] if str(error) else "no message"
+        print(f"cellcode: unexpected {type(error).__name__} ({text}); run again with --debug and report it", file=sys.stderr)
+        sys.exit(1)

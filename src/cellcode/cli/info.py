@@ -1,0 +1,122 @@
+"""cellcode info."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument
+
+
+def command(path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")]) -> None:
+    """Say in a screen what an artefact holds."""
+    from cellcode.errors import InputError
+    from cellcode.files import read_json
+
+    if path.is_file():
+        lines = _raster(path)
+    elif (path / "run.json").is_file():
+        lines = _run(read_json(path / "run.json"), path)
+    elif (path / "manifest.json").is_file():
+        manifest = read_json(path / "manifest.json")
+        kinds = {"cellcode-photos": _photos, "cellcode-database": _database}
+        kind = kinds.get(manifest.get("format") if isinstance(manifest, dict) else None)
+        if kind is None:
+            raise InputError(f"{path}/manifest.json is of no kind that this program knows")
+        lines = kind(manifest, path)
+    else:
+        raise InputError(f"{path} holds no photo table, run or database")
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name.ljust(width)}  {value}")
+
+
+Lines = list[tuple[str, str]]
+
+
+def _photos(manifest: dict[str, Any], path: Path) -> Lines:
+    import numpy as np
+
+    from cellcode.photos import PhotoTable
+
+    table = PhotoTable.load(path)
+    days = np.unique(table.captured_at[~np.isnat(table.captured_at)].astype("datetime64[D]"))
+    headings = int(np.isfinite(table.heading_deg).sum())
+    rejected = manifest.get("rejected") or {}
+    return [
+        ("photo table", str(path)),
+        ("photos", f"{len(table)} ({', '.join(f'{count} {name}' for name, count in manifest['splits'].items())})"),
+        ("bounds", _bounds(manifest["bounds"])),
+        ("dates", f"{len(days)} days, {days[0]} to {days[-1]}" if len(days) else "unknown"),
+        ("with heading", str(headings)),
+        ("devices", str(len({name for name in table.column("device") if name}))),
+        ("rejected", "; ".join(f"{count} {reason}" for reason, count in rejected.items()) or "none"),
+        ("split rule", str(manifest.get("split_rule") or "the list's own")),
+        ("licences", ", ".join(manifest["licences"]) or "not stated"),
+        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+        ("files in", str((path / manifest["root"]).resolve())),
+    ]
+
+
+def _run(manifest: dict[str, Any], path: Path) -> Lines:
+    from cellcode import config as configuration
+
+    config = configuration.load(path / "config.yaml")
+    prototypes = manifest["prototypes"]
+    return [
+        ("run", f"{manifest['identity']} in {path}"),
+        ("configuration", f"{manifest['name']}, {config.training.regime} training, {config.training.epochs} epochs"),
+        ("ground encoder", _encoder(config.model.ground, config.model.dim)),
+        ("aerial encoder", _encoder(config.model.aerial, config.model.dim) if manifest["has_aerial"] else "none"),
+        ("prototypes", f"{prototypes} of level {config.levels.prototype}" if prototypes is not None else "none"),
+        ("photos", f"{manifest['training_photos']} for training, {manifest['validation_photos']} for validation"),
+        ("bounds", _bounds(manifest["bounds"])),
+        ("licences", ", ".join(manifest["licences"]) or "not stated"),
+        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+    ]
+
+
+def _database(manifest: dict[str, Any], path: Path) -> Lines:
+    from cellcode.database import Database
+
+    database = Database.open(path)
+    cells, calibration = manifest["cells"], database.calibration
+    kinds = f"{cells['both']} with both terms, {cells['aerial_only']} imagery only, {cells['prototype_only']} prototype only"
+    size = sum(facts["bytes"] for facts in manifest["files"].values())
+    outside = calibration.outside_score
+    return [
+        ("database", f"{manifest['identity']} in {path}"),
+        ("run", f"{manifest['run']['name']} ({manifest['run']['identity']})"),
+        ("cells", f"{cells['total']} of level {manifest['levels']['cell']} ({kinds})"),
+        ("codes", f"{manifest['dim']} x float16, {database.bytes / 1e6:.2f} MB with ids; folder {size / 1e6:.2f} MB"),
+        ("bounds", _bounds(manifest["bounds"])),
+        ("kappa", f"{calibration.kappa:.3g} ({calibration.photos} validation photos)"),
+        ("factors", f"{calibration.aerial_only:.3g} imagery only, {calibration.prototype_only:.3g} prototype only"),
+        ("temperature", f"{calibration.temperature:.3g}"),
+        ("outside below", "unknown" if outside is None else f"score {outside:.3g}"),
+        ("imagery", str((manifest["imagery"] or {}).get("date") or "none or undated")),
+        ("training photos", str(manifest["training_photos"])),
+        ("licences", ", ".join(manifest["licences"]) or "not stated"),
+        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+    ]
+
+
+def _raster(path: Path) -> Lines:
+    from cellcode.aerial import open_source
+
+    source = open_source(path)
+    return [
+        ("aerial imagery", str(path)),
+        ("bounds", _bounds(source.bounds)),
+        ("area", f"{source.footprint().area_m2() / 1e6:.2f} km2"),
+        ("date", source.date or "unknown"),
+        ("licence", source.licence or "not stated"),
+        ("attribution", source.attribution or "not stated"),
+    ]
+
+
+def _encoder(encoder: Any, dim: int) -> str:
+    return f"{encoder.backbone}, {encoder.aggregation.name}, {dim} dimensions"
+
+
+def _bounds(bounds: Any) -> str:
+    west, south, east, north = bounds
+    return f"{south:.5f} to {north:.5f} N, {west:.5f} to {east:.5f} E"

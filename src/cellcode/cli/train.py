@@ -1,0 +1,22 @@
+"""cellcode train."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def command(
+    config: Annotated[Path, Argument(help="A YAML configuration; configs/ has some.")],
+    photos: Annotated[Path, Option(help="Photo table.")],
+    out: Annotated[Path, Option(help="Folder for the run.")],
+    aerial: Annotated[str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")] = None,
+    overrides: Annotated[list[str] | None, Option("--set", help="Override a setting: a.b=c; may be repeated.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue from the checkpoint in --out.")] = False,
+) -> None:
+    """Train the encoders and the prototypes."""
+    from cellcode import config as configuration
+    from cellcode.training import train
+
+    train.run(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
+    print(out)

@@ -1,0 +1,8 @@
+"""Search of cell codes: the best cells for a photo, their probabilities, an answer. Knows no training and no HTTP."""
+
+from cellcode.search import locate
+from cellcode.search.answer import Answer, Candidate, Failure
+from cellcode.search.locator import Locator
+from cellcode.search.searcher import ExactSearcher, Hits, Searcher
+
+__all__ = ["Answer", "Candidate", "ExactSearcher", "Failure", "Hits", "Locator", "Searcher", "locate"]

@@ -1,0 +1,134 @@
+"""The last step of the recipe: a photo and a database in, an answer out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.database import Database
+from cellcode.errors import UsageError
+from cellcode.geography import Region, s2
+from cellcode.model.precision import autocast, choose_device
+from cellcode.photos import PhotoError, read_pixels
+from cellcode.search.answer import Answer, Candidate, Failure
+from cellcode.search.posterior import probabilities, radius_m
+from cellcode.search.searcher import ExactSearcher, Searcher
+
+Float32 = npt.NDArray[np.float32]
+BATCH = 64
+REACH = 4096  # cells that the circles of 50 and 90 % are measured over
+Source = Path | str | bytes | BinaryIO
+
+
+class Locator:
+    """Answers photos from a database.
+
+        answer = Locator.open("town.cells").locate("photo.jpg")
+
+    Args:
+        database: an open database.
+        searcher: how its codes are searched; None: an exact scan.
+    """
+
+    def __init__(self, database: Database, searcher: Searcher | None = None) -> None:
+        self.database = database
+        self.searcher = searcher or ExactSearcher(database.ids, database.codes)
+        self._device = choose_device("auto")
+        self._encoder = database.encoder().to(self._device)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open the database in a folder.
+
+        Raises:
+            InputError: it is none, or damaged; see `Database.open`.
+        """
+        return cls(Database.open(folder))
+
+    def locate(self, photo: Source, *, top: int = 5, region: Region | str | None = None) -> Answer:
+        """Locate one photo.
+
+        Args:
+            photo: a path, the bytes of a file, or a file.
+            top: number of candidates.
+            region: only cells with their centre inside are considered.
+
+        Raises:
+            PhotoError: it cannot be read; the sentence says why.
+            InputError: no cell lies in the region.
+            UsageError: `top` is below 1, or the region cannot be understood.
+        """
+        name = str(photo) if isinstance(photo, Path | str) else "photo"
+        return self._answer([name], self.embed(self._read(photo)[None]), top, region)[0]
+
+    def locate_many(
+        self, photos: Sequence[Source], *, top: int = 5, region: Region | str | None = None
+    ) -> Iterator[Answer | Failure]:
+        """Locate photos in batches, in their order; one that cannot be read gives a `Failure` in its place."""
+        region = Region.parse(region) if isinstance(region, str) else region
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for first in range(0, len(photos), BATCH):
+                batch = photos[first : first + BATCH]
+                names = [str(photo) if isinstance(photo, Path | str) else "photo" for photo in batch]
+                read = list(threads.map(self._read_or_say, batch))
+                good = [row for row, made in enumerate(read) if not isinstance(made, str)]
+                answers: dict[int, Answer] = {}
+                if good:
+                    pixels = np.stack([made for made in read if not isinstance(made, str)])
+                    made = self._answer([names[row] for row in good], self.embed(pixels), top, region)
+                    answers = dict(zip(good, made, strict=True))
+                for row, result in enumerate(read):
+                    yield answers[row] if row in answers else Failure(names[row], str(result))
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+        """Embed photos at the encoder's size, (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
+        parts = []
+        with torch.inference_mode(), autocast(self.database.config.training.precision, self._device):
+            for first in range(0, len(pixels), BATCH):
+                batch = torch.from_numpy(pixels[first : first + BATCH]).to(self._device)
+                parts.append(self._encoder(batch).float().cpu())
+        return np.asarray(torch.cat(parts).numpy())
+
+    def _read(self, photo: Source) -> npt.NDArray[np.uint8]:
+        size = self.database.config.photo
+        return read_pixels(photo, size.width_px, size.height_px, size.fit)
+
+    def _read_or_say(self, photo: Source) -> npt.NDArray[np.uint8] | str:
+        try:
+            return self._read(photo)
+        except PhotoError as error:
+            return str(error)
+
+    def _answer(self, names: list[str], queries: Float32, top: int, region: Region | str | None) -> list[Answer]:
+        if top < 1:
+            raise UsageError(f"top must be at least 1, not {top}")
+        region = Region.parse(region) if isinstance(region, str) else region
+        calibration = self.database.calibration
+        hits = self.searcher.search(queries, max(top, REACH), region, calibration.temperature)
+        shares = probabilities(hits, calibration.temperature)
+        lat, lon = (values.reshape(hits.cell_ids.shape) for values in s2.cell_centers(hits.cell_ids.ravel()))
+        tokens = np.array(s2.tokens(hits.cell_ids[:, :top].ravel())).reshape(len(names), -1)
+        answers = []
+        for row, name in enumerate(names):
+            candidates = tuple(
+                Candidate(float(lat[row, k]), float(lon[row, k]), str(token), float(hits.scores[row, k]), float(shares[row, k]))
+                for k, token in enumerate(tokens[row])
+            )
+            limit = calibration.outside_score
+            answers.append(
+                Answer(
+                    file=name,
+                    candidates=candidates,
+                    radius_50_m=radius_m(0.5, lat[row], lon[row], shares[row]),
+                    radius_90_m=radius_m(0.9, lat[row], lon[row], shares[row]),
+                    in_region=None if limit is None else bool(hits.scores[row, 0] >= limit),
+                )
+            )
+        return answers
