@@ -1,10 +1,9 @@
 import torch
+
 from cellcode.config import AugmentationConfig
 from cellcode.training import augment
 
-STILL = AugmentationConfig(
-    zoom=0, shift=0, rotation_deg=0, exposure=0, white_balance=0, noise=0, erase=0
-)
+STILL = AugmentationConfig(zoom=0, shift=0, rotation_deg=0, exposure=0, white_balance=0, noise=0, erase=0)
 
 
 def _gradient() -> torch.Tensor:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from cellcode.training.sampling import PlaceSampler
 
 PLACES = np.array([7, 7, 7, 3, 3, 9, 1, 1, 1, 1])

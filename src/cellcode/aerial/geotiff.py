@@ -58,9 +58,7 @@ class GeoTiffSource:
         what = (self.path.name, self.path.stat().st_size, dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape)
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
-    def read(
-        self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0
-    ) -> Crop:
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`."""
         dataset = self._dataset()
         corners = self._corner_pixels(lat_deg, lon_deg, size_m, bearing_deg)
@@ -75,7 +73,9 @@ class GeoTiffSource:
         window = Window(low[0], low[1], *(high - low))
         shape = tuple(max(1, math.ceil(side / step)) for side in (high - low)[::-1])
         scale = np.array(shape[::-1]) / (high - low)
-        colour = dataset.read(self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear)
+        colour = dataset.read(
+            self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
+        )
         mask = self._mask(dataset, window, shape)
         source = np.concatenate([np.broadcast_to(colour, (3, *shape)), mask[None]]).transpose(1, 2, 0)
         return _warp(np.ascontiguousarray(source), (corners - low) * scale, size_px, self.attribution)
@@ -124,14 +124,16 @@ class GeoTiffSource:
         if dataset.crs.is_geographic:  # a raster that runs past 180 degrees
             middle = dataset.bounds.left / 2 + dataset.bounds.right / 2
             x = [value + 360 * round((middle - value) / 360) for value in x]
-        columns, rows = self._inverse * (np.array(x), np.array(y))
+        columns, rows = _apply(self._inverse, np.array(x), np.array(y))
         return np.stack([columns, rows], axis=1)
 
     def _mask(self, dataset: Any, window: Window, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """255 where there is imagery: alpha, internal mask, or nodata in every band."""
         if dataset.mask_flag_enums[0] == [MaskFlags.all_valid]:
             return np.full(shape, 255, np.uint8)
-        mask: npt.NDArray[np.uint8] = dataset.dataset_mask(window=window, out_shape=shape, resampling=Resampling.nearest)
+        mask: npt.NDArray[np.uint8] = dataset.dataset_mask(
+            window=window, out_shape=shape, resampling=Resampling.nearest
+        )
         return mask
 
 
@@ -176,7 +178,7 @@ def _projective(size_px: int, corners: Float64) -> list[float]:
 
 def _usable_bands(dataset: Any, path: Path) -> list[int]:
     """Bands to read as colour: [1, 2, 3] or [1]."""
-    kinds = {dtype for dtype in dataset.dtypes}
+    kinds = set(dataset.dtypes)
     if kinds != {"uint8"}:
         name = ", ".join(sorted(kinds))
         raise InputError(
@@ -203,7 +205,7 @@ def _outline(dataset: Any, path: Path) -> shapely.Geometry:
     one, zero = np.ones_like(along), np.zeros_like(along)
     columns = np.concatenate([along, one, 1 - along, zero]) * dataset.width
     rows = np.concatenate([zero, along, one, 1 - along]) * dataset.height
-    x, y = dataset.transform * (columns, rows)
+    x, y = _apply(dataset.transform, columns, rows)
     try:
         lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, x, y)
     except rasterio.errors.RasterioError as error:
@@ -215,6 +217,11 @@ def _outline(dataset: Any, path: Path) -> shapely.Geometry:
     if np.abs(steps).max() > 180 or np.abs(points[:, 0]).max() > 180:
         return Region.geojson({"type": "Polygon", "coordinates": [[*points.tolist(), points[0].tolist()]]}).shape
     return shapely.Polygon(np.stack([wrap_lon(points[:, 0]), np.clip(points[:, 1], -90, 90)], axis=1))
+
+
+def _apply(transform: Any, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+    """Apply an affine transform to arrays (its own operator for that has changed between versions)."""
+    return transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f
 
 
 def _date(text: str | None) -> str | None:

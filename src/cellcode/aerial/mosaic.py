@@ -40,9 +40,7 @@ class MosaicSource:
         self.date = max((source.date for source in self.sources if source.date), default=None)
         self.bounds = self.footprint().bounds
 
-    def read(
-        self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0
-    ) -> Crop:
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`; gaps of one raster are filled from the next."""
         corner = np.array([-1, 1]) * size_m / np.sqrt(2)
         south_north, west_east = distance.offset(lat_deg, lon_deg, corner, corner)

@@ -45,9 +45,7 @@ class AerialSource(Protocol):
     date: str | None
     bounds: tuple[float, float, float, float]
 
-    def read(
-        self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0
-    ) -> Crop:
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """Cut a square of `size_m` metres centred on a point; its top points to `bearing_deg`, clockwise from north."""
 
     def footprint(self) -> Region:

@@ -58,5 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         text = str(error).splitlines()[0] if str(error) else "no message"
-        print(f"cellcode: unexpected {type(error).__name__} ({text}); run again with --debug and report it", file=sys.stderr)
+        print(
+            f"cellcode: unexpected {type(error).__name__} ({text}); run again with --debug and report it",
+            file=sys.stderr,
+        )
         sys.exit(1)

@@ -26,7 +26,9 @@ def command(
         run = train.run(config, photos, world.aerial_path, out=out / "run")
     cells = build.run(run, world.aerial_path, out=out / "town.cells")
     report = evaluate.run(cells, photos, out=out)
-    print(f"\nA rendered town of {len(cells.ids)} level-16 cells; {report.values['photos']} photos of positions and a date")
+    print(
+        f"\nA rendered town of {len(cells.ids)} level-16 cells; {report.values['photos']} photos of positions and a date"
+    )
     print("that training never saw:\n")
     print(report.table())
     print()

@@ -18,7 +18,7 @@ def command(path: Annotated[Path, Argument(help="A photo table, a run, a databas
     elif (path / "manifest.json").is_file():
         manifest = read_json(path / "manifest.json")
         kinds = {"cellcode-photos": _photos, "cellcode-database": _database}
-        kind = kinds.get(manifest.get("format") if isinstance(manifest, dict) else None)
+        kind = kinds.get(str(manifest.get("format"))) if isinstance(manifest, dict) else None
         if kind is None:
             raise InputError(f"{path}/manifest.json is of no kind that this program knows")
         lines = kind(manifest, path)

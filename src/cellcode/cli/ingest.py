@@ -10,7 +10,9 @@ def command(
     source: Annotated[str, Argument(help="A folder of photos with EXIF positions, a .csv or a .parquet list.")],
     out: Annotated[Path, Option(help="Folder for the photo table.")],
     region: Annotated[str | None, Option(help="west,south,east,north in degrees, or a GeoJSON file.")] = None,
-    split: Annotated[str | None, Option(help="position, date, both or none; without it, a list's own split is kept.")] = None,
+    split: Annotated[
+        str | None, Option(help="position, date, both or none; without it, a list's own split is kept.")
+    ] = None,
     block_m: Annotated[float, Option(help="Edge of the blocks of a split by position.")] = 100.0,
     test_share: Annotated[float, Option(help="About this share of the photos is tested.")] = 0.1,
     test_dates: Annotated[int, Option(help="Number of last capture days that are tested.")] = 1,

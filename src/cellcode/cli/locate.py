@@ -11,7 +11,9 @@ def command(
     database: Annotated[Path, Argument(help="A cell-code database.")],
     photos: Annotated[list[Path], Argument(help="Photos.")],
     top: Annotated[int, Option(help="Number of candidates.")] = 5,
-    region: Annotated[str | None, Option(help="Search only here: west,south,east,north in degrees, or a GeoJSON file.")] = None,
+    region: Annotated[
+        str | None, Option(help="Search only here: west,south,east,north in degrees, or a GeoJSON file.")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Say where photos were taken."""

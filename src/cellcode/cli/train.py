@@ -10,7 +10,9 @@ def command(
     config: Annotated[Path, Argument(help="A YAML configuration; configs/ has some.")],
     photos: Annotated[Path, Option(help="Photo table.")],
     out: Annotated[Path, Option(help="Folder for the run.")],
-    aerial: Annotated[str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")] = None,
+    aerial: Annotated[
+        str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")
+    ] = None,
     overrides: Annotated[list[str] | None, Option("--set", help="Override a setting: a.b=c; may be repeated.")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue from the checkpoint in --out.")] = False,
 ) -> None:

@@ -55,7 +55,11 @@ class Report:
 
 
 def run(
-    database: Database | Path | str, photos: PhotoTable | Path | str, *, out: Path | str | None = None, split: str = "test"
+    database: Database | Path | str,
+    photos: PhotoTable | Path | str,
+    *,
+    out: Path | str | None = None,
+    split: str = "test",
 ) -> Report:
     """Measure a database on the photos of a split, beside baselines on the same photos.
 
@@ -70,7 +74,9 @@ def run(
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
     tested = table.of_split(split)
     if not len(tested):
-        raise InputError(f"the photo table has no photos in its split {split!r}; choose another --split or ingest again")
+        raise InputError(
+            f"the photo table has no photos in its split {split!r}; choose another --split or ingest again"
+        )
     rule, locator = opened.config.evaluation, Locator(opened)
     pixels, failures = load_pixels(tested.files, opened.config.photo, description="reading tested photos")
     good = np.setdiff1d(np.arange(len(tested)), list(failures))
@@ -161,9 +167,7 @@ def _summary(result: Result, mask: Mask, positions: npt.NDArray[np.int64]) -> di
     }
 
 
-def _write_predictions(
-    table: PhotoTable, results: list[Result], density: npt.NDArray[np.int64], path: Path
-) -> None:
+def _write_predictions(table: PhotoTable, results: list[Result], density: npt.NDArray[np.int64], path: Path) -> None:
     """One row a photo: its truth, its density and the error of each system."""
     columns = {"file": table.column("file"), "lat_deg": table.lat_deg, "lon_deg": table.lon_deg, "density": density}
     columns |= {f"{result.name}_error_m": result.error_m for result in results if result.name != "chance"}

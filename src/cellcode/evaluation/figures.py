@@ -29,7 +29,9 @@ def hit_map(database: Database, table: PhotoTable, result: Result, radius_m: flo
     shade = np.log1p(photos) / max(np.log1p(photos.max()), 1e-9) if len(photos) else photos
     faces = np.stack([0.93 - 0.38 * shade, 0.93 - 0.34 * shade, 0.93 - 0.28 * shade], axis=1)
     faces[photos == 0] = (1.0, 0.99, 0.94)
-    axes.add_collection(PolyCollection(list(corners[..., ::-1]), facecolors=faces, edgecolors="#c8c8c8", linewidths=0.3))
+    axes.add_collection(
+        PolyCollection(list(corners[..., ::-1]), facecolors=faces, edgecolors="#c8c8c8", linewidths=0.3)
+    )
     found = result.error_m <= radius_m
     axes.scatter(table.lon_deg[~found], table.lat_deg[~found], s=14, marker="x", c=VERMILLION, linewidths=0.9)
     axes.scatter(table.lon_deg[found], table.lat_deg[found], s=10, marker="o", c=BLUE, linewidths=0)

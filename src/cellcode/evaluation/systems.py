@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 
 from cellcode.config import EvaluationConfig
-from cellcode.database import Database
 from cellcode.evaluation.metrics import Result, by_chance, ranked
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable

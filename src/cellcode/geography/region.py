@@ -51,7 +51,9 @@ class Region:
             if not abs(value) <= limit:  # also true for NaN
                 raise UsageError(f"region: {name} is {value}, it must lie in -{limit}..{limit} degrees")
         if south >= north:
-            raise UsageError(f"region: south ({south}) must be below north ({north}); the order is west,south,east,north")
+            raise UsageError(
+                f"region: south ({south}) must be below north ({north}); the order is west,south,east,north"
+            )
         if west == east:
             raise UsageError(f"region: west and east are both {west}; the box has no area")
         if west < east:
@@ -193,7 +195,9 @@ class Region:
     def describe(self) -> str:
         """Return bounds and area in one line."""
         west, south, east, north = self.bounds
-        return f"west {west:.5f}, south {south:.5f}, east {east:.5f}, north {north:.5f} ({self.area_m2() / 1e6:.2f} km2)"
+        return (
+            f"west {west:.5f}, south {south:.5f}, east {east:.5f}, north {north:.5f} ({self.area_m2() / 1e6:.2f} km2)"
+        )
 
     def _may_touch(self, cells: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """False only for cells that have no point in the region: by boxes of degrees around circumscribed circles."""
@@ -260,7 +264,9 @@ def _ring(points: Any, name: str) -> Float64:
     if len(ring) < 4 or not np.isfinite(ring).all():
         raise InputError(f"{name}: a ring needs at least four positions, all finite")
     if np.abs(ring[:, 1]).max() > 90:
-        raise InputError(f"{name}: latitude {ring[np.abs(ring[:, 1]).argmax(), 1]} is not in -90..90 (longitude is first)")
+        raise InputError(
+            f"{name}: latitude {ring[np.abs(ring[:, 1]).argmax(), 1]} is not in -90..90 (longitude is first)"
+        )
     if np.abs(ring[:, 0]).max() > 540:
         raise InputError(f"{name}: longitude {ring[np.abs(ring[:, 0]).argmax(), 0]} is not in -180..180")
     return ring
@@ -295,4 +301,4 @@ def _around_pole(ring: Float64) -> Float64:
 def _near(hole: Float64, outer: Float64) -> Float64:
     """Shift a hole by full turns to where its outer ring was unrolled to."""
     shift = 360 * np.round((outer[:, 0].mean() - hole[:, 0].mean()) / 360)
-    return hole + [shift, 0]
+    return np.asarray(hole + np.array([shift, 0.0]))

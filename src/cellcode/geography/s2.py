@@ -103,7 +103,7 @@ def children(ids: npt.ArrayLike) -> Ids:
     bit = _lowest_bit(ids)
     quarter = bit >> _U(2)
     first = ids - bit + quarter
-    return first[:, None] + (quarter[:, None] << _U(1)) * np.arange(4, dtype=np.uint64)
+    return np.asarray(first[:, None] + (quarter[:, None] << _U(1)) * np.arange(4, dtype=np.uint64), np.uint64)
 
 
 def descendants(ids: npt.ArrayLike, level: int) -> Ids:
@@ -162,7 +162,7 @@ def from_tokens(texts: list[str]) -> Ids:
 def is_valid(ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Tell which ids are cells: a face below 6, and a lowest set bit at an even place. (N,)."""
     ids = _as_ids(ids)
-    return ((ids >> _U(61)) < 6) & ((_lowest_bit(ids) & _U(0x1555555555555555)) != 0)
+    return np.asarray(((ids >> _U(61)) < 6) & ((_lowest_bit(ids) & _U(0x1555555555555555)) != 0))
 
 
 def mean_edge_m(level: int) -> float:
@@ -210,7 +210,7 @@ def _face_uv_to_xyz(face: Int64, u: Float64, v: Float64) -> tuple[Float64, Float
 def _uv_to_st(u: Float64) -> Float64:
     """The quadratic transform, which evens out the areas of cells."""
     root = np.sqrt(1 + 3 * np.abs(u))
-    return np.where(u >= 0, 0.5 * root, 1 - 0.5 * root)
+    return np.asarray(np.where(u >= 0, 0.5 * root, 1 - 0.5 * root))
 
 
 def _st_to_uv(s: Float64) -> Float64:

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ def _tiny(widths: tuple[int, ...] = (48, 96, 192)) -> Backbone:
     as everything after.
     """
     stem = nn.Sequential(nn.Conv2d(3, widths[0], 8, 4, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
-    stages = [_Residual(a, b, 2) for a, b in zip(widths, widths[1:], strict=False)]
+    stages = [_Residual(a, b, 2) for a, b in pairwise(widths)]
     return Backbone([stem, *stages], widths[-1], (0.45,) * 3, (0.25,) * 3)
 
 
@@ -135,10 +136,12 @@ def _hugging_face(source: str, pretrained: bool) -> Backbone:
         raise MissingExtraError("transformers", "hf", f"backbone hf:{source}") from None
     try:
         config = AutoConfig.from_pretrained(source)
-        model = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(config)
+        model = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"backbone hf:{source} cannot be loaded ({reason}); give a hub id or a model's folder") from None
+        raise InputError(
+            f"backbone hf:{source} cannot be loaded ({reason}); give a hub id or a model's folder"
+        ) from None
     mean, std = _normalisation(source)
     make = _HUGGING_FACE.get(config.model_type)
     if make is None:

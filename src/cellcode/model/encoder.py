@@ -27,7 +27,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, dim: int) -> None:
         super().__init__()
-        self.backbone = make_backbone(config.backbone, config.pretrained).to(memory_format=torch.channels_last)
+        self.backbone = make_backbone(config.backbone, config.pretrained)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.aggregation = make_aggregation(config.aggregation, self.backbone.channels)
         self.projection = nn.Linear(self.aggregation.out_dim, dim)
         self.dim = dim
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
 
     def prefix(self, images: Tensor, stop: int) -> Tensor:
         """Return the output of the first `stop` blocks; 0 gives normalised images (B, 3, H, W)."""
-        x = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        x: Tensor = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         return self.backbone.run(x.contiguous(memory_format=torch.channels_last), 0, stop)
 
     def from_prefix(self, x: Tensor, start: int) -> Tensor:

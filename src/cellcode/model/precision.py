@@ -25,7 +25,9 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
         device: where the products run.
     """
     fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16())
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and fast))
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and fast)
+    )
 
 
 @lru_cache

@@ -91,7 +91,7 @@ def read_pixels(
     size = (width_px, height_px)
     resample = Image.Resampling.BILINEAR  # Pillow widens the kernel when it shrinks: antialiased
     fitted = ImageOps.fit(image, size, resample) if fit == "crop" else image.resize(size, resample)
-    return np.asarray(fitted)
+    return np.array(fitted)
 
 
 def _open(source: Path | str | BinaryIO) -> Image.Image:

@@ -43,7 +43,9 @@ class SplitRule:
         if self.kind not in ("position", "date", "both", "none"):
             raise UsageError(f"split {self.kind!r} is unknown; choose position, date, both or none")
         if not self.block_m > 0 or not 0 <= self.test_share <= 1 or self.test_dates < 1 or not self.buffer_m >= 0:
-            raise UsageError("split: block_m must be above 0, test_share in 0..1, test_dates at least 1, buffer_m at least 0")
+            raise UsageError(
+                "split: block_m must be above 0, test_share in 0..1, test_dates at least 1, buffer_m at least 0"
+            )
 
 
 def blocks(lat_deg: Float64, lon_deg: Float64, block_m: float) -> npt.NDArray[np.int64]:
@@ -54,7 +56,7 @@ def blocks(lat_deg: Float64, lon_deg: Float64, block_m: float) -> npt.NDArray[np
     around_m = 2 * np.pi * EARTH_RADIUS_M * np.cos(np.deg2rad(row_lat_deg))
     columns = np.maximum(1, np.floor(around_m / block_m)).astype(np.int64)
     column = np.floor((lon_deg + 180) % 360 / 360 * columns).astype(np.int64) % columns
-    return rows * (1 << 32) + column
+    return np.asarray(rows * (1 << 32) + column)
 
 
 def by_position(lat_deg: Float64, lon_deg: Float64, *, block_m: float, share: float, seed: int) -> Mask:
@@ -78,7 +80,9 @@ def by_date(captured_at: npt.NDArray[np.datetime64], *, dates: int = 1) -> Mask:
     days = captured_at.astype("datetime64[D]")
     known = np.unique(days[~np.isnat(days)])
     if len(known) <= dates:
-        raise UsageError(f"a split by date with {dates} test dates needs more capture days, the photos have {len(known)}")
+        raise UsageError(
+            f"a split by date with {dates} test dates needs more capture days, the photos have {len(known)}"
+        )
     return np.asarray(days >= known[-dates])
 
 

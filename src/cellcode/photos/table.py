@@ -111,7 +111,9 @@ class PhotoTable:
     def with_column(self, name: str, values: Sequence[Any] | npt.NDArray[Any]) -> Self:
         """Return the table with one column of the schema replaced."""
         index = SCHEMA.get_field_index(name)
-        return replace(self, rows=self.rows.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA[index].type)))
+        return replace(
+            self, rows=self.rows.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA[index].type))
+        )
 
     def save(self, folder: Path | str) -> Self:
         """Write photos.parquet and manifest.json into `folder` and return the table."""

@@ -1,12 +1,12 @@
 """The run folder.
 
-    RUN/run.json                  format, version, identity, licences, attributions, counts
-    RUN/config.yaml               the resolved configuration
-    RUN/model.safetensors         ground.*, aerial.*, prototypes.weight
-    RUN/prototype_ids.npy         uint64 (P,), sorted: the prototype cells that had at least one training photo
-    RUN/cells.parquet             training photos and capture dates of every database-level cell that had any
-    RUN/validation.npz            lat_deg, lon_deg float64 (V,), queries float32 (V, dim)
-    RUN/log.jsonl                 one line every few steps
+RUN/run.json                  format, version, identity, licences, attributions, counts
+RUN/config.yaml               the resolved configuration
+RUN/model.safetensors         ground.*, aerial.*, prototypes.weight
+RUN/prototype_ids.npy         uint64 (P,), sorted: the prototype cells that had at least one training photo
+RUN/cells.parquet             training photos and capture dates of every database-level cell that had any
+RUN/validation.npz            lat_deg, lon_deg float64 (V,), queries float32 (V, dim)
+RUN/log.jsonl                 one line every few steps
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ class Run:
             folder=folder,
             config=config,
             ground=_encoder(config.model.ground, config.model.dim, tensors, "ground"),
-            aerial=_encoder(config.model.aerial, config.model.dim, tensors, "aerial") if manifest["has_aerial"] else None,
+            aerial=_encoder(config.model.aerial, config.model.dim, tensors, "aerial")
+            if manifest["has_aerial"]
+            else None,
             prototypes=prototypes,
             facts=_facts(pq.read_table(folder / "cells.parquet")),
             validation=validation,

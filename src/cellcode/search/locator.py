@@ -118,7 +118,13 @@ class Locator:
         answers = []
         for row, name in enumerate(names):
             candidates = tuple(
-                Candidate(float(lat[row, k]), float(lon[row, k]), str(token), float(hits.scores[row, k]), float(shares[row, k]))
+                Candidate(
+                    float(lat[row, k]),
+                    float(lon[row, k]),
+                    str(token),
+                    float(hits.scores[row, k]),
+                    float(shares[row, k]),
+                )
                 for k, token in enumerate(tokens[row])
             )
             limit = calibration.outside_score

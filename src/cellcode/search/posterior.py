@@ -28,4 +28,5 @@ def radius_m(share: float, lat_deg: Float64, lon_deg: Float64, probability: Floa
     apart_m = distance.haversine_m(lat_deg[0], lon_deg[0], lat_deg, lon_deg)
     order = np.argsort(apart_m)
     held = np.cumsum(probability[order])
-    return float(apart_m[order][min(np.searchsorted(held, share), len(order) - 1)])
+    enough = min(int(np.searchsorted(held, share)), len(order) - 1)
+    return float(apart_m[order[enough]])

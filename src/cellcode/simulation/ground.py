@@ -8,14 +8,15 @@ by a constant ratio, so that near facades are sharp and far ones cost little.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cellcode.simulation import occluders
-from cellcode.simulation.noise import hashed, uniform
+from cellcode.simulation.noise import byte, hashed, uniform
 from cellcode.simulation.scene import SHADOW_M, Scene
-from cellcode.simulation.world import Material
+from cellcode.simulation.world import COARSE_M, Material
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -150,20 +151,25 @@ def _along(views: Views, rays: Rays, distance_m: Float32) -> tuple[Float32, Floa
     return x, y
 
 
-def _look(raster: npt.NDArray[np.generic], x: Float32, y: Float32) -> npt.NDArray[np.generic]:
+def _look(raster: npt.NDArray[Any], x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> npt.NDArray[Any]:
     """Value of the raster under each point; beyond its edge the edge goes on."""
     rows = np.clip(y.astype(np.int32), 0, raster.shape[0] - 1)
     columns = np.clip(x.astype(np.int32), 0, raster.shape[1] - 1)
-    return raster[rows, columns]
+    picked: npt.NDArray[Any] = raster[rows, columns]
+    return picked
 
 
-def _surface(scene: Scene, x: Float32, y: Float32, above_m: Float32, solid: npt.NDArray[np.bool_], rays: Rays) -> Float32:
+def _surface(
+    scene: Scene, x: Float32, y: Float32, above_m: Float32, solid: npt.NDArray[np.bool_], rays: Rays
+) -> Float32:
     """Lit colour of every pixel as if it showed ground or what stands on it, (B, H, W, 3)."""
     day = scene.day
     rgb = _look(scene.colour, x, y).astype(np.float32) / 255
     light = _look(scene.light, x / SHADOW_M, y / SHADOW_M).astype(np.float32) * np.float32(scene.sun[2])
     # Fine grain that the aerial image is too coarse for.
-    grain = uniform(scene.world.seed + 90, (x * 4).astype(np.int32), (y * 4).astype(np.int32), (above_m * 3).astype(np.int32))
+    grain = uniform(
+        scene.world.seed + 90, (x * 4).astype(np.int32), (y * 4).astype(np.int32), (above_m * 3).astype(np.int32)
+    )
     rgb *= (0.86 + 0.28 * grain)[..., None]
     at = np.nonzero(solid)
     px, py, up = x[at], y[at], above_m[at]
@@ -195,28 +201,29 @@ def _outward(scene: Scene, x: Float32, y: Float32, ray_east: Float32, ray_south:
     flat = (np.abs(east) + np.abs(south) < 0.5) | (east * ray_east + south * ray_south > 0)
     east, south = np.where(flat, -ray_east, east), np.where(flat, -ray_south, south)
     length = np.maximum(np.hypot(east, south), 1e-3)
-    return east / length, south / length
+    return np.asarray(east / length, np.float32), np.asarray(south / length, np.float32)
 
 
 def _facade(
     scene: Scene, number: npt.NDArray[np.uint32], x: Float32, y: Float32, up: Float32, east: Float32, south: Float32
 ) -> Float32:
     """Walls with rows of windows, doors and shop fronts; period and glass are the building's own."""
-    rgb = scene.wall[number]
+    # Houses of a district are alike: half of a wall's colour and of its windows' rhythm is the district's.
+    district = np.stack([_look(field, x / COARSE_M, y / COARSE_M) for field in scene.world.tint], axis=-1)
+    rgb = np.clip(0.55 * scene.wall[number] + 0.27 + 0.13 * district, 0.05, 0.97)
     style = hashed(scene.world.seed + 91, number)
-    part = lambda shift: ((style >> np.uint32(shift)) & np.uint32(15)).astype(np.float32) / 15  # noqa: E731
     along = np.where(np.abs(east) > np.abs(south), y, x)
-    period = 1.8 + 2.4 * part(0)
+    period = 1.8 + 2.4 * np.clip(0.5 * byte(style, 0) + 0.25 + 0.2 * district[:, 0], 0, 1)
     across, storey = along / period, up / STOREY_M
     in_bay, in_storey = across - np.floor(across), storey - np.floor(storey)
-    width, sill = 0.34 + 0.34 * part(4), 0.22 + 0.14 * part(8)
-    shop = (storey < 1) & (part(12) > 0.7)
+    width, sill = 0.34 + 0.34 * byte(style, 6), 0.22 + 0.14 * byte(style, 12)
+    shop = (storey < 1) & (byte(style, 18) > 0.7)
     window = (np.abs(in_bay - 0.5) < width / 2) & (in_storey > sill) & (in_storey < 0.84)
     window |= shop & (in_storey > 0.12) & (in_storey < 0.8) & (np.abs(in_bay - 0.5) < 0.45)
     glass = uniform(scene.world.seed + 92, number, np.floor(across).astype(np.int32), np.floor(storey).astype(np.int32))
     pane = 0.12 + 0.35 * glass[:, None] * np.array(scene.day.sky, np.float32)
     rgb = rgb * np.where(in_storey > 0.96, 0.8, 1.0)[:, None].astype(np.float32)  # a ledge between storeys
-    band = (part(16) > 0.6) & (storey < 0.8) & ~shop
+    band = (byte(style, 24) > 0.6) & (storey < 0.8) & ~shop
     rgb = np.where(band[:, None], rgb * np.float32(0.72), rgb)
     return np.asarray(np.where(window[:, None], pane, rgb), np.float32)
 

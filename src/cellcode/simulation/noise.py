@@ -29,6 +29,16 @@ def uniform(seed: int, *keys: npt.ArrayLike) -> Float32:
     return hashed(seed, *keys).astype(np.float32) / np.float32(2**32)
 
 
+def byte(bits: UInt32, shift: int) -> Float32:
+    """Return eight of the bits as a value in 0..1."""
+    return ((bits >> np.uint32(shift)) & np.uint32(255)).astype(np.float32) / np.float32(255)
+
+
+def pick(bits: UInt32, shift: int, choices: int) -> UInt32:
+    """Return one of 0..choices-1 from the bits above `shift`."""
+    return (bits >> np.uint32(shift)) % np.uint32(choices)
+
+
 def smooth(seed: int, x_m: npt.NDArray[np.float64], y_m: npt.NDArray[np.float64], scale_m: float) -> Float32:
     """Smooth noise of mean about 0 and deviation about 1, with features of `scale_m`; coordinates broadcast."""
     total = np.zeros(np.broadcast_shapes(x_m.shape, y_m.shape), np.float32)

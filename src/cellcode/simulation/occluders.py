@@ -38,7 +38,9 @@ class _Occluder:
         self.paint = PAINTS[rng.integers(len(PAINTS))] * float(rng.uniform(0.7, 1.1))
         self.other = PAINTS[rng.integers(len(PAINTS))] * 0.8
         self.skin = SKIN[rng.integers(len(SKIN))]
-        self.width_m = float(rng.choice([4.3, 1.8]) * rng.uniform(0.9, 1.15)) if self.is_car else float(rng.uniform(0.45, 0.6))
+        self.width_m = (
+            float(rng.choice([4.3, 1.8]) * rng.uniform(0.9, 1.15)) if self.is_car else float(rng.uniform(0.45, 0.6))
+        )
         self.height_m = float(rng.uniform(1.4, 1.9)) if self.is_car else float(rng.uniform(1.5, 1.9))
 
     def draw(
@@ -49,7 +51,10 @@ class _Occluder:
         bottom, top = horizon_px + camera_m * scale, horizon_px + (camera_m - self.height_m) * scale
         middle = self.column * width
         first, last = max(0, round(top)), min(height, round(bottom))
-        left, right = max(0, round(middle - self.width_m * scale / 2)), min(width, round(middle + self.width_m * scale / 2))
+        left, right = (
+            max(0, round(middle - self.width_m * scale / 2)),
+            min(width, round(middle + self.width_m * scale / 2)),
+        )
         if last <= first or right <= left:
             return
         # Position inside the figure: up 0 at its feet, across -1 to 1.
@@ -61,7 +66,9 @@ class _Occluder:
         image[window][shown] = (colour * light)[shown]
         depth_m[window][shown] = self.distance_m
 
-    def _car(self, up: npt.NDArray[np.float64], across: npt.NDArray[np.float64]) -> tuple[Float32, npt.NDArray[np.bool_]]:
+    def _car(
+        self, up: npt.NDArray[np.float64], across: npt.NDArray[np.float64]
+    ) -> tuple[Float32, npt.NDArray[np.bool_]]:
         cabin = 1 - 0.45 * np.clip((up - 0.5) / 0.5, 0, 1)
         shape = (np.abs(across) < cabin) & (up > 0)
         colour = np.broadcast_to(self.paint, (*shape.shape, 3)).copy()
@@ -72,7 +79,9 @@ class _Occluder:
         shape &= (up > 0.1) | wheel
         return colour, shape
 
-    def _person(self, up: npt.NDArray[np.float64], across: npt.NDArray[np.float64]) -> tuple[Float32, npt.NDArray[np.bool_]]:
+    def _person(
+        self, up: npt.NDArray[np.float64], across: npt.NDArray[np.float64]
+    ) -> tuple[Float32, npt.NDArray[np.bool_]]:
         head = (up > 0.86) & (np.abs(across) < 0.35)
         body = (up > 0.45) & (up <= 0.84) & (np.abs(across) < 0.9)
         legs = (up <= 0.45) & (np.abs(across) < 0.6) & (np.abs(across) > 0.06)

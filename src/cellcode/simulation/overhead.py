@@ -43,6 +43,8 @@ def write_aerial(scene: Scene, path: Path) -> None:
             window = Window(0, first, size, rows.stop - first)
             raster.write(render_strip(scene, rows).transpose(2, 0, 1), window=window)
         raster.update_tags(
-            TIFFTAG_DATETIME=scene.day.time.strftime("%Y:%m:%d %H:%M:%S"), TIFFTAG_COPYRIGHT=ATTRIBUTION, LICENCE=LICENCE
+            TIFFTAG_DATETIME=scene.day.time.strftime("%Y:%m:%d %H:%M:%S"),
+            TIFFTAG_COPYRIGHT=ATTRIBUTION,
+            LICENCE=LICENCE,
         )
         raster.build_overviews([2, 4, 8, 16], Resampling.average)

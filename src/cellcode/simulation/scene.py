@@ -132,7 +132,7 @@ def make_scene(world: World, day: Day) -> Scene:
     scale[vanished] = 0
     material = world.material.copy()
     material[vanished] = Material.GRAVEL
-    height, eaves = world.height_m * scale, world.eaves_m * scale
+    height, eaves = (np.asarray(raster * scale, np.float32) for raster in (world.height_m, world.eaves_m))
     azimuth, elevation = math.radians(day.sun_azimuth_deg), math.radians(day.sun_elevation_deg)
     sun = (math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation))
     numbers = np.arange(BUILDINGS)
@@ -194,10 +194,10 @@ _COVERED_BY_SNOW = (
     Material.GRASS, Material.CROP, Material.PLOUGHED, Material.MEADOW, Material.FOREST_FLOOR, Material.COURTYARD,
     Material.BUILDING, Material.SPORT, Material.GRAVEL,
 )  # fmt: skip
-_TINTED = {  # how strongly the district's colour shows
-    Material.ASPHALT: 0.020, Material.PAVEMENT: 0.032, Material.COURTYARD: 0.032, Material.GRAVEL: 0.028, Material.GRASS: 0.020,
-    Material.MEADOW: 0.020, Material.CROP: 0.028, Material.PLOUGHED: 0.024, Material.TREE: 0.016, Material.HEDGE: 0.016,
-    Material.BUILDING: 0.012,
+_TINTED = {  # how strongly the district shows: its stone, its soil, its kinds of trees
+    Material.ASPHALT: 0.02, Material.PAVEMENT: 0.05, Material.COURTYARD: 0.05, Material.GRAVEL: 0.05, Material.GRASS: 0.03,
+    Material.MEADOW: 0.035, Material.CROP: 0.05, Material.PLOUGHED: 0.04, Material.TREE: 0.045, Material.HEDGE: 0.03,
+    Material.BUILDING: 0.09,
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def run(
     out = Path(out)
     if (out / "photos").exists() and not (out / MANIFEST).exists():
         raise InputError(f"{out / 'photos'} exists and is not of a simulation; choose another --out")
-    size_m = round(size_km * 1000 / 16) * 16
+    size_m = round(size_km * 500) * 2  # even: shadows are cast on every second metre
     print(f"building a world of {size_m / 1000:g} x {size_m / 1000:g} km", file=sys.stderr)
     world = make_world(size_m, seed)
     survey = make_survey(world, photos)

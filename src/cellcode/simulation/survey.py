@@ -26,7 +26,7 @@ WALKABLE = (
 )  # fmt: skip
 LEVEL = 16  # popularity is a property of these cells
 UNVISITED_SHARE = 0.28  # cells with the least pull get no photo at all
-RESERVED_BLOCK_M, RESERVED_BLOCKS, RESERVED_CELLS = 60, 0.06, 0.08
+RESERVED_BLOCK_M, RESERVED_BLOCKS, RESERVED_CELLS = 60, 0.06, 0.04
 MARGIN_M = 40
 CLEARANCE_M = 4.0
 DEVICES = 6
@@ -58,10 +58,14 @@ def make_survey(world: World, photos: int) -> Survey:
     distinct, cell, count = np.unique(s2.cell_ids(lat, lon, LEVEL), return_inverse=True, return_counts=True)
     chance = _popularity(world, distinct, cell, x, y)[cell] / count[cell]
     if np.count_nonzero(chance) < photos:
-        raise UsageError(f"a world of {world.size_m / 1000:g} km has no room for {photos} photos; take fewer, or a larger one")
+        raise UsageError(
+            f"a world of {world.size_m / 1000:g} km has no room for {photos} photos; take fewer, or a larger one"
+        )
     chosen = rng.choice(len(x), photos, replace=False, p=chance / chance.sum())
     x, y, lat, lon, cell = x[chosen], y[chosen], lat[chosen], lon[chosen], cell[chosen]
-    return Survey(_cameras(x, y, rng), lat, lon, _days(world, distinct[cell], x, y, rng), rng.integers(0, DEVICES, photos))
+    return Survey(
+        _cameras(x, y, rng), lat, lon, _days(world, distinct[cell], x, y, rng), rng.integers(0, DEVICES, photos)
+    )
 
 
 def _candidates(world: World, count: int, rng: np.random.Generator) -> tuple[Float64, Float64]:
@@ -99,7 +103,9 @@ def _days(
     block = uniform(world.seed + 101, (x // RESERVED_BLOCK_M).astype(int), (y // RESERVED_BLOCK_M).astype(int))
     area = uniform(world.seed + 102, parents & np.uint64(0xFFFFFFFF), parents >> np.uint64(32))
     reserved = (block < RESERVED_BLOCKS) | (area < RESERVED_CELLS)
-    visits = 1 + (uniform(world.seed + 103, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) ** 0.5 * last).astype(int)
+    visits = 1 + (
+        uniform(world.seed + 103, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) ** 0.5 * last
+    ).astype(int)
     first = (uniform(world.seed + 104, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) * last).astype(int)
     days = (first + rng.integers(0, visits)) % last
     return np.where(reserved, last, days)

@@ -15,7 +15,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.simulation.noise import hashed, smooth, uniform
+from cellcode.simulation.noise import byte, hashed, pick, smooth, uniform
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -108,7 +108,7 @@ class _Fields:
         self.urban = smooth(seed + 1, x, y, 1400) * 0.75 + (0.75 - 1.35 * away).astype(np.float32)
         self.wet = smooth(seed + 2, x, y, 1100)
         self.wood = smooth(seed + 3, x, y, 700)
-        self.bend = np.stack([smooth(seed + 4 + k, x, y, 420) * 22 for k in range(2)])
+        self.bend: Float32 = np.stack([smooth(seed + 4 + k, x, y, 420) * 22 for k in range(2)])
         self.tint = np.stack([smooth(seed + 7 + k, x, y, 330) for k in range(3)])
         self.river = smooth(seed + 11, x, y, 1500)
 
@@ -119,8 +119,7 @@ class _Fields:
         j, i = y.astype(np.int64), x.astype(np.int64)
         b, a = (y - j).astype(np.float32)[:, None], (x - i).astype(np.float32)
         strip = coarse[j] * (1 - b) + coarse[j + 1] * b
-        made: Float32 = strip[:, i] * (1 - a) + strip[:, i + 1] * a
-        return made
+        return np.asarray(strip[:, i] * (1 - a) + strip[:, i + 1] * a, np.float32)
 
 
 @dataclass
@@ -244,40 +243,42 @@ def _blocks(
 ) -> None:
     """Fill built blocks lot by lot: terraces in town, houses in gardens in the suburb, parks, squares and yards."""
     block = hashed(seed + 40, i, j)
-    share = lambda shift, modulus: (block >> np.uint32(shift)) % np.uint32(modulus)  # noqa: E731
-    width = np.where(town, 9.0 + share(2, 9), 17.0 + share(2, 8)).astype(np.float32)
+    width = np.where(town, 9.0 + pick(block, 2, 9), 17.0 + pick(block, 2, 8)).astype(np.float32)
     lot = np.floor(lots.along_m / width).astype(np.int64)
     inside = lots.along_m - lot * width
     chance = hashed(seed + 41, i, j, lots.side * 64 + lot)
-    one = lambda shift: ((chance >> np.uint32(shift)) & np.uint32(255)).astype(np.float32) / 255  # noqa: E731
-    setback = np.where(town, 8.5 + share(7, 3), 12.0 + share(7, 6)).astype(np.float32)
-    deep = np.where(town, 11.0 + share(10, 5), 9.0 + share(10, 4)).astype(np.float32)
-    into = lots.depth_m - setback - np.where(town, 0, 2.5 * one(0))
-    gap = np.where(town, 0.0, 3.0 + 3.0 * one(8)).astype(np.float32)
+    setback = np.where(town, 8.5 + pick(block, 7, 3), 12.0 + pick(block, 7, 6)).astype(np.float32)
+    deep = np.where(town, 11.0 + pick(block, 10, 5), 9.0 + pick(block, 10, 4)).astype(np.float32)
+    into = lots.depth_m - setback - np.where(town, 0, 2.5 * byte(chance, 0))
+    gap = np.where(town, 0.0, 3.0 + 3.0 * byte(chance, 8)).astype(np.float32)
     built = (town | suburb) & (into >= 0) & (into < deep) & (inside >= gap) & (inside < width - gap * 0.4)
-    built &= one(16) < np.where(town, 0.95, 0.86)
-    park = (town | suburb) & (share(14, 11) == 0)
-    tower = town & (share(18, 13) == 0)
-    car_park = (town | suburb) & (share(22, 23) == 0)
+    built &= byte(chance, 16) < np.where(town, 0.95, 0.86)
+    park = (town | suburb) & (pick(block, 14, 11) == 0)
+    tower = town & (pick(block, 18, 13) == 0)
+    car_park = (town | suburb) & (pick(block, 22, 23) == 0)
     built &= ~park & ~car_park & ~tower
-    storeys = np.where(town, 2 + np.floor(4.9 * (0.6 * one(4) + 0.4 * mood)), 1 + (one(4) > 0.55)).astype(np.float32)
+    storeys = np.where(
+        town, 2 + np.floor(4.9 * (0.6 * byte(chance, 4) + 0.4 * mood)), 1 + (byte(chance, 4) > 0.55)
+    ).astype(np.float32)
     wall = storeys * 3.0 + 0.6
-    ridge = np.minimum(into, deep - into) * np.where(share(26, 3) == 0, 0.05, 0.75)
+    ridge = np.minimum(into, deep - into) * np.where(pick(block, 26, 3) == 0, 0.05, 0.75)
     slab = tower & (np.abs(lots.depth_m - 30) < 8)
     material[town] = Material.COURTYARD
     material[suburb] = Material.GRASS
     material[park] = Material.GRASS
     material[park & (np.abs(lots.depth_m - 16) < 1.5)] = Material.GRAVEL
-    material[park & (lots.depth_m > 24) & (share(5, 2) == 0)] = Material.SPORT
+    material[park & (lots.depth_m > 24) & (pick(block, 5, 2) == 0)] = Material.SPORT
     material[tower] = Material.GRASS
     material[car_park] = Material.CAR_PARK
-    pool = suburb & ~park & (np.abs(into - deep - 9) < 2.5) & (np.abs(inside - width / 2) < 4) & (one(20) < 0.18)
+    pool = (
+        suburb & ~park & (np.abs(into - deep - 9) < 2.5) & (np.abs(inside - width / 2) < 4) & (byte(chance, 20) < 0.18)
+    )
     material[pool] = Material.POOL
-    fence = suburb & ~park & ~car_park & (np.abs(lots.depth_m - 8.2) < 0.6) & (share(12, 3) > 0) & (inside > 3.2)
-    material[fence], height[fence] = Material.HEDGE, (0.9 + 0.9 * one(12))[fence]
+    fence = suburb & ~park & ~car_park & (np.abs(lots.depth_m - 8.2) < 0.6) & (pick(block, 12, 3) > 0) & (inside > 3.2)
+    material[fence], height[fence] = Material.HEDGE, (0.9 + 0.9 * byte(chance, 12))[fence]
     built |= slab
     material[built] = Material.BUILDING
-    wall = np.where(slab, 21.0 + 3 * share(8, 8), wall)
+    wall = np.where(slab, 21.0 + 3 * pick(block, 8, 8), wall)
     eaves[built] = wall[built]
     height[built] = (wall + np.where(slab, 0, ridge))[built]
     lot_number = hashed(seed + 42, i, j, np.where(slab, 0, lots.side * 64 + lot)) % np.uint32(BUILDINGS)
@@ -299,18 +300,20 @@ def _trees(
     """At most one tree in each square of 7 m, its crown inside the square."""
     i, j = np.floor(x / 7).astype(np.int64), np.floor(y / 7).astype(np.int64)
     tree = hashed(seed + 50, i, j)
-    part = lambda shift: ((tree >> np.uint32(shift)) & np.uint32(255)).astype(np.float32) / 255  # noqa: E731
-    radius = 1.6 + 1.8 * part(0)
-    center_x, center_y = i * 7 + radius + (7 - 2 * radius) * part(8), j * 7 + radius + (7 - 2 * radius) * part(16)
+    radius = 1.6 + 1.8 * byte(tree, 0)
+    center_x, center_y = (
+        i * 7 + radius + (7 - 2 * radius) * byte(tree, 8),
+        j * 7 + radius + (7 - 2 * radius) * byte(tree, 16),
+    )
     off = np.hypot(x - center_x, y - center_y)
     open_ground = (height == 0) & np.isin(
         material, (Material.GRASS, Material.COURTYARD, Material.MEADOW, Material.FOREST_FLOOR)
     )
     likely = np.where(material == Material.FOREST_FLOOR, 0.92, np.where(town, 0.16, np.where(suburb, 0.2, 0.015)))
     likely = likely * np.clip(1 + 0.5 * wood, 0.2, 2)
-    crown = open_ground & (off < radius) & (part(24) < likely)
+    crown = open_ground & (off < radius) & (byte(tree, 24) < likely)
     material[crown] = Material.TREE
-    tall = (4.5 + 5.5 * part(0) + 2.0 * (material == Material.FOREST_FLOOR)) * np.sqrt(
+    tall = (4.5 + 5.5 * byte(tree, 0) + 2.0 * (material == Material.FOREST_FLOOR)) * np.sqrt(
         np.clip(1 - (off / (radius * 1.05)) ** 2, 0.05, 1)
     )
     height[crown] = tall[crown]
@@ -341,10 +344,12 @@ def _streets(
         for raster in (height, eaves):
             raster[road | walk] = 0
         material[walk] = Material.PAVEMENT
-        material[road] = np.where(country & ((style >> np.uint32(12)) % np.uint32(3) == 0), Material.GRAVEL, Material.ASPHALT)[
-            road
-        ]
-        dashed = road & ~country & (off < 0.5) & (other.before_m % 6 < 3) & ((style >> np.uint32(16)) % np.uint32(2) == 0)
+        material[road] = np.where(
+            country & ((style >> np.uint32(12)) % np.uint32(3) == 0), Material.GRAVEL, Material.ASPHALT
+        )[road]
+        dashed = (
+            road & ~country & (off < 0.5) & (other.before_m % 6 < 3) & ((style >> np.uint32(16)) % np.uint32(2) == 0)
+        )
         material[dashed] = Material.MARKING
         # Street trees stand in a row along some streets.
         lined = exists & ~country & ((style >> np.uint32(20)) % np.uint32(3) == 0) & ~water

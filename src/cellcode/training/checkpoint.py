@@ -41,9 +41,15 @@ def save(run: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.o
     """Write the checkpoint of a step; the previous one stays until the new one is whole."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        tensors |= {f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in module.state_dict().items()}
+        tensors |= {
+            f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in module.state_dict().items()
+        }
     for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in moments.items()}
+        tensors |= {
+            f"optimizer.{number}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in moments.items()
+        }
     with atomic_folder(run / FOLDER) as folder:
         save_file(tensors, folder / "state.safetensors")
         write_json(folder / "state.json", {"step": step, **own.as_json()})

@@ -1,7 +1,8 @@
 """The three pairs of the loss: photo-prototype (Q-P), photo-tile (Q-A) and tile-prototype (A-P).
 
 Source: Lindenberger et al. 2025 (the pairs), Wang et al. 2019 (the multi-similarity loss). The softmax losses, the masks
-for near cells and the optional photo-photo pair are our choice. Every function returns one value per row, so that a bad photo can be found.
+for near cells and the optional photo-photo pair are our choice. Every function returns one value per row, so that a bad
+photo can be found.
 """
 
 from __future__ import annotations

@@ -52,4 +52,4 @@ class PlaceSampler:
         begin = rng.integers(0, others)
         turns = 1 + (begin + np.arange(self.photos_per_place - 1)[None]) % others
         ranks = (self._rank[anchors][:, None] + np.concatenate([np.zeros_like(count), turns], axis=1)) % count
-        return self._order[self._start[self._place[anchors]][:, None] + ranks].ravel()
+        return np.asarray(self._order[self._start[self._place[anchors]][:, None] + ranks].ravel())

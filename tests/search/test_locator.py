@@ -1,0 +1,114 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cellcode import Locator, locate
+from cellcode.database import Database
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import Region, distance, s2
+from cellcode.photos import PhotoError, PhotoTable
+from cellcode.search import Answer, Failure
+
+
+@pytest.fixture(scope="module")
+def locator(town_cells: Database) -> Locator:
+    return Locator.open(town_cells.folder)
+
+
+@pytest.fixture(scope="module")
+def files(town_photos: PhotoTable) -> list[Path]:
+    return town_photos.of_split("test").files
+
+
+def test_the_answer_is_the_best_code_for_the_embedded_photo(locator: Locator, files: list[Path]) -> None:
+    """From the file to the cell, by the definition: decode, embed, largest product, softmax at the temperature."""
+    database, config = locator.database, locator.database.config
+    with Image.open(files[0]) as image:
+        size = (config.photo.width_px, config.photo.height_px)
+        pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    query = locator.embed(pixels[None])[0]
+    scores = database.codes.astype(np.float32) @ query
+    posterior = np.exp(scores / database.calibration.temperature)
+    posterior /= posterior.sum()
+    answer = locator.locate(files[0])
+    best = int(scores.argmax())
+    lat, lon = s2.cell_centers(database.ids[best : best + 1])
+    assert (answer.lat, answer.lon) == (lat[0], lon[0])
+    assert answer.best.cell == s2.tokens(database.ids[best : best + 1])[0]
+    assert answer.best.score == pytest.approx(scores[best], abs=1e-4)
+    assert answer.best.probability == pytest.approx(posterior[best], rel=0.02)
+    everywhere = distance.haversine_m(lat[0], lon[0], *s2.cell_centers(database.ids))
+    for share, radius_m in ((0.5, answer.radius_50_m), (0.9, answer.radius_90_m)):
+        assert posterior[everywhere <= radius_m + 1e-6].sum() >= share - 0.01
+        assert posterior[everywhere < radius_m - 1e-6].sum() <= share + 0.01
+
+
+def test_candidates_are_ordered_and_as_many_as_asked(locator: Locator, files: list[Path]) -> None:
+    answer = locator.locate(files[1], top=12)
+    scores = [each.score for each in answer.candidates]
+    assert len(scores) == 12
+    assert scores == sorted(scores, reverse=True)
+    assert len({each.cell for each in answer.candidates}) == 12
+    assert answer.radius_50_m <= answer.radius_90_m
+
+
+def test_path_bytes_and_file_give_the_same_answer(locator: Locator, files: list[Path]) -> None:
+    by_path, data = locator.locate(files[0]), files[0].read_bytes()
+    for source in (str(files[0]), data, io.BytesIO(data)):
+        other = locator.locate(source)
+        assert (other.best.cell, other.best.score) == (by_path.best.cell, by_path.best.score)
+
+
+def test_one_step_of_the_recipe_does_the_same(town_cells: Database, locator: Locator, files: list[Path]) -> None:
+    assert locate.run(town_cells.folder, files[0]).to_json() == locator.locate(files[0]).to_json()
+
+
+def test_a_region_limits_the_answer_and_the_probabilities_sum_to_one_in_it(locator: Locator, files: list[Path]) -> None:
+    lat, lon = s2.cell_centers(locator.database.ids)
+    region = Region.bbox(float(lon.min()) - 1e-4, float(lat.min()) - 1e-4, float(np.median(lon)), float(np.median(lat)))
+    answer = locator.locate(files[0], top=1000, region=region)
+    centers = np.array([[each.lat, each.lon] for each in answer.candidates])
+    assert region.contains(centers[:, 0], centers[:, 1]).all()
+    assert sum(each.probability for each in answer.candidates) == pytest.approx(1, abs=1e-5)
+    text = ",".join(str(value) for value in region.bounds)
+    assert locator.locate(files[0], region=text).best == answer.best
+
+
+def test_many_photos_keep_their_order_and_bad_ones_cost_only_themselves(
+    locator: Locator, files: list[Path], tmp_path: Path
+) -> None:
+    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
+    empty.write_bytes(b"")
+    text.write_text("no photo")
+    asked = [files[0], empty, files[1], text, tmp_path / "missing.jpg"]
+    results = list(locator.locate_many(asked))
+    assert [type(result) for result in results] == [Answer, Failure, Answer, Failure, Failure]
+    assert [result.file for result in results] == [str(path) for path in asked]
+    assert isinstance(results[1], Failure)
+    assert "empty" in results[1].error
+    alone = locator.locate(files[1])
+    assert isinstance(results[2], Answer)
+    assert results[2].best.cell == alone.best.cell
+
+
+def test_json_has_the_keys_of_the_contract(locator: Locator, files: list[Path]) -> None:
+    value = json.loads(json.dumps(locator.locate(files[0], top=2).to_json(), allow_nan=False))
+    assert list(value) == [
+        "file", "lat", "lon", "cell", "score", "probability", "radius_50_m", "radius_90_m", "in_region", "candidates",
+    ]  # fmt: skip
+    assert len(value["candidates"]) == 2
+    assert list(value["candidates"][0]) == ["lat", "lon", "cell", "score", "probability"]
+    assert value["candidates"][0]["cell"] == value["cell"]
+
+
+def test_bad_requests_are_refused(locator: Locator, files: list[Path]) -> None:
+    with pytest.raises(UsageError, match="top"):
+        locator.locate(files[0], top=0)
+    with pytest.raises(InputError, match="no cell"):
+        locator.locate(files[0], region="100,10,101,11")
+    with pytest.raises(PhotoError, match="does not exist"):
+        locator.locate("nowhere.jpg")
