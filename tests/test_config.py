@@ -40,7 +40,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_known_one_named(
 
 
 def test_an_unknown_key_of_an_override_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UsageError, match="the nearest known key is training.epochs"):
+    with pytest.raises(UsageError, match=r"the nearest known key is training\.epochs"):
         configuration.load(SHIPPED[0], ["training.epocs=2"])
 
 

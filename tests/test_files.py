@@ -35,9 +35,14 @@ def test_atomic_path_keeps_the_old_file_and_leaves_no_litter_when_the_block_rais
     path = tmp_path / "a.txt"
     if existed:
         path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert [p.name for p in tmp_path.iterdir()] == (["a.txt"] if existed else [])
     if existed:
         assert path.read_text() == "old"
@@ -61,9 +66,14 @@ def test_atomic_folder_keeps_the_old_folder_and_leaves_no_litter_when_the_block_
     if existed:
         path.mkdir()
         (path / "old").write_text("old")
-    with pytest.raises(error), atomic_folder(path) as temporary:
-        (temporary / "new").write_text("half")
-        raise error
+
+    def interrupted() -> None:
+        with atomic_folder(path) as temporary:
+            (temporary / "new").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert [p.name for p in tmp_path.iterdir()] == (["state"] if existed else [])
     if existed:
         assert [p.name for p in path.iterdir()] == ["old"]

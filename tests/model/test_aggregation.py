@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -65,7 +67,7 @@ def test_gem_approaches_the_maximum_with_its_power() -> None:
     x = _map().abs() / 2 + 0.1
     largest = x.flatten(2).amax(2)
     gaps = [(largest - GeM(8, p)(Features(x)).detach()) for p in (1.0, 3.0, 10.0, 40.0)]
-    for low, high in zip(gaps, gaps[1:], strict=False):
+    for low, high in pairwise(gaps):
         assert (high < low).all()
     assert (gaps[-1] >= 0).all()
     assert (gaps[-1] < 0.12 * largest).all()
@@ -105,7 +107,7 @@ def test_sinkhorn_rows_converge_to_their_targets() -> None:
     rows = torch.tensor([1.0, 1.0, 1.0, 1.0, 7.0]).double()
     errors = [
         float((log_sinkhorn(scores, rows.log(), torch.zeros(11).double(), steps).exp().sum(2) - rows).abs().max())
-        for steps in (1, 5, 25, 400)
+        for steps in (1, 5, 25, 100)
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 0.1
@@ -143,7 +145,7 @@ def test_a_plan_is_nonnegative_and_gives_no_feature_more_than_its_mass(features:
 
 @pytest.mark.parametrize(("features", "each"), [(40, 1.0), (6, 1.0), (5, 5 / 6), (2, 2 / 6)])
 def test_every_cluster_receives_its_share_and_the_dustbin_the_rest(features: int, each: float) -> None:
-    transport = _transport(SMALL.model_copy(update={"sinkhorn_steps": 500}))
+    transport = _transport(SMALL.model_copy(update={"sinkhorn_steps": 100}))
     plan = transport.assign(torch.randn(2, SMALL.clusters, features, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(plan.sum(2), torch.full((2, SMALL.clusters), each), atol=1e-3, rtol=0)
 

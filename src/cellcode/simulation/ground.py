@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cellcode.simulation import occluders
 from cellcode.simulation.noise import byte, hashed, uniform
 from cellcode.simulation.scene import SHADOW_M, Scene
-from cellcode.simulation.world import COARSE_M, Material
+from cellcode.simulation.world import COARSE_M, Material, Style
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -208,15 +208,19 @@ def _facade(
     scene: Scene, number: npt.NDArray[np.uint32], x: Float32, y: Float32, up: Float32, east: Float32, south: Float32
 ) -> Float32:
     """Walls with rows of windows, doors and shop fronts; period and glass are the building's own."""
-    # Houses of a district are alike: half of a wall's colour and of its windows' rhythm is the district's.
-    district = np.stack([_look(field, x / COARSE_M, y / COARSE_M) for field in scene.world.tint], axis=-1)
-    rgb = np.clip(0.55 * scene.wall[number] + 0.27 + 0.13 * district, 0.05, 0.97)
+    # Houses of a district are alike: most of a wall's colour and half of its windows' rhythm is the district's.
+    walls, windows = (
+        np.stack([_look(field, x / COARSE_M, y / COARSE_M) for field in scene.world.style[style]], axis=-1)
+        for style in (Style.WALLS, Style.WINDOWS)
+    )
+    rgb = np.clip(0.4 * scene.wall[number] + 0.34 + 0.18 * walls, 0.05, 0.97)
     style = hashed(scene.world.seed + 91, number)
     along = np.where(np.abs(east) > np.abs(south), y, x)
-    period = 1.8 + 2.4 * np.clip(0.5 * byte(style, 0) + 0.25 + 0.2 * district[:, 0], 0, 1)
+    period = 1.8 + 2.4 * np.clip(0.5 * byte(style, 0) + 0.25 + 0.2 * windows[:, 0], 0, 1)
     across, storey = along / period, up / STOREY_M
     in_bay, in_storey = across - np.floor(across), storey - np.floor(storey)
-    width, sill = 0.34 + 0.34 * byte(style, 6), 0.22 + 0.14 * byte(style, 12)
+    width = 0.34 + 0.34 * np.clip(0.5 * byte(style, 6) + 0.25 + 0.2 * windows[:, 1], 0, 1)
+    sill = 0.22 + 0.14 * byte(style, 12)
     shop = (storey < 1) & (byte(style, 18) > 0.7)
     window = (np.abs(in_bay - 0.5) < width / 2) & (in_storey > sill) & (in_storey < 0.84)
     window |= shop & (in_storey > 0.12) & (in_storey < 0.8) & (np.abs(in_bay - 0.5) < 0.45)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.simulation.noise import uniform
-from cellcode.simulation.world import BUILDINGS, COARSE_M, Material, World
+from cellcode.simulation.world import BUILDINGS, COARSE_M, Material, Style, World
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -194,10 +194,12 @@ _COVERED_BY_SNOW = (
     Material.GRASS, Material.CROP, Material.PLOUGHED, Material.MEADOW, Material.FOREST_FLOOR, Material.COURTYARD,
     Material.BUILDING, Material.SPORT, Material.GRAVEL,
 )  # fmt: skip
-_TINTED = {  # how strongly the district shows: its stone, its soil, its kinds of trees
-    Material.ASPHALT: 0.02, Material.PAVEMENT: 0.05, Material.COURTYARD: 0.05, Material.GRAVEL: 0.05, Material.GRASS: 0.03,
-    Material.MEADOW: 0.035, Material.CROP: 0.05, Material.PLOUGHED: 0.04, Material.TREE: 0.045, Material.HEDGE: 0.03,
-    Material.BUILDING: 0.09,
+_STYLED = {  # what shows the district, and how strongly: its roofs, its stone, its soil, its kinds of trees
+    Material.ASPHALT: (Style.ROADS, 0.05), Material.CAR_PARK: (Style.ROADS, 0.05), Material.PAVEMENT: (Style.PAVING, 0.10),
+    Material.COURTYARD: (Style.PAVING, 0.10), Material.GRAVEL: (Style.PAVING, 0.09), Material.GRASS: (Style.GREEN, 0.05),
+    Material.TREE: (Style.GREEN, 0.07), Material.HEDGE: (Style.GREEN, 0.07), Material.MEADOW: (Style.SOIL, 0.06),
+    Material.CROP: (Style.SOIL, 0.08), Material.PLOUGHED: (Style.SOIL, 0.07), Material.FOREST_FLOOR: (Style.SOIL, 0.05),
+    Material.BUILDING: (Style.ROOFS, 0.13),
 }  # fmt: skip
 
 
@@ -206,8 +208,9 @@ def _colours(
 ) -> Bytes:
     numbers = np.arange(BUILDINGS)
     palette = _palette(day)
-    tinted = np.zeros(len(Material), np.float32)
-    tinted[list(_TINTED)] = list(_TINTED.values())
+    style, strength = np.zeros(len(Material), np.int64), np.zeros(len(Material), np.float32)
+    for styled, (which, how_much) in _STYLED.items():
+        style[styled], strength[styled] = which, how_much
     snowy = np.isin(np.arange(len(Material)), _COVERED_BY_SNOW)
     roofs = ROOFS[(uniform(world.seed + 82, numbers, state) * len(ROOFS)).astype(int)]
     # A roof and its walls are of one style: a quarter of the wall's colour shows in the roof.
@@ -221,8 +224,11 @@ def _colours(
         rgb = palette[kind]
         building = kind == Material.BUILDING
         rgb[building] = roofs[number[building]]
-        tint = np.stack([_coarse(field, rows, world.size_m) for field in world.tint], axis=-1)
-        rgb += tint * tinted[kind][..., None]
+        # Districts have soft borders, so the steps of the coarse grid do not show.
+        y, x = np.arange(rows.start, rows.start + len(kind)) // COARSE_M, np.arange(world.size_m) // COARSE_M
+        which, how_much = style[kind], strength[kind]
+        for channel in range(3):
+            rgb[..., channel] += world.style[which, channel, y[:, None], x[None, :]] * how_much
         grain = world.texture[rows].astype(np.float32) / 255 - 0.5
         ridge = np.clip((height[rows] - eaves[rows]) * 0.03, 0, 0.15) * building
         rgb *= ((0.9 + 0.2 * own[number]) * (1 + 0.22 * grain) + ridge)[..., None]
@@ -256,14 +262,6 @@ def _sunlit(height: Float32, sun: tuple[float, float, float]) -> Float32:
 
     _in_strips(march, size)
     return lit
-
-
-def _coarse(field: Float32, rows: slice, size_m: int) -> Float32:
-    """Nearest values of a coarse field; districts have soft borders, so steps of 16 m do not show."""
-    y = np.arange(rows.start, min(rows.stop, size_m)) // COARSE_M
-    x = np.arange(size_m) // COARSE_M
-    picked: Float32 = field[y][:, x]
-    return picked
 
 
 def _in_strips(work: Callable[[int], None], rows: int) -> None:

@@ -23,6 +23,7 @@ Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 COARSE_M = 16  # large-scale noise is evaluated on this grid and interpolated
+STYLE_M = 360  # districts are about this large
 BUILDINGS = 1 << 18  # buildings are known by this many hashed numbers; two far ones may share one, which does no harm
 ROWS = 128  # rows of the raster made at a time
 
@@ -50,6 +51,18 @@ class Material(IntEnum):
     CAR_PARK = 17
 
 
+class Style(IntEnum):
+    """What a district does in its own way; three figures each, colours or measures."""
+
+    WALLS = 0
+    ROOFS = 1
+    ROADS = 2
+    PAVING = 3
+    GREEN = 4
+    SOIL = 5
+    WINDOWS = 6
+
+
 @dataclass(frozen=True)
 class World:
     """Rasters of one metre: row 0 is the north edge, column 0 the west edge.
@@ -59,7 +72,7 @@ class World:
         eaves_m: float16, where the wall ends and the roof begins; 0 where there is no building.
         material: uint8, `Material`.
         building: uint32 below BUILDINGS, number of the building or, elsewhere, of the lot or parcel.
-        tint: uint8 (3 rasters of COARSE_M), the colour of the district.
+        style: float32 (len(Style), 3, ...) on the coarse grid, mean 0 and deviation 1: how the district does things.
         urban: float32 on the coarse grid: above 0.6 town, above -0.2 suburb, below country.
         texture: uint8, fine grain of the ground.
         seed: of everything.
@@ -72,7 +85,7 @@ class World:
     material: npt.NDArray[np.uint8]
     building: npt.NDArray[np.uint32]
     texture: npt.NDArray[np.uint8]
-    tint: Float32
+    style: Float32
     urban: Float32
 
 
@@ -88,7 +101,7 @@ def make_world(size_m: int, seed: int) -> World:
         material=np.zeros(shape, np.uint8),
         building=np.zeros(shape, np.uint32),
         texture=np.zeros(shape, np.uint8),
-        tint=field.tint,
+        style=field.style,
         urban=field.urban,
     )
     strips = [slice(first, min(first + ROWS, size_m)) for first in range(0, size_m, ROWS)]
@@ -109,7 +122,8 @@ class _Fields:
         self.wet = smooth(seed + 2, x, y, 1100)
         self.wood = smooth(seed + 3, x, y, 700)
         self.bend: Float32 = np.stack([smooth(seed + 4 + k, x, y, 420) * 22 for k in range(2)])
-        self.tint = np.stack([smooth(seed + 7 + k, x, y, 330) for k in range(3)])
+        styles = [[smooth(seed + 200 + 3 * style + k, x, y, STYLE_M) for k in range(3)] for style in Style]
+        self.style = np.array(styles, np.float32)
         self.river = smooth(seed + 11, x, y, 1500)
 
     def at(self, coarse: Float32, rows: slice) -> Float32:

@@ -1,0 +1,224 @@
+import csv
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
+
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import Region
+from cellcode.photos import PhotoTable, SplitRule, ingest
+
+GPS = ExifTags.GPS
+Write = Callable[..., Path]
+
+
+def _rejects(table: Path) -> dict[str, str]:
+    with (table / "rejects.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def _with_ascii_version(write_photo: Write, path: Path) -> None:
+    """An upright photo in all but its orientation tag, with one GPS tag of a type that it should not have."""
+    write_photo(path, tags={ExifTags.Base.Orientation: 6}, gps={GPS.GPSVersionID: b"\2\3\0\0"})
+    right, wrong = b"\0\0\0\1\0\0\0\4\2\3\0\0", b"\0\0\0\2\0\0\0\4\2\3\0\0"
+    content = path.read_bytes()
+    assert content.count(right) == 1
+    path.write_bytes(content.replace(right, wrong))
+
+
+def _with_damaged_exif_header(write_photo: Write, path: Path) -> None:
+    write_photo(path)
+    content = path.read_bytes()
+    assert content.count(b"MM\0*\0\0\0\x08") == 1
+    path.write_bytes(content.replace(b"MM\0*\0\0\0\x08", b"MM\xcc*\0\0\0\x08"))
+
+
+def _with_page_that_is_none(path: Path) -> None:
+    """A TIFF whose directory points on to a second page, where there is nothing but black pixels."""
+    memory = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(memory, "TIFF")
+    content = bytearray(memory.getvalue())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * count, len(content) - 1000)
+    path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_each_bad_file_is_rejected_with_its_reason_and_nothing_else_is_lost(
+    write_photo: Write, png_header: Callable[[int, int], bytes], tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    good = {"a.jpg": (48.1, 2.3), "b.jpeg": (-33.9, 18.4), "m/C.JPG": (40.7, -74.0), "m/n/d.png": (-22.9, -43.2)}
+    good |= {"z.webp": (35.0, 139.0)}
+    for name, (lat, lon) in good.items():
+        write_photo(photos / name, lat, lon)
+    write_photo(photos / "no_gps.jpg", None)
+    write_photo(photos / "rationals.jpg", gps={GPS.GPSLatitude: (IFDRational(0, 0),) * 3})
+    write_photo(photos / "latitude.jpg", gps={GPS.GPSLatitude: (IFDRational(91), IFDRational(0), IFDRational(0))})
+    write_photo(photos / "cmyk.jpg", mode="CMYK")
+    write_photo(photos / "dot.jpg", size=(1, 1))
+    write_photo(photos / "turning.gif", save_all=True, append_images=[Image.new("RGB", (48, 32), "red")])
+    write_photo(photos / "turning.webp", save_all=True, append_images=[Image.new("RGB", (48, 32), "red")])
+    write_photo(photos / "still.gif")
+    (photos / "empty.jpg").write_bytes(b"")
+    whole = write_photo(photos / "cut.jpg").read_bytes()
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    (photos / "text.jpg").write_text("no photo at all")
+    (photos / "huge.png").write_bytes(png_header(30_000, 10_000))
+    profile = {"driver": "PNG", "width": 32, "height": 32, "dtype": "uint16"}
+    for name, count in (("deep.png", 3), ("deep_grey.png", 1)):
+        with rasterio.open(photos / name, "w", count=count, **profile) as raster:
+            raster.write(np.full((count, 32, 32), 40_000, np.uint16))
+
+    table = ingest.folder(photos, out=tmp_path / "table")
+
+    positions = dict(zip(table.column("file"), zip(table.lat_deg, table.lon_deg, strict=True), strict=True))
+    assert positions == {name: pytest.approx(place, abs=1e-6) for name, place in good.items()}
+    expected = {
+        "no_gps.jpg": "no GPS position",
+        "rationals.jpg": "damaged (not numbers, 0/0",
+        "latitude.jpg": "not on the globe",
+        "cmyk.jpg": "CMYK",
+        "dot.jpg": "too small",
+        "turning.gif": "animated",
+        "turning.webp": "animated",
+        "still.gif": "no GPS position",
+        "empty.jpg": "empty",
+        "cut.jpg": "damaged",
+        "text.jpg": "not an image",
+        "huge.png": "over the limit",
+        "deep.png": "16 bits a channel",
+        "deep_grey.png": "more than 8 bits a channel",
+    }
+    reasons = _rejects(tmp_path / "table")
+    assert reasons.keys() == expected.keys()
+    for name, part in expected.items():
+        assert part in reasons[name]
+        assert str(tmp_path) not in reasons[name]
+    assert table.notes is not None
+    assert sum(table.notes["rejected"].values()) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("ascii version", marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="EXIF re-encoded")),
+        pytest.param(
+            "exif header", marks=pytest.mark.xfail(strict=True, raises=SyntaxError, reason="getexif() raises")
+        ),
+        pytest.param("no page", marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="n_frames raises")),
+    ],
+)
+def test_oddly_damaged_file_does_not_stop_the_others(damage: str, write_photo: Write, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    write_photo(photos / "good.jpg")
+    if damage == "ascii version":
+        _with_ascii_version(write_photo, photos / "odd.jpg")
+    elif damage == "exif header":
+        _with_damaged_exif_header(write_photo, photos / "odd.webp")
+    else:
+        _with_page_that_is_none(photos / "odd.tif")
+    table = ingest.folder(photos, out=tmp_path / "table")
+    assert "good.jpg" in table.column("file")
+    assert len(table) + len(_rejects(tmp_path / "table")) == 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_in_the_table_is_that_of_the_upright_picture(orientation: int, write_photo: Write, tmp_path: Path) -> None:
+    write_photo(tmp_path / "p/a.jpg", size=(48, 32), tags={ExifTags.Base.Orientation: orientation})
+    table = ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    expected = (48, 32) if orientation <= 4 else (32, 48)
+    assert (table.column("width_px")[0], table.column("height_px")[0]) == expected
+
+
+def test_rows_follow_the_order_of_names_and_can_be_loaded(write_photo: Write, tmp_path: Path) -> None:
+    for name in ("c.jpg", "a.jpg", "b/z.jpg", "b/y.jpg"):
+        write_photo(tmp_path / "p" / name)
+    made = ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    assert made.column("file") == sorted(made.column("file"))
+    loaded = PhotoTable.load(tmp_path / "table")
+    assert loaded.rows.equals(made.rows)
+    assert all(path.is_file() for path in loaded.files)
+    assert _rejects(tmp_path / "table") == {}
+
+
+def test_hidden_and_other_files_are_passed_over(write_photo: Write, tmp_path: Path) -> None:
+    photos = tmp_path / "p"
+    for name in ("a.jpg", ".b.jpg", ".thumbnails/c.jpg", "d/.e/f.jpg"):
+        write_photo(photos / name)
+    (photos / "notes.txt").write_text("hello")
+    (photos / "folder.jpg").mkdir()
+    assert ingest.folder(photos, out=tmp_path / "table").column("file") == ["a.jpg"]
+    assert _rejects(tmp_path / "table") == {}
+
+
+def test_hidden_folder_above_the_photos_does_not_hide_them(write_photo: Write, tmp_path: Path) -> None:
+    write_photo(tmp_path / ".data/p/a.jpg")
+    assert len(ingest.folder(tmp_path / ".data/p", out=tmp_path / "table")) == 1
+
+
+def test_photos_outside_the_region_are_left_out_and_are_no_rejects(
+    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "p/in.jpg", 48.1, 2.3)
+    write_photo(tmp_path / "p/out.jpg", 49.1, 2.3)
+    table = ingest.folder(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(2, 48, 3, 49))
+    assert table.column("file") == ["in.jpg"]
+    assert _rejects(tmp_path / "table") == {}
+    assert "1 outside the region" in capsys.readouterr().err
+
+
+def test_summary_tells_how_many_were_rejected_and_why(
+    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "p/a.jpg")
+    for name in ("b", "c"):
+        write_photo(tmp_path / f"p/{name}.jpg", None)
+    table = ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    assert "2 rejected: 2 no GPS position in its EXIF" in capsys.readouterr().err
+    assert table.notes is not None
+    assert table.notes["rejected"] == {"no GPS position in its EXIF": 2}
+
+
+def test_folder_of_nothing_usable_is_refused_and_leaves_no_table(write_photo: Write, tmp_path: Path) -> None:
+    write_photo(tmp_path / "p/a.jpg", None)
+    write_photo(tmp_path / "p/b.jpg")
+    with pytest.raises(InputError, match=r"none of 2 photos.* 1 outside the region .*no GPS"):
+        ingest.folder(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(10, 0, 11, 1))
+    assert not (tmp_path / "table").exists()
+
+
+def test_folder_without_photos_and_missing_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="holds no photos"):
+        ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    with pytest.raises(InputError, match="is not a folder"):
+        ingest.folder(tmp_path / "q", out=tmp_path / "table")
+
+
+def test_source_of_no_known_kind_is_refused(write_photo: Write, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        ingest.run(tmp_path / "nothing", out=tmp_path / "table")
+    with pytest.raises(UsageError, match="neither a folder"):
+        ingest.run(write_photo(tmp_path / "a.jpg"), out=tmp_path / "table")
+    with pytest.raises(UsageError, match="not supported yet"):
+        ingest.run("mapillary:2,48,3,49", out=tmp_path / "table")
+
+
+def test_run_splits_a_folder_by_position_unless_told_otherwise(write_photo: Write, tmp_path: Path) -> None:
+    for row in range(20):
+        write_photo(tmp_path / f"p/{row:02}.jpg", 48 + row / 100)
+    table = ingest.run(tmp_path / "p", out=tmp_path / "table")
+    assert (table.split == "test").sum() == 2
+    assert table.notes is not None
+    assert table.notes["split_rule"]["kind"] == "position"
+    everything = ingest.run(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"))
+    assert (everything.split == "train").all()

@@ -1,0 +1,135 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cellcode.config import Config, TrainingConfig
+from cellcode.errors import InputError
+from cellcode.training import checkpoint
+from cellcode.training.checkpoint import Identity
+
+OWN = Identity(Config(), "photos-a", "aerial-a")
+
+
+def _network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _optimizer(network: nn.Module, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(network.parameters(), lr=0.01, fused=fused)
+
+
+def _train(network: nn.Module, optimizer: torch.optim.Optimizer, begin: int, end: int) -> None:
+    for step in range(begin, end):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        network(torch.randn(6, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_after_a_restored_checkpoint_are_those_of_the_original(tmp_path: Path, fused: bool) -> None:
+    """Weights in channels-last order, as the encoders hold them: the moments have to come back in the same order."""
+    network = _network(0)
+    optimizer = _optimizer(network, fused)
+    _train(network, optimizer, 0, 4)
+    checkpoint.save(tmp_path, 4, {"model": network}, optimizer, OWN)
+    saved = _copied(network)
+    _train(network, optimizer, 4, 7)
+
+    restored = _network(1)
+    again = _optimizer(restored, fused)
+    assert checkpoint.load(tmp_path, {"model": restored}, again, OWN) == 4
+    assert _same(_copied(restored), saved)
+    _train(restored, again, 4, 7)
+    for name, value in network.state_dict().items():
+        assert torch.equal(restored.state_dict()[name], value), name
+
+
+def test_several_modules_keep_apart_what_is_theirs(tmp_path: Path) -> None:
+    model, average = _network(0), _network(1)
+    optimizer = _optimizer(model, False)
+    checkpoint.save(tmp_path, 1, {"model": model, "average": average}, optimizer, OWN)
+    first, second = _network(2), _network(3)
+    checkpoint.load(tmp_path, {"model": first, "average": second}, _optimizer(first, False), OWN)
+    assert _same(_copied(first), _copied(model))
+    assert _same(_copied(second), _copied(average))
+    assert not _same(_copied(first), _copied(second))
+
+
+def test_without_a_checkpoint_training_begins_at_step_0_and_nothing_is_changed(tmp_path: Path) -> None:
+    network = _network(0)
+    before = _copied(network)
+    assert checkpoint.load(tmp_path, {"model": network}, _optimizer(network, False), OWN) == 0
+    assert _same(_copied(network), before)
+
+
+def test_learning_rates_are_those_of_the_new_optimizer(tmp_path: Path) -> None:
+    network = _network(0)
+    checkpoint.save(tmp_path, 1, {"model": network}, _optimizer(network, False), OWN)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.5, weight_decay=0.3)
+    checkpoint.load(tmp_path, {"model": network}, optimizer, OWN)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.3)]
+
+
+def test_a_save_that_is_stopped_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = _network(0)
+    optimizer = _optimizer(network, False)
+    checkpoint.save(tmp_path, 1, {"model": network}, optimizer, OWN)
+    saved = _copied(network)
+    _train(network, optimizer, 0, 1)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_json", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 2, {"model": network}, optimizer, OWN)
+    restored = _network(1)
+    assert checkpoint.load(tmp_path, {"model": restored}, _optimizer(restored, False), OWN) == 1
+    assert _same(_copied(restored), saved)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FOLDER]
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (replace(OWN, photos="photos-b"), "another photo table"),
+        (replace(OWN, aerial="aerial-b"), "other aerial imagery"),
+        (replace(OWN, aerial=None), "other aerial imagery"),
+        (replace(OWN, config=Config(training=TrainingConfig(seed=5))), "training.seed: 0 -> 5"),
+        (replace(OWN, config=Config(name="other")), "name: cellcode -> other"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_and_the_difference_named(
+    tmp_path: Path, other: Identity, named: str
+) -> None:
+    network = _network(0)
+    checkpoint.save(tmp_path, 1, {"model": network}, _optimizer(network, False), OWN)
+    fresh = _network(1)
+    before = _copied(fresh)
+    with pytest.raises(InputError) as caught:
+        checkpoint.load(tmp_path, {"model": fresh}, _optimizer(fresh, False), other)
+    assert named in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert _same(_copied(fresh), before)
+
+
+def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
+    network = _network(0)
+    checkpoint.save(tmp_path, 1, {"model": network}, _optimizer(network, False), OWN)
+    names = sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir())
+    assert names == ["state.json", "state.safetensors"]

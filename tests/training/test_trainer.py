@@ -1,0 +1,208 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cellcode.config import Config
+from cellcode.errors import CellcodeError
+from cellcode.photos import PhotoTable
+from cellcode.training import train
+from cellcode.training.trainer import Trainer, learning_rate_factor, parameter_groups
+
+Configure = Callable[..., Config]
+Log = Callable[[Path], list[dict[str, Any]]]
+
+
+def _trainer(config: Config, photos: PhotoTable, aerial: Path | None, out: Path) -> Trainer:
+    trainer = train.prepare(config, photos, aerial, out=out, resume=False).trainer
+    trainer.model.train()
+    return trainer
+
+
+def test_the_learning_rate_warms_up_linearly_to_its_peak() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(11)]
+    np.testing.assert_allclose(factors, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1])
+
+
+def test_the_learning_rate_falls_along_half_a_cosine_to_nearly_zero() -> None:
+    factors = np.array([learning_rate_factor(step, 100, 0.1) for step in range(10, 100)])
+    expected = [math.cos(math.pi / 2 * (step - 10) / 90) ** 2 for step in range(10, 100)]
+    np.testing.assert_allclose(factors, expected, atol=1e-12)
+    assert (np.diff(factors) < 0).all()
+    assert 0 < factors[-1] < 0.001
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_the_learning_rate_stays_above_zero_and_reaches_its_peak_once(steps: int, share: float) -> None:
+    factors = np.array([learning_rate_factor(step, steps, share) for step in range(steps)])
+    assert (factors > 0).all()
+    assert factors.max() == 1
+    top = int(factors.argmax())
+    assert (np.diff(factors[: top + 1]) > 0).all()
+    assert (np.diff(factors[top:]) <= 0).all()
+
+
+def test_every_parameter_has_the_rate_and_decay_of_its_kind(
+    small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, tmp_path: Path
+) -> None:
+    config = small_config(
+        "training.learning_rate=0.01",
+        "training.backbone_learning_rate=0.002",
+        "training.prototype_learning_rate=0.03",
+        "training.weight_decay=0.5",
+    )
+    model = _trainer(config, grid_photos, grid_imagery, tmp_path).model
+    groups = list(parameter_groups(model, config))
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(model.parameters()))
+    seen = set()
+    for name, parameter in model.named_parameters():
+        if name == "prototypes.weight":
+            expected = (0.03, 0.0)
+        else:
+            rate = 0.002 if "backbone" in name else 0.01
+            expected = (rate, 0.5 if parameter.ndim > 1 else 0.0)
+        assert found[id(parameter)] == expected, name
+        seen.add(expected)
+    assert len(seen) == 5
+    assert all(group["peak"] == group["lr"] for group in groups)
+
+
+def test_the_backbone_learns_at_the_common_rate_where_it_has_none_of_its_own(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    config = small_config("training.learning_rate=0.01")
+    model = _trainer(config, grid_photos, None, tmp_path).model
+    rates = {group["lr"] for group in parameter_groups(model, config)}
+    assert rates == {0.01, config.training.prototype_learning_rate}
+
+
+def test_frozen_parameters_are_in_no_group(small_config: Configure, grid_photos: PhotoTable, tmp_path: Path) -> None:
+    config = small_config("training.regime=frozen")
+    model = _trainer(config, grid_photos, None, tmp_path).model
+    taught = {id(p) for group in parameter_groups(model, config) for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in taught}
+    assert not [name for name in names if "backbone" in name]
+    assert {"prototypes.weight", "ground.projection.weight", "ground.projection.bias"} <= names
+
+
+def test_a_step_is_one_of_adamw_at_the_scheduled_rate(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    """Each weight against Loshchilov and Hutter's update of its clipped gradient, for the first two steps."""
+    config = small_config("training.gradient_norm=0.3", "training.weight_decay=0.2")
+    trainer = _trainer(config, grid_photos, None, tmp_path)
+    decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    peaks = {id(p): group["peak"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    first: dict[str, torch.Tensor] = {}
+    second: dict[str, torch.Tensor] = {}
+    for step in range(2):
+        before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        trainer.step(step)
+        encoders = [
+            p.grad for n, p in trainer.model.named_parameters() if n != "prototypes.weight" and p.grad is not None
+        ]
+        norm = math.sqrt(sum(float((grad.double() ** 2).sum()) for grad in encoders))
+        assert norm <= 0.3 * 1.001  # clipped
+        factor = learning_rate_factor(step, trainer.steps, config.training.warmup_share)
+        for name, p in trainer.model.named_parameters():
+            assert p.grad is not None
+            first[name] = 0.9 * first.get(name, torch.zeros_like(p)) + 0.1 * p.grad
+            second[name] = 0.999 * second.get(name, torch.zeros_like(p)) + 0.001 * p.grad**2
+            mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.999 ** (step + 1))
+            rate = peaks[id(p)] * factor
+            expected = before[name] * (1 - rate * decays[id(p)]) - rate * mean / (square.sqrt() + 1e-8)
+            torch.testing.assert_close(
+                p.detach(), expected, atol=2e-6, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )
+
+
+def test_a_step_reports_the_mean_loss_of_each_pair_and_their_sum(
+    small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, tmp_path: Path
+) -> None:
+    trainer = _trainer(small_config("loss.query_query=0.3"), grid_photos, grid_imagery, tmp_path)
+    made = trainer.step(0)
+    pairs = {"query_prototype", "query_aerial", "aerial_prototype", "query_query"}
+    assert set(made) == pairs | {"loss"}
+    assert made["loss"] == pytest.approx(sum(made[name] for name in pairs), abs=1e-4)
+
+
+def test_the_same_step_draws_the_same_batch_and_changes_whatever_came_before(
+    small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, tmp_path: Path
+) -> None:
+    trainer = _trainer(small_config("training.random_tiles=2"), grid_photos, grid_imagery, tmp_path)
+    trainer.model.eval()  # no running statistics, so that only the draws can differ
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(trainer.config.training.seed * 1_000_003 + 5)
+        losses.append({name: loss.detach() for name, loss in trainer.losses(5).items()})
+        trainer.losses(6)
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(loss, losses[1][name], atol=0, rtol=0)
+
+
+def test_the_log_has_a_line_every_few_steps_and_one_for_the_last(
+    small_config: Configure, grid_photos: PhotoTable, log_lines: Log, tmp_path: Path
+) -> None:
+    train.run(small_config("training.log_every_steps=3"), grid_photos, out=tmp_path)
+    lines = log_lines(tmp_path)
+    assert [line["step"] for line in lines] == [0, 3, 6, 7]
+    for line in lines:
+        assert set(line) == {"step", "query_prototype", "loss"}
+        assert line["loss"] == pytest.approx(line["query_prototype"])
+        assert line["loss"] > 0
+
+
+def test_a_loss_that_is_no_number_stops_the_training_by_a_sentence(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    trainer = _trainer(small_config(), grid_photos, None, tmp_path)
+    with torch.no_grad():
+        trainer.model.ground.projection.weight.fill_(math.nan)
+    with pytest.raises(CellcodeError, match="the loss of step 4 is not finite"):
+        trainer.step(4)
+
+
+def test_the_average_follows_the_weights_exponentially(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    trainer = _trainer(small_config("training.ema=0.5"), grid_photos, None, tmp_path)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(4):
+        trainer.step(step)
+        for name, value in trainer.model.state_dict().items():
+            now = value.double() if value.is_floating_point() else value
+            expected[name] = now.clone() if step == 0 else 0.5 * expected[name] + 0.5 * now
+    assert trainer.trained is not trainer.model
+    for name, value in trainer.trained.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=1e-5)
+    moved = trainer.trained.ground.projection.weight - trainer.model.ground.projection.weight
+    assert moved.abs().max() > 1e-4
+
+
+def test_without_an_average_the_model_itself_is_kept(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    trainer = _trainer(small_config(), grid_photos, None, tmp_path)
+    assert trainer.trained is trainer.model
+
+
+@pytest.mark.xfail(
+    reason="the average's memory is not bounded by the steps taken, as the comment beside it says", strict=True
+)
+def test_a_long_memory_in_a_short_training_does_not_keep_the_start(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    trainer = _trainer(small_config("training.ema=0.999", "training.epochs=5"), grid_photos, None, tmp_path)
+    trainer.step(0)
+    start = trainer.model.ground.projection.weight.detach().clone()
+    for step in range(1, trainer.steps):
+        trainer.step(step)
+    end = trainer.model.ground.projection.weight.detach()
+    assert (trainer.trained.ground.projection.weight - start).norm() > 0.3 * (end - start).norm()
