@@ -109,7 +109,7 @@ def test_an_override_that_cannot_be_understood_is_refused(tmp_path: Path, overri
         "training.batch_size=many",
         "training.regime=half",
         "model.dim=1",
-        "model.interpolation_radius_cells=1.6",
+        "model.interpolation_radius_cells=1.21",
         "validation.share=1.1",
         "augmentation.tile_rotation_deg=181",
         "tile.size_m=0",

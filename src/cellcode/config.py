@@ -80,7 +80,7 @@ class ModelConfig(Frozen):
     ground: EncoderConfig = EncoderConfig()
     aerial: EncoderConfig = EncoderConfig()
     interpolation_radius_cells: float = Field(
-        1.25, ge=0, le=1.5, description="support of the kernel around a position, in cell widths; 0: own cell only"
+        1.2, ge=0, le=1.2, description="support of the kernel around a position, in cell widths; 0: own cell only"
     )
 
 

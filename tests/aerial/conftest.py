@@ -46,7 +46,7 @@ class Ramp:
         right, up = np.meshgrid(along, -along)
         turn = np.deg2rad(bearing_deg)
         east, north = right * np.cos(turn) + up * np.sin(turn), up * np.cos(turn) - right * np.sin(turn)
-        local = f"+proj=aeqd +lat_0={lat_deg!r} +lon_0={lon_deg!r} +ellps=WGS84 +units=m"
+        local = f"+proj=aeqd +lat_0={float(lat_deg)!r} +lon_0={float(lon_deg)!r} +ellps=WGS84 +units=m"
         lon, lat = _carry(local, "EPSG:4326", east, north)
         x, y = _carry("EPSG:4326", self.crs, lon, lat)
         if self.crs == "EPSG:4326":
@@ -89,7 +89,7 @@ def write_ramp() -> Callable[..., Ramp]:
         if crs == "EPSG:4326":
             x = lon  # 180 stays 180
         # Size of a pixel in units of the CRS, along each axis, from a short geodesic.
-        local = f"+proj=aeqd +lat_0={lat_deg!r} +lon_0={lon_deg!r} +ellps=WGS84 +units=m"
+        local = f"+proj=aeqd +lat_0={float(lat_deg)!r} +lon_0={float(lon_deg)!r} +ellps=WGS84 +units=m"
         east, north = _carry("EPSG:4326", crs, *_carry(local, "EPSG:4326", np.array([10.0, 0]), np.array([0, 10.0])))
         step_x = np.hypot((east[0] - x[0] + 180) % 360 - 180 if crs == "EPSG:4326" else east[0] - x[0], north[0] - y[0])
         step_y = np.hypot((east[1] - x[0] + 180) % 360 - 180 if crs == "EPSG:4326" else east[1] - x[0], north[1] - y[0])

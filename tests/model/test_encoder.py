@@ -13,7 +13,7 @@ AGGREGATIONS = ["mean", "gem", "flatten", "optimal_transport"]
 
 def _encoder(aggregation: str = "gem", backbone: str = "tiny", dim: int = 16) -> Encoder:
     torch.manual_seed(0)
-    parts = AggregationConfig(name=aggregation, clusters=4, cluster_dim=8, token_dim=8)  # type: ignore[arg-type]
+    parts = AggregationConfig(name=aggregation, clusters=4, cluster_dim=8, token_dim=8)
     return Encoder(EncoderConfig(backbone=backbone, pretrained=False, aggregation=parts), dim)
 
 

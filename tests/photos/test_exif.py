@@ -107,7 +107,6 @@ def test_field_of_view_follows_from_the_focal_length(
     assert _facts(path).fov_deg == pytest.approx(math.degrees(2 * math.atan(film_mm / 56)))
 
 
-@pytest.mark.xfail(strict=True, reason="the side is chosen before the orientation is applied")
 def test_field_of_view_is_that_of_the_upright_picture(write_photo: Write, tmp_path: Path) -> None:
     """The pixels of a photo, and the width in its row, are those of the upright picture."""
     detail = {ExifTags.Base.FocalLengthIn35mmFilm: 28}

@@ -16,7 +16,8 @@ OWN = Identity(Config(), "photos-a", "aerial-a")
 def _network(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return network
 
 
 def _optimizer(network: nn.Module, fused: bool) -> torch.optim.Optimizer:

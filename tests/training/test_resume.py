@@ -173,7 +173,6 @@ def test_resuming_with_other_imagery_is_refused(
         train.run(small_config(), grid_photos, grid_imagery, out=tmp_path, resume=True)
 
 
-@pytest.mark.xfail(reason="_keep_lines reads a log line that was torn by the stop as JSON", strict=True)
 def test_a_log_line_torn_by_the_stop_does_not_prevent_resuming(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:

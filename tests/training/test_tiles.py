@@ -23,7 +23,8 @@ REACH_M = 60.0
 class FakeSource:
     """Smooth imagery as a formula of metres east and north of a point; nothing north of `end_m`."""
 
-    attribution, licence, identity, date = "", "", "fake", None
+    attribution, licence, identity = "", "", "fake"
+    date: str | None = None
     bounds = (2.0, 48.0, 3.0, 49.0)
 
     def __init__(self, origin: tuple[float, float], end_m: float = np.inf) -> None:

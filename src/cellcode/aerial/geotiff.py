@@ -55,7 +55,7 @@ class GeoTiffSource:
         self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
         self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
         self.bounds = self.footprint().bounds
-        what = (self.path.name, self.path.stat().st_size, dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape)
+        what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, _sampled_digest(self.path))
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
@@ -73,10 +73,15 @@ class GeoTiffSource:
         window = Window(low[0], low[1], *(high - low))
         shape = tuple(max(1, math.ceil(side / step)) for side in (high - low)[::-1])
         scale = np.array(shape[::-1]) / (high - low)
-        colour = dataset.read(
-            self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
-        )
-        mask = self._mask(dataset, window, shape)
+        try:
+            colour = dataset.read(
+                self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
+            )
+            mask = self._mask(dataset, window, shape)
+        except rasterio.errors.RasterioError:
+            raise InputError(
+                f"{self.path} is damaged: its pixels around {lat_deg:.5f}, {lon_deg:.5f} cannot be read"
+            ) from None
         source = np.concatenate([np.broadcast_to(colour, (3, *shape)), mask[None]]).transpose(1, 2, 0)
         return _warp(np.ascontiguousarray(source), (corners - low) * scale, size_px, self.attribution)
 
@@ -144,25 +149,27 @@ def _decimation(corners: Float64, size_px: int) -> float:
 
 
 def _warp(source: npt.NDArray[np.uint8], corners: Float64, size_px: int, attribution: str) -> Crop:
-    """Map the quadrilateral `corners` (UL, LL, LR, UR; pixels from the corner of `source`) to a square, bilinearly."""
-    height, width = source.shape[:2]
-    # A frame of empty pixels: outside the file there is no imagery, and Pillow's transform must see that.
-    padded = np.zeros((height + 2, width + 2, 4), np.uint8)
-    padded[1:-1, 1:-1] = source
-    # Pillow interpolates at centres and leaves a half-pixel rim of the frame empty; colours there must not fade to black.
-    padded[0, 1:-1, :3], padded[-1, 1:-1, :3] = source[0, :, :3], source[-1, :, :3]
-    padded[:, 0, :3], padded[:, -1, :3] = padded[:, 1, :3], padded[:, -2, :3]
+    """Map the quadrilateral `corners` (UL, LL, LR, UR; pixels from the corner of `source`) to a square, bilinearly.
+
+    Colours are weighted with their mask, so that they do not fade into missing pixels beside them.
+    """
+    # A frame of empty pixels: Pillow leaves half a pixel at the rim empty, and outside the file there is no imagery.
+    padded = np.pad(source, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+    weight = np.pad(source[..., 3], 1, mode="edge").astype(np.float32) / 255
+    padded[..., :3] = np.pad(source[..., :3], ((1, 1), (1, 1), (0, 0)), mode="edge") * weight[..., None]
     coefficients = _projective(size_px, corners + 1)
-    bands = [
-        np.asarray(
-            Image.fromarray(padded[..., band]).transform(
-                (size_px, size_px), Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR
-            )
-        )
-        for band in range(4)
-    ]
-    mask = bands[3] >= 128
-    pixels = np.stack(bands[:3], axis=-1) * mask[..., None]
+
+    def warp(band: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        # Float images, because Pillow cuts 8-bit values off where it should round them.
+        image = Image.fromarray(np.ascontiguousarray(band))
+        size = (size_px, size_px)
+        return np.asarray(image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR))
+
+    mask = warp(padded[..., 3]) >= 127.5
+    missing = bool((weight < 1).any())
+    share = np.maximum(warp(weight), 1e-3) if missing else np.ones((), np.float32)
+    bands = [warp(padded[..., band]) / share for band in range(3)]
+    pixels = np.clip(np.rint(np.stack(bands, axis=-1)), 0, 255).astype(np.uint8) * mask[..., None]
     return Crop(pixels, mask, attribution)
 
 
@@ -174,6 +181,17 @@ def _projective(size_px: int, corners: Float64) -> list[float]:
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
         values += [u, v]
     return [float(value) for value in np.linalg.solve(np.array(rows), np.array(values))]
+
+
+def _sampled_digest(path: Path, samples: int = 256, sample_bytes: int = 16_384) -> str:
+    """Digest of a file's size and of evenly spaced parts of it: all of a small file, and quick for a large one."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(samples):
+            file.seek(max(0, size - sample_bytes) * number // (samples - 1))
+            digest.update(file.read(sample_bytes))
+    return digest.hexdigest()
 
 
 def _usable_bands(dataset: Any, path: Path) -> list[int]:

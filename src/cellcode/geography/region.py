@@ -54,7 +54,7 @@ class Region:
             raise UsageError(
                 f"region: south ({south}) must be below north ({north}); the order is west,south,east,north"
             )
-        if west == east:
+        if west == east or (west, east) == (180, -180):
             raise UsageError(f"region: west and east are both {west}; the box has no area")
         if west < east:
             return cls(shapely.box(west, south, east, north))
@@ -189,7 +189,8 @@ class Region:
             turn = np.linspace(0, 2 * np.pi, 73)
             lats, lons = offset(lat, lon, radius * np.cos(turn), radius * np.sin(turn))
             return {"type": "Polygon", "coordinates": [np.stack([lons, lats], axis=1).tolist()]}
-        value: dict[str, Any] = json.loads(shapely.to_geojson(self.shape))
+        # An edge of more than 180 degrees would be read as one across the antimeridian.
+        value: dict[str, Any] = json.loads(shapely.to_geojson(shapely.segmentize(self.shape, 90)))
         return value
 
     def describe(self) -> str:
@@ -274,19 +275,32 @@ def _ring(points: Any, name: str) -> Float64:
 
 def _unrolled(rings: list[Float64], name: str) -> BaseGeometry:
     """Make a shape within -180..180 out of rings that may cross the antimeridian or surround a pole."""
+    if not rings:
+        raise InputError(f"{name}: a polygon has no rings")
     outer, *holes = [_continuous(ring) for ring in rings]
-    shape = shapely.Polygon(_around_pole(outer), [_near(_around_pole(hole), outer) for hole in holes])
-    if not shape.is_valid:
-        raise InputError(f"{name}: {shapely.is_valid_reason(shape)}; a polygon must not cross itself")
+    shape = _simple(_around_pole(outer), name)
+    # Cut out one by one, because rings around a pole are closed over it and touch there.
+    for hole in holes:
+        inner = _simple(_near(_around_pole(hole), outer), name)
+        if not shape.intersects(inner) or not shapely.Polygon(_around_pole(outer)).covers(inner):
+            raise InputError(f"{name}: a hole lies outside its polygon or in another hole")
+        shape = shape.difference(inner)
     turns = [shapely.affinity.translate(shape, shift) for shift in (-720, -360, 0, 360, 720)]
     return shapely.union_all([shapely.intersection(turn, _WORLD) for turn in turns])
+
+
+def _simple(ring: Float64, name: str) -> BaseGeometry:
+    shape = shapely.Polygon(ring)
+    if not shape.is_valid:
+        raise InputError(f"{name}: {shapely.is_valid_reason(shape)}; a polygon must not cross itself")
+    return shape
 
 
 def _continuous(ring: Float64) -> Float64:
     """Take out jumps of the longitude by a full turn."""
     steps = np.diff(ring[:, 0])
-    steps -= 360 * np.round(np.where(np.abs(steps) > 180, steps, 0) / 360)
-    return np.stack([ring[0, 0] + np.concatenate([[0], np.cumsum(steps)]), ring[:, 1]], axis=1)
+    turns = np.cumsum(360 * np.round(np.where(np.abs(steps) > 180, steps, 0) / 360))
+    return np.stack([ring[:, 0] - np.concatenate([[0], turns]), ring[:, 1]], axis=1)
 
 
 def _around_pole(ring: Float64) -> Float64:

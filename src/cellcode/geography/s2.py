@@ -149,7 +149,7 @@ def from_tokens(texts: list[str]) -> Ids:
     ids = np.zeros(len(texts), np.uint64)
     for row, text in enumerate(texts):
         try:
-            if not 0 < len(text) <= 16 or not text.isalnum():
+            if not 0 < len(text) <= 16 or not set(text.lower()) <= set("0123456789abcdef"):
                 raise ValueError
             ids[row] = int(text.ljust(16, "0"), 16)
         except ValueError:

@@ -19,7 +19,7 @@ class Prototypes(nn.Module):
 
     A cell is coarse, so a photo's prototype is interpolated around its position (the paper). The kernel is our choice:
     (1 - (d / R)^2)^2 for centres nearer than R, over the own cell and its eight neighbours. R is `radius_cells` times the
-    mean distance to the four edge neighbours; up to 1.5 the kernel has reached zero before a centre enters or leaves the
+    mean distance to the four edge neighbours; up to 1.2 the kernel has reached zero before a centre enters or leaves the
     neighbourhood, so the result is continuous across the borders of cells and faces, up to the change of R between
     neighbouring cells (below 1 % at level 10 and finer).
 

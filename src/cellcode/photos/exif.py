@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from cellcode.photos.image import PhotoError
 
 _DATE = "%Y:%m:%d %H:%M:%S"
+TURNED = (5, 6, 7, 8)  # orientations that swap the sides
 _FILM_WIDTH_MM, _FILM_HEIGHT_MM = 36.0, 24.0
 
 
@@ -35,15 +36,19 @@ def read_facts(image: Image.Image, name: str) -> Facts:
     Raises:
         PhotoError: there is no position, or one that is not on the globe.
     """
-    tags = image.getexif()
-    gps, detail = tags.get_ifd(ExifTags.IFD.GPSInfo), tags.get_ifd(ExifTags.IFD.Exif)
+    try:
+        tags = image.getexif()
+        gps, detail = tags.get_ifd(ExifTags.IFD.GPSInfo), tags.get_ifd(ExifTags.IFD.Exif)
+    except Exception:  # Pillow raises anything on damaged tags
+        raise PhotoError(f"{name}: its EXIF is damaged") from None
     lat, lon = _position(gps, name)
+    turned = tags.get(ExifTags.Base.Orientation) in TURNED
     words = [str(tags[tag]).strip("\0 ") for tag in (ExifTags.Base.Make, ExifTags.Base.Model) if tags.get(tag)]
     return Facts(
         lat_deg=lat,
         lon_deg=lon,
         heading_deg=_heading(gps),
-        fov_deg=_field_of_view(detail, image.size),
+        fov_deg=_field_of_view(detail, image.size[::-1] if turned else image.size),
         captured_at=_date(detail.get(ExifTags.Base.DateTimeOriginal) or tags.get(ExifTags.Base.DateTime)),
         device=" ".join(words) or None,
         attribution=str(tags.get(ExifTags.Base.Artist) or "").strip("\0 ") or None,
@@ -90,7 +95,7 @@ def _heading(gps: dict[int, Any]) -> float | None:
 
 
 def _field_of_view(detail: dict[int, Any], size: tuple[int, int]) -> float | None:
-    """Horizontal field of view in the file's own orientation, from the focal length on 35 mm film."""
+    """Horizontal field of view of the upright picture, from the focal length on 35 mm film."""
     focal_mm = _number(detail.get(ExifTags.Base.FocalLengthIn35mmFilm))
     if not focal_mm:
         return None

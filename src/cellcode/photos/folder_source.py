@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cellcode.errors import InputError
-from cellcode.photos.exif import read_facts
+from cellcode.photos.exif import TURNED, read_facts
 from cellcode.photos.image import PhotoError, open_photo, read_image
 from cellcode.photos.item import Item, Reject
 from cellcode.progress import track
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif"}
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 
 
 def read_folder(folder: Path) -> Iterator[Item]:
@@ -47,7 +46,7 @@ def _row(path: Path, folder: Path) -> Item:
         image = open_photo(path)
         facts = read_facts(image, file)
         width, height = image.size
-        if image.getexif().get(0x0112) in _TURNED:
+        if image.getexif().get(0x0112) in TURNED:
             width, height = height, width
         read_image(path)
     except PhotoError as error:

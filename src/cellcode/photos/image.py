@@ -44,7 +44,7 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PhotoError(f"{name}: the file does not exist") from None
     except UnidentifiedImageError:
         raise PhotoError(f"{name}: not an image that can be read") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Pillow's plugins raise anything on damaged files
         raise PhotoError(f"{name}: cannot be read ({_reason(error)})") from None
     width, height = image.size
     if width * height > max_pixels:
@@ -52,7 +52,7 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if min(width, height) < MIN_SIDE_PX:
         raise PhotoError(f"{name}: {width} x {height} pixels, too small for a photo")
     # A phone's MPO holds a second view or a preview behind the photo: it is one photo all the same.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    if _frames(image, name) > 1 and image.format != "MPO":
         raise PhotoError(f"{name}: animated or with several pages, not a photo")
     if image.mode not in _EIGHT_BIT:
         kind = "CMYK" if image.mode == "CMYK" else f"mode {image.mode}, more than 8 bits a channel"
@@ -104,6 +104,13 @@ def _open(source: Path | str | BinaryIO) -> Image.Image:
             raise PhotoError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
 
 
+def _frames(image: Image.Image, name: str) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception as error:  # as above
+        raise PhotoError(f"{name}: the picture is damaged ({_reason(error)})") from None
+
+
 def _decode(image: Image.Image, source: Source) -> Image.Image:
     name = str(source) if isinstance(source, Path | str) else "photo"
     try:
@@ -115,7 +122,7 @@ def _decode(image: Image.Image, source: Source) -> Image.Image:
                 white = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(white, upright)
             return upright.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError) as error:
+    except Exception as error:  # as above
         raise PhotoError(f"{name}: the picture is damaged ({_reason(error)})") from None
 
 

@@ -139,7 +139,7 @@ class PhotoTable:
         if not (folder / "manifest.json").is_file():
             raise InputError(f"{folder} is not a photo table (no manifest.json); make one with `cellcode ingest`")
         manifest = read_json(folder / "manifest.json")
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
             raise InputError(f"{folder}/manifest.json is not a {FORMAT} of version {VERSION}; ingest the photos again")
         try:
             rows = pq.read_table(folder / "photos.parquet")

@@ -12,9 +12,11 @@ RUN/log.jsonl                 one line every few steps
 from __future__ import annotations
 
 import hashlib
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,7 @@ from cellcode.model.prototypes import Prototypes
 FORMAT = "cellcode-run"
 VERSION = 1
 WEIGHTS = "model.safetensors"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Run:
             hint = "its training has not finished: train again with --resume" if unfinished else "train one first"
             raise InputError(f"{folder} is not a finished run (no run.json); {hint}")
         manifest = read_json(folder / "run.json")
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
             raise InputError(f"{folder}/run.json is not a {FORMAT} of version {VERSION}; train it again")
         try:
             identity = _identity(folder)
@@ -183,8 +186,6 @@ class Run:
             prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
             with torch.no_grad():
                 prototypes.weight.copy_(tensors["prototypes.weight"])
-        with np.load(folder / "validation.npz", allow_pickle=False) as arrays:
-            validation = Validation(**{name: arrays[name] for name in ("lat_deg", "lon_deg", "queries")})
         return cls(
             folder=folder,
             config=config,
@@ -193,10 +194,23 @@ class Run:
             if manifest["has_aerial"]
             else None,
             prototypes=prototypes,
-            facts=_facts(pq.read_table(folder / "cells.parquet")),
-            validation=validation,
+            facts=_side_file(folder / "cells.parquet", lambda path: _facts(pq.read_table(path))),
+            validation=_side_file(folder / "validation.npz", _validation),
             manifest=manifest,
         )
+
+
+def _side_file(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException, zipfile.BadZipFile) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise InputError(f"{path} {reason}; train again") from None
+
+
+def _validation(path: Path) -> Validation:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Validation(**{name: arrays[name] for name in ("lat_deg", "lon_deg", "queries")})
 
 
 def _identity(folder: Path) -> str:

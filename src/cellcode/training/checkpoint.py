@@ -70,10 +70,13 @@ def load(run: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimi
     for name, module in modules.items():
         start = len(name) + 1
         module.load_state_dict({key[start:]: value for key, value in tensors.items() if key.startswith(f"{name}.")})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, number, moment = key.split(".")
+            if value.ndim:  # in the parameter's own memory layout, which the fused update takes for granted
+                value = torch.empty_like(parameters[int(number)]).copy_(value)
             moments.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(state["step"])

@@ -50,7 +50,8 @@ class Objective:
 
         Args:
             photos: the batch's photos.
-            tiles: their tiles, followed by `strangers` tiles from anywhere, which are only ever negatives.
+            tiles: their tiles, followed by `strangers` tiles from anywhere, which A-P leaves out: most of them lie where no
+                prototype is. To the photos they are as any other tile.
         """
         losses = {}
         weights = self.config

@@ -211,10 +211,15 @@ def store_cells(training: PhotoTable, source: AerialSource, config: Config) -> n
 
 def _require_supervision(config: Config, training: PhotoTable, source: AerialSource | None) -> None:
     """Refuse, before any work, a training that has nothing to learn from."""
+    loss = config.loss
     if source is None:
-        if not (config.loss.query_prototype or config.loss.query_query):
+        if not (loss.query_prototype or loss.query_query):
             raise InputError("training without aerial imagery needs prototypes: loss.query_prototype is 0")
         return
+    if not (loss.query_prototype or loss.query_query or loss.query_aerial):
+        raise InputError(
+            "there is nothing to learn: loss.query_prototype, loss.query_aerial and loss.query_query are 0"
+        )
     covered = source.covers(training.lat_deg, training.lon_deg)
     if not covered.any():
         raise InputError("no training photo lies in the aerial imagery; check the photos' region and the raster's CRS")
@@ -237,8 +242,12 @@ def _decode(table: PhotoTable, config: Config, description: str) -> tuple[npt.ND
 
 def _embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Validation:
     queries = np.empty((0, config.model.dim), np.float32)
+    pixels, failures = load_pixels(table.files, config.photo, description="reading validation photos")
+    if failures:  # the training is done: whatever they are, it is not thrown away
+        print(f"{len(failures)} of {len(table)} validation photos cannot be read any more", file=sys.stderr)
+    good = np.setdiff1d(np.arange(len(table)), list(failures))
+    pixels, table = pixels[good], table.select(good)
     if len(table):
-        pixels, table = _decode(table, config, "reading validation photos")
         with torch.inference_mode(), autocast(config.training.precision, torch.device("cpu")):
             parts = [ground(torch.from_numpy(pixels[i : i + 256])) for i in range(0, len(pixels), 256)]
         queries = torch.cat(parts).float().numpy()

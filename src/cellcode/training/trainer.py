@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from cellcode.config import Config
 from cellcode.errors import CellcodeError
@@ -61,9 +61,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(list(parameter_groups(self.model, self.config)), fused=True)
         self.average: AveragedModel | None = None
         if training.ema:
-            # The average's memory never exceeds the steps taken, or the random start would still weigh in short runs.
-            averaging = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+            self.average = AveragedModel(self.model, multi_avg_fn=moving_average(training.ema), use_buffers=True)
 
     @property
     def trained(self) -> Model:
@@ -134,6 +132,24 @@ class Trainer:
         return self.objective(photos, tiles, strangers)
 
 
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Return an exponential moving average whose memory grows with the steps taken, up to `decay`.
+
+    A constant decay would let the random start weigh in the result of a short training.
+    """
+
+    @torch.no_grad()
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        for mean, value in zip(average, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - kept)
+            else:
+                mean.copy_(value)
+
+    return update
+
+
 def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
     """Linear warm-up, then half a cosine down to zero; in 0..1."""
     warmup = max(1, round(steps * warmup_share))
@@ -163,5 +179,7 @@ def parameter_groups(model: Model, config: Config) -> Iterator[dict[str, Any]]:
 def _keep_lines(log: Path, begin: int) -> None:
     """Drop the log lines of steps that will be taken again."""
     if log.is_file():
-        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < begin]
-        log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        lines = log.read_text(encoding="utf-8").splitlines()
+        # The stop may have torn the last line.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < begin]
+        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
