@@ -23,7 +23,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Frozen(BaseModel):
     """A configuration block: immutable, and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LevelsConfig(Frozen):
@@ -99,6 +99,7 @@ class LossConfig(Frozen):
     query_prototype: float = Field(1.0, ge=0)
     query_aerial: float = Field(1.0, ge=0)
     aerial_prototype: float = Field(0.5, ge=0)
+    query_cell: float = Field(0.0, ge=0, description="weight of photo-code pairs; not in the paper, our addition")
     near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are no negatives")
     near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are no negatives")
     positive_aerial_m: Positive = Field(80.0, description="a tile centred nearer than this to a photo shows its place")
@@ -159,6 +160,9 @@ class BuildConfig(Frozen):
     """From a run to cell codes."""
 
     upsampling: Literal["copy", "interpolate"] = "interpolate"
+    aerial_smoothing_cells: float = Field(
+        0.0, ge=0, le=1, description="deviation of the Gaussian that averages aerial embeddings of neighbouring cells"
+    )
     batch_size: int = Field(256, ge=1)
     min_imagery_share: Share = 0.5
     kappa: Annotated[float, Field(ge=0)] | None = Field(None, description="given, it is used instead of being fitted")
@@ -246,7 +250,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: expected key=value, for example --set training.epochs=5")
     *parents, last = key.strip().split(".")
     for depth, name in enumerate(parents):
-        values = values.setdefault(name, {})
+        if values.get(name) is None:  # also a section that the file leaves empty
+            values[name] = {}
+        values = values[name]
         if not isinstance(values, dict):
             raise UsageError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
     try:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
 from cellcode.database import Database
 from cellcode.errors import InputError
-from cellcode.geography import Region, s2
+from cellcode.geography import Region, distance, s2
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
 
@@ -25,9 +26,11 @@ def test_every_cell_of_the_imagery_has_a_code(town: Simulation, town_cells: Data
 
 
 def test_codes_are_the_weighted_sum_of_the_embedded_tile_and_the_prototype(
-    town: Simulation, town_run: Run, town_cells: Database
+    town: Simulation, town_run: Run, tmp_path: Path
 ) -> None:
     """One row after the other, from the raster and the run."""
+    town_run = _with_smoothing(town_run, 0.0)
+    town_cells = build.run(town_run, town.aerial_path, out=tmp_path / "plain.cells")
     calibration, config = town_cells.calibration, town_run.config
     rows = np.random.default_rng(0).permutation(len(town_cells.ids))[:12]
     lat, lon = s2.cell_centers(town_cells.ids[rows])
@@ -43,6 +46,36 @@ def test_codes_are_the_weighted_sum_of_the_embedded_tile_and_the_prototype(
     # bfloat16 where the CPU has it: 8 bits of precision.
     np.testing.assert_allclose(town_cells.codes[rows].astype(np.float32), expected, atol=0.03)
     np.testing.assert_array_equal(town_cells.facts.has_prototype[rows], has)
+
+
+def test_smoothing_averages_each_tile_with_those_of_its_neighbours(
+    town: Simulation, town_run: Run, tmp_path: Path
+) -> None:
+    """Against all pairs of cells: Gaussian weights over the cell and its eight neighbours, brought to unit length."""
+    plain, smoothed = (
+        build.run(_with_smoothing(town_run, sigma), town.aerial_path, out=tmp_path / f"{sigma}.cells")
+        for sigma in (0.0, 0.6)
+    )
+    before, after = plain.terms()[0], smoothed.terms()[0]
+    assert before is not None
+    assert after is not None
+    lat, lon = s2.cell_centers(plain.ids)
+    apart_m = distance.haversine_m(lat[:, None], lon[:, None], lat, lon)
+    neighbour = np.array(
+        [
+            np.isin(plain.ids, [cell, *s2.all_neighbors(plain.ids[row : row + 1])[0]])
+            for row, cell in enumerate(plain.ids)
+        ]
+    )
+    weight = np.exp(-((apart_m / (0.6 * s2.mean_edge_m(16))) ** 2) / 2) * neighbour
+    expected = weight @ before.astype(np.float64)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(after.astype(np.float64), expected, atol=2e-3)
+
+
+def _with_smoothing(run: Run, sigma_cells: float) -> Run:
+    made = run.config.build.model_copy(update={"aerial_smoothing_cells": sigma_cells})
+    return replace(run, config=run.config.model_copy(update={"build": made}))
 
 
 def test_facts_count_the_training_photos_of_each_cell(town_run: Run, town_cells: Database) -> None:
@@ -69,7 +102,7 @@ def test_prototypes_alone_make_a_database(town_run: Run, tmp_path: Path) -> None
 def test_nothing_to_build_is_said_before_any_work(town: Simulation, town_run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="imagery covers none"):
         build.run(town_run, town.aerial_path, Region.bbox(10, 10, 10.05, 10.05), out=tmp_path / "a.cells")
-    with pytest.raises(InputError, match="none of the .* cells"):
+    with pytest.raises(InputError, match=r"none of the .* cells"):
         build.run(town_run, None, Region.bbox(10, 10, 10.05, 10.05), out=tmp_path / "b.cells")
     assert not list(tmp_path.iterdir())
 
@@ -104,7 +137,7 @@ def test_an_encoder_of_another_model_is_refused(copy: Path, town_run: Run) -> No
         for name, value in town_run.ground.state_dict().items()
     }
     save_file({name: value.contiguous() for name, value in state.items()}, copy / "ground.safetensors")
-    with pytest.raises(InputError, match="does not belong to this database|truncated|longer"):
+    with pytest.raises(InputError, match=r"does not belong to this database|truncated|longer"):
         Database.open(copy).encoder()
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_report_has_what_the_contract_promises(report: Report) -> None:
         assert system["median_error_m"] > 0
         assert isinstance(system["database_bytes"], int)
         rows = list(system["recall"].values())
-        assert all(a[r] <= b[r] for a, b in zip(rows, rows[1:], strict=False) for r in a)
+        assert all(a[r] <= b[r] for a, b in pairwise(rows) for r in a)
 
 
 def test_recall_equals_a_search_by_hand(report: Report, town_cells: Database, town_photos: PhotoTable) -> None:

@@ -101,7 +101,7 @@ def test_polygon_with_a_hole_agrees_with_the_even_odd_rule() -> None:
 
 @pytest.mark.parametrize("wrap", ["MultiPolygon", "GeometryCollection", "FeatureCollection"])
 def test_several_polygons_are_one_area_however_they_are_wrapped(wrap: str) -> None:
-    value: dict[str, Any] = {
+    value: Any = {
         "MultiPolygon": {"type": "MultiPolygon", "coordinates": [[POLYGON, HOLE], [ISLAND]]},
         "GeometryCollection": {"type": "GeometryCollection", "geometries": [_polygon(POLYGON, HOLE), _polygon(ISLAND)]},
         "FeatureCollection": {

@@ -160,9 +160,8 @@ def test_pixel_limit_is_told_before_decoding(png_header: Callable[[int, int], by
         read_image(png_header(60_000, 60_000))
 
 
-@pytest.mark.xfail(strict=True, raises=PhotoError, reason="Pillow's own limit of 178,956,970 pixels comes first")
 def test_photo_just_under_the_limit_is_opened(png_header: Callable[[int, int], bytes]) -> None:
-    assert open_photo(png_header(19_999, 10_000)).size == (19_999, 10_000)
+    assert open_photo(png_header(17_895, 10_000)).size == (17_895, 10_000)
 
 
 @pytest.mark.parametrize(("size", "ok"), [((16, 16), True), ((15, 400), False), ((400, 15), False), ((1, 1), False)])
@@ -198,16 +197,13 @@ def test_cmyk_is_refused() -> None:
         read_image(_encode(Image.new("CMYK", (30, 20)), "JPEG"))
 
 
-TIFF_IS_CUT = pytest.mark.xfail(strict=True, reason="Pillow reads it as 8 bits: the lower eight are cut off unseen")
-
-
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
     ("driver", "bands"),
     [
         *(("PNG", bands) for bands in (1, 2, 3, 4)),
         ("GTiff", 1),
-        pytest.param("GTiff", 3, marks=TIFF_IS_CUT),
+        pytest.param("GTiff", 3),
     ],
 )
 def test_more_than_eight_bits_a_channel_are_refused(driver: str, bands: int, tmp_path: Path) -> None:
@@ -266,7 +262,7 @@ def test_many_photos_are_read_as_one_by_one_and_failures_are_told(fit: str, tmp_
         files[-1].write_bytes(_encode(_noise(60, 90 + number, number)))
     files[3].write_bytes(b"broken")
     files.append(tmp_path / "missing.png")
-    photo = PhotoConfig(width_px=32, height_px=24, fit=fit)  # type: ignore[arg-type]
+    photo = PhotoConfig(width_px=32, height_px=24, fit=fit)
     pixels, failures = load_pixels(files, photo)
     assert pixels.shape == (8, 24, 32, 3)
     assert set(failures) == {3, 7}

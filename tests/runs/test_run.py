@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,21 @@ def test_a_day_before_1970_is_a_day_like_any_other() -> None:
     assert facts.dates.tolist() == [2]
     assert facts.first_date.astype(str).tolist() == ["1931-05-04"]
     assert facts.last_date.astype(str).tolist() == ["1931-05-05"]
+
+
+def test_a_run_with_a_transformers_backbone_loads_without_the_folder_it_came_from(tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    source = tmp_path / "dinov2"
+    Dinov2Model(
+        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    ).save_pretrained(source)
+    parts = CONFIG.model.ground.model_copy(update={"backbone": f"hf:{source}"})
+    config = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"ground": parts})})
+    replace(_run(tmp_path / "tiny"), folder=tmp_path / "run", config=config, ground=Encoder(parts, 16).eval()).save()
+    before = Run.load(tmp_path / "run")
+    source.rename(tmp_path / "gone")
+    after = Run.load(tmp_path / "run")
+    images = torch.randint(0, 256, (2, 28, 28, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(after.ground(images), before.ground(images))

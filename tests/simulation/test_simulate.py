@@ -1,5 +1,6 @@
 import csv
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_five_in_a_hundred_buildings_change_between_dates() -> None:
     from cellcode.simulation.scene import DAYS, _buildings
 
     versions = [_buildings(0, day)[0] for day in range(len(DAYS))]
-    for before, after in zip(versions, versions[1:], strict=False):
+    for before, after in pairwise(versions):
         assert (before != after).mean() == pytest.approx(0.05, abs=0.005)
 
 

@@ -276,3 +276,16 @@ def test_a_step_against_the_gradient_lowers_every_pair(kind: Kind) -> None:
             Places(moved[0], photos.lat_deg, photos.lon_deg), Places(moved[1], tiles.lat_deg, tiles.lon_deg)
         )
         assert after[name].sum() < loss.detach().sum(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_photos_against_codes_are_photos_against_tiles_plus_prototypes(kind: Kind) -> None:
+    config = _config(kind=kind, query_cell=1.0)
+    anchors = _places(0, 5, 300)
+    photos, tiles = anchors, _beside(anchors, 1, 20.0)
+    prototypes = _prototypes(config)
+    made = Objective(config, prototypes)(photos, tiles)["query_cell"]
+    index, weight = prototypes.neighbours(tiles.lat_deg, tiles.lon_deg)
+    codes = Places(tiles.embeddings + prototypes.interpolate(index, weight), tiles.lat_deg, tiles.lon_deg)
+    expected = _between_places(photos, codes, config.loss.positive_aerial_m, config.loss.near_aerial_m, config.loss)
+    _check(made, expected, 1.0)

@@ -1,8 +1,8 @@
 """GeoTIFF, COG and VRT through rasterio.
 
 A crop is read as one window at the overview next finer than asked, and warped once. Its corners come from metric offsets
-on the ellipsoid, transformed to the raster's CRS; between them the warp is projective. For crops up to a kilometre and
-the usual projections the projective map differs from the exact one by less than 1 cm (tests compare it point by point).
+on the ellipsoid, transformed to the raster's CRS; between them the warp is projective. The projective
+map differs from the exact one by less than 1 cm for crops of 250 m and about 10 cm for a kilometre (tests compare it).
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ def _warp(source: npt.NDArray[np.uint8], corners: Float64, size_px: int, attribu
     padded[..., :3] = np.pad(source[..., :3], ((1, 1), (1, 1), (0, 0)), mode="edge") * weight[..., None]
     coefficients = _projective(size_px, corners + 1)
 
-    def warp(band: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def warp(band: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         # Float images, because Pillow cuts 8-bit values off where it should round them.
-        image = Image.fromarray(np.ascontiguousarray(band))
+        image = Image.fromarray(np.ascontiguousarray(band, np.float32))
         size = (size_px, size_px)
         return np.asarray(image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR))
 

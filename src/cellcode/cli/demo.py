@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Option
 
+SIZE_KM = 3.4  # 720 level-16 cells
+
 
 def command(
     out: Annotated[Path, Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
@@ -19,7 +21,7 @@ def command(
     from cellcode.photos import SplitRule
 
     started = time.monotonic()
-    world = simulate.run(out, seed=seed)
+    world = simulate.run(out, size_km=SIZE_KM, seed=seed)
     # The last date was photographed only where no other one was: a split by date tests new positions as well.
     photos = ingest.folder(world.photos_dir, out=out / "table", split=SplitRule(kind="date"))
     with as_file(files("cellcode") / "configs" / "demo.yaml") as config:

@@ -18,6 +18,7 @@ from cellcode.database.cells import Candidates, bounds, choose
 from cellcode.database.codes import fuse
 from cellcode.database.database import (
     AERIAL,
+    BACKBONE,
     CELLS,
     CODES,
     CONFIG,
@@ -37,7 +38,7 @@ from cellcode.errors import InputError
 from cellcode.files import atomic_folder, read_json, sha256, write_json
 from cellcode.geography import Region, s2
 from cellcode.progress import Meter
-from cellcode.runs import CellFacts, Run
+from cellcode.runs import CellFacts, Run, architecture
 
 BLOCK = 65536
 RADIUS_CELLS = 1.5  # the neighbourhood that counts as right when the calibration is fitted, in mean cell edges
@@ -97,6 +98,8 @@ def _write(run: Run, source: AerialSource | None, candidates: Candidates, folder
     """Write every file of the database; the manifest comes last."""
     build, levels = run.config.build, run.config.levels
     written = streaming.write(run, source, candidates, folder)
+    if build.aerial_smoothing_cells and written.has_aerial.any():
+        streaming.smooth_aerial(folder, written, build.aerial_smoothing_cells)
     terms = _open_terms(folder, written)
     ids = np.load(folder / IDS)
     calibration, report = fit(
@@ -113,6 +116,7 @@ def _write(run: Run, source: AerialSource | None, candidates: Candidates, folder
     (folder / CONFIG).write_text(configuration.dump(run.config), encoding="utf-8")
     save_file({name: t.detach().cpu().contiguous() for name, t in run.ground.state_dict().items()}, folder / ENCODER)
     names = [IDS, CODES, CELLS, CONFIG, ENCODER]
+    names += [f"{BACKBONE}/{name}" for name in architecture.keep(run.ground, folder / BACKBONE)]
     for name, term in ((AERIAL, terms.aerial), (PROTOTYPES, terms.prototypes)):
         if term is not None and build.keep_terms:
             names.append(name)

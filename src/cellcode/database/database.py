@@ -20,10 +20,12 @@ from cellcode.database.calibration import Calibration
 from cellcode.errors import InputError
 from cellcode.files import read_json, sha256
 from cellcode.model.encoder import Encoder
+from cellcode.runs import architecture
 
 FORMAT = "cellcode-database"
 VERSION = 1
 MANIFEST, CONFIG, ENCODER = "manifest.json", "config.yaml", "ground.safetensors"
+BACKBONE = "backbone"
 IDS, CODES, CELLS = "ids.npy", "codes.npy", "cells.parquet"
 AERIAL, PROTOTYPES = "terms/aerial.npy", "terms/prototypes.npy"
 
@@ -172,9 +174,7 @@ class Database:
         path = self.folder / ENCODER
         if sha256(path) != self.manifest["files"][ENCODER]["sha256"]:
             raise InputError(f"the encoder in {path} does not belong to this database; build it again from its run")
-        # The weights are in the folder, so nothing pretrained is fetched.
-        parts = self.config.model.ground.model_copy(update={"pretrained": False})
-        encoder = Encoder(parts, self.config.model.dim)
+        encoder = architecture.rebuilt(self.config.model.ground, self.config.model.dim, self.folder / BACKBONE)
         try:
             encoder.load_state_dict(load_file(path))
         except (RuntimeError, SafetensorError):

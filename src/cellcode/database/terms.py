@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from cellcode.database.cells import Candidates
 from cellcode.database.codes import upsample
 from cellcode.database.npyfile import RowWriter
 from cellcode.errors import InputError
-from cellcode.geography import s2
+from cellcode.geography import distance, s2
 from cellcode.model.precision import autocast, choose_device
 from cellcode.progress import Meter
 from cellcode.runs import Run
@@ -26,6 +27,7 @@ from cellcode.runs import Run
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
+SMOOTH_BLOCK = 4096
 IDS, AERIAL, PROTOTYPES = "ids.npy", "terms/aerial.npy", "terms/prototypes.npy"
 
 
@@ -97,6 +99,29 @@ def write(run: Run, source: AerialSource | None, candidates: Candidates, folder:
         aerial_error=float(errors[0]),
         prototype_error=float(errors[1]),
     )
+
+
+def smooth_aerial(folder: Path, written: Written, sigma_cells: float) -> None:
+    """Average the aerial embeddings of each cell and its eight neighbours (ours): a photo sees farther than one tile.
+
+    Weights fall with the distance of the centres as a Gaussian of `sigma_cells` mean edges; the mean is brought back to
+    unit length. Cells without imagery keep zeros. The file is replaced; memory does not depend on the number of cells.
+    """
+    ids, before = np.load(folder / IDS), np.load(folder / AERIAL, mmap_mode="r")
+    sigma_m = sigma_cells * s2.mean_edge_m(int(s2.levels(ids[:1])[0]))
+    after = folder / "terms" / "smoothed.npy"
+    with RowWriter(after, before.shape[1:], np.float16) as file:
+        for first in range(0, len(ids), SMOOTH_BLOCK):
+            own = ids[first : first + SMOOTH_BLOCK]
+            around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
+            rows = np.minimum(np.searchsorted(ids, around), len(ids) - 1)
+            lat, lon = (values.reshape(around.shape) for values in s2.cell_centers(around))
+            apart_m = distance.haversine_m(lat[:, :1], lon[:, :1], lat, lon)
+            weight = np.exp(-((apart_m / sigma_m) ** 2) / 2) * (ids[rows] == around) * written.has_aerial[rows]
+            total = np.einsum("bn,bnd->bd", weight.astype(np.float32), before[rows].astype(np.float32))
+            total *= written.has_aerial[first : first + SMOOTH_BLOCK, None]
+            file.append(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
+    os.replace(after, folder / AERIAL)
 
 
 def _append(file: RowWriter, rows: Float32) -> float:

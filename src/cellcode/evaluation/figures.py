@@ -21,10 +21,12 @@ MOST_CELLS = 20_000  # more would be smaller than a pixel
 
 def hit_map(database: Database, table: PhotoTable, result: Result, radius_m: float) -> Figure:
     """Draw the database's cells, darker with more training photos, and each tested photo as found or missed."""
-    figure = Figure(figsize=(8.2, 8.6), layout="constrained")
-    axes = figure.add_subplot()
     step = -(-len(database.ids) // MOST_CELLS)
     corners = s2.cell_polygons(database.ids[::step])
+    squeeze = float(np.cos(np.radians(np.mean(table.lat_deg))))  # a degree of longitude over one of latitude
+    tall = float(np.ptp(corners[..., 0]) / (np.ptp(corners[..., 1]) * squeeze))
+    figure = Figure(figsize=(8.2, float(np.clip(7.4 * tall, 2.2, 9.0)) + 1.3), layout="constrained")
+    axes = figure.add_subplot()
     photos = database.facts.photos[::step]
     shade = np.log1p(photos) / max(np.log1p(photos.max()), 1e-9) if len(photos) else photos
     faces = np.stack([0.93 - 0.38 * shade, 0.93 - 0.34 * shade, 0.93 - 0.28 * shade], axis=1)
@@ -39,16 +41,16 @@ def hit_map(database: Database, table: PhotoTable, result: Result, radius_m: flo
     axes.set_ylabel("latitude (degrees)")
     axes.ticklabel_format(useOffset=False)
     axes.autoscale_view()
-    axes.set_aspect(1 / np.cos(np.radians(float(np.mean(table.lat_deg)))))
-    axes.legend(
-        handles=[
-            Line2D([], [], marker="o", color=BLUE, linestyle="", markersize=5, label=f"found within {radius_m:g} m"),
-            Line2D([], [], marker="x", color=VERMILLION, linestyle="", markersize=6, label="missed"),
-            Patch(facecolor="#8c969f", edgecolor="#c8c8c8", label="cell with many training photos"),
-            Patch(facecolor="#fffcf0", edgecolor="#c8c8c8", label="cell without any"),
-        ],
-        loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False,
-    )  # fmt: skip
+    axes.set_aspect(1 / squeeze)
+    axes.locator_params(nbins=5)
+    marks: list[Line2D | Patch] = [
+        Line2D([], [], marker="o", color=BLUE, linestyle="", markersize=5, label=f"found within {radius_m:g} m"),
+        Line2D([], [], marker="x", color=VERMILLION, linestyle="", markersize=6, label="missed"),
+        Patch(facecolor="#8c969f", edgecolor="#c8c8c8", label="cell with many training photos"),
+    ]
+    if (photos == 0).any():
+        marks.append(Patch(facecolor="#fffcf0", edgecolor="#c8c8c8", label="cell without any"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

@@ -30,7 +30,7 @@ def offset(
     """Move points by metres on the WGS84 ellipsoid, along its radii of curvature at the start.
 
     The error grows with the square of the offset and the tangent of the latitude: below 1 cm for 250 m up to 60 degrees
-    and below 10 m for 10 km. Not meant within a kilometre of a pole. Longitudes are returned in -180..180.
+    and below 10 m for 10 km up to 45 degrees. Not meant within a kilometre of a pole. Longitudes are returned in -180..180.
     """
     lat = np.asarray(lat_deg, np.float64)
     meridian_m, parallel_m = _metres_per_degree(lat)

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from cellcode.errors import InputError, UsageError
 from cellcode.files import read_json
 from cellcode.geography import s2
-from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m, offset, wrap_lon
+from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m, wrap_lon
 
 Float64 = npt.NDArray[np.float64]
 MAX_CELLS = 200_000_000
@@ -99,7 +99,7 @@ class Region:
     def parse(cls, text: str | Path) -> Self:
         """Return the region of a command line: `west,south,east,north` in degrees, or the path of a GeoJSON file."""
         parts = str(text).split(",")
-        if len(parts) == 4:
+        if len(parts) == 4 and not Path(text).is_file():
             try:
                 west, south, east, north = (float(part) for part in parts)
             except ValueError:
@@ -186,8 +186,7 @@ class Region:
         """Return a GeoJSON geometry; a cap becomes a polygon of 72 corners."""
         if self.cap_of is not None:
             lat, lon, radius = self.cap_of
-            turn = np.linspace(0, 2 * np.pi, 73)
-            lats, lons = offset(lat, lon, radius * np.cos(turn), radius * np.sin(turn))
+            lats, lons = _circle(lat, lon, radius)
             return {"type": "Polygon", "coordinates": [np.stack([lons, lats], axis=1).tolist()]}
         # An edge of more than 180 degrees would be read as one across the antimeridian.
         value: dict[str, Any] = json.loads(shapely.to_geojson(shapely.segmentize(self.shape, 90)))
@@ -234,6 +233,15 @@ class Region:
         return np.asarray(on_map & shapely.contains_properly(self.shape, shapely.box(west, south, east, north)))
 
 
+def _circle(lat_deg: float, lon_deg: float, radius_m: float) -> tuple[Float64, Float64]:
+    """Points at a great-circle distance from a point, closed, counter-clockwise; longitudes go on past 180."""
+    turn, angle, lat = -np.linspace(0, 2 * np.pi, 73), radius_m / EARTH_RADIUS_M, np.deg2rad(lat_deg)
+    turn[-1] = 0.0
+    sin = np.sin(lat) * np.cos(angle) + np.cos(lat) * np.sin(angle) * np.cos(turn)
+    east = np.arctan2(np.sin(turn) * np.sin(angle) * np.cos(lat), np.cos(angle) - np.sin(lat) * sin)
+    return np.rad2deg(np.arcsin(np.clip(sin, -1, 1))), lon_deg + np.rad2deg(east)
+
+
 def _reach_deg(cells: npt.NDArray[np.uint64]) -> Float64:
     """Angle from the centre of a cell to its farthest point, at most; S2's largest diagonal is 2.44 / 2^level radians."""
     return np.rad2deg(1.25 * 2.0 ** -s2.levels(cells).astype(np.float64))
@@ -268,6 +276,8 @@ def _ring(points: Any, name: str) -> Float64:
         raise InputError(
             f"{name}: latitude {ring[np.abs(ring[:, 1]).argmax(), 1]} is not in -90..90 (longitude is first)"
         )
+    if ring[0, 1] != ring[-1, 1] or (ring[0, 0] - ring[-1, 0]) % 360:
+        raise InputError(f"{name}: a ring is not closed; its last position must repeat its first")
     if np.abs(ring[:, 0]).max() > 540:
         raise InputError(f"{name}: longitude {ring[np.abs(ring[:, 0]).argmax(), 0]} is not in -180..180")
     return ring

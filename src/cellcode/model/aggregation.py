@@ -88,6 +88,8 @@ class OptimalTransport(Aggregation):
         self.out_dim = config.clusters * config.cluster_dim + config.token_dim
         self.score = _perceptron(channels, config.clusters)
         self.project = _perceptron(channels, config.cluster_dim)
+        # As in the paper. With marginals that are fixed the first scaling of the rows cancels a constant on one of them,
+        # so its value does not matter; its row does.
         self.dustbin = nn.Parameter(torch.tensor(1.0))
         self.token = _perceptron(channels, config.token_dim) if config.token_dim else None
 

@@ -32,7 +32,10 @@ class Backbone(nn.Module):
         blocks: in order.
         channels: C of the final map.
         mean, std: what pixels in 0..1 are normalised with.
+        origin: the configuration of a transformers model; None for other backbones.
     """
+
+    origin: Any = None
 
     def __init__(
         self,
@@ -147,7 +150,9 @@ def _hugging_face(source: str, pretrained: bool) -> Backbone:
     if make is None:
         known = ", ".join(sorted(_HUGGING_FACE))
         raise UsageError(f"backbone hf:{source} is a {config.model_type}; supported model types: {known}")
-    return make(model, mean, std)
+    backbone = make(model, mean, std)
+    backbone.origin = config
+    return backbone
 
 
 def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -88,7 +88,9 @@ def _angle(parts: Any, reference: Any, positive: str, negative: str) -> float | 
 def _heading(gps: dict[int, Any]) -> float | None:
     """Direction of view; a magnetic one is left out rather than taken for true north."""
     value = _number(gps.get(ExifTags.GPS.GPSImgDirection))
-    reference = str(gps.get(ExifTags.GPS.GPSImgDirectionRef) or "T").strip("\0 ").upper()
+    reference = gps.get(ExifTags.GPS.GPSImgDirectionRef) or "T"
+    reference = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference)
+    reference = reference.strip("\0 ").upper()
     if value is None or not 0 <= value <= 360 or reference == "M":
         return None
     return value % 360

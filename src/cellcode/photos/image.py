@@ -9,13 +9,23 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cellcode.errors import InputError
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 178_956_970  # above it Pillow itself refuses, as a decompression bomb
 MIN_SIDE_PX = 16
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Source = Path | str | bytes | BinaryIO
+_BITS_PER_SAMPLE = 258  # a TIFF tag; Pillow would cut the lower bits off unseen
 _EIGHT_BIT = {"RGB", "RGBA", "RGBX", "L", "LA", "La", "P", "PA", "1", "YCbCr"}
 
 
@@ -57,6 +67,8 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if image.mode not in _EIGHT_BIT:
         kind = "CMYK" if image.mode == "CMYK" else f"mode {image.mode}, more than 8 bits a channel"
         raise PhotoError(f"{name}: {kind}; convert it to 8-bit RGB first")
+    if image.format == "TIFF" and max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8:  # type: ignore[attr-defined]
+        raise PhotoError(f"{name}: more than 8 bits a channel; convert it to 8-bit RGB first")
     if image.format == "PNG" and getattr(getattr(image, "png", None), "im_rawmode", "").endswith(";16B"):
         raise PhotoError(f"{name}: 16 bits a channel; convert it to 8-bit RGB first")
     return image
@@ -116,7 +128,7 @@ def _decode(image: Image.Image, source: Source) -> Image.Image:
     try:
         with image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = _upright(image)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 upright = upright.convert("RGBA")
                 white = Image.new("RGBA", upright.size, "white")
@@ -124,6 +136,12 @@ def _decode(image: Image.Image, source: Source) -> Image.Image:
             return upright.convert("RGB")
     except Exception as error:  # as above
         raise PhotoError(f"{name}: the picture is damaged ({_reason(error)})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the orientation tag and nothing else of the EXIF: other tags may be odd without harm to the picture."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def _reason(error: Exception) -> str:

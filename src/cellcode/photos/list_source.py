@@ -103,9 +103,11 @@ def _coordinate(record: dict[str, Any], name: str, limit: float) -> float:
 
 def _optional(record: dict[str, Any], name: str, limit: float) -> float | None:
     text = record.get(name)
-    if text is None or str(text).strip() == "":
+    if text is None or str(text).strip() == "" or (isinstance(text, float) and math.isnan(text)):
         return None
     value = _coordinate(record, name, limit)
+    if name == "fov" and value <= 0:
+        raise ValueError(f"fov is {value}, it must be above 0")
     return value % 360 if name == "heading" else value
 
 

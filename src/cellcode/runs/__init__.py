@@ -4,6 +4,7 @@ It holds two encoders, the prototypes, which cells had training photos, and the 
 and the confidence, so that a database can be built without the photos.
 """
 
+from cellcode.runs import architecture
 from cellcode.runs.run import CellFacts, Run, Validation
 
-__all__ = ["CellFacts", "Run", "Validation"]
+__all__ = ["CellFacts", "Run", "Validation", "architecture"]

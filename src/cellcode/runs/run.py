@@ -4,6 +4,7 @@ RUN/run.json                  format, version, identity, licences, attributions,
 RUN/config.yaml               the resolved configuration
 RUN/model.safetensors         ground.*, aerial.*, prototypes.weight
 RUN/prototype_ids.npy         uint64 (P,), sorted: the prototype cells that had at least one training photo
+RUN/backbones/                configurations of transformers backbones, where there are any
 RUN/cells.parquet             training photos and capture dates of every database-level cell that had any
 RUN/validation.npz            lat_deg, lon_deg float64 (V,), queries float32 (V, dim)
 RUN/log.jsonl                 one line every few steps
@@ -32,6 +33,7 @@ from cellcode.files import atomic_path, read_json, sha256, write_json
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes import Prototypes
+from cellcode.runs import architecture
 
 FORMAT = "cellcode-run"
 VERSION = 1
@@ -133,6 +135,9 @@ class Run:
         tensors = _with_prefix("ground", self.ground.state_dict())
         if self.aerial is not None:
             tensors |= _with_prefix("aerial", self.aerial.state_dict())
+        for name, encoder in (("ground", self.ground), ("aerial", self.aerial)):
+            if encoder is not None:
+                architecture.keep(encoder, self.folder / "backbones" / name)
         ids = np.empty(0, np.uint64)
         if self.prototypes is not None:
             tensors["prototypes.weight"] = self.prototypes.weight.detach().cpu().contiguous()
@@ -189,8 +194,8 @@ class Run:
         return cls(
             folder=folder,
             config=config,
-            ground=_encoder(config.model.ground, config.model.dim, tensors, "ground"),
-            aerial=_encoder(config.model.aerial, config.model.dim, tensors, "aerial")
+            ground=_encoder(config.model.ground, config.model.dim, tensors, "ground", folder),
+            aerial=_encoder(config.model.aerial, config.model.dim, tensors, "aerial", folder)
             if manifest["has_aerial"]
             else None,
             prototypes=prototypes,
@@ -223,9 +228,10 @@ def _with_prefix(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch
     return {f"{prefix}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _encoder(config: configuration.EncoderConfig, dim: int, tensors: dict[str, torch.Tensor], prefix: str) -> Encoder:
-    # The weights come from the run, so nothing pretrained is fetched.
-    encoder = Encoder(config.model_copy(update={"pretrained": False}), dim)
+def _encoder(
+    config: configuration.EncoderConfig, dim: int, tensors: dict[str, torch.Tensor], prefix: str, folder: Path
+) -> Encoder:
+    encoder = architecture.rebuilt(config, dim, folder / "backbones" / prefix)
     start = len(prefix) + 1
     encoder.load_state_dict({name[start:]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")})
     return encoder.eval()

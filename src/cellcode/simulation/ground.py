@@ -213,7 +213,7 @@ def _facade(
         np.stack([_look(field, x / COARSE_M, y / COARSE_M) for field in scene.world.style[style]], axis=-1)
         for style in (Style.WALLS, Style.WINDOWS)
     )
-    rgb = np.clip(0.4 * scene.wall[number] + 0.34 + 0.18 * walls, 0.05, 0.97)
+    rgb = np.clip(0.35 * scene.wall[number] + 0.37 + 0.23 * walls, 0.05, 0.97)
     style = hashed(scene.world.seed + 91, number)
     along = np.where(np.abs(east) > np.abs(south), y, x)
     period = 1.8 + 2.4 * np.clip(0.5 * byte(style, 0) + 0.25 + 0.2 * windows[:, 0], 0, 1)

@@ -195,11 +195,11 @@ _COVERED_BY_SNOW = (
     Material.BUILDING, Material.SPORT, Material.GRAVEL,
 )  # fmt: skip
 _STYLED = {  # what shows the district, and how strongly: its roofs, its stone, its soil, its kinds of trees
-    Material.ASPHALT: (Style.ROADS, 0.05), Material.CAR_PARK: (Style.ROADS, 0.05), Material.PAVEMENT: (Style.PAVING, 0.10),
-    Material.COURTYARD: (Style.PAVING, 0.10), Material.GRAVEL: (Style.PAVING, 0.09), Material.GRASS: (Style.GREEN, 0.05),
-    Material.TREE: (Style.GREEN, 0.07), Material.HEDGE: (Style.GREEN, 0.07), Material.MEADOW: (Style.SOIL, 0.06),
-    Material.CROP: (Style.SOIL, 0.08), Material.PLOUGHED: (Style.SOIL, 0.07), Material.FOREST_FLOOR: (Style.SOIL, 0.05),
-    Material.BUILDING: (Style.ROOFS, 0.13),
+    Material.ASPHALT: (Style.ROADS, 0.08), Material.CAR_PARK: (Style.ROADS, 0.08), Material.PAVEMENT: (Style.PAVING, 0.14),
+    Material.COURTYARD: (Style.PAVING, 0.13), Material.GRAVEL: (Style.PAVING, 0.13), Material.GRASS: (Style.GREEN, 0.08),
+    Material.TREE: (Style.GREEN, 0.10), Material.HEDGE: (Style.GREEN, 0.10), Material.MEADOW: (Style.SOIL, 0.09),
+    Material.CROP: (Style.SOIL, 0.11), Material.PLOUGHED: (Style.SOIL, 0.10), Material.FOREST_FLOOR: (Style.SOIL, 0.08),
+    Material.BUILDING: (Style.ROOFS, 0.17),
 }  # fmt: skip
 
 

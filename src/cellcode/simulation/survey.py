@@ -26,7 +26,7 @@ WALKABLE = (
 )  # fmt: skip
 LEVEL = 16  # popularity is a property of these cells
 UNVISITED_SHARE = 0.28  # cells with the least pull get no photo at all
-RESERVED_BLOCK_M, RESERVED_BLOCKS, RESERVED_CELLS = 60, 0.06, 0.04
+RESERVED_BLOCK_M, RESERVED_BLOCKS, RESERVED_CELLS = 60, 0.07, 0.012
 MARGIN_M = 40
 CLEARANCE_M = 4.0
 DEVICES = 6

@@ -63,6 +63,10 @@ class Objective:
             known = len(tiles.embeddings) - strangers
             own = Places(tiles.embeddings[:known], tiles.lat_deg[:known], tiles.lon_deg[:known])
             losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, self.prototypes)
+        if tiles is not None and self.prototypes is not None and weights.query_cell:
+            known = len(tiles.embeddings) - strangers
+            own = Places(tiles.embeddings[:known], tiles.lat_deg[:known], tiles.lon_deg[:known])
+            losses["query_cell"] = weights.query_cell * self.to_codes(photos, own, self.prototypes)
         if weights.query_query:
             losses["query_query"] = weights.query_query * self.between(photos)
         return losses
@@ -82,7 +86,7 @@ class Objective:
         )  # N x (1 + P)
         far = _farther(places, self._lat_deg, self._lon_deg, self.near_prototype_m)
         first = torch.zeros(similarity.shape, dtype=torch.bool)
-        first[:, 0] = True
+        first[:, 0] = weight.sum(dim=1) > 0  # a position without a prototype near it has no positive
         others = torch.cat([torch.zeros(len(far), 1, dtype=torch.bool), far], dim=1)
         return _loss(similarity, first, others, self.config)
 
@@ -99,6 +103,15 @@ class Objective:
         similarity = photos.embeddings @ tiles.embeddings.T  # N x T
         positives, negatives = apart_m < self.config.positive_aerial_m, apart_m > self.config.near_aerial_m
         return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
+
+    def to_codes(self, photos: Places, tiles: Places, prototypes: Prototypes) -> Tensor:
+        """As `to_tiles`, with the codes the database would have there: tile plus interpolated prototype. (N,).
+
+        Each term alone learns to answer by itself; this pair lets one make up for what the other misses.
+        """
+        index, weight = prototypes.neighbours(tiles.lat_deg, tiles.lon_deg)
+        codes = tiles.embeddings + prototypes.interpolate(index, weight)
+        return self.to_tiles(photos, Places(codes, tiles.lat_deg, tiles.lon_deg))
 
     def between(self, photos: Places) -> Tensor:
         """Photos of one place attract, photos of places that are not near repel each other; (N,)."""

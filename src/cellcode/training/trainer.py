@@ -107,7 +107,7 @@ class Trainer:
         losses = self.losses(step)
         total = torch.stack([loss.mean() for loss in losses.values()]).sum()
         if not torch.isfinite(total):
-            raise CellcodeError(f"the loss of step {step} is not finite; lower training.learning_rate and --resume")
+            raise CellcodeError(f"the loss of step {step} is not finite; lower training.learning_rate and train again")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         encoders = [p for name, p in self.model.named_parameters() if not name.startswith("prototypes")]
