@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from cellcode import build, config, ingest, simulate, train
 from cellcode.config import Config
@@ -15,7 +14,6 @@ from cellcode.runs import Run
 from cellcode.simulation import Simulation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

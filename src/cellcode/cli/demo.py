@@ -1,11 +1,17 @@
 """cellcode demo."""
 
+from __future__ import annotations
+
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
+
+if TYPE_CHECKING:
+    from cellcode.database import Database
+    from cellcode.photos import PhotoTable
 
 SIZE_KM = 3.4  # 720 level-16 cells
 
@@ -34,24 +40,23 @@ def command(
     print("that training never saw:\n")
     print(report.table())
     print()
-    _show_one(cells, photos)
+    _show_one(cells, photos, out)
     print(f"\nReport: {out / 'report.html'}")
     print(f"demo finished in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 
-def _show_one(cells: object, photos: object) -> None:
-    """Locate the first held-out photo and print the answer beside the truth."""
+def _show_one(cells: Database, photos: PhotoTable, out: Path) -> None:
+    """Locate the held-out photo of median error and print the answer beside the truth."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
     from cellcode.cli.locate import describe
-    from cellcode.database import Database
-    from cellcode.geography import distance
-    from cellcode.photos import PhotoTable
     from cellcode.search import locate
 
-    assert isinstance(cells, Database)
-    assert isinstance(photos, PhotoTable)
-    one = photos.of_split("test")
-    lat, lon = float(one.lat_deg[0]), float(one.lon_deg[0])
-    answer = locate.run(cells, one.files[0])
-    error_m = float(distance.haversine_m(lat, lon, answer.lat, answer.lon))
-    print(describe(answer))
-    print(f"  truth: {lat:.6f}, {lon:.6f}; the answer is {error_m:.0f} m off")
+    tested = photos.of_split("test")
+    errors_m = pq.read_table(out / "predictions.parquet").column("hybrid_error_m").to_numpy()
+    typical = int(np.argsort(errors_m)[len(errors_m) // 2])
+    print("A typical held-out photo (half of them are answered better, half worse):\n")
+    print(describe(locate.run(cells, tested.files[typical])))
+    lat, lon = tested.lat_deg[typical], tested.lon_deg[typical]
+    print(f"  truth: {lat:.6f}, {lon:.6f}; the answer is {errors_m[typical]:.0f} m off")
