@@ -106,7 +106,8 @@ def _to_prototypes(places: Places, prototypes: Prototypes, config: Config) -> li
             mixed += weight * everyone[row]
         own = float(vector @ mixed) / (float(mixed.norm()) or 1)
         far = [s for s, centre in zip(cosines, centres, strict=True) if _apart_m(places, i, *centre) > near_m]
-        made.append(_row_loss([own], far, loss))
+        # Where no prototype is near, there is nothing to be drawn to.
+        made.append(_row_loss([own] if float(weights[i].sum()) else [], far, loss))
     return made
 
 

@@ -148,7 +148,7 @@ class PhotoTable:
         if not rows.schema.equals(SCHEMA):
             raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
         notes = {key: manifest[key] for key in ("rejected", "split_rule") if key in manifest}
-        return cls(rows, folder / manifest["root"], notes)
+        return cls(rows, Path(os.path.normpath(folder / manifest["root"])), notes)
 
     def _floats(self, name: str) -> npt.NDArray[np.float32]:
         return np.asarray(self.rows.column(name).to_numpy(zero_copy_only=False), np.float32)
