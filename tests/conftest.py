@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from cellcode import build, config, ingest, simulate, train
 from cellcode.config import Config
@@ -14,6 +16,15 @@ from cellcode.runs import Run
 from cellcode.simulation import Simulation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small spend more time waiting for a second thread than computing; on a busy machine a hundredfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Forty small photos on a grid of a few cells, imagery below them, and a configuration that trains on them in a second."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
-import torch
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -40,15 +39,6 @@ training:
   checkpoint_every_steps: 3
   log_every_steps: 1
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small spend more time waiting for a second thread than computing; on a busy machine a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

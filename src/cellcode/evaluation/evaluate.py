@@ -26,10 +26,6 @@ from cellcode.photos.pixels import load_pixels
 from cellcode.search import Locator
 
 Mask = npt.NDArray[np.bool_]
-SLICES = {
-    "with_training_photos": "cells with training photos",
-    "without_training_photos": "cells without training photos",
-}
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,6 @@ def _values(
         summary["database_bytes"] = result.database_bytes
         summary["slices"] = {name: _summary(result, mask, positions) for name, mask in slices.items() if mask.any()}
         systems[result.name] = summary
-    best_rows = database.manifest["cells"]
     return {
         "photos": len(table),
         # Cross area: no photo was trained on in any of the tested photos' cells.
@@ -141,7 +136,7 @@ def _values(
         "radii_m": list(rule.radii_m),
         "ranks": list(rule.ranks),
         "levels": database.manifest["levels"],
-        "cells": best_rows,
+        "cells": database.manifest["cells"],
         "calibration": database.manifest["calibration"],
         "database": {"identity": database.identity, "run": database.manifest["run"]},
         "licences": database.manifest["licences"],

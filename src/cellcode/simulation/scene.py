@@ -213,7 +213,6 @@ def _colours(
         style[styled], strength[styled] = which, how_much
     snowy = np.isin(np.arange(len(Material)), _COVERED_BY_SNOW)
     roofs = ROOFS[(uniform(world.seed + 82, numbers, state) * len(ROOFS)).astype(int)]
-    # A roof and its walls are of one style: a quarter of the wall's colour shows in the roof.
     roofs = roofs * (0.85 + 0.3 * uniform(world.seed + 83, numbers, state))[:, None]
     own = 0.88 + 0.24 * uniform(world.seed + 84, numbers)  # parcels and crowns differ in brightness
     colour = np.empty((*material.shape, 3), np.uint8)

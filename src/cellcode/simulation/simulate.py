@@ -7,7 +7,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from cellcode.simulation import ground
 from cellcode.simulation.jpeg import MAKER, write_photo
 from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, write_aerial
 from cellcode.simulation.place import convergence_deg, to_degrees
-from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Scene, make_scene
+from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Day, Scene, make_scene
 from cellcode.simulation.survey import Survey, make_survey
 from cellcode.simulation.world import make_world
 
@@ -109,7 +109,7 @@ def _take_photos(
                 lon_deg=float(survey.lon_deg[row]),
                 heading_deg=(float(survey.views.heading_deg[row]) + turn) % 360,
                 fov_deg=float(survey.views.fov_deg[row]),
-                captured_at=scene.day.time + timedelta(seconds=row % 1800),
+                captured_at=_captured_at(scene.day, row),
                 device=_device(int(survey.device[row])),
                 quality=75 + int(survey.views.seed[row]) % 18,
             )
@@ -127,7 +127,7 @@ def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row, day in enumerate(survey.day.tolist()):
-            time = PHOTO_DAYS[day].time + timedelta(seconds=row % 1800)
+            time = _captured_at(PHOTO_DAYS[day], row)
             device = _device(int(survey.device[row]))
             writer.writerow(
                 [
@@ -144,6 +144,11 @@ def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
                     ATTRIBUTION,
                 ]
             )
+
+
+def _captured_at(day: Day, row: int) -> datetime:
+    """Photos of a day are taken within half an hour, so that its sun holds for all of them."""
+    return day.time + timedelta(seconds=row % 1800)
 
 
 def _name(row: int) -> str:

@@ -59,14 +59,13 @@ class Objective:
             losses["query_prototype"] = weights.query_prototype * self.to_prototypes(photos, self.prototypes)
         if tiles is not None and weights.query_aerial:
             losses["query_aerial"] = weights.query_aerial * self.to_tiles(photos, tiles)
-        if tiles is not None and self.prototypes is not None and weights.aerial_prototype:
+        if tiles is not None and self.prototypes is not None:
             known = len(tiles.embeddings) - strangers
             own = Places(tiles.embeddings[:known], tiles.lat_deg[:known], tiles.lon_deg[:known])
-            losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, self.prototypes)
-        if tiles is not None and self.prototypes is not None and weights.query_cell:
-            known = len(tiles.embeddings) - strangers
-            own = Places(tiles.embeddings[:known], tiles.lat_deg[:known], tiles.lon_deg[:known])
-            losses["query_cell"] = weights.query_cell * self.to_codes(photos, own, self.prototypes)
+            if weights.aerial_prototype:
+                losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, self.prototypes)
+            if weights.query_cell:
+                losses["query_cell"] = weights.query_cell * self.to_codes(photos, own, self.prototypes)
         if weights.query_query:
             losses["query_query"] = weights.query_query * self.between(photos)
         return losses
