@@ -19,6 +19,10 @@ class InputError(CellcodeError):
     """A file or value given by the user cannot be used; the sentence names it."""
 
 
+class EmptyRegionError(InputError):
+    """No cell of the level that is asked for has its centre in a region."""
+
+
 class MissingExtraError(CellcodeError):
     """An optional dependency is needed and not installed.
 

@@ -443,3 +443,68 @@ def test_description_shows_bounds_and_area() -> None:
     assert "west 2.00000, south 48.00000, east 2.50000, north 48.25000" in text
     expected = EARTH_RADIUS_M**2 * np.deg2rad(0.5) * (np.sin(np.deg2rad(48.25)) - np.sin(np.deg2rad(48))) / 1e6
     assert f"({expected:.2f} km2)" in text
+
+
+BORDERS = {
+    **REGIONS,
+    "arctic": Region.geojson(_polygon(_around_pole(70.0, 0.0))),
+    "cap across the seam": Region.cap(-17.0, 179.9, 100_000),
+    "cap over a pole": Region.cap(80.0, -50.0, 3_000_000),
+    "cap of the north": Region.cap(5.0, 20.0, 9_900_000),
+    "nearly all": Region.cap(10.0, 20.0, 19_000_000),
+    "cells": Region.of_cells(s2.from_tokens(["47e5", "89c25", "7"])),
+}
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_complement_is_the_rest_of_the_earth(name: str) -> None:
+    region = BORDERS[name]
+    rest = region.complement()
+    rng = np.random.default_rng(21)
+    lat, lon = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 3000))), rng.uniform(-180, 180, 3000)
+    west, south, east, north = region.bounds
+    near = _near(west, south, east + 360 * (east < west), north, 2000, seed=22)
+    lat, lon = np.append(lat, near[0]), np.append(lon, near[1])
+    np.testing.assert_array_equal(rest.contains(lat, lon), ~region.contains(lat, lon))
+    assert rest.area_m2() + region.area_m2() == pytest.approx(4 * np.pi * EARTH_RADIUS_M**2)
+    assert rest.count_estimate(12) + region.count_estimate(12) == pytest.approx(6 * 4**12, abs=2)
+    assert rest.bounds == (-180, -90, 180, 90)
+    assert rest.describe() == f"all but {region.describe()}"
+    assert ~rest == region
+    assert (~rest).describe() == region.describe()
+    assert rest != region
+    assert rest.cap_of is None
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_geojson_of_a_region_and_of_its_complement_hold_their_points(name: str) -> None:
+    region = BORDERS[name]
+    rng = np.random.default_rng(23)
+    lat, lon = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 20_000))), rng.uniform(-180, 180, 20_000)
+    west, south, east, north = region.bounds
+    near = _near(west, south, east + 360 * (east < west), north, 2000, seed=24)
+    lat, lon = np.append(lat, near[0]), np.append(lon, near[1])
+    for drawn in (region, ~region):
+        again = Region.geojson(json.loads(json.dumps(drawn.to_geojson())))
+        # Circles and sides of cells are drawn with corners.
+        assert (again.contains(lat, lon) != drawn.contains(lat, lon)).mean() < 0.003
+        assert again.area_m2() == pytest.approx(drawn.area_m2(), rel=0.01)
+
+
+def test_complement_of_a_small_region_has_too_many_cells() -> None:
+    with pytest.raises(InputError, match="limit is 200,000,000"):
+        (~Region.cap(52, 5, 1000)).cells(16)
+
+
+def test_regions_are_equal_when_they_are_made_of_the_same_area() -> None:
+    assert Region.bbox(2, 48, 3, 49) == Region(shapely.box(2, 48, 3, 49))
+    assert Region.cap(52, 5, 1000) != Region.cap(52, 5, 1001)
+    assert Region.cap(52, 5, 1000) != Region(Region.cap(52, 5, 1000).shape)
+    assert len({Region.bbox(2, 48, 3, 49), Region.bbox(2, 48, 3, 49), ~Region.bbox(2, 48, 3, 49)}) == 2
+
+
+def test_shape_that_only_touches_the_antimeridian_reads_back() -> None:
+    ring = [[170.0, 0.0], [180.0, 0.0], [180.0, 10.0], [170.0, 10.0], [170.0, 0.0]]
+    region = Region.geojson(_polygon(ring))
+    assert region.bounds == (170, 0, 180, 10)
+    assert Region.geojson(region.to_geojson()).shape.equals(region.shape)

@@ -71,6 +71,21 @@ def test_cell_of_points_at_poles_seams_and_face_edges_is_the_official_one(level:
     np.testing.assert_array_equal(s2.cell_ids(lat, lon, level), _ids(_official(lat, lon, level)))
 
 
+@pytest.mark.parametrize("level", [0, 3, 16, 30])
+def test_cell_of_a_grid_of_whole_degrees_is_the_official_one(level: int) -> None:
+    lat, lon = (a.ravel() for a in np.meshgrid(np.arange(-90.0, 91, 7.5), np.arange(-180.0, 181, 7.5)))
+    lat, lon = np.concatenate([lat, -lat]), np.concatenate([lon, -lon])  # with both signs of zero
+    np.testing.assert_array_equal(s2.cell_ids(lat, lon, level), _ids(_official(lat, lon, level)))
+
+
+def test_cells_of_many_levels_at_once_have_the_official_centres() -> None:
+    cells = [cell for level in (4, 0, 30, 17, 6, 12) for cell in _sample(level)[::7]]
+    lat, lon = s2.cell_centers(_ids(cells))
+    centres = [cell.ToLatLng() for cell in cells]
+    official = np.array([(point.lat().degrees(), point.lng().degrees()) for point in centres])
+    np.testing.assert_allclose(_unit(lat, lon), _unit(official[:, 0], official[:, 1]), rtol=0, atol=5e-16)
+
+
 def test_more_points_than_one_chunk_are_all_placed() -> None:
     lat, lon = _random_sphere(40_000, seed=3)
     ids = s2.cell_ids(lat, lon, 14)

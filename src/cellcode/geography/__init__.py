@@ -1,6 +1,6 @@
 """Where things are: S2 cells over numpy arrays, distances, regions. Imports no other room."""
 
-from cellcode.geography import distance, s2
+from cellcode.geography import distance, ranges, s2
 from cellcode.geography.region import Region
 
-__all__ = ["Region", "distance", "s2"]
+__all__ = ["Region", "distance", "ranges", "s2"]
