@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from cellcode import build, config, ingest, simulate, train
 from cellcode.config import Config
 from cellcode.database import Database
+from cellcode.geography import Region, s2
+from cellcode.model.encoder import Encoder
+from cellcode.model.prototypes import Prototypes
 from cellcode.photos import PhotoTable, SplitRule
-from cellcode.runs import Run
+from cellcode.runs import CellFacts, Run, Validation
 from cellcode.simulation import Simulation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -51,3 +55,65 @@ def town_run(town: Simulation, town_photos: PhotoTable, town_config: Config) -> 
 @pytest.fixture(scope="session")
 def town_cells(town: Simulation, town_run: Run) -> Database:
     return build.run(town_run, town.aerial_path, out=town.out / "town.cells")
+
+
+@pytest.fixture(scope="session")
+def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody trained: prototypes that resemble their neighbours', photos that resemble the code of their place.
+
+    Some cells of the area have no prototype.
+    """
+    rng = np.random.default_rng(5)
+    settings = config.parse(
+        {
+            "name": "wide",
+            "tile": {"size_m": 150, "size_px": 32},
+            "model": {
+                "dim": 32,
+                "ground": {"aggregation": {"name": "gem"}},
+                "aerial": {"aggregation": {"name": "gem"}},
+            },
+            "training": {"precision": "float32"},
+            "build": {"first_stage_min_cells": 2000, "kappa": 0.7},
+        }
+    )
+    ids = Region.bbox(3.0, 52.0, 3.22, 52.1).cells(15)
+    holes = s2.cell_ids(np.array([52.051, 52.045]), np.array([3.096, 3.118]), 14)
+    ids = ids[(rng.random(len(ids)) > 0.03) & ~np.isin(s2.parents(ids, 14), holes)]
+    table = rng.standard_normal((len(ids), 32)) * 0.9 ** np.arange(32)
+    for row in range(1, len(ids)):  # autoregressive along the Hilbert curve
+        table[row] = 0.9 * table[row - 1] + np.sqrt(1 - 0.9**2) * table[row]
+    torch.manual_seed(0)
+    prototypes = Prototypes(ids, 32, settings.model.interpolation_radius_cells)
+    ground, aerial = (Encoder(each, 32).eval() for each in (settings.model.ground, settings.model.aerial))
+    lat, lon = s2.cell_centers(ids[rng.integers(0, len(ids), 450)])
+    lat, lon = lat + rng.uniform(-1e-3, 1e-3, 450), lon + rng.uniform(-1e-3, 1e-3, 450)
+    with torch.no_grad():
+        prototypes.weight.copy_(torch.from_numpy(table))
+        own = prototypes.interpolate(*prototypes.neighbours(lat, lon)).numpy()
+    queries = own + 0.12 * rng.standard_normal(own.shape)
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    days = np.datetime64("2024-03-01", "ms") + rng.integers(0, 50, 450) * np.timedelta64(1, "D")
+    return Run(
+        folder=tmp_path_factory.mktemp("wide") / "run",
+        config=settings,
+        ground=ground,
+        aerial=aerial,
+        prototypes=prototypes,
+        facts=CellFacts.of_photos(lat, lon, days, 16),
+        validation=Validation(lat, lon, queries),
+        manifest={
+            "licences": ["CC0-1.0"],
+            "attributions": ["nobody"],
+            "bounds": [3.0, 52.0, 3.22, 52.1],
+            "training_photos": 450,
+        },
+    ).save()
+
+
+@pytest.fixture(scope="session")
+def wide_cells(wide_run: Run) -> Database:
+    """About 10,000 cells with prototypes alone, searched in two stages over their parents."""
+    region = Region.bbox(3.0, 52.0, 3.22, 52.1)
+    out = wide_run.folder.with_name("wide.cells")
+    return build.run(wide_run, None, region, out=out, overrides=["build.first_stage=parents"])

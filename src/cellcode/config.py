@@ -170,6 +170,12 @@ class BuildConfig(Frozen):
         None, description="weight of validation photos in cells without a prototype; none given: their own share"
     )
     keep_terms: bool = True
+    shard_depth: int = Field(8, ge=1, le=12, description="a build goes over S2 cells this many levels above the cells")
+    first_stage: Literal["auto", "cells", "parents", "none"] = Field(
+        "auto",
+        description="what quantised codes stand for in the first stage of a search; auto: what searches cheapest",
+    )
+    first_stage_min_cells: int = Field(200_000, ge=1, description="smaller databases are searched exactly, without one")
 
 
 class EvaluationConfig(Frozen):
@@ -224,6 +230,20 @@ def parse(values: Mapping[str, Any], source: str = "configuration") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def overridden(config: Config, overrides: Iterable[str], section: str) -> Config:
+    """Apply `a.b=c` overrides of one section to a configuration.
+
+    Raises:
+        UsageError: a key is unknown or of another section, or a value is out of its range.
+    """
+    values = config.model_dump(mode="json")
+    for override in overrides:
+        if not override.startswith(f"{section}."):
+            raise UsageError(f"--set {override}: only keys of {section} can be changed here, the rest is the run's")
+        _apply_override(values, override)
+    return parse(values, "--set")
 
 
 def dump(config: Config) -> str:

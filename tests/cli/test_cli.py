@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cellcode.cli import main
 from cellcode.database import Database
+from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
@@ -55,6 +58,81 @@ def test_the_recipe_from_the_command_line(town: Simulation, tmp_path: Path) -> N
     assert len(json.loads(located.stdout)["candidates"]) == 3
     for path in ("photos", "run", "town.cells", "w/aerial.tif"):
         assert len(cellcode("info", tmp_path / path).stdout.splitlines()) > 4
+
+
+def test_a_database_is_cut_joined_compressed_and_compared(
+    town_cells: Database, town_photos: PhotoTable, tmp_path: Path
+) -> None:
+    west, south, _, _ = town_cells.region_bounds
+    lon = float(np.median(s2.cell_centers(town_cells.ids)[1]))
+    box = f"{west - 0.01},{south - 0.01},{lon},{south + 0.1}"
+    for name, region in (("west", box), ("east", f"not:{box}")):
+        done = cellcode("clip", town_cells.folder, "--region", region, "--out", tmp_path / name)
+        assert done.stdout.strip() == str(tmp_path / name)
+        assert f"of {len(town_cells.ids)} cells; database" in done.stderr
+    done = cellcode("merge", tmp_path / "west", tmp_path / "east", "--out", tmp_path / "whole")
+    assert done.stdout.strip() == str(tmp_path / "whole")
+    assert (tmp_path / "whole" / "codes.npy").read_bytes() == (town_cells.folder / "codes.npy").read_bytes()
+    done = cellcode("compress", tmp_path / "whole", "--bytes", 8, "--out", tmp_path / "packed")
+    assert done.stdout.strip() == str(tmp_path / "packed")
+    assert "8 bytes a code" in done.stderr
+    photo = town_photos.files[0]
+    located = json.loads(cellcode("locate", tmp_path / "packed", photo, "--region", box, "--json").stdout)
+    assert located["lon"] <= lon
+    shown = cellcode("info", town_cells.folder, tmp_path / "west").stdout
+    kept = len(Database.open(tmp_path / "west").ids)
+    assert f"{kept} in both, {len(town_cells.ids) - kept} gone, 0 new" in shown
+    assert f"0 of {kept} differ" in shown
+    assert "pq8x8" in cellcode("info", tmp_path / "packed").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["clip", "{cells}", "--region", "10,10,11,11", "--out", "{tmp}/x"], 1, "lies in the region west 10"),
+        (["clip", "{cells}", "--region", "cap:10,10", "--out", "{tmp}/x"], 2, "cap:LAT,LON,RADIUS_M"),
+        (["clip", "{cells}", "--region", "everywhere", "--out", "{tmp}/x"], 2, "'everywhere' is neither"),
+        (["clip", "{cells}", "--region", "cells:nonsense", "--out", "{tmp}/x"], 2, "nonsense"),
+        (["clip", "{tmp}", "--region", "10,10,11,11", "--out", "{tmp}/x"], 1, "not a cell-code database"),
+        (["merge", "{cells}", "--out", "{tmp}/x"], 1, "at least two databases"),
+        (["merge", "{cells}", "{cells}", "--out", "{tmp}/x"], 1, "clip one of them"),
+        (["compress", "{cells}", "--bytes", "5", "--out", "{tmp}/x"], 2, "32 take 1, 2, 4, 8, 16, 32 bytes, not 5"),
+        (["info", "{cells}", "{tmp}"], 1, "not a cell-code database"),
+        (
+            ["build", "{run}", "--aerial", "{aerial}", "--reuse", "{tmp}", "--out", "{tmp}/x"],
+            1,
+            "not a cell-code database",
+        ),
+        (["build", "{run}", "--set", "build.shard_depth=0", "--out", "{tmp}/x"], 2, "build.shard_depth"),
+        (["locate", "{cells}", "{photo}", "--region", "10,10,11,11"], 1, "lies in the region west 10"),
+    ],
+)
+def test_what_cannot_be_done_to_a_database_is_one_sentence(
+    arguments: list[str],
+    status: int,
+    words: str,
+    town: Simulation,
+    town_run: Run,
+    town_cells: Database,
+    town_photos: PhotoTable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = {
+        "tmp": tmp_path,
+        "run": town_run.folder,
+        "cells": town_cells.folder,
+        "aerial": town.aerial_path,
+        "photo": town_photos.files[0],
+    }
+    with pytest.raises(SystemExit) as stopped:
+        main([argument.format(**names) for argument in arguments])
+    shown = capsys.readouterr()
+    assert stopped.value.code == status
+    assert words in shown.err
+    assert shown.out == ""
+    assert len([line for line in shown.err.splitlines() if line.startswith("cellcode: ")]) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_unreadable_photo_gives_its_own_line_and_status_one(

@@ -1,9 +1,8 @@
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -11,8 +10,10 @@ from cellcode import build
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
 from cellcode.database import Database
-from cellcode.errors import InputError
+from cellcode.database.codes import fuse, upsample
+from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
+from cellcode.index.quantise import to_int8
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
 
@@ -35,7 +36,7 @@ def test_codes_are_the_weighted_sum_of_the_embedded_tile_and_the_prototype(
     rows = np.random.default_rng(0).permutation(len(town_cells.ids))[:12]
     lat, lon = s2.cell_centers(town_cells.ids[rows])
     size = config.tile
-    tiles, _ = read_crops(open_source(town.aerial_path), lat, lon, size_m=size.size_m, size_px=size.size_px)
+    tiles, *_ = read_crops(open_source(town.aerial_path), lat, lon, size_m=size.size_m, size_px=size.size_px)
     assert town_run.aerial is not None
     assert town_run.prototypes is not None
     with torch.inference_mode():
@@ -123,45 +124,122 @@ def test_building_twice_gives_the_same_bytes(
     assert (again.folder / "codes.npy").read_bytes() == (town_cells.folder / "codes.npy").read_bytes()
 
 
-@pytest.fixture
-def copy(town_cells: Database, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(town_cells.folder, tmp_path / "copy.cells"))
-
-
-def test_an_encoder_of_another_model_is_refused(copy: Path, town_run: Run) -> None:
-    from safetensors.torch import save_file
-
-    torch.manual_seed(1)
-    state = {
-        name: torch.rand_like(value) if value.is_floating_point() else value
-        for name, value in town_run.ground.state_dict().items()
-    }
-    save_file({name: value.contiguous() for name, value in state.items()}, copy / "ground.safetensors")
-    with pytest.raises(InputError, match=r"does not belong to this database|truncated|longer"):
-        Database.open(copy).encoder()
-
-
-def test_damage_is_found_and_named(copy: Path) -> None:
-    data = (copy / "codes.npy").read_bytes()
-    (copy / "codes.npy").write_bytes(data[:-100])
-    with pytest.raises(InputError, match=r"codes\.npy is truncated"):
-        Database.open(copy)
-    (copy / "codes.npy").write_bytes(data[:-100] + bytes(100))
-    with pytest.raises(InputError, match=r"codes\.npy was changed"):
-        Database.open(copy).verify()
-    (copy / "ids.npy").unlink()
-    with pytest.raises(InputError, match=r"ids\.npy is missing"):
-        Database.open(copy)
-
-
-def test_a_newer_format_is_refused(copy: Path) -> None:
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
-    with pytest.raises(InputError, match="version 99"):
-        Database.open(copy)
-
-
 def test_the_database_names_its_sources(town_cells: Database) -> None:
     assert town_cells.manifest["licences"] == ["CC0-1.0"]
     assert any("rendered world" in text for text in town_cells.manifest["attributions"])
     assert town_cells.manifest["imagery"]["date"] == "2023-07-18"
+
+
+def test_cells_have_the_terms_that_imagery_and_prototypes_give(
+    wide_run: Run, imagery: Path, area: Region, mixed: Database
+) -> None:
+    """Of every kind there are some; those with neither are left out."""
+    cells, source = area.cells(16), open_source(imagery)
+    crops = read_crops(source, *s2.cell_centers(cells), size_m=150, size_px=32)
+    enough = crops.mask.mean(axis=(1, 2)) >= 0.5
+    centre = source.covers(*s2.cell_centers(cells))
+    assert wide_run.prototypes is not None
+    near = wide_run.prototypes.lookup(s2.parents(cells, 15)) >= 0
+    has_aerial = enough & centre
+    kept = has_aerial | near
+    np.testing.assert_array_equal(mixed.ids, cells[kept])
+    np.testing.assert_array_equal(mixed.facts.has_aerial, has_aerial[kept])
+    np.testing.assert_array_equal(mixed.facts.has_prototype, near[kept])
+    counts = mixed.manifest["cells"]
+    assert counts == {
+        "total": kept.sum(),
+        "both": (has_aerial & near).sum(),
+        "aerial_only": (has_aerial & ~near).sum(),
+        "prototype_only": (near & ~has_aerial).sum(),
+        "left_out": (~kept).sum(),
+    }
+    assert min(counts.values()) > 0
+
+
+def test_row_i_is_the_same_cell_in_every_file(mixed: Database) -> None:
+    assert (mixed.ids[1:] > mixed.ids[:-1]).all()
+    assert pq.read_table(mixed.folder / "cells.parquet").column("cell").to_pylist() == mixed.ids.tolist()
+    aerial, prototypes = mixed.terms()
+    digests, tiles = mixed.tile_digests(), mixed.tiles()
+    assert aerial is not None
+    assert prototypes is not None
+    assert tiles is not None
+    assert digests is not None
+    for values in (aerial, tiles, digests[:, None]):
+        np.testing.assert_array_equal(values.any(axis=1), mixed.facts.has_aerial)
+    np.testing.assert_array_equal(prototypes.any(axis=1), mixed.facts.has_prototype)
+    expected = fuse(aerial, prototypes, mixed.facts.has_aerial, mixed.facts.has_prototype, mixed.calibration)
+    np.testing.assert_array_equal(mixed.codes, expected.astype(np.float16))
+    np.testing.assert_array_equal(mixed.code_set.coarse, to_int8(np.asarray(mixed.codes), mixed.code_set.scale)[0])
+    assert len(mixed.facts.photos) == len(mixed.ids)
+
+
+def test_cells_know_their_photos_and_the_date_of_their_imagery(wide_run: Run, mixed: Database) -> None:
+    known, facts = wide_run.facts, mixed.facts
+    rows = {cell: row for row, cell in enumerate(known.ids.tolist())}
+    for row, cell in enumerate(mixed.ids.tolist()):
+        seen = rows.get(cell)
+        assert facts.photos[row] == (0 if seen is None else known.photos[seen])
+        assert facts.dates[row] == (0 if seen is None else known.dates[seen])
+        for name in ("first_date", "last_date"):
+            date = np.datetime64("NaT") if seen is None else getattr(known, name)[seen]
+            np.testing.assert_array_equal(getattr(facts, name)[row], date)
+    assert 0 < (facts.photos > 0).sum() < len(mixed.ids)
+    assert (facts.imagery_date[facts.has_aerial] == np.datetime64("2021-06-05")).all()
+    assert np.isnat(facts.imagery_date[~facts.has_aerial]).all()
+    assert mixed.manifest["imagery"]["date"] == "2021-06-05"
+
+
+def test_errors_of_narrow_codes_are_reported_and_are_bounds(
+    wide_run: Run, imagery: Path, area: Region, mixed: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Against a build whose terms and codes are float32 throughout."""
+    facts, codes = mixed.manifest["codes"], mixed.codes.astype(np.float64)
+    assert mixed.code_set.coarse is not None
+    apart = np.linalg.norm(codes - facts["int8_step"] * mixed.code_set.coarse.astype(np.float64), axis=1)
+    assert apart.max() <= facts["int8_error"] <= 1.001 * apart.max()
+    lengths = np.linalg.norm(codes, axis=1)
+    assert lengths.max() <= facts["longest"] <= 1.001 * lengths.max()
+    assert wide_run.prototypes is not None
+    assert wide_run.aerial is not None
+    lat, lon = s2.cell_centers(mixed.ids)
+    near = upsample(wide_run.prototypes, mixed.ids, "interpolate")
+    crops = read_crops(open_source(imagery), lat, lon, size_m=150, size_px=32)
+    with torch.inference_mode():
+        aerial = wide_run.aerial(torch.from_numpy(crops.pixels)).numpy() * mixed.facts.has_aerial[:, None]
+    plain = build.run(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=["build.aerial_smoothing_cells=0"])
+    exact = fuse(aerial, near, mixed.facts.has_aerial, mixed.facts.has_prototype, plain.calibration)
+    off = np.linalg.norm(plain.codes.astype(np.float64) - exact, axis=1)
+    assert 0 < off.max() <= plain.manifest["codes"]["largest_score_error"] + 1e-5  # batches of another size
+    assert plain.manifest["codes"]["largest_score_error"] < 5e-3
+
+
+def test_the_bounds_hold_every_cell_and_no_more(mixed: Database) -> None:
+    west, south, east, north = mixed.region_bounds
+    corners = s2.cell_polygons(mixed.ids)
+    np.testing.assert_allclose(
+        [west, south, east, north],
+        [corners[..., 1].min(), corners[..., 0].min(), corners[..., 1].max(), corners[..., 0].max()],
+        atol=1e-9,
+    )
+
+
+def test_imagery_with_too_little_in_it_is_said(wide_run: Run, imagery: Path, tmp_path: Path) -> None:
+    """One cell whose centre has imagery, but not half of its tile; and no prototype."""
+    bare = replace(wide_run, prototypes=None)
+    with pytest.raises(InputError, match=r"at least 100% imagery; lower build\.min_imagery_share"):
+        build.run(
+            bare,
+            imagery,
+            Region.of_cells(s2.cell_ids(np.array([52.0558]), np.array([3.1]), 16)),
+            out=tmp_path / "a.cells",
+            overrides=["build.min_imagery_share=1"],
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_settings_of_the_build_can_be_overridden(wide_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only keys of build can be changed"):
+        build.run(wide_run, out=tmp_path / "a.cells", overrides=["model.dim=64"])
+    with pytest.raises(UsageError, match=r"nearest known key is build\.shard_depth"):
+        build.run(wide_run, out=tmp_path / "a.cells", overrides=["build.shard_dept=3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,20 @@ from cellcode.progress import track
 Float64 = npt.NDArray[np.float64]
 
 
+class Crops(NamedTuple):
+    """Squares of imagery around N points; see `Crop`.
+
+    Attributes:
+        pixels: (N, size_px, size_px, 3) uint8.
+        mask: (N, size_px, size_px) bool.
+        dates: (N,) datetime64[D], NaT where not known.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.bool_]
+    dates: npt.NDArray[np.datetime64]
+
+
 def read_crops(
     source: AerialSource,
     lat_deg: Float64,
@@ -24,26 +39,25 @@ def read_crops(
     size_px: int,
     bearing_deg: float = 0.0,
     description: str | None = None,
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+) -> Crops:
     """Cut a square around each point, with as many threads as there are cores; the points may come in any order.
 
     Args:
         description: shown as progress; None shows none.
-
-    Returns:
-        (N, size_px, size_px, 3) uint8 and (N, size_px, size_px) bool; see `Crop`.
     """
     count = len(lat_deg)
     pixels = np.empty((count, size_px, size_px, 3), np.uint8)
-    mask = np.empty((count, size_px, size_px), bool)
+    mask, dates = np.empty((count, size_px, size_px), bool), np.full(count, "NaT", "datetime64[D]")
     order = np.argsort(s2.cell_ids(lat_deg, lon_deg, s2.MAX_LEVEL)) if count else np.empty(0, np.int64)
 
     def cut(row: int) -> None:
         crop = source.read(float(lat_deg[row]), float(lon_deg[row]), size_m, size_px, bearing_deg)
         pixels[row], mask[row] = crop.pixels, crop.mask
+        if crop.date:
+            dates[row] = np.datetime64(crop.date, "D")
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         done = threads.map(cut, order.tolist())
         for _ in track(done, description, count) if description else done:
             pass
-    return pixels, mask
+    return Crops(pixels, mask, dates)

@@ -7,6 +7,7 @@ map differs from the exact one by less than 1 cm for crops of 250 m and about 10
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import math
 import threading
@@ -69,7 +70,7 @@ class GeoTiffSource:
         low, high = np.maximum(low, 0), np.minimum(high, (dataset.width, dataset.height))
         if (high <= low).any():
             empty = np.zeros((size_px, size_px), bool)
-            return Crop(np.zeros((size_px, size_px, 3), np.uint8), empty, self.attribution)
+            return Crop(np.zeros((size_px, size_px, 3), np.uint8), empty, self.attribution, self.date)
         window = Window(low[0], low[1], *(high - low))
         shape = tuple(max(1, math.ceil(side / step)) for side in (high - low)[::-1])
         scale = np.array(shape[::-1]) / (high - low)
@@ -83,7 +84,8 @@ class GeoTiffSource:
                 f"{self.path} is damaged: its pixels around {lat_deg:.5f}, {lon_deg:.5f} cannot be read"
             ) from None
         source = np.concatenate([np.broadcast_to(colour, (3, *shape)), mask[None]]).transpose(1, 2, 0)
-        return _warp(np.ascontiguousarray(source), (corners - low) * scale, size_px, self.attribution)
+        pixels, seen = _warp(np.ascontiguousarray(source), (corners - low) * scale, size_px)
+        return Crop(pixels, seen, self.attribution, self.date)
 
     def footprint(self) -> Region:
         """Return the outline of the raster."""
@@ -148,10 +150,13 @@ def _decimation(corners: Float64, size_px: int) -> float:
     return max(1.0, float(sides.min()) / size_px / 1.5)
 
 
-def _warp(source: npt.NDArray[np.uint8], corners: Float64, size_px: int, attribution: str) -> Crop:
+def _warp(
+    source: npt.NDArray[np.uint8], corners: Float64, size_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Map the quadrilateral `corners` (UL, LL, LR, UR; pixels from the corner of `source`) to a square, bilinearly.
 
-    Colours are weighted with their mask, so that they do not fade into missing pixels beside them.
+    Returns its pixels and its mask. Colours are weighted with their mask, so that they do not fade into missing pixels
+    beside them.
     """
     # A frame of empty pixels: Pillow leaves half a pixel at the rim empty, and outside the file there is no imagery.
     padded = np.pad(source, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
@@ -170,7 +175,7 @@ def _warp(source: npt.NDArray[np.uint8], corners: Float64, size_px: int, attribu
     share = np.maximum(warp(weight), 1e-3) if missing else np.ones((), np.float32)
     bands = [warp(padded[..., band]) / share for band in range(3)]
     pixels = np.clip(np.rint(np.stack(bands, axis=-1)), 0, 255).astype(np.uint8) * mask[..., None]
-    return Crop(pixels, mask, attribution)
+    return pixels, mask
 
 
 def _projective(size_px: int, corners: Float64) -> list[float]:
@@ -244,5 +249,7 @@ def _apply(transform: Any, x: Float64, y: Float64) -> tuple[Float64, Float64]:
 
 def _date(text: str | None) -> str | None:
     """ISO date of a TIFF's `YYYY:MM:DD HH:MM:SS`."""
-    day = (text or "")[:10].replace(":", "-")
-    return day if len(day) == 10 and day.replace("-", "").isdigit() else None
+    try:
+        return datetime.date.fromisoformat((text or "")[:10].replace(":", "-")).isoformat()
+    except ValueError:
+        return None

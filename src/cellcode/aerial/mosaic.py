@@ -51,13 +51,14 @@ class MosaicSource:
             near = self._tree.query(shapely.box(west, south_north[0], east, south_north[1]))
         crops = [self.sources[i].read(lat_deg, lon_deg, size_m, size_px, bearing_deg) for i in near]
         pixels, mask = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool)
-        named = []
+        named, dates = [], []
         for crop in sorted(crops, key=lambda crop: -int(crop.mask.sum())):
             fresh = crop.mask & ~mask
             if fresh.any():
                 pixels[fresh], mask = crop.pixels[fresh], mask | fresh
                 named.append(crop.attribution)
-        return Crop(pixels, mask, "; ".join(dict.fromkeys(name for name in named if name)))
+                dates += [crop.date] if crop.date else []
+        return Crop(pixels, mask, "; ".join(dict.fromkeys(name for name in named if name)), min(dates, default=None))
 
     def footprint(self) -> Region:
         """Return the union of the outlines."""

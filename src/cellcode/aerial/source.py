@@ -21,11 +21,13 @@ class Crop:
         pixels: (size_px, size_px, 3) uint8 RGB; 0 where the mask is False.
         mask: (size_px, size_px) bool, True where there is imagery.
         attribution: whom to name for it.
+        date: of the imagery, ISO 8601, where known; of several, the oldest.
     """
 
     pixels: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.bool_]
     attribution: str
+    date: str | None = None
 
 
 @runtime_checkable

@@ -7,7 +7,21 @@ import traceback
 
 import typer
 
-from cellcode.cli import build, demo, evaluate, info, ingest, locate, simulate, train
+from cellcode.cli import (
+    build,
+    clip,
+    compress,
+    demo,
+    evaluate,
+    export,
+    info,
+    ingest,
+    locate,
+    merge,
+    simulate,
+    split,
+    train,
+)
 from cellcode.errors import CellcodeError
 
 app = typer.Typer(
@@ -32,7 +46,7 @@ def options(
         raise typer.Exit
 
 
-for verb in (simulate, ingest, train, build, evaluate, locate, info, demo):
+for verb in (simulate, ingest, train, build, evaluate, locate, info, clip, split, merge, compress, export, demo):
     app.command(name=verb.__name__.rsplit(".", 1)[1])(verb.command)
 
 

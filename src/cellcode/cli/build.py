@@ -5,6 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from cellcode.cli.common import REGION_FORMS
+
 
 def command(
     run: Annotated[Path, Argument(help="A trained run.")],
@@ -12,11 +14,27 @@ def command(
     aerial: Annotated[
         str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")
     ] = None,
-    region: Annotated[str | None, Option(help="west,south,east,north in degrees, or a GeoJSON file.")] = None,
+    region: Annotated[
+        str | None,
+        Option(help=f"Build only here: {REGION_FORMS}"),
+    ] = None,
+    reuse: Annotated[
+        Path | None, Option(help="An earlier database: tiles that have not changed since are not encoded again.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, Option("--set", help="Override a setting: build.a=b; may be repeated.")
+    ] = None,
 ) -> None:
-    """Build a cell-code database."""
+    """Build a cell-code database; an interrupted build continues when it is started again."""
     from cellcode.database import build
     from cellcode.geography import Region
 
-    build.run(run, aerial, Region.parse(region) if region is not None else None, out=out)
+    build.run(
+        run,
+        aerial,
+        Region.parse(region) if region is not None else None,
+        out=out,
+        reuse=reuse,
+        overrides=overrides or (),
+    )
     print(out)

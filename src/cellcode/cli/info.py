@@ -6,12 +6,17 @@ from typing import Annotated, Any
 from typer import Argument
 
 
-def command(path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")]) -> None:
-    """Say in a screen what an artefact holds."""
+def command(
+    path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")],
+    other: Annotated[Path | None, Argument(help="A second database: says what differs between the two.")] = None,
+) -> None:
+    """Say in a screen what an artefact holds, or what differs between two databases."""
     from cellcode.errors import InputError
     from cellcode.files import read_json
 
-    if path.is_file():
+    if other is not None:
+        lines = _difference(path, other)
+    elif path.is_file():
         lines = _raster(path)
     elif (path / "run.json").is_file():
         lines = _run(read_json(path / "run.json"), path)
@@ -30,6 +35,12 @@ def command(path: Annotated[Path, Argument(help="A photo table, a run, a databas
 
 
 Lines = list[tuple[str, str]]
+
+
+def _difference(path: Path, other: Path) -> Lines:
+    from cellcode.database import Database, difference
+
+    return difference.describe(Database.open(path), Database.open(other))
 
 
 def _photos(manifest: dict[str, Any], path: Path) -> Lines:
@@ -81,12 +92,16 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
     cells, calibration = manifest["cells"], database.calibration
     kinds = f"{cells['both']} with both terms, {cells['aerial_only']} imagery only, {cells['prototype_only']} prototype only"
     size = sum(facts["bytes"] for facts in manifest["files"].values())
-    outside = calibration.outside_score
+    outside, codes = calibration.outside_score, manifest["dim"]
     return [
         ("database", f"{manifest['identity']} in {path}"),
         ("run", f"{manifest['run']['name']} ({manifest['run']['identity']})"),
         ("cells", f"{cells['total']} of level {manifest['levels']['cell']} ({kinds})"),
-        ("codes", f"{manifest['dim']} x float16, {database.bytes / 1e6:.2f} MB with ids; folder {size / 1e6:.2f} MB"),
+        (
+            "codes",
+            f"{codes} x {manifest['codes']['dtype']}, {database.bytes / 1e6:.2f} MB with ids; folder {size / 1e6:.2f} MB",
+        ),
+        ("search", _search(database)),
         ("bounds", _bounds(manifest["bounds"])),
         ("kappa", f"{calibration.kappa:.3g} ({calibration.photos} validation photos)"),
         ("factors", f"{calibration.aerial_only:.3g} imagery only, {calibration.prototype_only:.3g} prototype only"),
@@ -97,6 +112,15 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
         ("licences", ", ".join(manifest["licences"]) or "not stated"),
         ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
     ]
+
+
+def _search(database: Any) -> str:
+    settings = database.search_settings
+    if settings is None:
+        return "exact: every cell is compared"
+    size = settings.entry_bytes * settings.stage_entries / 1e6
+    kept = ", ".join(f"{share:.2%} of the {k} best" for k, share in settings.kept.items())
+    return f"two stages, {size:.1f} MB over {settings.over}: keeps {kept} ({settings.queries} validation photos)"
 
 
 def _raster(path: Path) -> Lines:

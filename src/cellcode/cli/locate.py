@@ -6,14 +6,14 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
+from cellcode.cli.common import REGION_FORMS
+
 
 def command(
     database: Annotated[Path, Argument(help="A cell-code database.")],
     photos: Annotated[list[Path], Argument(help="Photos.")],
     top: Annotated[int, Option(help="Number of candidates.")] = 5,
-    region: Annotated[
-        str | None, Option(help="Search only here: west,south,east,north in degrees, or a GeoJSON file.")
-    ] = None,
+    region: Annotated[str | None, Option(help=f"Search only here: {REGION_FORMS}")] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Say where photos were taken."""

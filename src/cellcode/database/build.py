@@ -1,47 +1,59 @@
-"""From a run and imagery to a cell-code database: tiles encoded, fused with prototypes, calibrated, written."""
+"""From a run and imagery to a cell-code database: tiles encoded, fused with prototypes, calibrated, written.
+
+The build is a stream over shards, S2 cells of up to 4 ** `build.shard_depth` cells. Finished shards wait in a folder beside the
+database until all of them are there; an interrupted build, started again, takes them over and ends with the same bytes.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.torch import save_file
 
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
-from cellcode.database import terms as streaming
+from cellcode.database import join, parts
 from cellcode.database.calibration import Calibration, fit
-from cellcode.database.cells import Candidates, bounds, choose
 from cellcode.database.codes import fuse
-from cellcode.database.database import (
+from cellcode.database.database import Database
+from cellcode.database.finish import count_kinds, write_coarse, write_first_stage, write_manifest
+from cellcode.database.join import Written
+from cellcode.database.layout import (
     AERIAL,
     BACKBONE,
-    CELLS,
+    COARSE,
     CODES,
     CONFIG,
+    DIGESTS,
     ENCODER,
-    FORMAT,
     IDS,
-    MANIFEST,
     PROTOTYPES,
-    VERSION,
-    Database,
-    Facts,
+    QUERIES,
+    TILES,
+    refuse_to_overwrite,
 )
 from cellcode.database.npyfile import RowWriter
+from cellcode.database.parts import COUNTS, Reuse, row_error
+from cellcode.database.plan import Plan, choose
 from cellcode.database.similarity import Terms
-from cellcode.database.terms import Written, row_error
 from cellcode.errors import InputError
-from cellcode.files import atomic_folder, read_json, sha256, write_json
+from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import Region, s2
+from cellcode.index.codeset import CodeSet
 from cellcode.progress import Meter
-from cellcode.runs import CellFacts, Run, architecture
+from cellcode.runs import Run, architecture
 
+Float32 = npt.NDArray[np.float32]
 BLOCK = 65536
 RADIUS_CELLS = 1.5  # the neighbourhood that counts as right when the calibration is fitted, in mean cell edges
+MAX_QUERIES = 1024  # validation photos that are kept to check the search with
 
 
 def run(
@@ -50,6 +62,8 @@ def run(
     region: Region | None = None,
     *,
     out: Path | str,
+    reuse: Database | Path | str | None = None,
+    overrides: Iterable[str] = (),
 ) -> Database:
     """Build a database.
 
@@ -59,6 +73,9 @@ def run(
         region: cells with their centre inside; None: the imagery's footprint, or without imagery the cells with
             training photos. Cells with neither enough imagery nor a prototype are left out.
         out: the folder to write; a database that is there already is replaced.
+        reuse: an earlier database; tiles whose pixels have not changed since are not encoded again. It may be the one
+            at `out`.
+        overrides: `build.key=value`, in place of the run's `config.build`.
 
     Returns:
         The database, open.
@@ -67,41 +84,89 @@ def run(
         InputError: run, imagery and region leave nothing to build, or `out` holds something else. Said before any work.
     """
     run = run if isinstance(run, Run) else Run.load(run)
+    run = replace(run, config=configuration.overridden(run.config, overrides, "build"))
     out = Path(out)
-    _refuse_to_overwrite(out)
+    refuse_to_overwrite(out)
     source = open_source(aerial) if aerial is not None else None
-    candidates = choose(run, source, region)
+    earlier = _reusable(run, reuse)
+    plan = choose(run, source, region)
     if source is None and run.aerial is not None:
         print("no aerial imagery given: the codes are made of prototypes alone", file=sys.stderr)
+    working = out.with_name(f".{out.name}.building")
+    folders, counts = _encode(run, source, plan, working, earlier)
     with atomic_folder(out) as folder:
-        _write(run, source, candidates, folder)
+        _write(run, source, folders, counts, folder)
+    shutil.rmtree(working)
     made = Database.open(out)
     cells = made.manifest["cells"]
     print(
         f"{cells['total']} cells ({cells['both']} with both terms, {cells['aerial_only']} with imagery only, "
-        f"{cells['prototype_only']} with a prototype only; {cells['left_out']} left out), {made.bytes / 1e6:.2f} MB of "
-        f"codes; database {made.identity} in {out}",
+        f"{cells['prototype_only']} with a prototype only; {cells['left_out']} left out); {counts['encoded']:.0f} tiles "
+        f"encoded, {counts['reused']:.0f} taken over; {made.bytes / 1e6:.2f} MB of codes; database {made.identity} in {out}",
         file=sys.stderr,
     )
     return made
 
 
-def _refuse_to_overwrite(out: Path) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{out} exists and is no cell-code database, so it is not overwritten; choose another --out")
+def _reusable(run: Run, reuse: Database | Path | str | None) -> Reuse | None:
+    """Open the earlier database, if its tiles were embedded by the same encoder."""
+    if reuse is None:
+        return None
+    earlier = reuse if isinstance(reuse, Database) else Database.open(reuse)
+    if earlier.manifest["aerial_encoder"] != parts.encoder_digest(run) or earlier.level != run.config.levels.cell:
+        print(f"{earlier.folder} is of another aerial encoder or level: nothing is taken over", file=sys.stderr)
+        return None
+    return Reuse(earlier)
 
 
-def _write(run: Run, source: AerialSource | None, candidates: Candidates, folder: Path) -> None:
+def _encode(
+    run: Run, source: AerialSource | None, plan: Plan, working: Path, reuse: Reuse | None
+) -> tuple[list[Path], dict[str, float]]:
+    """Write the shards that are not there yet; return all of them in order, and their counts."""
+    identity = {
+        "run": run.identity,
+        "imagery": source.identity if source is not None else None,
+        "plan": plan.digest,
+        "build": run.config.build.model_dump(mode="json"),
+        "reuse": reuse.database.identity if reuse is not None else None,
+    }
+    if working.exists() and (not (working / "plan.json").is_file() or read_json(working / "plan.json") != identity):
+        print(f"{working} is of another build, it starts anew", file=sys.stderr)
+        shutil.rmtree(working)
+    working.mkdir(parents=True, exist_ok=True)
+    write_json(working / "plan.json", identity)
+    folders = [working / token for token in s2.tokens(plan.shards)]
+    done = sum(folder.is_dir() for folder in folders)
+    if done:
+        print(f"continuing: {done} of {len(folders)} shards are there", file=sys.stderr)
+    total: dict[str, float] = {"encoded": 0, "reused": 0, "cells": 0, "left_out": 0}
+    errors = {
+        "aerial_error": reuse.database.manifest["codes"]["aerial_error"] if reuse else 0.0,
+        "prototype_error": 0.0,
+    }
+    with Meter("encoding cells", plan.total) as meter:
+        for shard, folder in zip(plan.shards, folders, strict=True):
+            if not folder.is_dir():
+                parts.write_part(run, source, plan.cells(shard), folder, reuse)
+            counted = read_json(folder / COUNTS)
+            total = {name: total[name] + counted[name] for name in total}
+            errors = {name: max(errors[name], counted[name]) for name in errors}
+            meter.note(f"{s2.tokens(shard)[0]}")
+            meter.advance(int(counted["cells"] + counted["left_out"]))
+    if not total["cells"]:
+        shutil.rmtree(working)
+        share = run.config.build.min_imagery_share
+        raise InputError(f"no tile of the region has at least {share:.0%} imagery; lower build.min_imagery_share")
+    return folders, total | errors
+
+
+def _write(run: Run, source: AerialSource | None, folders: list[Path], counts: dict[str, float], folder: Path) -> None:
     """Write every file of the database; the manifest comes last."""
-    build, levels = run.config.build, run.config.levels
-    written = streaming.write(run, source, candidates, folder)
+    build, levels, model = run.config.build, run.config.levels, run.config.model
+    written = join.join(folders, run.facts, model.dim, folder)
     if build.aerial_smoothing_cells and written.has_aerial.any():
-        streaming.smooth_aerial(folder, written, build.aerial_smoothing_cells)
-    terms = _open_terms(folder, written)
-    ids = np.load(folder / IDS)
+        join.smooth_aerial(folder, written.has_aerial, build.aerial_smoothing_cells)
+    terms, ids = _open_terms(folder, written), np.load(folder / IDS, mmap_mode="r")
     calibration, report = fit(
         run.validation,
         ids,
@@ -111,39 +176,53 @@ def _write(run: Run, source: AerialSource | None, candidates: Candidates, folder
         unvisited_weight=build.unvisited_weight,
         seed=run.config.training.seed,
     )
-    code_error = _write_codes(terms, calibration, folder)
-    _facts(run.facts, ids, written).save(folder / CELLS, ids)
+    errors = _score_error(counts, calibration, _write_codes(terms, calibration, folder))
+    codes = np.load(folder / CODES, mmap_mode="c")
+    coarse = write_coarse(codes, folder)
+    queries = _some(run.validation.queries, run.config.training.seed)
+    np.save(folder / QUERIES, queries)
+    code_set = CodeSet(
+        np.asarray(ids), codes, np.load(folder / COARSE, mmap_mode="c"), coarse.step, coarse.error, coarse.longest
+    )
+    settings = write_first_stage(code_set, queries, build, folder, levels.cell, run.config.training.seed)
     (folder / CONFIG).write_text(configuration.dump(run.config), encoding="utf-8")
     save_file({name: t.detach().cpu().contiguous() for name, t in run.ground.state_dict().items()}, folder / ENCODER)
-    names = [IDS, CODES, CELLS, CONFIG, ENCODER]
-    names += [f"{BACKBONE}/{name}" for name in architecture.keep(run.ground, folder / BACKBONE)]
-    for name, term in ((AERIAL, terms.aerial), (PROTOTYPES, terms.prototypes)):
-        if term is not None and build.keep_terms:
-            names.append(name)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    if not build.keep_terms:
-        (folder / "terms").rmdir()
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
-    largest_error = _score_error(written, calibration, code_error)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "identity": _identity(files, calibration),
-        "cellcode_version": run.manifest.get("cellcode_version"),
-        "run": {"identity": run.identity, "name": run.config.name},
-        "levels": {"prototype": levels.prototype, "cell": levels.cell},
-        "dim": run.config.model.dim,
-        "cells": _counts(written),
-        "codes": {"dtype": "float16", "largest_score_error": largest_error, "upsampling": build.upsampling},
-        "calibration": calibration.to_json(),
-        "calibration_report": report,
-        **_sources(run, source),
-        "bounds": list(bounds(ids)),
-        "files": files,
-    }
-    print(f"codes in float16: a score differs by at most {largest_error:.1e} from float32", file=sys.stderr)
-    write_json(folder / MANIFEST, manifest)
+    architecture.keep(run.ground, folder / BACKBONE)
+    _drop_unneeded_terms(terms, build.keep_terms, folder)
+    print(
+        f"a score differs by at most {errors:.1e} from float32 with float16 codes, by {coarse.error:.1e} more with int8 codes",
+        file=sys.stderr,
+    )
+    write_manifest(
+        folder,
+        np.asarray(ids),
+        calibration,
+        {
+            "cellcode_version": run.manifest.get("cellcode_version"),
+            "run": {"identity": run.identity, "name": run.config.name},
+            "aerial_encoder": parts.encoder_digest(run),
+            "levels": {"prototype": levels.prototype, "cell": levels.cell},
+            "dim": model.dim,
+            "cells": count_kinds(written.has_aerial, written.has_prototype, int(counts["left_out"])),
+            "codes": {
+                "dtype": "float16",
+                "upsampling": build.upsampling,
+                "largest_score_error": errors,
+                "aerial_error": counts["aerial_error"],
+                "int8_step": coarse.step,
+                "int8_error": coarse.error,
+                "longest": coarse.longest,
+            },
+            "search": settings.to_json() if settings is not None else None,
+            "calibration_report": report,
+            **_sources(run, source),
+        },
+    )
+
+
+def _some(queries: Float32, seed: int) -> Float32:
+    """At most MAX_QUERIES of them, in random order."""
+    return queries[np.random.default_rng([seed, 6]).permutation(len(queries))[:MAX_QUERIES]]
 
 
 def _open_terms(folder: Path, written: Written) -> Terms:
@@ -177,44 +256,21 @@ def _write_codes(terms: Terms, calibration: Calibration, folder: Path) -> float:
     return error
 
 
-def _score_error(written: Written, calibration: Calibration, code_error: float) -> float:
+def _score_error(counts: dict[str, float], calibration: Calibration, code_error: float) -> float:
     """Bound of the change of any score: rounding of both terms, and of their sum."""
-    on_aerial = max(1.0, calibration.aerial_only) * written.aerial_error
-    on_prototypes = max(calibration.kappa, calibration.prototype_only) * written.prototype_error
+    on_aerial = max(1.0, calibration.aerial_only) * counts["aerial_error"]
+    on_prototypes = max(calibration.kappa, calibration.prototype_only) * counts["prototype_error"]
     return on_aerial + on_prototypes + code_error
 
 
-def _facts(facts: CellFacts, ids: np.ndarray[Any, np.dtype[np.uint64]], written: Written) -> Facts:
-    """Bring the run's facts into the order of the database's cells; cells without training photos have none."""
-    rows = np.minimum(np.searchsorted(facts.ids, ids), max(len(facts.ids) - 1, 0))
-    known = facts.ids[rows] == ids if len(facts.ids) else np.zeros(len(ids), bool)
-    no_date = np.datetime64("NaT", "D")
-    rows = rows[known]
-
-    def spread(values: Any, missing: Any) -> Any:
-        out = np.full(len(ids), missing, values.dtype)
-        out[known] = values[rows]
-        return out
-
-    return Facts(
-        photos=spread(facts.photos, 0),
-        dates=spread(facts.dates, 0),
-        first_date=spread(facts.first_date, no_date),
-        last_date=spread(facts.last_date, no_date),
-        has_prototype=written.has_prototype,
-        has_aerial=written.has_aerial,
-    )
-
-
-def _counts(written: Written) -> dict[str, int]:
-    both = int((written.has_aerial & written.has_prototype).sum())
-    return {
-        "total": len(written.has_aerial),
-        "both": both,
-        "aerial_only": int(written.has_aerial.sum()) - both,
-        "prototype_only": int(written.has_prototype.sum()) - both,
-        "left_out": written.dropped,
-    }
+def _drop_unneeded_terms(terms: Terms, keep: bool, folder: Path) -> None:
+    if not keep or terms.aerial is None:
+        for name in (AERIAL, TILES, DIGESTS):
+            (folder / name).unlink(missing_ok=True)
+    if not keep or terms.prototypes is None:
+        (folder / PROTOTYPES).unlink(missing_ok=True)
+    if not keep:
+        (folder / "terms").rmdir()
 
 
 def _sources(run: Run, source: AerialSource | None) -> dict[str, Any]:
@@ -231,9 +287,3 @@ def _sources(run: Run, source: AerialSource | None) -> dict[str, Any]:
         "licences": sorted(text for text in licences if text),
         "attributions": sorted(text for text in attributions if text),
     }
-
-
-def _identity(files: dict[str, dict[str, Any]], calibration: Calibration) -> str:
-    """Digest of the files that define the answers, and of the calibration."""
-    parts = [files[name]["sha256"] for name in (IDS, CODES, CONFIG, ENCODER)]
-    return hashlib.sha256("".join([*parts, repr(calibration)]).encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -10,61 +10,48 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.database.calibration import Calibration
+from cellcode.database.facts import Facts
+from cellcode.database.layout import (
+    AERIAL,
+    BACKBONE,
+    CELLS,
+    COARSE,
+    CODEBOOK,
+    CODES,
+    CONFIG,
+    DIGESTS,
+    DIRECTIONS,
+    ENCODER,
+    FIRST_STAGE,
+    IDS,
+    PACKED,
+    PROTOTYPES,
+    QUERIES,
+    STARTS,
+    TILES,
+    check_sizes,
+    read_manifest,
+)
 from cellcode.errors import InputError
-from cellcode.files import read_json, sha256
+from cellcode.files import sha256
+from cellcode.index.codeset import CodeSet
+from cellcode.index.directions import Directions
+from cellcode.index.first_stage import FirstStage
+from cellcode.index.first_stage import load as load_first_stage
+from cellcode.index.quantise import Codebook, PackedCodes
+from cellcode.index.tune import Settings
 from cellcode.model.encoder import Encoder
 from cellcode.runs import architecture
 
-FORMAT = "cellcode-database"
-VERSION = 1
-MANIFEST, CONFIG, ENCODER = "manifest.json", "config.yaml", "ground.safetensors"
-BACKBONE = "backbone"
-IDS, CODES, CELLS = "ids.npy", "codes.npy", "cells.parquet"
-AERIAL, PROTOTYPES = "terms/aerial.npy", "terms/prototypes.npy"
-
 Ids = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.float16]
-Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of each cell, (N,) arrays in the order of the ids.
-
-    Attributes:
-        photos: int32, training photos in the cell.
-        dates: int32, distinct capture days among them.
-        first_date, last_date: datetime64[D], NaT where no photo carries a date.
-        has_prototype, has_aerial: bool, the terms of its code.
-    """
-
-    photos: npt.NDArray[np.int32]
-    dates: npt.NDArray[np.int32]
-    first_date: npt.NDArray[np.datetime64]
-    last_date: npt.NDArray[np.datetime64]
-    has_prototype: Bools
-    has_aerial: Bools
-
-    def save(self, path: Path, ids: Ids) -> None:
-        """Write cells.parquet."""
-        columns = {field.name: pa.array(getattr(self, field.name)) for field in fields(self)}
-        pq.write_table(pa.table({"cell": pa.array(ids, pa.uint64()), **columns}), path)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read cells.parquet."""
-        table = pq.read_table(path)
-        values = {field.name: table.column(field.name).to_numpy() for field in fields(cls)}
-        for name in ("first_date", "last_date"):
-            values[name] = values[name].astype("datetime64[D]")
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -75,14 +62,15 @@ class Database:
         manifest: manifest.json; docs/formats.md has its keys.
         config: the configuration of the run.
         ids: (N,) uint64, sorted, memory-mapped.
-        codes: (N, D) float16, memory-mapped; row i belongs to ids[i].
+        codes: (N, D) float16, memory-mapped, or packed into fewer bytes and decoded when rows are taken; row i belongs to
+            ids[i].
     """
 
     folder: Path
     manifest: dict[str, Any]
     config: Config
     ids: Ids
-    codes: Codes
+    codes: Codes | PackedCodes
     calibration: Calibration
 
     @classmethod
@@ -95,16 +83,15 @@ class Database:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        _check_sizes(folder, manifest)
-        ids, codes = _map(folder / IDS), _map(folder / CODES)
+        check_sizes(folder, manifest)
         rows, dim = manifest["cells"]["total"], manifest["dim"]
-        if ids.shape != (rows,) or ids.dtype != np.uint64:
-            raise InputError(f"{folder / IDS} does not hold the {rows} cells of the manifest; build the database again")
-        if codes.shape != (rows, dim) or codes.dtype != np.float16:
-            raise InputError(
-                f"{folder / CODES} holds {' x '.join(map(str, codes.shape))} values, not the {rows} codes of width "
-                f"{dim} that its manifest promises; build the database again"
-            )
+        ids = mapped(folder / IDS, (rows,), np.uint64)
+        codes: Codes | PackedCodes
+        if PACKED in manifest["files"]:
+            codebook = _codebook(folder / CODEBOOK)
+            codes = PackedCodes(mapped(folder / PACKED, (rows, codebook.pieces), np.uint8), codebook)
+        else:
+            codes = mapped(folder / CODES, (rows, dim), np.float16)
         return cls(
             folder=folder,
             manifest=manifest,
@@ -115,11 +102,48 @@ class Database:
         )
 
     @cached_property
+    def code_set(self) -> CodeSet:
+        """The codes as the search takes them."""
+        facts = self.manifest["codes"]
+        has_coarse = COARSE in self.manifest["files"]
+        return CodeSet(
+            ids=self.ids,
+            exact=self.codes,
+            coarse=mapped(self.folder / COARSE, self.codes.shape, np.int8) if has_coarse else None,
+            scale=facts["int8_step"],
+            coarse_error=facts["int8_error"],
+            longest=facts["longest"],
+        )
+
+    @cached_property
+    def search_settings(self) -> Settings | None:
+        """How the database is searched in two stages; None: it has no first stage."""
+        value = self.manifest["search"]
+        return Settings.from_json(value) if value is not None else None
+
+    @cached_property
+    def first_stage(self) -> FirstStage | None:
+        """The quantised codes, read whole at the first use."""
+        settings = self.search_settings
+        if settings is None:
+            return None
+        starts = None
+        if settings.over == "parents":
+            starts = np.array(mapped(self.folder / STARTS, (settings.stage_entries + 1,), np.uint32))
+            if starts[-1] != len(self.ids):
+                raise InputError(
+                    f"{self.folder / STARTS} ends with row {starts[-1]}, {IDS} holds {len(self.ids)}; build the database again"
+                )
+        turn, ask = np.array(mapped(self.folder / DIRECTIONS, (2, None, self.code_set.dim), np.float32))
+        entries = len(self.ids) if starts is None else len(starts) - 1
+        return load_first_stage(self.folder / FIRST_STAGE, Directions(turn, ask), starts, entries)
+
+    @cached_property
     def facts(self) -> Facts:
         """Facts of every cell; read at the first use."""
         try:
             facts = Facts.load(self.folder / CELLS)
-        except (pa.ArrowInvalid, KeyError, OSError):
+        except (pa.ArrowException, KeyError, OSError):
             raise InputError(f"{self.folder / CELLS} cannot be read; build the database again") from None
         if len(facts.photos) != len(self.ids):
             raise InputError(
@@ -135,6 +159,19 @@ class Database:
         """
         return self._term(AERIAL), self._term(PROTOTYPES)
 
+    def tiles(self) -> Codes | None:
+        """Return the aerial embeddings as the encoder gave them, before smoothing; see `terms`."""
+        return self._term(TILES) if TILES in self.manifest["files"] else self._term(AERIAL)
+
+    def tile_digests(self) -> Ids | None:
+        """Return a digest of each cell's tile, (N,) uint64, 0 where it has none; None if the build kept none."""
+        return mapped(self.folder / DIGESTS, self.ids.shape, np.uint64) if DIGESTS in self.manifest["files"] else None
+
+    @cached_property
+    def queries(self) -> npt.NDArray[np.float32]:
+        """Embeddings of the validation photos that settings of the search are checked with, (V, D)."""
+        return np.array(mapped(self.folder / QUERIES, (None, self.code_set.dim), np.float32))
+
     def encoder(self) -> Encoder:
         """Return the ground encoder that the codes were made for, on the CPU; loaded at the first call.
 
@@ -144,13 +181,20 @@ class Database:
         return self._encoder
 
     @property
+    def level(self) -> int:
+        """S2 level of the cells."""
+        return int(self.manifest["levels"]["cell"])
+
+    @property
     def identity(self) -> str:
         """Hex digest of everything that defines the answers."""
         return str(self.manifest["identity"])
 
     @property
     def bytes(self) -> int:
-        """Size of what search needs: ids and codes."""
+        """Size of what an exact answer needs: ids and codes."""
+        if isinstance(self.codes, PackedCodes):
+            return int(self.ids.nbytes + self.codes.numbers.nbytes)
         return int(self.ids.nbytes + self.codes.nbytes)
 
     @property
@@ -160,7 +204,7 @@ class Database:
         return west, south, east, north
 
     def verify(self) -> None:
-        """Compare the checksum of every file with the manifest; reads everything.
+        """Compare the checksum of every file with the manifest, and the order of the ids; reads everything.
 
         Raises:
             InputError: names the first file that was changed.
@@ -168,6 +212,8 @@ class Database:
         for name, facts in self.manifest["files"].items():
             if sha256(self.folder / name) != facts["sha256"]:
                 raise InputError(f"{self.folder / name} was changed after the database was built; build it again")
+        if not (self.ids[1:] > self.ids[:-1]).all():
+            raise InputError(f"{self.folder / IDS} is not in the order of its cells; build the database again")
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -182,42 +228,39 @@ class Database:
         return encoder.eval()
 
     def _term(self, name: str) -> Codes | None:
-        if name not in self.manifest["files"]:
-            return None
-        term = _map(self.folder / name)
-        if term.shape != self.codes.shape:
-            raise InputError(f"{self.folder / name} does not hold as many rows as {CODES}; build the database again")
-        return term
+        return mapped(self.folder / name, self.codes.shape, np.float16) if name in self.manifest["files"] else None
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a database of this version; InputError in one sentence if there is none."""
-    if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is not a cell-code database (no {MANIFEST}); `cellcode build` makes one")
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{folder} is not a cell-code database; `cellcode build` makes one")
-    if manifest.get("version") != VERSION:
-        raise InputError(
-            f"{folder} is a database of format version {manifest.get('version')}, this program reads version {VERSION}; "
-            "build it again"
-        )
-    return manifest
+def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Map a numpy file.
 
+    Copy on write: nothing is ever written, but torch takes only arrays that could be.
 
-def _check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
-    """Every file is there and as long as it was written."""
-    for name, facts in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing; build the database again")
-        if (size := path.stat().st_size) != facts["bytes"]:
-            kind = "truncated" if size < facts["bytes"] else "longer than it was written"
-            raise InputError(f"{path} is {kind} ({size} of {facts['bytes']} bytes); copy or build the database again")
+    Args:
+        shape: what the manifest promises; None: any number.
 
-
-def _map(path: Path) -> npt.NDArray[Any]:
+    Raises:
+        InputError: it cannot be read, or holds something else than the manifest promises.
+    """
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError, EOFError):
         raise InputError(f"{path} is no numpy file that can be read; build the database again") from None
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != dtype:
+        held, promised = (
+            " x ".join("any" if size is None else str(size) for size in each) for each in (array.shape, shape)
+        )
+        raise InputError(
+            f"{path} holds {held} {array.dtype} values, not the {promised} {np.dtype(dtype)} that its manifest promises; "
+            "build the database again"
+        )
+    return array
+
+
+def _codebook(path: Path) -> Codebook:
+    try:
+        arrays = load_arrays(path)
+        return Codebook(arrays["centroids"], Directions(arrays["turn"], arrays["ask"]))
+    except (SafetensorError, KeyError):
+        raise InputError(f"{path} is no codebook that can be read; build the database again") from None

@@ -92,8 +92,7 @@ def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, see
     photo is kept and the others are sampled at random, each standing for several; sums over cells stay unbiased, the
     best of all cells (recall@1, top scores) is then the best of the sample.
     """
-    lat, lon = s2.cell_centers(ids)
-    near = _near(validation, lat, lon, radius_m)
+    near = _near(validation, ids, radius_m)
     photos = np.flatnonzero([len(rows) > 0 for rows in near])
     photos_near = len(photos)
     rng = np.random.default_rng([seed, 5])
@@ -107,7 +106,7 @@ def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, see
     # The nearest cell is one of those within the radius.
     nearest = np.array(
         [
-            cells[np.argmin(distance.haversine_m(validation.lat_deg[v], validation.lon_deg[v], lat[cells], lon[cells]))]
+            cells[np.argmin(_apart_m(validation.lat_deg[v], validation.lon_deg[v], ids[cells]))]
             for v, cells in zip(photos, near, strict=True)
         ],
         np.int64,
@@ -126,20 +125,26 @@ def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, see
     )
 
 
-def _near(
-    validation: Validation, lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64], radius_m: float
-) -> list[npt.NDArray[np.int64]]:
-    """Rows of the cells with centres within the radius of each photo."""
-    by_lat = np.argsort(lat)
-    reach_deg = float(np.rad2deg(radius_m / distance.EARTH_RADIUS_M)) * 1.001
-    first = np.searchsorted(lat[by_lat], validation.lat_deg - reach_deg)
-    last = np.searchsorted(lat[by_lat], validation.lat_deg + reach_deg, side="right")
+def _near(validation: Validation, ids: Ids, radius_m: float) -> list[npt.NDArray[np.int64]]:
+    """Rows of the cells with centres within the radius of each photo, sorted.
+
+    Cells are found from a grid of points around each photo, closer than cells are narrow: the cost follows the photos.
+    """
+    level = int(s2.levels(ids[:1])[0])
+    step_m = 0.4 * s2.mean_edge_m(level)  # the narrowest cells are 0.6 mean edges wide
+    reach = int(np.ceil(radius_m / step_m)) + 2
+    east, north = (step_m * axis.ravel() for axis in np.mgrid[-reach : reach + 1, -reach : reach + 1])
     near = []
-    for v, (start, stop) in enumerate(zip(first, last, strict=True)):
-        rows = by_lat[start:stop]
-        apart_m = distance.haversine_m(validation.lat_deg[v], validation.lon_deg[v], lat[rows], lon[rows])
-        near.append(np.sort(rows[apart_m <= radius_m]))
+    for lat_deg, lon_deg in zip(validation.lat_deg, validation.lon_deg, strict=True):
+        cells = np.unique(s2.cell_ids(*distance.offset(lat_deg, lon_deg, east, north), level))
+        cells = cells[_apart_m(lat_deg, lon_deg, cells) <= radius_m]
+        rows = np.minimum(np.searchsorted(ids, cells), len(ids) - 1)
+        near.append(rows[ids[rows] == cells].astype(np.int64))
     return near
+
+
+def _apart_m(lat_deg: float, lon_deg: float, cells: Ids) -> npt.NDArray[np.float64]:
+    return distance.haversine_m(lat_deg, lon_deg, *s2.cell_centers(cells))
 
 
 def _choose_cells(

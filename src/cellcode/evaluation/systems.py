@@ -11,9 +11,10 @@ import torch
 from cellcode.config import EvaluationConfig
 from cellcode.evaluation.metrics import Result, by_chance, ranked
 from cellcode.geography import distance, s2
+from cellcode.index.codeset import CodeSet
 from cellcode.photos import PhotoTable
 from cellcode.photos.pixels import load_pixels
-from cellcode.search import ExactSearcher, Locator
+from cellcode.search import CodeSearcher, Locator
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -32,19 +33,21 @@ def evaluate_systems(
     database, most = locator.database, max(rule.ranks)
     truth = (table.lat_deg, table.lon_deg)
 
-    def score(name: str, ids: npt.NDArray[np.uint64], codes: npt.NDArray[np.floating]) -> Result:
-        hits = ExactSearcher(ids, codes).search(queries, most)
-        apart_m = _to_cells(truth, hits.cell_ids)
-        # A code is searched in float16: what it takes on disk, with its id.
-        return ranked(name, apart_m, rule.ranks, rule.radii_m, len(ids) * (2 * codes.shape[1] + 8))
+    def score(name: str, codes: CodeSet, size: int) -> Result:
+        hits = CodeSearcher(codes, database.level).search(queries, min(most, len(codes)))
+        return ranked(name, _to_cells(truth, hits.cell_ids), rule.ranks, rule.radii_m, size)
 
-    yield score("hybrid", database.ids, database.codes)
+    # The database is measured as it is searched, with its first stage where it has one.
+    hits = locator.searcher.search(queries, min(most, len(database.ids)))
+    yield ranked("hybrid", _to_cells(truth, hits.cell_ids), rule.ranks, rule.radii_m, database.bytes)
     aerial, prototypes = database.terms()
     facts = database.facts
     for name, term, has in (("prototypes", prototypes, facts.has_prototype), ("aerial", aerial, facts.has_aerial)):
         if term is not None:
             rows = np.flatnonzero(has)
-            yield score(name, database.ids[rows], np.asarray(term[rows]))
+            # A term is searched in float16: what it takes on disk, with its id.
+            codes = CodeSet(np.asarray(database.ids[rows]), np.asarray(term[rows]))
+            yield score(name, codes, len(rows) * (2 * codes.dim + 8))
     if len(gallery):
         yield _image_retrieval(locator, queries, truth, gallery, rule)
     rng = np.random.default_rng(0)

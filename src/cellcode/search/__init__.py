@@ -3,6 +3,17 @@
 from cellcode.search import locate
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.locator import Locator
-from cellcode.search.searcher import ExactSearcher, Hits, Searcher
+from cellcode.search.searcher import CodeSearcher, DatabaseSearcher, Hits, Searched, Searcher
 
-__all__ = ["Answer", "Candidate", "ExactSearcher", "Failure", "Hits", "Locator", "Searcher", "locate"]
+__all__ = [
+    "Answer",
+    "Candidate",
+    "CodeSearcher",
+    "DatabaseSearcher",
+    "Failure",
+    "Hits",
+    "Locator",
+    "Searched",
+    "Searcher",
+    "locate",
+]

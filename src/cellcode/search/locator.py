@@ -19,11 +19,11 @@ from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.posterior import probabilities, radius_m
-from cellcode.search.searcher import ExactSearcher, Searcher
+from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k
 
 Float32 = npt.NDArray[np.float32]
 BATCH = 64
-REACH = 4096  # cells that the circles of 50 and 90 % are measured over
+REACH = 1000  # cells that the circles of 50 and 90 % are measured over
 Source = Path | str | bytes | BinaryIO
 
 
@@ -34,12 +34,12 @@ class Locator:
 
     Args:
         database: an open database.
-        searcher: how its codes are searched; None: an exact scan.
+        searcher: how its codes are searched; None: a `DatabaseSearcher`.
     """
 
     def __init__(self, database: Database, searcher: Searcher | None = None) -> None:
         self.database = database
-        self.searcher = searcher or ExactSearcher(database.ids, database.codes)
+        self.searcher = searcher or DatabaseSearcher(database)
         self._device = choose_device("auto")
         self._encoder = database.encoder().to(self._device)
 
@@ -111,7 +111,11 @@ class Locator:
             raise UsageError(f"top must be at least 1, not {top}")
         region = Region.parse(region) if isinstance(region, str) else region
         calibration = self.database.calibration
-        hits = self.searcher.search(queries, max(top, REACH), region, calibration.temperature)
+        cells = self.searcher.count(region)
+        check_k(1, cells, region)
+        hits = self.searcher.search(queries, min(max(top, REACH), cells), region, calibration.temperature)
+        if hits.log_mass is None:
+            raise UsageError(f"{type(self.searcher).__name__} does not tell probabilities; ask it for cells directly")
         shares = probabilities(hits, calibration.temperature)
         lat, lon = (values.reshape(hits.cell_ids.shape) for values in s2.cell_centers(hits.cell_ids.ravel()))
         tokens = np.array(s2.tokens(hits.cell_ids[:, :top].ravel())).reshape(len(names), -1)

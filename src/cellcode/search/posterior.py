@@ -12,7 +12,12 @@ Float64 = npt.NDArray[np.float64]
 
 
 def probabilities(hits: Hits, temperature: float) -> Float64:
-    """Return the posterior of each hit, (B, K); its sum over all cells searched is 1."""
+    """Return the posterior of each hit, (B, K); its sum over all cells searched is 1.
+
+    Args:
+        hits: of a search with this temperature.
+    """
+    assert hits.log_mass is not None
     return np.asarray(np.exp(hits.scores.astype(np.float64) / temperature - hits.log_mass[:, None]))
 
 

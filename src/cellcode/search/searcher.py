@@ -1,89 +1,197 @@
-"""One interface for every way to search, and the exact scan."""
+"""One interface for every way to search, and the search of one database."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from cellcode.errors import InputError
-from cellcode.geography import Region, s2
+from cellcode.database import Database
+from cellcode.errors import EmptyRegionError, InputError, UsageError
+from cellcode.geography import Region, ranges
+from cellcode.index import exact, tune, two_stage
+from cellcode.index.codeset import CodeSet, Float32, Found, Slices, checked
 
 Ids = npt.NDArray[np.uint64]
-Float32 = npt.NDArray[np.float32]
-BLOCK = 65536  # cells whose scores are held at a time
+Method = Literal["exact", "two_stage"]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How an answer came about.
+
+    Attributes:
+        method: "exact": every cell was compared, or shown to be worse; "two_stage": quantised codes chose candidates; other
+            searchers have names of their own.
+        cells: how many cells could have been the answer.
+        exact: no cell better than the ones given can have been missed.
+        scored_again: first-stage entries whose codes were compared; 0 without a first stage.
+        missing: shards whose cells were not searched, by name.
+    """
+
+    method: str
+    cells: int
+    exact: bool
+    scored_again: int = 0
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The best cells of B queries, best first.
+    """The best cells of B queries, best first; equal scores go to the smaller id. Iterating gives cell_ids and scores.
 
     Attributes:
         cell_ids: (B, K) uint64.
         scores: (B, K) float32.
         log_mass: (B,) float64, log of the sum of exp(score / temperature) over all cells searched: the normaliser of the
-            posterior.
+            posterior. An estimate where not every cell was compared; None where no temperature was given.
+        searched: how.
     """
 
     cell_ids: Ids
     scores: Float32
-    log_mass: npt.NDArray[np.float64]
+    log_mass: npt.NDArray[np.float64] | None
+    searched: Searched
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.generic]]:
+        """Yield cell_ids and scores."""
+        return iter((self.cell_ids, self.scores))
 
 
 class Searcher(Protocol):
     """Finds the cells whose codes are most similar to queries."""
 
-    def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float = 1.0) -> Hits:
-        """Return the K = min(k, cells searched) best cells of each query.
+    def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
+        """Return the k best cells of each query.
 
         Args:
-            queries: (B, D) float32, unit length.
+            queries: (B, D) float32.
             region: only cells with their centre inside are searched.
             temperature: of `Hits.log_mass`.
 
         Raises:
-            InputError: no cell of the database lies in the region.
+            InputError: queries of another width or with values that are not finite, no cell in the region, or fewer than k.
         """
 
+    def count(self, region: Region | None = None) -> int:
+        """Return how many cells a search of the region would compare; 0 if none lies in it."""
 
-class ExactSearcher:
-    """Compares every query with every code, in blocks: memory does not depend on the number of cells.
+
+class CodeSearcher:
+    """Exact search of codes that are in memory or mapped.
 
     Args:
-        ids: (N,) uint64, sorted.
-        codes: (N, D) of any float type; may be memory-mapped.
+        codes: what is searched.
+        level: S2 level of its cells.
     """
 
-    def __init__(self, ids: Ids, codes: npt.NDArray[np.floating]) -> None:
-        self.ids, self.codes = ids, codes
+    def __init__(self, codes: CodeSet, level: int) -> None:
+        self.codes, self.level = codes, level
+        self._everything = codes.everything  # always the same array: what is known of it is remembered
+        self._last: tuple[Region | None, Slices] = (None, self._everything)
 
-    def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float = 1.0) -> Hits:
+    def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
         """See `Searcher`."""
-        rows = self._rows(region)
-        count, asked = len(rows) if rows is not None else len(self.ids), torch.from_numpy(np.ascontiguousarray(queries))
-        best = torch.empty(len(queries), 0)
-        best_rows = torch.empty(len(queries), 0, dtype=torch.int64)
-        log_mass = torch.full((len(queries),), -torch.inf, dtype=torch.float64)
-        for first in range(0, count, BLOCK):
-            block = np.arange(first, min(first + BLOCK, count)) if rows is None else rows[first : first + BLOCK]
-            codes = self.codes[block[0] : block[-1] + 1] if rows is None else self.codes[block]
-            scores = asked @ torch.from_numpy(np.array(codes)).float().T
-            log_mass = torch.logaddexp(log_mass, torch.logsumexp(scores.double() / temperature, dim=1))
-            # Merge the block's best with the best so far; a stable order makes ties go to the smaller id.
-            top, index = scores.topk(min(k, scores.shape[1]), dim=1)
-            merged = torch.cat([best, top], dim=1)
-            merged_rows = torch.cat([best_rows, torch.from_numpy(block)[index]], dim=1)
-            order = torch.argsort(merged, dim=1, descending=True, stable=True)[:, :k]
-            best, best_rows = merged.gather(1, order), merged_rows.gather(1, order)
-        return Hits(np.asarray(self.ids[best_rows.numpy()]), best.numpy(), log_mass.numpy())
+        asked, slices = checked(queries, self.codes.dim), self._slices(region)
+        cells = _size(slices)
+        check_k(k, cells, region)
+        found, method, again = self._find(asked, k, slices, cells, temperature)
+        searched = Searched(method, cells, method == "exact", again)
+        return Hits(np.asarray(self.codes.ids[found.rows]), found.scores, found.log_mass, searched)
 
-    def _rows(self, region: Region | None) -> npt.NDArray[np.int64] | None:
+    def count(self, region: Region | None = None) -> int:
+        """See `Searcher`."""
+        return _size(self._slices(region))
+
+    def _find(
+        self, queries: Float32, k: int, slices: Slices, cells: int, temperature: float | None
+    ) -> tuple[Found, Method, int]:
+        return exact.scan(self.codes, queries, k, slices, temperature), "exact", 0
+
+    def _slices(self, region: Region | None) -> Slices:
+        """Rows of the region's cells; those of the last region are remembered."""
         if region is None:
+            return self._everything
+        if self._last[0] is not region:
+            self._last = (region, ranges.rows_of_ranges(self.codes.ids, ranges_of(region, self.level)))
+        return self._last[1]
+
+
+class DatabaseSearcher(CodeSearcher):
+    """Search of one database.
+
+    A first stage is used where the database has one and it costs less than comparing every cell of the region: `Hits.searched`
+    says what was done. Not for several threads at once.
+
+    Args:
+        database: an open database.
+        method: "auto", or one of the two always.
+    """
+
+    def __init__(self, database: Database, method: Literal["auto"] | Method = "auto") -> None:
+        super().__init__(database.code_set, database.level)
+        if method == "two_stage" and database.search_settings is None:
+            raise UsageError(f"{database.folder} has no first stage; search it exactly")
+        self.database, self.method = database, method
+        self._tail: tuple[Slices, two_stage.Tail] | None = None
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open the database in a folder; InputError if it is none or damaged."""
+        return cls(Database.open(folder))
+
+    def _find(
+        self, queries: Float32, k: int, slices: Slices, cells: int, temperature: float | None
+    ) -> tuple[Found, Method, int]:
+        entries = self._entries(k, cells, len(queries))
+        stage = self.database.first_stage if entries is not None else None
+        if stage is not None and entries is not None:
+            rows = two_stage.candidates(stage, queries, k, entries, slices)
+            if rows is not None:
+                tail = self._tail_of(slices) if temperature is not None else None
+                return two_stage.among(self.codes, rows, queries, k, temperature, tail), "two_stage", entries
+        return super()._find(queries, k, slices, cells, temperature)
+
+    def _entries(self, k: int, cells: int, queries: int) -> int | None:
+        """Number of first-stage entries to score again; None: the search is to be exact."""
+        settings = self.database.search_settings
+        if settings is None or self.method == "exact":
             return None
-        rows = np.flatnonzero(region.contains(*s2.cell_centers(self.ids)))
-        if not len(rows):
-            raise InputError(f"no cell of the database lies in the region {region.describe()}; check its coordinates")
-        return rows
+        entries = settings.entries_for(k)
+        if entries is None or self.method == "two_stage":
+            return entries
+        total = len(self.codes)
+        two_stages = tune.cost(settings, entries, total, cells / total)
+        return entries if two_stages < tune.exact_cost(cells, self.codes.dim, queries) else None
+
+    def _tail_of(self, slices: Slices) -> two_stage.Tail:
+        if self._tail is None or self._tail[0] is not slices:
+            self._tail = (slices, two_stage.Tail(self.codes, slices))
+        return self._tail[1]
+
+
+def check_k(k: int, cells: int, region: Region | None) -> None:
+    """Raise UsageError or InputError unless 1 <= k <= cells."""
+    if k < 1:
+        raise UsageError(f"k must be at least 1, not {k}")
+    if not cells and region is not None:
+        raise InputError(f"no cell of the database lies in the region {region.describe()}; check its coordinates")
+    if k > cells:
+        where = "the database" if region is None else f"the region {region.describe()}"
+        raise InputError(f"{k} cells were asked for, {where} has {cells}; ask for fewer")
+
+
+def ranges_of(region: Region, level: int) -> ranges.Ranges:
+    """Return the ranges of a region, (R, 2); none where it is smaller than a cell."""
+    try:
+        return region.ranges(level)
+    except EmptyRegionError:
+        return ranges.empty()
+
+
+def _size(slices: Slices) -> int:
+    return int((slices[:, 1] - slices[:, 0]).sum())

@@ -1,0 +1,142 @@
+"""Databases of any size for benchmarks of search: codes with the statistics of trained ones, in the format of real databases.
+
+python benchmarks/code_sets.py fit RUN DATABASE      fits data/code_statistics.npz to a trained run and its database
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from safetensors.torch import save_file
+
+from cellcode import config as configuration
+from cellcode.config import Config
+from cellcode.database import Calibration, Database
+from cellcode.database.facts import SCHEMA, Facts
+from cellcode.database.finish import count_kinds, write_coarse, write_first_stage, write_manifest
+from cellcode.database.layout import CELLS, COARSE, CODES, CONFIG, ENCODER, IDS, QUERIES
+from cellcode.database.npyfile import RowWriter
+from cellcode.files import atomic_folder
+from cellcode.index.codeset import CodeSet, Float32
+from cellcode.model.encoder import Encoder
+from cellcode.progress import Meter
+from cellcode.runs import Run
+from cellcode.simulation.code_statistics import CodeStatistics, fit
+from cellcode.simulation.codes import CodeField
+
+STATISTICS = Path(__file__).parent / "data" / "code_statistics.npz"
+LEVEL = 16
+SEED = 0
+CHECKED = "checked_queries.npy"  # beside a database, queries that nothing was tuned on
+
+
+def make(cells: int, folder: Path, *, min_cells: int = 200_000) -> Database:
+    """Return the generated database of this many cells in a folder; it is made where it is not there yet."""
+    if (folder / "manifest.json").is_file():
+        return Database.open(folder)
+    statistics = CodeStatistics.load(STATISTICS)
+    field = CodeField(statistics, SEED)
+    config = configuration.parse(
+        {
+            "name": "generated",
+            "levels": {"prototype": LEVEL - 1, "cell": LEVEL},
+            "model": {"dim": statistics.dim},
+            "build": {"first_stage_min_cells": min_cells, "keep_terms": False},
+        }
+    )
+    with atomic_folder(folder) as temporary:
+        ids, codes = _write_codes(field, cells, statistics.dim, temporary)
+        coarse = write_coarse(codes, temporary)
+        code_set = CodeSet(
+            ids, codes, np.load(temporary / COARSE, mmap_mode="c"), coarse.step, coarse.error, coarse.longest
+        )
+        queries, _ = field.queries(ids, codes, 1024, seed=1)
+        np.save(temporary / QUERIES, queries)
+        settings = write_first_stage(code_set, queries, config.build, temporary, LEVEL, SEED)
+        _write_rest(config, temporary)
+        checked, _ = field.queries(ids, codes, 512, seed=2)
+        values = _values(statistics.dim, cells) | {
+            "codes": {
+                "dtype": "float16",
+                "largest_score_error": 0.0,
+                "aerial_error": 0.0,
+                "int8_step": coarse.step,
+                "int8_error": coarse.error,
+                "longest": coarse.longest,
+            },
+            "search": settings.to_json() if settings is not None else None,
+        }
+        write_manifest(temporary, ids, Calibration(temperature=0.08), values)
+        np.save(temporary / CHECKED, checked)
+    return Database.open(folder)
+
+
+def checked_queries(database: Database) -> Float32:
+    """Return queries that the settings of a generated database were not tuned on, (512, D)."""
+    return np.asarray(np.load(database.folder / CHECKED), np.float32)
+
+
+def _write_codes(
+    field: CodeField, cells: int, dim: int, folder: Path
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float16]]:
+    made = []
+    with RowWriter(folder / CODES, (dim,), np.float16) as file, Meter(f"generating {cells:,} codes", cells) as meter:
+        for block, codes in field.blocks(cells, level=LEVEL):
+            file.append(codes)
+            made.append(block)
+            meter.advance(len(block))
+    ids = np.concatenate(made)
+    np.save(folder / IDS, ids)
+    with pq.ParquetWriter(folder / CELLS, SCHEMA) as table:
+        for block in made:
+            none = np.full(len(block), "NaT", "datetime64[D]")
+            zeros, yes = np.zeros(len(block), np.int32), np.ones(len(block), bool)
+            table.write_table(Facts(zeros, zeros, none, none, yes, yes, none).table(block))
+    return ids, np.load(folder / CODES, mmap_mode="c")
+
+
+def _write_rest(config: Config, folder: Path) -> None:
+    """An encoder with random weights: a database is not complete without one."""
+    (folder / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
+    encoder = Encoder(config.model.ground, config.model.dim)
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, folder / ENCODER)
+
+
+def _values(dim: int, cells: int) -> dict[str, Any]:
+    everywhere = np.broadcast_to(True, cells)
+    return {
+        "cellcode_version": None,
+        "run": {"identity": "generated", "name": "generated"},
+        "aerial_encoder": None,
+        "levels": {"prototype": LEVEL - 1, "cell": LEVEL},
+        "dim": dim,
+        "cells": count_kinds(everywhere, everywhere, 0),
+        "calibration_report": {},
+        "imagery": None,
+        "training_photos": 0,
+        "licences": [],
+        "attributions": ["generated codes, not of any place"],
+    }
+
+
+def main() -> None:
+    """Fit the statistics that generated databases have."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["fit"])
+    parser.add_argument("run", type=Path, help="a trained run, for its validation photos")
+    parser.add_argument("database", type=Path, help="its database")
+    arguments = parser.parse_args()
+    run, database = Run.load(arguments.run), Database.open(arguments.database)
+    known = run.validation
+    fit(database.ids, np.asarray(database.codes), known.lat_deg, known.lon_deg, known.queries).save(STATISTICS)
+    print(json.dumps({"cells": len(database.ids), "photos": len(known.queries), "file": str(STATISTICS)}))
+
+
+if __name__ == "__main__":
+    main()

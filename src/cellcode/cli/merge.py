@@ -1,0 +1,17 @@
+"""cellcode merge."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def command(
+    databases: Annotated[list[Path], Argument(help="Databases of one run that share no cell.")],
+    out: Annotated[Path, Option(help="Folder for the joined database.")],
+) -> None:
+    """Join databases of one run into one."""
+    from cellcode.database import reshape
+
+    reshape.merge(databases, out=out)
+    print(out)

@@ -1,0 +1,69 @@
+"""Names of a database's files, and its manifest; docs/formats.md has the schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cellcode.errors import InputError
+from cellcode.files import read_json
+
+FORMAT = "cellcode-database"
+VERSION = 2
+
+MANIFEST, CONFIG, ENCODER, BACKBONE = "manifest.json", "config.yaml", "ground.safetensors", "backbone"
+IDS, CELLS = "ids.npy", "cells.parquet"
+CODES, COARSE = "codes.npy", "codes_int8.npy"
+PACKED, CODEBOOK = "codes_packed.npy", "codebook.safetensors"
+FIRST_STAGE, DIRECTIONS, STARTS = "first_stage.faiss", "first_stage_directions.npy", "first_stage_starts.npy"
+QUERIES = "queries.npy"
+# Raw embeddings of tiles, only where `AERIAL` holds smoothed ones.
+AERIAL, PROTOTYPES, TILES = "terms/aerial.npy", "terms/prototypes.npy", "terms/tiles.npy"
+DIGESTS = "tile_digests.npy"
+
+# Files with one row a cell, in the order of ids: what clipping and merging cut and join.
+ROW_FILES = (IDS, CODES, COARSE, PACKED, AERIAL, PROTOTYPES, TILES, DIGESTS)
+# What every manifest says.
+KEYS = (
+    "identity", "run", "aerial_encoder", "levels", "dim", "cells", "codes", "search", "imagery", "training_photos", "licences",
+    "attributions", "calibration", "bounds", "files",
+)  # fmt: skip
+# Files that define the answers: their checksums are the identity of the database.
+DEFINING = (IDS, CODES, PACKED, CODEBOOK, CONFIG, ENCODER)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a database of this version; InputError in one sentence if there is none."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} is not a cell-code database (no {MANIFEST}); `cellcode build` makes one")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} is not a cell-code database; `cellcode build` makes one")
+    if manifest.get("version") != VERSION:
+        raise InputError(
+            f"{folder} is a database of format version {manifest.get('version')}, this program reads version {VERSION}; "
+            "build it again"
+        )
+    if missing := [key for key in KEYS if key not in manifest]:
+        raise InputError(f"{folder / MANIFEST} does not say {missing[0]}; copy or build the database again")
+    return manifest
+
+
+def check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise InputError unless every file is there and as long as it was written."""
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing; build the database again")
+        if (size := path.stat().st_size) != facts["bytes"]:
+            kind = "truncated" if size < facts["bytes"] else "longer than it was written"
+            raise InputError(f"{path} is {kind} ({size} of {facts['bytes']} bytes); copy or build the database again")
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    """Raise InputError if `out` holds anything but a database."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{out} exists and is no cell-code database, so it is not overwritten; choose another --out")

@@ -1,0 +1,116 @@
+"""Codes of cells as search needs them, and the last step of every search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.errors import InputError
+
+Ids = npt.NDArray[np.uint64]
+Float32 = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+Slices = npt.NDArray[np.int64]
+
+
+class CodeTable(Protocol):
+    """Codes that rows can be taken from: a float16 array, or packed codes that are decoded then."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: slice | Rows, /) -> npt.NDArray[np.float16]:
+        """Return some rows, (M, D)."""
+
+
+@dataclass(frozen=True)
+class CodeSet:
+    """Codes of N cells; row i of every array is the same cell. Arrays may be memory-mapped.
+
+    Attributes:
+        ids: (N,) uint64, sorted.
+        exact: (N, D) float16: what every score is computed from.
+        coarse: (N, D) int8; `scale * coarse` is close to `exact`. None: `exact` is scanned instead.
+        scale: step of the int8 codes.
+        coarse_error: largest euclidean distance of a row of `scale * coarse` from `exact`.
+        longest: largest euclidean length of a row of `exact`, or a bound of it.
+    """
+
+    ids: Ids
+    exact: CodeTable
+    coarse: npt.NDArray[np.int8] | None = None
+    scale: float = 1.0
+    coarse_error: float = 0.0
+    longest: float = 4.0
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.exact.shape[1])
+
+    @property
+    def everything(self) -> Slices:
+        """All rows, as slices."""
+        return np.array([[0, len(self)]], np.int64)
+
+
+class Found(NamedTuple):
+    """The best rows of B queries, best first; equal scores go to the smaller row.
+
+    Attributes:
+        rows: (B, K) int64.
+        scores: (B, K) float32.
+        log_mass: (B,) float64, log of the sum of exp(score / temperature) over the rows searched; None if not asked for.
+    """
+
+    rows: Rows
+    scores: Float32
+    log_mass: npt.NDArray[np.float64] | None
+
+
+def checked(queries: npt.ArrayLike, dim: int) -> Float32:
+    """Return queries as (B, D) float32.
+
+    Raises:
+        InputError: another shape or width, or values that are not finite.
+    """
+    made = np.ascontiguousarray(queries, np.float32)
+    if made.ndim != 2 or not len(made):
+        shape = " x ".join(map(str, made.shape)) or "none"
+        raise InputError(f"queries must be a table of one row a photo, not of shape {shape}")
+    if made.shape[1] != dim:
+        raise InputError(
+            f"the queries are {made.shape[1]} wide, the codes {dim}; they come from another encoder than this database's"
+        )
+    if not np.isfinite(made).all():
+        row = int(np.flatnonzero(~np.isfinite(made).all(axis=1))[0])
+        raise InputError(f"query {row} holds values that are not finite; the photo's embedding is damaged")
+    return made
+
+
+def score(codes: CodeSet, query: Float32, rows: Rows) -> Float32:
+    """Return the scores of some rows, (M,) float32: float16 codes multiplied and summed in float64, rounded once.
+
+    The sum's own error is 1e-15, so the rounded score does not depend on the rows beside it, on the block or
+    on the machine that holds it: every way to search gives the same figures.
+    """
+    product = torch.from_numpy(codes.exact[rows]).double() @ torch.from_numpy(query).double()
+    return np.asarray(product.float().numpy())
+
+
+def best(rows: Rows, scores: Float32, k: int) -> tuple[Rows, Float32]:
+    """Return the k best rows, best first; equal scores go to the smaller row."""
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]

@@ -1,0 +1,204 @@
+"""The exact scan: every row is compared, in blocks, and what could be among the best is scored again exactly.
+
+A block is widened to float32 and multiplied with all queries at once. Its scores differ from the exact ones by at most
+`_error`: int8 codes are rounded, float32 sums are. Rows within twice that of the k-th best are kept and scored from
+the float16 codes, so no row of the true best k is missed, whatever was scanned.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cellcode import cpu
+from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, score
+
+INNER_BYTES = 1 << 21  # codes widened at a time: they are multiplied while still in the cache
+OUTER_SCORES = 1 << 20  # scores looked through at a time
+HALF_QUERIES = 8  # from here on multiplying costs more than reading
+GROUP = 64  # rows of which only the best is looked at first; blocks are filled up to whole groups
+ROUNDING = 2.0**-24  # of one float32 operation
+
+
+def scan(codes: CodeSet, queries: Float32, k: int, slices: Slices, temperature: float | None = None) -> Found:
+    """Find the k best rows of each query among slices of rows.
+
+    Args:
+        queries: (B, D).
+        k: at most the number of rows.
+        slices: (R, 2) int64, first and past-the-last row, sorted and disjoint.
+        temperature: for `Found.log_mass`; the mass of rows below the best is summed from the scanned codes.
+    """
+    # Products in bfloat16 are several times faster where the CPU has them; a mass wants finer scores.
+    half = codes.coarse is not None and temperature is None and len(queries) >= HALF_QUERIES and cpu.has_bfloat16()
+    margin = 2 * _error(codes, queries, half)
+    bound = _Bound(len(queries), k)
+    mass = _Mass(len(queries), temperature) if temperature is not None else None
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rows, scores in _scores(codes, queries, slices, half):
+        place, query, value = bound.candidates(scores, margin)
+        found.append((query, rows[place], value))
+        if mass is not None:
+            scores[place, query] = -torch.inf
+            mass.add(scores)
+    query, row, value = (torch.cat(parts) for parts in zip(*found, strict=True))
+    kept = value >= (bound.value - margin)[query]
+    if mass is not None:
+        mass.add_rows(query[~kept], value[~kept])
+    return _score_again(codes, queries, k, query[kept].numpy(), row[kept].numpy(), mass)
+
+
+class _Bound:
+    """A lower bound of each query's k-th best score: the k-th largest maximum over disjoint groups of rows."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.k = k
+        self.largest = torch.full((k, queries), -torch.inf)
+
+    @property
+    def value(self) -> Tensor:
+        """(B,)."""
+        return self.largest[-1]
+
+    def candidates(self, scores: Tensor, margin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Raise the bound by a block and return what reaches it less the margin: row in the block, query, score.
+
+        Args:
+            scores: (n, B), n a multiple of GROUP.
+            margin: (B,).
+        """
+        # Rows a group: a power of two, and few enough for four times k groups.
+        size = min(GROUP, 1 << max(1, len(scores) // (4 * self.k)).bit_length() - 1)
+        count = len(scores) // size
+        # Group j holds rows j, j + count, ...: neighbours on the ground, which are alike, are in different groups.
+        groups = scores.view(size, count, -1)
+        maxima = groups.amax(dim=0)
+        self.largest = torch.cat([self.largest, maxima]).topk(self.k, dim=0).values
+        limit = self.value - margin
+        group, query = (maxima >= limit).nonzero(as_tuple=True)
+        values = groups[:, group, query]  # size x hits
+        member, hit = ((values >= limit[query]) & (values > -torch.inf)).nonzero(as_tuple=True)
+        return member * count + group[hit], query[hit], values[member, hit]
+
+
+class _Mass:
+    """Sum of exp(score / temperature) for each query, kept as its logarithm.
+
+    Rows that are scored again are never added by their scanned scores: at a low temperature one of them may outweigh all
+    that is left, and no difference would bring that back.
+    """
+
+    def __init__(self, queries: int, temperature: float) -> None:
+        self.temperature = temperature
+        self.log = np.full(queries, -np.inf)
+
+    def add(self, scores: Tensor) -> None:
+        """Add the rows of a block, (n, B); those of -inf count nothing."""
+        top = scores.amax(dim=0)
+        top[top.isinf()] = 0
+        total = ((scores - top) / self.temperature).exp_().sum(dim=0, dtype=torch.float64)
+        self.log = np.logaddexp(self.log, (top.double() / self.temperature + total.log()).numpy())
+
+    def add_rows(self, query: Tensor, scores: Tensor) -> None:
+        """Add single rows, (n,) queries and their scores."""
+        np.logaddexp.at(self.log, query.numpy(), scores.double().numpy() / self.temperature)
+
+    def with_exact(self, query: int, scores: Float32) -> float:
+        """Return the logarithm for a query with the rows that were scored again."""
+        return float(np.logaddexp(self.log[query], np.logaddexp.reduce(scores.astype(np.float64) / self.temperature)))
+
+
+def _score_again(
+    codes: CodeSet,
+    queries: Float32,
+    k: int,
+    query: npt.NDArray[np.int64],
+    row: Rows,
+    mass: _Mass | None,
+) -> Found:
+    """Sort the candidates by query and give each query its k best by exact scores."""
+    order = np.argsort(query, kind="stable")
+    starts = np.searchsorted(query[order], np.arange(len(queries) + 1))
+    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    log_mass = np.empty(len(queries)) if mass is not None else None
+    for number, (first, last) in enumerate(itertools.pairwise(starts)):
+        mine = order[first:last]
+        exact = score(codes, queries[number], row[mine])
+        rows[number], scores[number] = best(row[mine], exact, k)
+        if mass is not None and log_mass is not None:
+            log_mass[number] = mass.with_exact(number, exact)
+    return Found(rows, scores, log_mass)
+
+
+def _error(codes: CodeSet, queries: Float32, half: bool) -> Tensor:
+    """Bound of the difference between a scanned and an exact score, (B,): Cauchy-Schwarz, and a float32 sum of D products.
+
+    In bfloat16 int8 codes are exact; the query and the sum are rounded to 8 bits.
+    """
+    asked = torch.from_numpy(queries)
+    length: Tensor = torch.linalg.vector_norm(asked, dim=1)
+    error: Tensor = length * ROUNDING * (codes.dim + 2) * codes.longest
+    if codes.coarse is not None:
+        error += length * codes.coarse_error
+    if half:
+        scaled = asked * codes.scale
+        rounded = (scaled - scaled.bfloat16().float()).norm(dim=1) / codes.scale
+        error += (rounded + length * 2.0**-8) * (codes.longest + codes.coarse_error)
+    return error * 1.001
+
+
+def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows (n,) and their scores (m, B) by the scanned codes; m is n or a little more, those scores are -inf.
+
+    The tensors are used again for the next block.
+    """
+    source: Any = codes.coarse if codes.coarse is not None else codes.exact
+    kind = torch.bfloat16 if half else torch.float32
+    # The step of the int8 codes goes into the queries, whose rounding the error bound covers.
+    asked = (torch.from_numpy(queries).T.contiguous() * (codes.scale if codes.coarse is not None else 1.0)).to(kind)
+    inner = max(64, INNER_BYTES // (4 * codes.dim))
+    outer = GROUP * max(1, min(65536, max(inner, OUTER_SCORES // len(queries))) // GROUP)
+    widened, scores = torch.empty(inner, codes.dim, dtype=kind), torch.empty(outer, len(queries))
+    for runs in _parts(slices.tolist(), outer):
+        rows = np.concatenate([np.arange(start, stop) for start, stop in runs])
+        done = 0
+        for part in _parts(runs, inner):
+            filled = 0
+            for start, stop in part:
+                widened[filled : filled + stop - start].copy_(_tensor(source[start:stop]))
+                filled += stop - start
+            if half:
+                scores[done : done + filled] = widened[:filled] @ asked
+            else:
+                torch.mm(widened[:filled], asked, out=scores[done : done + filled])
+            done += filled
+        padded = -(-done // GROUP) * GROUP
+        scores[done:padded] = -torch.inf
+        yield torch.from_numpy(rows), scores[:padded]
+
+
+def _parts(slices: Iterable[Sequence[int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield slices of at most `size` rows together: long ones are cut, short ones put side by side."""
+    waiting: list[tuple[int, int]] = []
+    count = 0
+    for start, stop in slices:
+        while start < stop:
+            taken = min(stop - start, size - count)
+            waiting.append((start, start + taken))
+            start, count = start + taken, count + taken
+            if count == size:
+                yield waiting
+                waiting, count = [], 0
+    if waiting:
+        yield waiting
+
+
+def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
+    """View an array as a tensor. torch does not know read-only arrays: those are copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

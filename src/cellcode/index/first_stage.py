@@ -1,0 +1,223 @@
+"""The first stage of a two-stage search: product-quantised codes, scanned with faiss's fast scan.
+
+Every code (or the mean of the codes of a parent cell) is brought into the coordinates of `directions`, where components
+that matter little for scores are dropped, and cut into pieces of two numbers, each replaced by the nearest of 16
+centroids; what that leaves is quantised again in the same way, once a level. Codes of places vary most in a few
+directions, so a second level on those is worth more than further components. faiss compares 32 entries at a time by table
+look-ups in registers (Andre et al., Quicker ADC, TPAMI 2021); a level is to it another row of pieces that meets the same query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.errors import InputError
+from cellcode.index.codeset import Float32, Ids, Rows
+from cellcode.index.directions import Directions, find
+
+TRAINING_ROWS = 65536
+CENTROIDS = 16
+WIDTH = 2  # numbers a piece
+Over = Literal["cells", "parents"]
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """Quantised codes of cells or of parents.
+
+    Attributes:
+        index: a faiss index.
+        directions: maps of codes and queries, (d, D).
+        starts: (P + 1,) integers; None: entry j is row j, else it stands for the rows `starts[j]` to `starts[j + 1]`.
+    """
+
+    index: Any
+    directions: Directions
+    starts: npt.NDArray[np.integer] | None
+
+    @property
+    def over(self) -> Over:
+        """What an entry stands for."""
+        return "cells" if self.starts is None else "parents"
+
+    @property
+    def levels(self) -> int:
+        """How often a code is quantised."""
+        return int(self.index.d) // len(self.directions.turn)
+
+    @property
+    def entries(self) -> int:
+        """Number of quantised codes."""
+        return int(self.index.ntotal)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows behind all entries."""
+        return self.entries if self.starts is None else int(self.starts[-1])
+
+    @property
+    def entry_bytes(self) -> int:
+        """Size of an entry: half a byte a piece and level."""
+        return int(self.index.code_size)
+
+    def order(self, queries: Float32, entries: int) -> Rows:
+        """Return the best entries of each query, best first, (B, entries) int64."""
+        asked = np.tile(queries @ self.directions.ask.T, (1, self.levels))
+        _, found = self.index.search(np.ascontiguousarray(asked), min(entries, self.entries))
+        found = np.asarray(found, np.int64)
+        if (found[:, 0] < 0).any():
+            raise InputError("the first stage of the search does not hold the cells of its database; build it again")
+        # faiss leaves out entries that are the worst in every piece and fills up with -1: they come last.
+        for row in np.flatnonzero(found[:, -1] < 0):
+            missing = found[row] < 0
+            found[row, missing] = np.setdiff1d(np.arange(self.entries), found[row, ~missing])[: missing.sum()]
+        return found
+
+    def search(self, queries: Float32, entries: int) -> list[Rows]:
+        """Return the rows behind the best entries of each query, in rising order; one array for each of B queries."""
+        found = np.sort(self.order(queries, entries), axis=1)
+        return list(found) if self.starts is None else [expand(self.starts, each) for each in found]
+
+    def rows_an_entry(self) -> float:
+        """Return the mean number of rows behind an entry."""
+        return self.rows / self.entries
+
+    def save(self, path: Path) -> None:
+        """Write the index in faiss's own format."""
+        import faiss
+
+        faiss.write_index(self.index, str(path))
+
+    def like(self) -> Builder:
+        """Return a builder with the same centroids and directions, and no entries."""
+        import faiss
+
+        pieces = len(self.directions.turn) // WIDTH
+        shape = (self.levels, pieces, CENTROIDS, WIDTH)
+        return Builder(faiss.vector_to_array(self.index.pq.centroids).reshape(shape), self.directions)
+
+
+class Builder:
+    """Makes a first stage from codes that come in blocks, in the order of their rows; `train` or `FirstStage.like` make one.
+
+    Args:
+        centroids: (levels, pieces, 16, 2) float32.
+        directions: maps of codes and queries, (2 pieces, D).
+    """
+
+    def __init__(self, centroids: Float32, directions: Directions) -> None:
+        import faiss
+
+        levels, pieces = centroids.shape[:2]
+        self.directions = directions
+        self._quantisers = [_quantiser(each) for each in centroids]
+        self._index = faiss.IndexPQFastScan(levels * pieces * WIDTH, levels * pieces, 4, faiss.METRIC_INNER_PRODUCT)
+        faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), self._index.pq.centroids)
+        self._index.is_trained = True
+
+    def add(self, codes: Float32) -> None:
+        """Add the codes of entries, (n, D)."""
+        left, parts = np.ascontiguousarray(codes @ self.directions.turn.T), []
+        for quantiser in self._quantisers:
+            parts.append(left)
+            left = left - quantiser.decode(quantiser.compute_codes(left))
+        self._index.add(np.ascontiguousarray(np.concatenate(parts, axis=1)))
+
+    def made(self, starts: npt.NDArray[np.integer] | None) -> FirstStage:
+        """Return the first stage of what was added."""
+        return FirstStage(self._index, self.directions, starts)
+
+
+def train(sample: Float32, queries: Float32 | None, dims: int, levels: int, seed: int = 0) -> Builder:
+    """Find directions and centroids.
+
+    Args:
+        sample: (M, D) codes of entries.
+        queries: (V, D), photos that tell which directions matter; see `directions.find`.
+        dims: components that are kept, even, at most D.
+        levels: how often codes are quantised; an entry takes `dims * levels / 4` bytes.
+        seed: of the clustering.
+    """
+    pieces = dims // WIDTH
+    directions = find(sample, queries, dims, pieces)
+    left, centroids = np.ascontiguousarray(sample @ directions.turn.T), []
+    for level in range(levels):
+        quantiser = _quantiser(np.zeros((pieces, CENTROIDS, WIDTH), np.float32))
+        quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed + level, TRAINING_ROWS // CENTROIDS
+        quantiser.cp.min_points_per_centroid = 1
+        quantiser.train(np.resize(left, (max(len(left), CENTROIDS), dims)))  # faiss wants as many rows as centroids
+        left = left - quantiser.decode(quantiser.compute_codes(left))
+        centroids.append(_centroids(quantiser, pieces))
+    return Builder(np.stack(centroids), directions)
+
+
+def load(path: Path, directions: Directions, starts: npt.NDArray[np.integer] | None, entries: int) -> FirstStage:
+    """Read an index whole: mapped, faiss reads it page by page, and slowly.
+
+    Raises:
+        InputError: the file is no such index, or holds another number of entries or another width.
+    """
+    import faiss
+
+    try:
+        index = faiss.read_index(str(path))
+    except (RuntimeError, MemoryError):
+        index = None
+    if not isinstance(index, faiss.IndexPQFastScan):
+        raise InputError(f"{path} is no search index that can be read; build the database again")
+    if index.ntotal != entries or index.d % len(directions.turn):
+        raise InputError(
+            f"{path} holds {index.ntotal} entries of width {index.d}, the database has {entries} of "
+            f"{len(directions.turn)}; build it again"
+        )
+    return FirstStage(index, directions, starts)
+
+
+def parent_starts(parents: Ids) -> Rows:
+    """Return the first row of each run of equal parents and, last, the number of rows; (P + 1,) int64.
+
+    Args:
+        parents: (N,) uint64, the parent of each row; cells of a parent are neighbours in the order of ids.
+    """
+    changes = np.flatnonzero(parents[1:] != parents[:-1]) + 1
+    return np.concatenate([[0], changes, [len(parents)]]).astype(np.int64)
+
+
+def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
+    """Return the mean code of each run of rows, (P, D); a parent with fewer cells than four has the mean of those.
+
+    Args:
+        codes: (N, D).
+        starts: (P + 1,), counted from the first of these rows; the last is N.
+    """
+    sums = np.add.reduceat(codes, starts[:-1].astype(np.int64), axis=0)
+    return np.asarray(sums / np.diff(starts)[:, None], np.float32)
+
+
+def expand(starts: npt.NDArray[np.integer], entries: Rows) -> Rows:
+    """Return the rows of some entries, in their order."""
+    first = starts[entries].astype(np.int64)
+    counts = starts[entries + 1].astype(np.int64) - first
+    ends = np.cumsum(counts)
+    rows: Rows = np.arange(ends[-1]) + np.repeat(first - (ends - counts), counts)
+    return rows
+
+
+def _quantiser(centroids: Float32) -> Any:
+    """A product quantiser with these centroids, (pieces, 16, 2)."""
+    import faiss
+
+    quantiser = faiss.ProductQuantizer(len(centroids) * WIDTH, len(centroids), 4)
+    faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), quantiser.centroids)
+    return quantiser
+
+
+def _centroids(quantiser: Any, pieces: int) -> Float32:
+    import faiss
+
+    return np.asarray(faiss.vector_to_array(quantiser.centroids).reshape(pieces, CENTROIDS, WIDTH), np.float32)

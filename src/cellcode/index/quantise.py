@@ -1,0 +1,111 @@
+"""Codes in fewer bytes: int8 with one step for the whole database, and product quantisation with 256 centroids a piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.index.codeset import Float32
+from cellcode.index.directions import Directions, find
+
+Int8 = npt.NDArray[np.int8]
+Bytes = npt.NDArray[np.uint8]
+TRAINING_ROWS = 65536
+CENTROIDS = 256
+
+
+def int8_step(largest: float) -> float:
+    """Return the step that brings values up to `largest` in size into -127..127."""
+    return max(largest, 1e-12) / 127
+
+
+def to_int8(codes: npt.NDArray[np.float16], step: float) -> tuple[Int8, float]:
+    """Round codes to multiples of a step.
+
+    Returns:
+        (n, D) int8, and the largest euclidean distance of a row of `step * int8` from its code.
+    """
+    exact = torch.from_numpy(codes).float()
+    narrow = (exact / step).round_().clamp_(-127, 127)
+    error = float((exact - narrow * step).norm(dim=1).max()) if len(codes) else 0.0
+    return narrow.to(torch.int8).numpy(), error
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Product quantisation: a code in the coordinates of `directions` is cut into pieces, each the nearest of 256 centroids.
+
+    Attributes:
+        centroids: (pieces, 256, D / pieces) float32.
+        directions: maps of codes and queries, (D, D) each.
+    """
+
+    centroids: Float32
+    directions: Directions
+
+    @property
+    def pieces(self) -> int:
+        """Bytes a code."""
+        return len(self.centroids)
+
+    def encode(self, codes: npt.NDArray[np.floating]) -> Bytes:
+        """Return the numbers of the nearest centroids, (n, pieces) uint8."""
+        turned = np.ascontiguousarray(codes.astype(np.float32) @ self.directions.turn.T)
+        return np.asarray(self._quantiser.compute_codes(turned), np.uint8)
+
+    def decode(self, numbers: Bytes) -> npt.NDArray[np.float16]:
+        """Return the codes that the numbers stand for, (n, D) float16."""
+        turned = np.asarray(self._quantiser.decode(np.ascontiguousarray(numbers)))
+        # turn' ask = 1, so ask' undoes turn.
+        return (torch.from_numpy(turned) @ torch.from_numpy(self.directions.ask)).half().numpy()
+
+    @cached_property
+    def _quantiser(self) -> Any:
+        import faiss
+
+        pieces, _, width = self.centroids.shape
+        quantiser = faiss.ProductQuantizer(pieces * width, pieces, 8)
+        faiss.copy_array_to_vector(np.ascontiguousarray(self.centroids).ravel(), quantiser.centroids)
+        return quantiser
+
+
+def train(sample: Float32, pieces: int, queries: Float32 | None = None, seed: int = 0) -> Codebook:
+    """Find a codebook of `pieces` bytes a code.
+
+    Args:
+        sample: (M, D) codes; D is divisible by `pieces`.
+        queries: (V, D), photos that tell which directions matter; see `directions.find`.
+    """
+    import faiss
+
+    dim = sample.shape[1]
+    found = find(sample, queries, dim, pieces)
+    quantiser = faiss.ProductQuantizer(dim, pieces, 8)
+    quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed, TRAINING_ROWS // CENTROIDS
+    quantiser.cp.min_points_per_centroid = 1  # a small database has few codes; the recall check says what came of it
+    turned = np.asarray(sample @ found.turn.T, np.float32)
+    quantiser.train(np.resize(turned, (max(len(turned), CENTROIDS), dim)))  # faiss wants as many rows as centroids
+    centroids = faiss.vector_to_array(quantiser.centroids).reshape(pieces, CENTROIDS, dim // pieces)
+    return Codebook(centroids.astype(np.float32), found)
+
+
+class PackedCodes:
+    """Codes kept as bytes of a codebook, read like a (N, D) float16 array: rows are decoded when they are taken."""
+
+    def __init__(self, numbers: Bytes, codebook: Codebook) -> None:
+        self.numbers, self.codebook = numbers, codebook
+        self.shape = (len(numbers), codebook.directions.ask.shape[1])
+        self.dtype = np.dtype(np.float16)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.numbers)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Decode some rows."""
+        return self.codebook.decode(self.numbers[rows])

@@ -1,0 +1,125 @@
+"""Which first stage, and how many of its entries are scored again: decided by brute force on validation photos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.index import exact
+from cellcode.index.codeset import CodeSet, Float32, Found, Rows
+from cellcode.index.first_stage import FirstStage, Over
+
+TARGETS = {1: 0.995, 100: 0.99, 1000: 0.99}  # share of the k best of brute force that must be among the candidates
+LADDER = tuple(100 * 2**step for step in range(9))  # up to 25,600 entries
+BATCH = 64
+# What a search costs beside reading, in bytes: a row that is scored again is gathered from anywhere.
+BYTES_A_ROW = 8192
+MULTIPLY = 1 / 8  # what multiplying with a query costs beside reading the codes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a database is searched in two stages, and what that was checked to give.
+
+    Attributes:
+        over: what an entry of the first stage stands for.
+        entry_bytes: size of an entry.
+        stage_entries: how many the first stage has.
+        entries: for each k, how many entries are scored again when the k best are asked for.
+        kept: for each k, the share of brute force's k best that was found on the validation photos.
+        queries: validation photos that told; 0: nothing was checked.
+    """
+
+    over: Over
+    entry_bytes: int
+    stage_entries: int
+    entries: Mapping[int, int]
+    kept: Mapping[int, float]
+    queries: int
+
+    def entries_for(self, k: int) -> int | None:
+        """Return how many entries are scored again for the k best; None: more than was checked."""
+        return next((count for most, count in sorted(self.entries.items()) if most >= k), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return asdict(self) | {
+            name: {str(k): value for k, value in getattr(self, name).items()} for name in ("entries", "kept")
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what `to_json` returned."""
+        entries, kept = ({int(k): each for k, each in value[name].items()} for name in ("entries", "kept"))
+        return cls(value["over"], value["entry_bytes"], value["stage_entries"], entries, kept, value["queries"])
+
+
+def brute_force(codes: CodeSet, queries: Float32) -> Found:
+    """Return the truth to tune against: the (at most) 1000 best rows of each query."""
+    k = min(max(TARGETS), len(codes))
+    parts = [
+        exact.scan(codes, queries[row : row + BATCH], k, codes.everything) for row in range(0, len(queries), BATCH)
+    ]
+    return Found(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]), None)
+
+
+def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
+    """Choose the numbers of entries: the first step of the ladder that keeps the target share, and one step more.
+
+    A k whose target no step reaches is left out: such searches are exact.
+    """
+    reach = min(LADDER[-1], stage.entries)
+    places = np.concatenate(
+        [
+            _places(stage, queries[row : row + BATCH], truth.rows[row : row + BATCH], reach)
+            for row in range(0, len(queries), BATCH)
+        ]
+    )
+    entries, kept = {}, {}
+    for k, target in TARGETS.items():
+        if k > places.shape[1]:
+            break
+        shares = [float((places[:, :k] < min(step, reach)).mean()) for step in LADDER]
+        enough = next((number for number, share in enumerate(shares) if share >= target), None)
+        if enough is None or LADDER[enough] > reach:
+            break
+        chosen = min(enough + 1, len(LADDER) - 1)
+        entries[k], kept[k] = min(LADDER[chosen], reach), shares[chosen]
+    return Settings(stage.over, stage.entry_bytes, stage.entries, entries, kept, len(queries))
+
+
+def cost(settings: Settings, entries: int | None, cells: int, share: float = 1.0) -> float:
+    """Return what a query costs in two stages, in bytes read; infinite without a number of entries.
+
+    Args:
+        entries: to be scored again.
+        cells: N.
+        share: of the cells that is searched.
+    """
+    if entries is None:
+        return math.inf
+    again = BYTES_A_ROW * entries * cells / settings.stage_entries
+    return settings.entry_bytes * settings.stage_entries + again / share
+
+
+def exact_cost(cells: int, dim: int, queries: int) -> float:
+    """Return what a query costs in an exact scan of int8 codes, in bytes read, when some are answered together."""
+    return cells * dim * max(1 / queries, MULTIPLY)
+
+
+def _places(stage: FirstStage, queries: Float32, truth: Rows, reach: int) -> npt.NDArray[np.int64]:
+    """Place of each true row's entry in the order of the first stage, (B, K); `reach` where it comes later."""
+    wanted = truth if stage.starts is None else np.searchsorted(stage.starts, truth, side="right") - 1
+    order = stage.order(queries, reach)
+    places = np.full(truth.shape, reach, np.int64)
+    for number, (mine, asked) in enumerate(zip(order, wanted, strict=True)):
+        by_entry = np.argsort(mine)
+        at = np.minimum(np.searchsorted(mine, asked, sorter=by_entry), len(mine) - 1)
+        found = mine[by_entry[at]] == asked
+        places[number, found] = by_entry[at[found]]
+    return places

@@ -1,0 +1,188 @@
+"""Search of disjoint shards: every shard is asked for its best cells, the best of those are the answer.
+
+Shards are databases of one run with the same calibration, no cell in two of them; `database.reshape.clip` cuts them out of
+one. A score is the same figure in whatever shard its cell lies (`index.codeset.score`), so the joined answer of exact
+searches is bit for bit the one that a single database would give.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.database import Database
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import Region, s2
+from cellcode.search.searcher import DatabaseSearcher, Hits, Searched, Searcher, check_k
+
+Ids = npt.NDArray[np.uint64]
+Float32 = npt.NDArray[np.float32]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class ShardedSearcher:
+    """Searches shards in threads of this process; a `Searcher`. Not for several threads at once.
+
+    Args:
+        searchers: one a shard, at least one; their cells are disjoint, which only `open` can check.
+        threads: shards searched at a time; None: one a processor.
+    """
+
+    def __init__(self, searchers: Sequence[Searcher], threads: int | None = None) -> None:
+        if not searchers:
+            raise UsageError("there are no shards to search; give at least one")
+        self.searchers = tuple(searchers)
+        self._threads = min(len(searchers), threads or os.cpu_count() or 1)
+
+    @classmethod
+    def open(cls, folders: Sequence[Path | str], threads: int | None = None) -> Self:
+        """Open the databases in some folders as shards.
+
+        Raises:
+            InputError: a folder holds no database, or they are no shards of one whole; see `check_shards`.
+        """
+        databases = [Database.open(folder) for folder in folders]
+        for one, other in check_shards([Shard.of(database) for database in databases]):
+            if common(databases[one].ids, databases[other].ids):
+                raise same_cells(databases[one].folder, databases[other].folder)
+        return cls([DatabaseSearcher(database) for database in databases], threads)
+
+    def count(self, region: Region | None = None) -> int:
+        """Return the number of cells of all shards in a region."""
+        return sum(self._each(lambda searcher: searcher.count(region), self.searchers))
+
+    def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
+        """See `Searcher`. `log_mass` differs from one database's by rounding in float64: its sum has another order."""
+        counts = self._each(lambda searcher: searcher.count(region), self.searchers)
+        check_k(k, sum(counts), region)
+        asked = [(searcher, count) for searcher, count in zip(self.searchers, counts, strict=True) if count]
+        return merge(self._each(lambda pair: pair[0].search(queries, min(k, pair[1]), region, temperature), asked), k)
+
+    def _each(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Call for every item; the first error is raised, so that no shard is ever left out."""
+        with ThreadPoolExecutor(self._threads) as threads:
+            return list(threads.map(call, items))
+
+
+def merge(parts: Sequence[Hits], k: int, missing: tuple[str, ...] = ()) -> Hits:
+    """Join the answers of disjoint shards to the same queries.
+
+    Args:
+        parts: at least one, with at least k columns together.
+        missing: shards that gave none, for `Searched.missing`.
+
+    Returns:
+        The k best cells of each query; equal scores go to the smaller id. `log_mass` is None if a part has none.
+    """
+    ids = np.concatenate([part.cell_ids for part in parts], axis=1)
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    masses = [part.log_mass for part in parts if part.log_mass is not None]
+    searched = [part.searched for part in parts]
+    return Hits(
+        cell_ids=np.take_along_axis(ids, order, axis=1),
+        scores=np.take_along_axis(scores, order, axis=1),
+        log_mass=np.logaddexp.reduce(masses) if len(masses) == len(parts) else None,
+        searched=Searched(
+            method="+".join(sorted({each.method for each in searched})),
+            cells=sum(each.cells for each in searched),
+            exact=all(each.exact for each in searched),
+            scored_again=sum(each.scored_again for each in searched),
+            missing=missing + tuple(name for each in searched for name in each.missing),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What must be known of a shard to search it beside others.
+
+    Attributes:
+        name: its folder.
+        identity: of its database.
+        cells: how many it has.
+        first, last: smallest and largest id.
+        dim: width of its codes.
+        level: S2 level of its cells.
+        run: identity of the run that its codes were made with.
+        factors: the calibration's factors on the terms of a code.
+    """
+
+    name: str
+    identity: str
+    cells: int
+    first: int
+    last: int
+    dim: int
+    level: int
+    run: str
+    factors: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, database: Database) -> Self:
+        """Describe an open database."""
+        calibration = database.calibration
+        return cls(
+            name=str(database.folder),
+            identity=database.identity,
+            cells=len(database.ids),
+            first=int(database.ids[0]),
+            last=int(database.ids[-1]),
+            dim=int(database.codes.shape[1]),
+            level=database.level,
+            run=str(database.manifest["run"]["identity"]),
+            factors=(calibration.kappa, calibration.aerial_only, calibration.prototype_only),
+        )
+
+    def __str__(self) -> str:
+        """Name and range of cells, as `Searched.missing` gives them."""
+        return "{} ({} to {})".format(self.name, *s2.tokens(np.array([self.first, self.last], np.uint64)))
+
+
+def check_shards(shards: Sequence[Shard]) -> list[tuple[int, int]]:
+    """Check that scores of different shards can be compared.
+
+    Returns:
+        Pairs of shards whose ranges of ids overlap: only their ids can tell whether they share a cell.
+
+    Raises:
+        InputError: shards of different runs, widths or calibrations, or a folder given twice.
+    """
+    for one, other in pairwise(shards):
+        if (one.run, one.dim, one.level) != (other.run, other.dim, other.level):
+            raise InputError(f"{one.name} and {other.name} were built from different runs; shards must share one")
+        if one.factors != other.factors:
+            raise InputError(
+                f"{one.name} and {other.name} have different calibrations, so their scores cannot be compared; "
+                "clip shards out of one database"
+            )
+    overlapping = []
+    for i, one in enumerate(shards):
+        for j, other in enumerate(shards[:i]):
+            if one.name == other.name:
+                raise InputError(f"{one.name} is given twice as a shard")
+            if one.first <= other.last and other.first <= one.last:
+                overlapping.append((j, i))
+    return overlapping
+
+
+def common(ids: Ids, others: Ids) -> int:
+    """Return how many ids two sorted arrays share."""
+    if not len(ids):
+        return 0
+    rows = np.minimum(np.searchsorted(ids, others), len(ids) - 1)
+    return int((ids[rows] == others).sum())
+
+
+def same_cells(one: Path | str, other: Path | str) -> InputError:
+    """The error for shards that are not disjoint."""
+    return InputError(f"{one} and {other} share cells, which would be answered twice; shards must be disjoint")
