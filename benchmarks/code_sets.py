@@ -23,11 +23,12 @@ from cellcode.database.finish import count_kinds, write_coarse, write_first_stag
 from cellcode.database.layout import CELLS, COARSE, CODES, CONFIG, ENCODER, IDS, QUERIES
 from cellcode.database.npyfile import RowWriter
 from cellcode.files import atomic_folder
+from cellcode.geography import s2
 from cellcode.index.codeset import CodeSet, Float32
 from cellcode.model.encoder import Encoder
 from cellcode.progress import Meter
 from cellcode.runs import Run
-from cellcode.simulation.code_statistics import CodeStatistics, fit
+from cellcode.simulation.code_statistics import CodeStatistics, describe, fit
 from cellcode.simulation.codes import CodeField
 
 STATISTICS = Path(__file__).parent / "data" / "code_statistics.npz"
@@ -126,16 +127,28 @@ def _values(dim: int, cells: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Fit the statistics that generated databases have."""
+    """Fit the statistics that generated databases have, or compare a generated set with the trained one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["fit"])
+    parser.add_argument("command", choices=["fit", "describe"])
     parser.add_argument("run", type=Path, help="a trained run, for its validation photos")
     parser.add_argument("database", type=Path, help="its database")
     arguments = parser.parse_args()
-    run, database = Run.load(arguments.run), Database.open(arguments.database)
-    known = run.validation
-    fit(database.ids, np.asarray(database.codes), known.lat_deg, known.lon_deg, known.queries).save(STATISTICS)
-    print(json.dumps({"cells": len(database.ids), "photos": len(known.queries), "file": str(STATISTICS)}))
+    known, database = Run.load(arguments.run).validation, Database.open(arguments.database)
+    codes = np.asarray(database.codes)
+    if arguments.command == "fit":
+        fit(database.ids, codes, known.lat_deg, known.lon_deg, known.queries).save(STATISTICS)
+        print(json.dumps({"cells": len(codes), "photos": len(known.queries), "file": str(STATISTICS)}))
+        return
+    own = s2.cell_ids(known.lat_deg, known.lon_deg, database.level)
+    rows = np.minimum(np.searchsorted(database.ids, own), len(codes) - 1)
+    inside = database.ids[rows] == own
+    trained = describe(database.ids, codes, known.queries[inside], rows[inside])
+    field = CodeField(CodeStatistics.load(STATISTICS), SEED)
+    ids, made = (np.concatenate(parts) for parts in zip(*field.blocks(len(codes), level=LEVEL), strict=True))
+    generated = describe(ids, made, *field.queries(ids, made, int(inside.sum()), seed=1))
+    print(f"{'':<32} {'trained':>10} {'generated':>10}")
+    for name, value in trained.items():
+        print(f"{name:<32} {value:>10.4g} {generated[name]:>10.4g}")
 
 
 if __name__ == "__main__":

@@ -191,3 +191,15 @@ def test_a_binary_file_is_an_input_error(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))
     with pytest.raises(InputError, match=r"photo\.yaml is not valid YAML"):
         configuration.load(path)
+
+
+def test_overrides_of_a_section_change_it_alone() -> None:
+    changed = configuration.overridden(Config(), ["build.kappa=0.5"], "build")
+    assert configuration.differences(Config(), changed) == ["build.kappa: None -> 0.5"]
+    assert configuration.overridden(Config(), [], "build") == Config()
+
+
+@pytest.mark.parametrize("override", ["training.epochs=3", "build.kapa=1", "kappa=1", "build.kappa=-1"])
+def test_overrides_of_another_section_or_of_no_key_are_refused(override: str) -> None:
+    with pytest.raises(UsageError, match=r"--set"):
+        configuration.overridden(Config(), [override], "build")

@@ -88,6 +88,18 @@ def test_only_sources_that_show_are_named(write_ramp: Write, tmp_path: Path) -> 
     assert not nothing.pixels.any()
 
 
+def test_a_crop_has_the_oldest_date_of_the_rasters_that_show(write_ramp: Write, tmp_path: Path) -> None:
+    west = write_ramp(tmp_path / "m/w.tif", "EPSG:32631", LAT, LON, after=_tag(TIFFTAG_DATETIME="2023:07:04 00:00:00"))
+    lat, lon = west.moved(256, 0)
+    write_ramp(tmp_path / "m/e.tif", "EPSG:32631", lat, lon, after=_tag(TIFFTAG_DATETIME="2021:13:99 10:00:00"))
+    lat, lon = west.moved(0, 256)
+    write_ramp(tmp_path / "m/s.tif", "EPSG:32631", lat, lon, after=_tag(TIFFTAG_DATETIME="2019:01:02 10:00:00"))
+    mosaic = MosaicSource(tmp_path / "m")
+    assert mosaic.read(LAT, LON, 50, 20).date == "2023-07-04"
+    assert mosaic.read(*west.moved(0, 128), 50, 20).date == "2019-01-02"
+    assert mosaic.read(*west.moved(256, 0), 50, 20).date is None  # a tag that is no date
+
+
 def test_tags_of_all_files_are_joined(write_ramp: Write, tmp_path: Path) -> None:
     tags = [
         {"TIFFTAG_COPYRIGHT": "B", "LICENSE": "CC0", "TIFFTAG_DATETIME": "2021:01:01 00:00:00"},

@@ -61,29 +61,37 @@ def test_the_recipe_from_the_command_line(town: Simulation, tmp_path: Path) -> N
 
 
 def test_a_database_is_cut_joined_compressed_and_compared(
-    town_cells: Database, town_photos: PhotoTable, tmp_path: Path
+    town_cells: Database, town_photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The first command in a process of its own, the others as it would run them."""
+
+    def run(*arguments: object) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert not stopped.value.code
+        shown = capsys.readouterr()
+        return shown.out.strip(), shown.err
+
     west, south, _, _ = town_cells.region_bounds
     lon = float(np.median(s2.cell_centers(town_cells.ids)[1]))
     box = f"{west - 0.01},{south - 0.01},{lon},{south + 0.1}"
-    for name, region in (("west", box), ("east", f"not:{box}")):
-        done = cellcode("clip", town_cells.folder, "--region", region, "--out", tmp_path / name)
-        assert done.stdout.strip() == str(tmp_path / name)
-        assert f"of {len(town_cells.ids)} cells; database" in done.stderr
-    done = cellcode("merge", tmp_path / "west", tmp_path / "east", "--out", tmp_path / "whole")
-    assert done.stdout.strip() == str(tmp_path / "whole")
+    done = cellcode("clip", town_cells.folder, "--region", box, "--out", tmp_path / "west")
+    assert done.stdout.strip() == str(tmp_path / "west")
+    assert f"of {len(town_cells.ids)} cells; database" in done.stderr
+    run("clip", town_cells.folder, "--region", f"not:{box}", "--out", tmp_path / "east")
+    out, _ = run("merge", tmp_path / "west", tmp_path / "east", "--out", tmp_path / "whole")
+    assert out == str(tmp_path / "whole")
     assert (tmp_path / "whole" / "codes.npy").read_bytes() == (town_cells.folder / "codes.npy").read_bytes()
-    done = cellcode("compress", tmp_path / "whole", "--bytes", 8, "--out", tmp_path / "packed")
-    assert done.stdout.strip() == str(tmp_path / "packed")
-    assert "8 bytes a code" in done.stderr
-    photo = town_photos.files[0]
-    located = json.loads(cellcode("locate", tmp_path / "packed", photo, "--region", box, "--json").stdout)
-    assert located["lon"] <= lon
-    shown = cellcode("info", town_cells.folder, tmp_path / "west").stdout
+    out, said = run("compress", tmp_path / "whole", "--bytes", 8, "--out", tmp_path / "packed")
+    assert out == str(tmp_path / "packed")
+    assert "8 bytes a code" in said
+    out, _ = run("locate", tmp_path / "packed", town_photos.files[0], "--region", box, "--json")
+    assert json.loads(out)["lon"] <= lon
+    out, _ = run("info", town_cells.folder, tmp_path / "west")
     kept = len(Database.open(tmp_path / "west").ids)
-    assert f"{kept} in both, {len(town_cells.ids) - kept} gone, 0 new" in shown
-    assert f"0 of {kept} differ" in shown
-    assert "pq8x8" in cellcode("info", tmp_path / "packed").stdout
+    assert f"{kept} in both, {len(town_cells.ids) - kept} gone, 0 new" in out
+    assert f"0 of {kept} differ" in out
+    assert "pq8x8" in run("info", tmp_path / "packed")[0]
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,20 @@ from cellcode.database import Database, finish
 from cellcode.index import tune
 from cellcode.index.codeset import CodeSet
 
+CELLS = 3000
+
 
 def made(database: Database, folder: Path, queries: Any = None, **rule: Any) -> tune.Settings | None:
     folder.mkdir(exist_ok=True)
     asked = database.queries if queries is None else queries
     settings = BuildConfig(**{"first_stage_min_cells": 1000, **rule})
-    return finish.write_first_stage(database.code_set, asked, settings, folder, 16, 0)
+    return finish.write_first_stage(few(database, CELLS), asked, settings, folder, 16, 0)
+
+
+def few(database: Database, count: int) -> CodeSet:
+    """The first cells of a database."""
+    whole = database.code_set
+    return CodeSet(whole.ids[:count], whole.exact[:count], None, longest=whole.longest)
 
 
 @pytest.mark.parametrize(("over", "files"), [("cells", 2), ("parents", 3)])
@@ -36,18 +44,17 @@ def test_a_stage_over_what_is_asked_for_is_written(wide_cells: Database, tmp_pat
 
 
 def test_of_all_stages_the_cheapest_is_taken(wide_cells: Database, tmp_path: Path) -> None:
-    cells = len(wide_cells.ids)
     prices = {}
     for over in ("auto", "cells", "parents"):
         settings = made(wide_cells, tmp_path / over, first_stage=over)
         assert settings is not None
-        prices[over] = tune.cost(settings, settings.entries_for(100), cells)
+        prices[over] = tune.cost(settings, settings.entries_for(100), CELLS)
     assert prices["auto"] == min(prices.values())
 
 
 def test_small_databases_and_those_told_so_have_none(wide_cells: Database, tmp_path: Path) -> None:
     assert made(wide_cells, tmp_path, first_stage="none") is None
-    assert made(wide_cells, tmp_path, first_stage_min_cells=len(wide_cells.ids) + 1) is None
+    assert made(wide_cells, tmp_path, first_stage_min_cells=CELLS + 1) is None
     assert not list(tmp_path.iterdir())
 
 
@@ -68,10 +75,8 @@ def test_codes_that_no_stage_can_tell_apart_are_searched_exactly(
 
 @pytest.mark.parametrize("cells", [1, 3, 20, 99])
 def test_a_database_of_a_few_cells_has_none_even_if_asked_for(wide_cells: Database, tmp_path: Path, cells: int) -> None:
-    whole = wide_cells.code_set
-    few = CodeSet(whole.ids[:cells], whole.exact[:cells], None, longest=whole.longest)
-    rule = BuildConfig(first_stage_min_cells=1)
-    assert finish.write_first_stage(few, wide_cells.queries, rule, tmp_path, 16, 0) is None
+    rule, asked = BuildConfig(first_stage_min_cells=1), wide_cells.queries
+    assert finish.write_first_stage(few(wide_cells, cells), asked, rule, tmp_path, 16, 0) is None
     assert not list(tmp_path.iterdir())
 
 

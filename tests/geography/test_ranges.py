@@ -123,3 +123,14 @@ def test_rows_of_a_region_in_a_mapped_file_hold_its_cells(tmp_path: Path) -> Non
     # The rest of the Earth takes the other rows.
     others = ranges.rows_of_ranges(mapped, (~region).ranges(15))
     assert (others[:, 1] - others[:, 0]).sum() == len(table) - len(got)
+
+
+def test_intersection_holds_the_cells_in_both() -> None:
+    one, other = Region.bbox(3.0, 52.0, 3.2, 52.1), Region.cap(52.1, 3.1, 9_000)
+    both = ranges.intersection(one.ranges(14), other.ranges(14), 14)
+    np.testing.assert_array_equal(ranges.expand(both, 14), np.intersect1d(one.cells(14), other.cells(14)))
+    nothing = ranges.intersection(one.ranges(14), Region.bbox(8, 8, 8.1, 8.1).ranges(14), 14)
+    assert nothing.shape == (0, 2)
+    np.testing.assert_array_equal(
+        ranges.intersection(one.ranges(14), ranges.complement(nothing, 14), 14), one.ranges(14)
+    )

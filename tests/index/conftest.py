@@ -46,7 +46,7 @@ def make(dim: int = 32) -> World:
         before = codes[row] = 0.9 * before + np.sqrt(1 - 0.9**2) * each
     codes += 0.3 * rng.standard_normal(codes.shape) * spectrum
     narrow = (codes / np.linalg.norm(codes, axis=1, keepdims=True) * 1.4).astype(np.float16)
-    own = narrow[rng.integers(0, len(ids), 400)].astype(np.float64)
+    own = narrow[rng.integers(0, len(ids), 300)].astype(np.float64)
     photos = own + 0.25 * rng.standard_normal(own.shape)
     photos = (photos / np.linalg.norm(photos, axis=1, keepdims=True)).astype(np.float32)
     step = int8_step(float(np.abs(narrow).max()))

@@ -87,7 +87,7 @@ def test_a_second_level_comes_closer_to_the_scores_than_the_first(world: Any) ->
 
 def test_it_is_read_as_it_was_written(world: Any, stage: FirstStage, tmp_path: Path) -> None:
     stage.save(tmp_path / "a.faiss")
-    again = first_stage.load(tmp_path / "a.faiss", stage.directions, stage.starts, stage.entries)
+    again = first_stage.load(tmp_path / "a.faiss", stage.directions, stage.starts, stage.entries, stage.levels)
     assert again.over == stage.over
     np.testing.assert_array_equal(again.order(world.checking, 100), stage.order(world.checking, 100))
 
@@ -111,19 +111,19 @@ def test_a_file_that_is_no_index_is_refused(stage: FirstStage, tmp_path: Path) -
     for damaged in (b"", b"nothing of the kind" * 100, data[: len(data) // 2], data[:30]):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"a\.faiss is no search index that can be read"):
-            first_stage.load(path, stage.directions, stage.starts, stage.entries)
+            first_stage.load(path, stage.directions, stage.starts, stage.entries, stage.levels)
     with pytest.raises(InputError, match=r"b\.faiss"):
-        first_stage.load(tmp_path / "b.faiss", stage.directions, stage.starts, stage.entries)
+        first_stage.load(tmp_path / "b.faiss", stage.directions, stage.starts, stage.entries, stage.levels)
 
 
 def test_an_index_of_other_cells_is_refused(stage: FirstStage, tmp_path: Path) -> None:
     path = tmp_path / "a.faiss"
     stage.save(path)
     with pytest.raises(InputError, match=rf"holds {stage.entries} entries of width 32, the database has 12 of"):
-        first_stage.load(path, stage.directions, stage.starts, 12)
+        first_stage.load(path, stage.directions, stage.starts, 12, stage.levels)
     narrow = stage.directions._replace(turn=stage.directions.turn[:-2])
     with pytest.raises(InputError, match=rf"of {len(narrow.turn)};"):
-        first_stage.load(path, narrow, stage.starts, stage.entries)
+        first_stage.load(path, narrow, stage.starts, stage.entries, stage.levels)
 
 
 def test_an_index_of_another_kind_is_refused(stage: FirstStage, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_an_index_of_another_kind_is_refused(stage: FirstStage, tmp_path: Path) 
     flat.add(np.zeros((stage.entries, 32), np.float32))
     faiss.write_index(flat, str(tmp_path / "flat.faiss"))
     with pytest.raises(InputError, match=r"flat\.faiss is no search index"):
-        first_stage.load(tmp_path / "flat.faiss", stage.directions, stage.starts, stage.entries)
+        first_stage.load(tmp_path / "flat.faiss", stage.directions, stage.starts, stage.entries, stage.levels)
 
 
 def test_the_worst_entries_come_last_and_are_not_lost() -> None:

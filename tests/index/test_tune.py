@@ -26,9 +26,14 @@ def stage(request: pytest.FixtureRequest, world: Any) -> FirstStage:
     return filled(world, *request.param)
 
 
+@pytest.fixture(scope="module")
+def settings(world: Any, stage: FirstStage) -> Settings:
+    return tune.check(stage, world.checking, tune.brute_force(world.codes, world.checking))
+
+
 def share_kept(world: Any, stage: FirstStage, queries: Any, k: int, entries: int) -> float:
     """Share of brute force's k best among the rows that the first stage brings forward."""
-    best = np.argsort(-world.scores(queries).astype(np.float32), axis=1, kind="stable")[:, :k]
+    best = np.argpartition(-world.scores(queries), k, axis=1)[:, :k]
     kept = [np.isin(rows, mine).mean() for rows, mine in zip(best, stage.search(queries, entries), strict=True)]
     return float(np.mean(kept))
 
@@ -41,8 +46,7 @@ def test_the_truth_is_brute_force(world: Any) -> None:
     assert tune.brute_force(few, world.checking[:3]).rows.shape == (3, 30)
 
 
-def test_the_chosen_entries_keep_the_share_they_promise(world: Any, stage: FirstStage) -> None:
-    settings = tune.check(stage, world.checking, tune.brute_force(world.codes, world.checking))
+def test_the_chosen_entries_keep_the_share_they_promise(world: Any, stage: FirstStage, settings: Settings) -> None:
     assert set(settings.entries) == set(settings.kept)
     assert 1 in settings.entries
     for k, entries in settings.entries.items():
@@ -53,8 +57,9 @@ def test_the_chosen_entries_keep_the_share_they_promise(world: Any, stage: First
     assert (settings.over, settings.stage_entries, settings.queries) == (stage.over, stage.entries, len(world.checking))
 
 
-def test_the_choice_is_the_first_step_that_is_enough_and_one_more(world: Any, stage: FirstStage) -> None:
-    settings = tune.check(stage, world.checking, tune.brute_force(world.codes, world.checking))
+def test_the_choice_is_the_first_step_that_is_enough_and_one_more(
+    world: Any, stage: FirstStage, settings: Settings
+) -> None:
     for k, entries in settings.entries.items():
         enough = entries // 2 if entries in tune.LADDER else max(step for step in tune.LADDER if step <= stage.entries)
         assert share_kept(world, stage, world.checking, k, enough) >= tune.TARGETS[k]
@@ -62,8 +67,7 @@ def test_the_choice_is_the_first_step_that_is_enough_and_one_more(world: Any, st
             assert share_kept(world, stage, world.checking, k, enough // 2) < tune.TARGETS[k]
 
 
-def test_photos_that_the_check_never_saw_agree_as_promised(world: Any, stage: FirstStage) -> None:
-    settings = tune.check(stage, world.checking, tune.brute_force(world.codes, world.checking))
+def test_photos_that_the_check_never_saw_agree_as_promised(world: Any, stage: FirstStage, settings: Settings) -> None:
     for k, entries in settings.entries.items():
         rows = two_stage.candidates(stage, world.tuning, k, entries, world.codes.everything)
         assert rows is not None
@@ -84,17 +88,17 @@ def test_a_stage_that_cannot_keep_the_best_is_left_out(world: Any, monkeypatch: 
 
 
 def test_a_k_beyond_what_was_checked_has_no_number_of_entries() -> None:
-    settings = Settings("cells", 32, 10_000, {1: 100, 100: 800}, {1: 0.999, 100: 0.995}, 300)
+    settings = Settings("cells", 64, 2, 10_000, {1: 100, 100: 800}, {1: 0.999, 100: 0.995}, 300)
     assert [settings.entries_for(k) for k in (1, 2, 100, 101)] == [100, 800, 800, None]
 
 
 def test_settings_survive_a_manifest() -> None:
-    settings = Settings("parents", 32, 10_000, {1: 100, 100: 800}, {1: 0.999, 100: 0.995}, 300)
+    settings = Settings("parents", 64, 2, 10_000, {1: 100, 100: 800}, {1: 0.999, 100: 0.995}, 300)
     assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 def test_a_part_of_the_cells_costs_more_candidates_but_less_to_scan() -> None:
-    settings = Settings("cells", 64, 1_000_000, {1: 100}, {1: 1.0}, 300)
+    settings = Settings("cells", 128, 2, 1_000_000, {1: 100}, {1: 1.0}, 300)
     whole, half = (tune.cost(settings, 100, 1_000_000, share) for share in (1.0, 0.5))
     assert whole == 64e6 + 100 * tune.BYTES_A_ROW
     assert half == 64e6 + 200 * tune.BYTES_A_ROW

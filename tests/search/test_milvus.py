@@ -182,7 +182,7 @@ def test_bad_questions_are_refused(searcher: MilvusSearcher, uri: str, town_cell
         searcher.search(QUERIES, searcher.count(box) + 1, box)
     with pytest.raises(InputError, match="no cell"):
         searcher.search(QUERIES, 1, Region.bbox(10, 10, 10.1, 10.1))
-    with pytest.raises(InputError, match="width 32"):
+    with pytest.raises(InputError, match="32"):
         searcher.search(QUERIES[:, :5], 1)
     with pytest.raises(InputError, match="not finite"):
         searcher.search(np.full((1, 32), np.nan, np.float32), 1)

@@ -53,7 +53,7 @@ from cellcode.runs import Run, architecture
 Float32 = npt.NDArray[np.float32]
 BLOCK = 65536
 RADIUS_CELLS = 1.5  # the neighbourhood that counts as right when the calibration is fitted, in mean cell edges
-MAX_QUERIES = 1024  # validation photos that are kept to check the search with
+MAX_QUERIES = 2048  # validation photos that are kept to check the search with
 
 
 def run(

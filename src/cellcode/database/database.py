@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,9 +40,10 @@ from cellcode.database.layout import (
     check_sizes,
     read_manifest,
 )
+from cellcode.database.npyfile import RowReader
 from cellcode.errors import InputError
 from cellcode.files import sha256
-from cellcode.index.codeset import CodeSet
+from cellcode.index.codeset import CodeSet, CodeTable
 from cellcode.index.directions import Directions
 from cellcode.index.first_stage import FirstStage
 from cellcode.index.first_stage import load as load_first_stage
@@ -52,6 +54,7 @@ from cellcode.runs import architecture
 
 Ids = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.float16]
+SCATTERED_BYTES = 1 << 30  # codes larger than this are not mapped where rows are scattered
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,18 @@ class Database:
         has_coarse = COARSE in self.manifest["files"]
         return CodeSet(
             ids=self.ids,
-            exact=self.codes,
+            exact=self._code_rows(),
             coarse=mapped(self.folder / COARSE, self.codes.shape, np.int8) if has_coarse else None,
             scale=facts["int8_step"],
             coarse_error=facts["int8_error"],
             longest=facts["longest"],
         )
+
+    def _code_rows(self) -> CodeTable:
+        """The codes, large ones read where rows are scattered (which Windows cannot)."""
+        if isinstance(self.codes, PackedCodes) or self.codes.nbytes < SCATTERED_BYTES or not hasattr(os, "preadv"):
+            return self.codes
+        return RowReader(self.folder / CODES, self.codes)
 
     @cached_property
     def search_settings(self) -> Settings | None:
@@ -134,9 +143,10 @@ class Database:
                 raise InputError(
                     f"{self.folder / STARTS} ends with row {starts[-1]}, {IDS} holds {len(self.ids)}; build the database again"
                 )
-        turn, ask = np.array(mapped(self.folder / DIRECTIONS, (2, None, self.code_set.dim), np.float32))
-        entries = len(self.ids) if starts is None else len(starts) - 1
-        return load_first_stage(self.folder / FIRST_STAGE, Directions(turn, ask), starts, entries)
+        turn, ask = np.array(mapped(self.folder / DIRECTIONS, (2, settings.components, self.code_set.dim), np.float32))
+        return load_first_stage(
+            self.folder / FIRST_STAGE, Directions(turn, ask), starts, settings.stage_entries, settings.levels
+        )
 
     @cached_property
     def facts(self) -> Facts:

@@ -14,10 +14,10 @@ Lines = list[tuple[str, str]]
 
 
 def describe(one: Database, other: Database) -> Lines:
-    """Return a line for everything that differs; one line that says so where nothing does."""
-    if one.identity == other.identity:
-        return [("difference", "none: both give the same answers")]
+    """Return a line for everything that differs, first whether answers do."""
     lines: Lines = [("identity", f"{one.identity} -> {other.identity}")]
+    if one.identity == other.identity:
+        lines = [("identity", f"{one.identity}: both have the same cells and codes")]
     for name in ("run", "levels", "dim", "codes", "imagery", "calibration", "search", "licences", "attributions"):
         lines += _changed(name, one.manifest[name], other.manifest[name])
     lines += [("configuration", text) for text in configuration.differences(one.config, other.config)]

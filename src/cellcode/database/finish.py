@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cellcode.config import BuildConfig
 from cellcode.database.calibration import Calibration
@@ -41,6 +42,7 @@ Ids = npt.NDArray[np.uint64]
 BLOCK = 65536
 SAMPLE = 65536  # codes that directions and centroids are found on
 MIN_QUERIES = 200  # fewer cannot tell 99.5 %
+MAX_CHECKED = 512  # queries that are answered by brute force
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def write_first_stage(
     Several are tried, over cells and over the means of parents, the smallest first; `tune.check` says whether one does.
     Where none does, the database is small or has few validation photos, there is none, and searches are exact.
     """
-    if rule.first_stage == "none" or len(codes) < rule.first_stage_min_cells:
+    if rule.first_stage == "none" or len(codes) < max(rule.first_stage_min_cells, tune.LADDER[0]):
         return None
     if len(queries) < MIN_QUERIES:
         print(
@@ -85,7 +87,7 @@ def write_first_stage(
             file=sys.stderr,
         )
         return None
-    tuning, checking = queries[::2], queries[1::2]
+    tuning, checking = queries[::2], queries[1::2][:MAX_CHECKED]
     truth = tune.brute_force(codes, checking)
     best: tuple[float, FirstStage, tune.Settings] | None = None
     for over, dims, levels in _choices(codes.dim, rule):
@@ -117,7 +119,7 @@ def recheck_first_stage(
     if stage is None or len(codes) < rule.first_stage_min_cells:
         return None
     starts = first_stage.parent_starts(s2.parents(codes.ids, max(level - 1, 0))) if stage.over == "parents" else None
-    made, checking = _fill(stage.like(), codes, starts), queries[1::2]
+    made, checking = _fill(stage.like(), codes, starts), queries[1::2][:MAX_CHECKED]
     settings = tune.check(made, checking, tune.brute_force(codes, checking))
     if settings.entries_for(1) is None:
         return None
@@ -157,7 +159,7 @@ def _save(stage: FirstStage, folder: Path) -> None:
 
 def _choices(dim: int, rule: BuildConfig) -> Iterator[tuple[first_stage.Over, int, int]]:
     """Yield what to try, smallest first: over what, components, levels."""
-    shapes = [(dim // 8, 2), (dim // 4, 2), (dim // 4, 4), (dim, 2)]
+    shapes = [(dim // shrink, 2) for shrink in (8, 4, 2, 1)]
     for over in ("parents", "cells"):
         for dims, levels in shapes:
             if rule.first_stage in ("auto", over) and dims >= 2 and dims % 2 == 0:
@@ -182,12 +184,17 @@ def _fill(builder: Builder, codes: CodeSet, starts: npt.NDArray[np.integer] | No
         for first in range(0, count, BLOCK // (1 if starts is None else 4)):
             last = min(first + BLOCK // (1 if starts is None else 4), count)
             if starts is None:
-                builder.add(codes.exact[first:last].astype(np.float32))
+                builder.add(_widened(codes.exact[first:last]))
             else:
-                block = codes.exact[int(starts[first]) : int(starts[last])].astype(np.float32)
+                block = _widened(codes.exact[int(starts[first]) : int(starts[last])])
                 builder.add(first_stage.means(block, starts[first : last + 1] - starts[first]))
             meter.advance(last - first)
     return builder.made(starts)
+
+
+def _widened(codes: npt.NDArray[np.float16]) -> Float32:
+    """Return codes as float32; torch does it several times faster than numpy."""
+    return np.asarray(torch.from_numpy(np.array(codes)).float().numpy())
 
 
 def _describe(stage: FirstStage, settings: tune.Settings) -> str:

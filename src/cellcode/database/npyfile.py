@@ -1,14 +1,17 @@
-"""A numpy file that grows by rows, so that the memory needed does not depend on their number."""
+"""Numpy files of many rows: written row by row, and read a few rows from anywhere; memory does not follow their number."""
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from cellcode.errors import InputError
 
 
 class RowWriter:
@@ -51,3 +54,41 @@ class RowWriter:
         }
         np.lib.format.write_array_header_1_0(buffer, description)
         return buffer.getvalue()
+
+
+class RowReader:
+    """A mapped (N, D) array, of which scattered rows are read instead of mapped.
+
+    A page fault maps 64 kB around a row and keeps them; thousands of rows from anywhere in a large file are read in
+    half the time, and without growing the process by gigabytes. Slices are mapped. For several threads at once.
+
+    Args:
+        path: the numpy file.
+        rows: its array, memory-mapped.
+    """
+
+    def __init__(self, path: Path, rows: npt.NDArray[Any]) -> None:
+        self.shape, self.dtype = rows.shape, rows.dtype
+        self._mapped = rows
+        self._file = path.open("rb", buffering=0)
+        # The rows are the end of the file.
+        self._start = path.stat().st_size - rows.nbytes
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._mapped)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return some rows; those that follow each other are read together."""
+        if isinstance(rows, slice) or not len(rows):
+            return self._mapped[rows]
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+        ends = np.append(first[1:], len(rows))
+        row_bytes = out[0].nbytes
+        target, file = out.data.cast("B"), self._file.fileno()
+        places = (self._start + rows[first] * row_bytes).tolist()
+        for place, start, stop in zip(places, (first * row_bytes).tolist(), (ends * row_bytes).tolist(), strict=True):
+            if os.preadv(file, (target[start:stop],), place) != stop - start:
+                raise InputError(f"{self._file.name} was truncated while it was searched; build the database again")
+        return out

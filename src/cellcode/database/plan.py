@@ -62,24 +62,33 @@ def choose(run: Run, source: AerialSource | None, region: Region | None) -> Plan
         )
     if source is None and run.prototypes is None:
         raise InputError(f"{run.folder} has no prototypes, its codes come from imagery alone: build with --aerial")
-    if region is not None:
-        spans = region.ranges(level)
-    elif source is not None:
-        spans = source.footprint().ranges(level)
+    possible = _possible(run, source, level)
+    if region is None:
+        spans = source.footprint().ranges(level) if source is not None else ranges.merge(run.facts.ids)
     else:
-        spans = ranges.merge(run.facts.ids)
+        spans = region.ranges(level)
+    asked = ranges.count(spans, level)
+    spans = ranges.intersection(spans, possible, level)
     shard_level = max(level - run.config.build.shard_depth, 0)
     plan = Plan(spans, level, _ancestors(spans, shard_level))
     if source is not None and not any(covered(source, ids).any() for ids in _each(plan)):
         raise InputError(
-            f"the imagery covers none of the {plan.total} cells of the region; check both, or build without --aerial"
+            f"the imagery covers none of the {asked} cells of the region; check both, or build without --aerial"
         )
     if source is None and not any(has_prototype(run, ids).any() for ids in _each(plan)):
         raise InputError(
-            f"none of the {plan.total} cells of the region has training photos around it; give imagery with "
+            f"none of the {asked} cells of the region has training photos around it; give imagery with "
             "--aerial or another region"
         )
     return plan
+
+
+def _possible(run: Run, source: AerialSource | None, level: int) -> Ids:
+    """Ranges of the cells under the imagery or in a prototype's cell: a region may be far larger."""
+    found = [source.footprint().ranges(level)] if source is not None else []
+    if run.prototypes is not None:
+        found.append(ranges.spans(run.prototypes.ids, level))
+    return ranges.join(np.concatenate(found), level)
 
 
 def covered(source: AerialSource | None, ids: Ids) -> Bools:

@@ -45,7 +45,7 @@ from cellcode.database.npyfile import RowWriter
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.geography import Region, ranges, s2
-from cellcode.index.codeset import CodeSet
+from cellcode.index.codeset import CodeSet, rows_of
 
 # Rows of several databases in the order of their ids: (S, 3) int64, number of the database, first and past-the-last row.
 Spans = npt.NDArray[np.int64]
@@ -153,6 +153,7 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
             "codes": _codes_of(opened, coarse),
             "search": settings.to_json() if settings is not None else None,
             "made_from": {"how": "merge", "databases": [each.identity for each in opened]},
+            "imagery": _imagery(opened),
             "licences": sorted({text for each in opened for text in each.manifest["licences"]}),
             "attributions": sorted({text for each in opened for text in each.manifest["attributions"]}),
         }
@@ -177,6 +178,11 @@ def _check_alike(opened: list[Database]) -> None:
             raise InputError(f"{each.folder} is of another run than {first.folder}: their codes cannot be compared")
         if PACKED in each.manifest["files"]:
             raise InputError(f"{each.folder} is compressed; merge the databases that it was made from, then compress")
+        ways = [(other.config.build.upsampling, other.config.build.aerial_smoothing_cells) for other in (first, each)]
+        if ways[0] != ways[1]:
+            raise InputError(
+                f"{each.folder} was built with other upsampling or smoothing than {first.folder}; build one of them again"
+            )
         terms = ((AERIAL, each.facts.has_aerial), (PROTOTYPES, each.facts.has_prototype))
         if differ and any(has.any() and name not in each.manifest["files"] for name, has in terms):
             raise InputError(
@@ -254,8 +260,7 @@ def _copy_common(database: Database, folder: Path) -> None:
 def _cut(database: Database, ids: npt.NDArray[np.uint64], slices: npt.NDArray[np.int64]) -> CodeSet:
     """Return the codes of some rows, in memory only where they are taken."""
     whole = database.code_set
-    rows = np.concatenate([np.arange(start, stop) for start, stop in slices.tolist()])
-    return CodeSet(ids, _Chosen(whole.exact, rows), None, whole.scale, whole.coarse_error, whole.longest)
+    return CodeSet(ids, _Chosen(whole.exact, rows_of(slices)), None, whole.scale, whole.coarse_error, whole.longest)
 
 
 class _Chosen:
@@ -297,6 +302,15 @@ def _inherited(database: Database) -> dict[str, Any]:
         "training_photos", "licences", "attributions",
     )  # fmt: skip
     return {name: database.manifest[name] for name in names}
+
+
+def _imagery(opened: list[Database]) -> dict[str, Any] | None:
+    """What a manifest says of the imagery of several databases: the latest date."""
+    known = [each.manifest["imagery"] for each in opened if each.manifest["imagery"] is not None]
+    if not known:
+        return None
+    dates = [each["date"] for each in known if each["date"] is not None]
+    return {"identity": "+".join(sorted({each["identity"] for each in known})), "date": max(dates, default=None)}
 
 
 def _codes_of(opened: list[Database], coarse: Coarse) -> dict[str, Any]:

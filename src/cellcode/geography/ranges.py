@@ -61,6 +61,12 @@ def complement(ranges: Ranges, level: int) -> Ranges:
     return np.stack([first, last], axis=1)[some]
 
 
+def intersection(one: Ranges, other: Ranges, level: int) -> Ranges:
+    """Return the ranges of cells of `level` in both; (R', 2), R' at most the sum of the two."""
+    outside = np.concatenate([complement(one, level), complement(other, level)])
+    return complement(join(outside, level), level)
+
+
 def rows_of_ranges(ids_sorted: Ids, ranges: Ranges) -> npt.NDArray[np.int64]:
     """Return the rows of a sorted table of ids that lie in ranges, as slices.
 

@@ -100,6 +100,14 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
     return made
 
 
+def rows_of(slices: Slices) -> Rows:
+    """Return every row of some slices, (n,) int64, in their order; slices are (R, 2), none empty, R at least 1."""
+    counts = slices[:, 1] - slices[:, 0]
+    ends = np.cumsum(counts)
+    rows: Rows = np.arange(ends[-1]) + np.repeat(slices[:, 0] - (ends - counts), counts)
+    return rows
+
+
 def score(codes: CodeSet, query: Float32, rows: Rows) -> Float32:
     """Return the scores of some rows, (M,) float32: float16 codes multiplied and summed in float64, rounded once.
 

@@ -34,12 +34,12 @@ def find(sample: Float32, queries: Float32 | None, keep: int, pieces: int) -> Di
 
     Args:
         sample: (M, D) codes.
-        queries: (V, D); None, or fewer than D: all directions count alike.
+        queries: (V, D); None, or fewer than half of D: all directions count alike.
         keep: d, divisible by `pieces`.
     """
     dim = sample.shape[1]
     weigh = np.eye(dim)
-    if queries is not None and len(queries) >= dim:
+    if queries is not None and len(queries) >= dim // 2:
         moment = queries.astype(np.float64).T @ queries.astype(np.float64) / len(queries)
         values, vectors = np.linalg.eigh(moment + FLOOR * np.trace(moment) / dim * np.eye(dim))
         weigh = (vectors * np.sqrt(values)) @ vectors.T

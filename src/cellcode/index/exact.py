@@ -8,7 +8,7 @@ the float16 codes, so no row of the true best k is missed, whatever was scanned.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cellcode import cpu
-from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, score
+from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rows_of, score
 
 INNER_BYTES = 1 << 21  # codes widened at a time: they are multiplied while still in the cache
 OUTER_SCORES = 1 << 20  # scores looked through at a time
@@ -165,38 +165,33 @@ def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Ite
     inner = max(64, INNER_BYTES // (4 * codes.dim))
     outer = GROUP * max(1, min(65536, max(inner, OUTER_SCORES // len(queries))) // GROUP)
     widened, scores = torch.empty(inner, codes.dim, dtype=kind), torch.empty(outer, len(queries))
-    for runs in _parts(slices.tolist(), outer):
-        rows = np.concatenate([np.arange(start, stop) for start, stop in runs])
+    for runs in _parts(slices, outer):
         done = 0
         for part in _parts(runs, inner):
-            filled = 0
-            for start, stop in part:
-                widened[filled : filled + stop - start].copy_(_tensor(source[start:stop]))
-                filled += stop - start
+            # One run is taken as it lies; several are brought together before they are widened, which is one call for all.
+            pieces = [source[start:stop] for start, stop in part.tolist()]
+            taken = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+            block = widened[: len(taken)].copy_(_tensor(taken))
             if half:
-                scores[done : done + filled] = widened[:filled] @ asked
+                scores[done : done + len(taken)] = block @ asked
             else:
-                torch.mm(widened[:filled], asked, out=scores[done : done + filled])
-            done += filled
+                torch.mm(block, asked, out=scores[done : done + len(taken)])
+            done += len(taken)
         padded = -(-done // GROUP) * GROUP
         scores[done:padded] = -torch.inf
-        yield torch.from_numpy(rows), scores[:padded]
+        yield torch.from_numpy(rows_of(runs)), scores[:padded]
 
 
-def _parts(slices: Iterable[Sequence[int]], size: int) -> Iterator[list[tuple[int, int]]]:
+def _parts(slices: Slices, size: int) -> Iterator[Slices]:
     """Yield slices of at most `size` rows together: long ones are cut, short ones put side by side."""
-    waiting: list[tuple[int, int]] = []
-    count = 0
-    for start, stop in slices:
-        while start < stop:
-            taken = min(stop - start, size - count)
-            waiting.append((start, start + taken))
-            start, count = start + taken, count + taken
-            if count == size:
-                yield waiting
-                waiting, count = [], 0
-    if waiting:
-        yield waiting
+    ends = np.cumsum(slices[:, 1] - slices[:, 0])
+    for first in range(0, int(ends[-1]), size):
+        last = min(first + size, int(ends[-1]))
+        start, stop = np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last) + 1
+        part = slices[start:stop].copy()
+        part[0, 0] = part[0, 1] - (ends[start] - first)
+        part[-1, 1] -= ends[stop - 1] - last
+        yield part
 
 
 def _tensor(array: npt.NDArray[np.generic]) -> Tensor:

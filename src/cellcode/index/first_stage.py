@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.errors import InputError
-from cellcode.index.codeset import Float32, Ids, Rows
+from cellcode.index.codeset import Float32, Ids, Rows, rows_of
 from cellcode.index.directions import Directions, find
 
 TRAINING_ROWS = 65536
@@ -123,9 +123,10 @@ class Builder:
     def add(self, codes: Float32) -> None:
         """Add the codes of entries, (n, D)."""
         left, parts = np.ascontiguousarray(codes @ self.directions.turn.T), []
-        for quantiser in self._quantisers:
+        for quantiser in self._quantisers[:-1]:
             parts.append(left)
             left = left - quantiser.decode(quantiser.compute_codes(left))
+        parts.append(left)
         self._index.add(np.ascontiguousarray(np.concatenate(parts, axis=1)))
 
     def made(self, starts: npt.NDArray[np.integer] | None) -> FirstStage:
@@ -156,7 +157,9 @@ def train(sample: Float32, queries: Float32 | None, dims: int, levels: int, seed
     return Builder(np.stack(centroids), directions)
 
 
-def load(path: Path, directions: Directions, starts: npt.NDArray[np.integer] | None, entries: int) -> FirstStage:
+def load(
+    path: Path, directions: Directions, starts: npt.NDArray[np.integer] | None, entries: int, levels: int
+) -> FirstStage:
     """Read an index whole: mapped, faiss reads it page by page, and slowly.
 
     Raises:
@@ -170,10 +173,11 @@ def load(path: Path, directions: Directions, starts: npt.NDArray[np.integer] | N
         index = None
     if not isinstance(index, faiss.IndexPQFastScan):
         raise InputError(f"{path} is no search index that can be read; build the database again")
-    if index.ntotal != entries or index.d % len(directions.turn):
+    width = len(directions.turn) * levels
+    if (index.ntotal, index.d) != (entries, width):
         raise InputError(
-            f"{path} holds {index.ntotal} entries of width {index.d}, the database has {entries} of "
-            f"{len(directions.turn)}; build it again"
+            f"{path} holds {index.ntotal} entries of width {index.d}, the database has {entries} of {width}; "
+            "build it again"
         )
     return FirstStage(index, directions, starts)
 
@@ -195,17 +199,17 @@ def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
         codes: (N, D).
         starts: (P + 1,), counted from the first of these rows; the last is N.
     """
-    sums = np.add.reduceat(codes, starts[:-1].astype(np.int64), axis=0)
-    return np.asarray(sums / np.diff(starts)[:, None], np.float32)
+    first, counts = starts[:-1].astype(np.int64), np.diff(starts).astype(np.int64)
+    sums = codes[first]
+    for row in range(1, int(counts.max())):  # a few steps over all runs: much faster than numpy's reduceat
+        longer = counts > row
+        sums[longer] += codes[first[longer] + row]
+    return np.asarray(sums / counts[:, None], np.float32)
 
 
 def expand(starts: npt.NDArray[np.integer], entries: Rows) -> Rows:
     """Return the rows of some entries, in their order."""
-    first = starts[entries].astype(np.int64)
-    counts = starts[entries + 1].astype(np.int64) - first
-    ends = np.cumsum(counts)
-    rows: Rows = np.arange(ends[-1]) + np.repeat(first - (ends - counts), counts)
-    return rows
+    return rows_of(np.stack([starts[entries], starts[entries + 1]], axis=1).astype(np.int64))
 
 
 def _quantiser(centroids: Float32) -> Any:

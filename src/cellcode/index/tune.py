@@ -28,7 +28,8 @@ class Settings:
 
     Attributes:
         over: what an entry of the first stage stands for.
-        entry_bytes: size of an entry.
+        components: of a code that are quantised.
+        levels: how often; an entry takes `components * levels / 4` bytes.
         stage_entries: how many the first stage has.
         entries: for each k, how many entries are scored again when the k best are asked for.
         kept: for each k, the share of brute force's k best that was found on the validation photos.
@@ -36,11 +37,17 @@ class Settings:
     """
 
     over: Over
-    entry_bytes: int
+    components: int
+    levels: int
     stage_entries: int
     entries: Mapping[int, int]
     kept: Mapping[int, float]
     queries: int
+
+    @property
+    def entry_bytes(self) -> int:
+        """Size of an entry of the first stage."""
+        return self.components * self.levels // 4
 
     def entries_for(self, k: int) -> int | None:
         """Return how many entries are scored again for the k best; None: more than was checked."""
@@ -56,7 +63,8 @@ class Settings:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` returned."""
         entries, kept = ({int(k): each for k, each in value[name].items()} for name in ("entries", "kept"))
-        return cls(value["over"], value["entry_bytes"], value["stage_entries"], entries, kept, value["queries"])
+        over, components, levels = value["over"], value["components"], value["levels"]
+        return cls(over, components, levels, value["stage_entries"], entries, kept, value["queries"])
 
 
 def brute_force(codes: CodeSet, queries: Float32) -> Found:
@@ -90,7 +98,7 @@ def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
             break
         chosen = min(enough + 1, len(LADDER) - 1)
         entries[k], kept[k] = min(LADDER[chosen], reach), shares[chosen]
-    return Settings(stage.over, stage.entry_bytes, stage.entries, entries, kept, len(queries))
+    return Settings(stage.over, len(stage.directions.turn), stage.levels, stage.entries, entries, kept, len(queries))
 
 
 def cost(settings: Settings, entries: int | None, cells: int, share: float = 1.0) -> float:

@@ -92,7 +92,7 @@ class Locator:
         parts = []
         with torch.inference_mode(), autocast(self.database.config.training.precision, self._device):
             for first in range(0, len(pixels), BATCH):
-                batch = torch.from_numpy(pixels[first : first + BATCH]).to(self._device)
+                batch = torch.from_numpy(np.array(pixels[first : first + BATCH])).to(self._device)
                 parts.append(self._encoder(batch).float().cpu())
         return np.asarray(torch.cat(parts).numpy())
 

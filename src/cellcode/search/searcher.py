@@ -116,7 +116,7 @@ class CodeSearcher:
         """Rows of the region's cells; those of the last region are remembered."""
         if region is None:
             return self._everything
-        if self._last[0] is not region:
+        if self._last[0] is not region and self._last[0] != region:
             self._last = (region, ranges.rows_of_ranges(self.codes.ids, ranges_of(region, self.level)))
         return self._last[1]
 
