@@ -25,6 +25,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/search.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -31,20 +31,47 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it replaces `path` (if there is one) when the block ends well."""
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            retired = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            os.replace(path, retired)
-            os.replace(temporary, path)
-            shutil.rmtree(retired)
-        else:
-            os.replace(temporary, path)
+        replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(made: Path, path: Path) -> None:
+    """Put a finished folder in the place of `path`, on the same file system; what was there is removed."""
+    if path.exists():
+        retired = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+        os.replace(path, retired)
+        os.replace(made, path)
+        shutil.rmtree(retired)
+    else:
+        os.replace(made, path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which the system lets go of when the process ends, however it ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with path.open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on Windows: two builds of one folder are not told apart there
+            pass
+        except OSError:
+            raise InputError(
+                f"another process is writing {path.parent}; wait for it, or choose another --out"
+            ) from None
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,6 +90,17 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); it may be damaged, make it again") from None
+
+
+def sampled_digest(path: Path, samples: int = 16, sample_bytes: int = 4096) -> str:
+    """Return a digest of a file's size and of evenly spaced parts of it: quick, and other for a file of other rows."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(samples):
+            file.seek(max(0, size - sample_bytes) * number // (samples - 1))
+            digest.update(file.read(sample_bytes))
+    return digest.hexdigest()[:16]
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from cellcode.runs import Run
 def test_a_database_does_not_differ_from_itself(mixed: Database) -> None:
     cells = len(mixed.ids)
     assert difference.describe(mixed, Database.open(mixed.folder)) == [
-        ("identity", f"{mixed.identity}: both have the same cells and codes"),
+        ("identity", f"{mixed.identity}: exact searches of both answer alike"),
         ("cells", f"{cells} in both, 0 gone, 0 new"),
         ("codes", f"0 of {cells} differ, by at most 0"),
     ]

@@ -122,7 +122,7 @@ def test_an_index_of_other_cells_is_refused(stage: FirstStage, tmp_path: Path) -
     with pytest.raises(InputError, match=rf"holds {stage.entries} entries of width 32, the database has 12 of"):
         first_stage.load(path, stage.directions, stage.starts, 12, stage.levels)
     narrow = stage.directions._replace(turn=stage.directions.turn[:-2])
-    with pytest.raises(InputError, match=rf"of {len(narrow.turn)};"):
+    with pytest.raises(InputError, match=rf"of {len(narrow.turn) * stage.levels};"):
         first_stage.load(path, narrow, stage.starts, stage.entries, stage.levels)
 
 

@@ -25,6 +25,7 @@ from rasterio.windows import Window
 
 from cellcode.aerial.source import Crop
 from cellcode.errors import InputError
+from cellcode.files import sampled_digest
 from cellcode.geography import Region
 from cellcode.geography.distance import offset, wrap_lon
 
@@ -56,7 +57,10 @@ class GeoTiffSource:
         self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
         self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
         self.bounds = self.footprint().bounds
-        what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, _sampled_digest(self.path))
+        # Of the files that a VRT refers to, size and time.
+        others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != self.path]
+        digest = sampled_digest(self.path, samples=256, sample_bytes=16_384)
+        what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, digest, others)
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
@@ -188,15 +192,9 @@ def _projective(size_px: int, corners: Float64) -> list[float]:
     return [float(value) for value in np.linalg.solve(np.array(rows), np.array(values))]
 
 
-def _sampled_digest(path: Path, samples: int = 256, sample_bytes: int = 16_384) -> str:
-    """Digest of a file's size and of evenly spaced parts of it: all of a small file, and quick for a large one."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for number in range(samples):
-            file.seek(max(0, size - sample_bytes) * number // (samples - 1))
-            digest.update(file.read(sample_bytes))
-    return digest.hexdigest()
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change; zeros for what is no file of this machine."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 
 
 def _usable_bands(dataset: Any, path: Path) -> list[int]:

@@ -3,17 +3,22 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
 
 def command(
     path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")],
     other: Annotated[Path | None, Argument(help="A second database: says what differs between the two.")] = None,
+    verify: Annotated[bool, Option("--verify", help="Read a whole database and compare every checksum.")] = False,
 ) -> None:
     """Say in a screen what an artefact holds, or what differs between two databases."""
     from cellcode.errors import InputError
     from cellcode.files import read_json
 
+    if verify:
+        from cellcode.database import Database
+
+        Database.open(path).verify()
     if other is not None:
         lines = _difference(path, other)
     elif path.is_file():
@@ -101,7 +106,9 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
             "codes",
             f"{codes} x {manifest['codes']['dtype']}, {database.bytes / 1e6:.2f} MB with ids; folder {size / 1e6:.2f} MB",
         ),
+        ("rounding", _rounding(manifest["codes"])),
         ("search", _search(database)),
+        ("made from", _made_from(manifest.get("made_from"))),
         ("bounds", _bounds(manifest["bounds"])),
         ("kappa", f"{calibration.kappa:.3g} ({calibration.photos} validation photos)"),
         ("factors", f"{calibration.aerial_only:.3g} imagery only, {calibration.prototype_only:.3g} prototype only"),
@@ -114,6 +121,16 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
     ]
 
 
+def _rounding(codes: dict[str, Any]) -> str:
+    if codes.get("agreement_at_1") is not None:
+        return f"the best cell is that of the float16 codes for {codes['agreement_at_1']:.1%} of the validation photos"
+    if codes["largest_score_error"] is None:
+        return "unknown"
+    return (
+        f"a score differs by at most {codes['largest_score_error']:.1e}; int8 codes by {codes['int8_error']:.1e} more"
+    )
+
+
 def _search(database: Any) -> str:
     settings = database.search_settings
     if settings is None:
@@ -121,6 +138,10 @@ def _search(database: Any) -> str:
     size = settings.entry_bytes * settings.stage_entries / 1e6
     kept = ", ".join(f"{share:.2%} of the {k} best" for k, share in settings.kept.items())
     return f"two stages, {size:.1f} MB over {settings.over}: keeps {kept} ({settings.queries} validation photos)"
+
+
+def _made_from(origin: dict[str, Any] | None) -> str:
+    return f"{origin['how']} of {', '.join(origin['databases'])}" if origin else "a run and imagery"
 
 
 def _raster(path: Path) -> Lines:

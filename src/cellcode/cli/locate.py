@@ -39,6 +39,8 @@ def describe(result: object) -> str:
         f"{result.file}: {result.lat:.6f}, {result.lon:.6f}  (half of the probability within {result.radius_50_m:.0f} m, "
         f"90 % within {result.radius_90_m:.0f} m){sure}"
     ]
+    if result.searched.missing:
+        lines.append(f"  not searched: {', '.join(result.searched.missing)}")
     for number, each in enumerate(result.candidates, 1):
         lines.append(
             f"  {number}. {each.lat:.6f}, {each.lon:.6f}  cell {each.cell}  score {each.score:.3f}  "

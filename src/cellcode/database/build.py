@@ -44,7 +44,7 @@ from cellcode.database.parts import COUNTS, Reuse, row_error
 from cellcode.database.plan import Plan, choose
 from cellcode.database.similarity import Terms
 from cellcode.errors import InputError
-from cellcode.files import atomic_folder, read_json, write_json
+from cellcode.files import locked, read_json, replace_folder, write_json
 from cellcode.geography import Region, s2
 from cellcode.index.codeset import CodeSet
 from cellcode.progress import Meter
@@ -53,6 +53,7 @@ from cellcode.runs import Run, architecture
 Float32 = npt.NDArray[np.float32]
 BLOCK = 65536
 RADIUS_CELLS = 1.5  # the neighbourhood that counts as right when the calibration is fitted, in mean cell edges
+PLAN, LOCK, FINISHED = "plan.json", "lock", "database"  # in the folder of an unfinished build
 MAX_QUERIES = 2048  # validation photos that are kept to check the search with
 
 
@@ -85,7 +86,7 @@ def run(
     """
     run = run if isinstance(run, Run) else Run.load(run)
     run = replace(run, config=configuration.overridden(run.config, overrides, "build"))
-    out = Path(out)
+    out = Path(out).resolve()
     refuse_to_overwrite(out)
     source = open_source(aerial) if aerial is not None else None
     earlier = _reusable(run, reuse)
@@ -93,10 +94,14 @@ def run(
     if source is None and run.aerial is not None:
         print("no aerial imagery given: the codes are made of prototypes alone", file=sys.stderr)
     working = out.with_name(f".{out.name}.building")
-    folders, counts = _encode(run, source, plan, working, earlier)
-    with atomic_folder(out) as folder:
-        _write(run, source, folders, counts, folder)
-    shutil.rmtree(working)
+    working.mkdir(parents=True, exist_ok=True)
+    with locked(working / LOCK):
+        folders, counts = _encode(run, source, plan, working, earlier)
+        shutil.rmtree(working / FINISHED, ignore_errors=True)  # of a build that was killed while it wrote
+        (working / FINISHED).mkdir()
+        _write(run, source, folders, counts, working / FINISHED)
+        replace_folder(working / FINISHED, out)
+        shutil.rmtree(working)
     made = Database.open(out)
     cells = made.manifest["cells"]
     print(
@@ -125,21 +130,23 @@ def _encode(
     """Write the shards that are not there yet; return all of them in order, and their counts."""
     identity = {
         "run": run.identity,
+        "aerial_encoder": parts.encoder_digest(run),
         "imagery": source.identity if source is not None else None,
         "plan": plan.digest,
         "build": run.config.build.model_dump(mode="json"),
         "reuse": reuse.database.identity if reuse is not None else None,
     }
-    if working.exists() and (not (working / "plan.json").is_file() or read_json(working / "plan.json") != identity):
+    if (working / PLAN).is_file() and read_json(working / PLAN) != identity:
         print(f"{working} is of another build, it starts anew", file=sys.stderr)
-        shutil.rmtree(working)
-    working.mkdir(parents=True, exist_ok=True)
-    write_json(working / "plan.json", identity)
+        for folder in working.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
+    write_json(working / PLAN, identity)
     folders = [working / token for token in s2.tokens(plan.shards)]
     done = sum(folder.is_dir() for folder in folders)
     if done:
         print(f"continuing: {done} of {len(folders)} shards are there", file=sys.stderr)
-    total: dict[str, float] = {"encoded": 0, "reused": 0, "cells": 0, "left_out": 0}
+    total: dict[str, float] = {"encoded": 0, "reused": 0, "cells": 0}
     errors = {
         "aerial_error": reuse.database.manifest["codes"]["aerial_error"] if reuse else 0.0,
         "prototype_error": 0.0,
@@ -157,7 +164,7 @@ def _encode(
         shutil.rmtree(working)
         share = run.config.build.min_imagery_share
         raise InputError(f"no tile of the region has at least {share:.0%} imagery; lower build.min_imagery_share")
-    return folders, total | errors
+    return folders, total | errors | {"left_out": plan.asked - total["cells"]}
 
 
 def _write(run: Run, source: AerialSource | None, folders: list[Path], counts: dict[str, float], folder: Path) -> None:

@@ -10,13 +10,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from cellcode.database.database import Database
-from cellcode.database.finish import write_first_stage, write_manifest
+from cellcode.database.finish import MAX_CHECKED, copy_common, inherited, write_first_stage, write_manifest
 from cellcode.database.layout import (
-    BACKBONE,
     CELLS,
     CODEBOOK,
-    CONFIG,
-    ENCODER,
     IDS,
     PACKED,
     QUERIES,
@@ -45,7 +42,7 @@ def run(database: Database | Path | str, code_bytes: int, *, out: Path | str) ->
         InputError: the database is compressed already.
     """
     whole, out = database if isinstance(database, Database) else Database.open(database), Path(out)
-    refuse_to_overwrite(out)
+    refuse_to_overwrite(out, [whole.folder])
     dim = whole.code_set.dim
     if isinstance(whole.codes, PackedCodes):
         raise InputError(f"{whole.folder} is compressed already; compress the database that it was made from")
@@ -65,17 +62,24 @@ def run(database: Database | Path | str, code_bytes: int, *, out: Path | str) ->
                 meter.advance(len(numbers))
         arrays = {"centroids": codebook.centroids, "turn": codebook.directions.turn, "ask": codebook.directions.ask}
         save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / CODEBOOK)
-        for name in (IDS, CELLS, CONFIG, ENCODER, QUERIES):
+        copy_common(whole.folder, folder)
+        for name in (IDS, CELLS, QUERIES):
             shutil.copyfile(whole.folder / name, folder / name)
-        if (whole.folder / BACKBONE).is_dir():
-            shutil.copytree(whole.folder / BACKBONE, folder / BACKBONE)
         packed = PackedCodes(np.load(folder / PACKED, mmap_mode="c"), codebook)
         codes = CodeSet(whole.ids, packed, longest=longest * (1 + 1e-6))
         agreement = _agreement(whole.code_set, codes, queries[1::2])
         settings = write_first_stage(codes, queries, whole.config.build, folder, whole.level, seed)
-        values = {name: whole.manifest[name] for name in KEPT} | {
-            "codes": whole.manifest["codes"]
-            | {"dtype": f"pq{code_bytes}x8", "longest": codes.longest, "agreement_at_1": agreement},
+        values = inherited(whole.manifest) | {
+            "codes": {
+                "dtype": f"pq{code_bytes}x8",
+                "upsampling": whole.manifest["codes"].get("upsampling"),
+                "largest_score_error": None,
+                "aerial_error": whole.manifest["codes"]["aerial_error"],
+                "int8_step": 1.0,
+                "int8_error": 0.0,
+                "longest": codes.longest,
+                "agreement_at_1": agreement,
+            },
             "search": settings.to_json() if settings is not None else None,
             "made_from": {"how": "compress", "databases": [whole.identity]},
         }
@@ -90,15 +94,10 @@ def run(database: Database | Path | str, code_bytes: int, *, out: Path | str) ->
     return made
 
 
-KEPT = (
-    "cellcode_version", "run", "aerial_encoder", "levels", "dim", "cells", "calibration_report", "imagery",
-    "training_photos", "licences", "attributions",
-)  # fmt: skip
-
-
 def _agreement(whole: CodeSet, packed: CodeSet, queries: Float32) -> float | None:
     """Share of photos whose best cell stays the best; None without photos."""
     if not len(queries):
         return None
-    before, after = tune.brute_force(whole, queries), tune.brute_force(packed, queries)
+    queries = queries[:MAX_CHECKED]
+    before, after = tune.brute_force(whole, queries, 1), tune.brute_force(packed, queries, 1)
     return float((before.rows[:, 0] == after.rows[:, 0]).mean())

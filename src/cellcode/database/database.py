@@ -32,12 +32,13 @@ from cellcode.database.layout import (
     ENCODER,
     FIRST_STAGE,
     IDS,
+    MANIFEST,
     PACKED,
     PROTOTYPES,
     QUERIES,
     STARTS,
     TILES,
-    check_sizes,
+    check_files,
     read_manifest,
 )
 from cellcode.database.npyfile import RowReader
@@ -86,8 +87,12 @@ class Database:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        check_sizes(folder, manifest)
-        rows, dim = manifest["cells"]["total"], manifest["dim"]
+        try:
+            check_files(folder, manifest)
+            rows, dim = int(manifest["cells"]["total"]), int(manifest["dim"])
+            calibration = Calibration(**manifest["calibration"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{folder / MANIFEST} is damaged ({error}); copy or build the database again") from None
         ids = mapped(folder / IDS, (rows,), np.uint64)
         codes: Codes | PackedCodes
         if PACKED in manifest["files"]:
@@ -101,7 +106,7 @@ class Database:
             config=configuration.load(folder / CONFIG),
             ids=ids,
             codes=codes,
-            calibration=Calibration(**manifest["calibration"]),
+            calibration=calibration,
         )
 
     @cached_property
@@ -152,13 +157,13 @@ class Database:
     def facts(self) -> Facts:
         """Facts of every cell; read at the first use."""
         try:
-            facts = Facts.load(self.folder / CELLS)
+            cells, facts = Facts.load(self.folder / CELLS)
         except (pa.ArrowException, KeyError, OSError):
             raise InputError(f"{self.folder / CELLS} cannot be read; build the database again") from None
-        if len(facts.photos) != len(self.ids):
+        if not np.array_equal(cells, self.ids):
             raise InputError(
-                f"{self.folder / CELLS} holds {len(facts.photos)} cells, {IDS} holds {len(self.ids)}; "
-                "build the database again"
+                f"{self.folder / CELLS} holds other cells than {IDS} ({len(cells)} and {len(self.ids)}); build the "
+                "database again"
             )
         return facts
 

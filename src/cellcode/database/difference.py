@@ -17,7 +17,7 @@ def describe(one: Database, other: Database) -> Lines:
     """Return a line for everything that differs, first whether answers do."""
     lines: Lines = [("identity", f"{one.identity} -> {other.identity}")]
     if one.identity == other.identity:
-        lines = [("identity", f"{one.identity}: both have the same cells and codes")]
+        lines = [("identity", f"{one.identity}: exact searches of both answer alike")]
     for name in ("run", "levels", "dim", "codes", "imagery", "calibration", "search", "licences", "attributions"):
         lines += _changed(name, one.manifest[name], other.manifest[name])
     lines += [("configuration", text) for text in configuration.differences(one.config, other.config)]

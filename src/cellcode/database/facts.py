@@ -1,4 +1,4 @@
-"""What is known of each cell: cells.parquet, one row group a shard, so that a region can be read without the rest."""
+"""What is known of each cell: cells.parquet."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ class Facts:
         return pa.table({"cell": pa.array(ids, pa.uint64()), **columns}).cast(SCHEMA)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read cells.parquet."""
+    def load(cls, path: Path) -> tuple[Ids, Self]:
+        """Read cells.parquet: the ids of its cells, and their facts."""
         table = pq.read_table(path, schema=SCHEMA)
         values = {field.name: table.column(field.name).to_numpy() for field in fields(cls)}
         for name in ("first_date", "last_date", "imagery_date"):
             values[name] = values[name].astype("datetime64[D]")
-        return cls(**values)
+        return table.column("cell").to_numpy(), cls(**values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import torch
 from cellcode.config import BuildConfig
 from cellcode.database.calibration import Calibration
 from cellcode.database.layout import (
+    BACKBONE,
     COARSE,
+    CONFIG,
     DEFINING,
     DIRECTIONS,
+    ENCODER,
     FIRST_STAGE,
     FORMAT,
     MANIFEST,
@@ -28,7 +32,7 @@ from cellcode.database.layout import (
 )
 from cellcode.database.npyfile import RowWriter
 from cellcode.database.plan import bounds
-from cellcode.files import sha256, write_json
+from cellcode.files import sampled_digest, sha256, write_json
 from cellcode.geography import s2
 from cellcode.index import first_stage, tune
 from cellcode.index.codeset import CodeSet
@@ -54,10 +58,9 @@ class Coarse:
     longest: float
 
 
-def write_coarse(codes: npt.NDArray[np.float16], folder: Path, step: float | None = None) -> Coarse:
-    """Write the int8 codes, one step for all of them; the step is as small as the largest value allows, or given."""
-    if step is None:
-        step = int8_step(max(float(np.abs(block).max()) for block in _blocks(codes)))
+def write_coarse(codes: npt.NDArray[np.float16], folder: Path) -> Coarse:
+    """Write the int8 codes, (N, D), with one step for all of them, as small as the largest value allows."""
+    step = int8_step(max(float(np.abs(block).max()) for block in _blocks(codes)))
     error = longest = 0.0
     with RowWriter(folder / COARSE, codes.shape[1:], np.int8) as file, Meter("int8 codes", len(codes)) as meter:
         for block in _blocks(codes):
@@ -80,9 +83,9 @@ def write_first_stage(
     """
     if rule.first_stage == "none" or len(codes) < max(rule.first_stage_min_cells, tune.LADDER[0]):
         return None
-    if len(queries) < MIN_QUERIES:
+    if len(queries) < 2 * MIN_QUERIES:  # half of them check what the others made
         print(
-            f"search: {len(queries)} validation photos cannot check a first stage (at least {MIN_QUERIES}), "
+            f"search: {len(queries)} validation photos cannot make and check a first stage (at least {2 * MIN_QUERIES}), "
             "so the database is searched exactly",
             file=sys.stderr,
         )
@@ -127,6 +130,23 @@ def recheck_first_stage(
     return settings
 
 
+def copy_common(source: Path, folder: Path) -> None:
+    """Copy the files of a database that do not depend on its cells."""
+    for name in (CONFIG, ENCODER):
+        shutil.copyfile(source / name, folder / name)
+    if (source / BACKBONE).is_dir():
+        shutil.copytree(source / BACKBONE, folder / BACKBONE)
+
+
+def inherited(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest keeps of that of the database it was made from."""
+    names = (
+        "cellcode_version", "run", "aerial_encoder", "levels", "dim", "cells", "codes", "calibration_report", "imagery",
+        "training_photos", "licences", "attributions",
+    )  # fmt: skip
+    return {name: manifest[name] for name in names}
+
+
 def count_kinds(has_aerial: Bools, has_prototype: Bools, left_out: int) -> dict[str, int]:
     """Return the manifest's counts of cells by the terms they have."""
     both = int((has_aerial & has_prototype).sum())
@@ -142,7 +162,14 @@ def count_kinds(has_aerial: Bools, has_prototype: Bools, left_out: int) -> dict[
 def write_manifest(folder: Path, ids: Ids, calibration: Calibration, values: dict[str, Any]) -> None:
     """Write the manifest, with what follows from the files: it comes last and makes the folder a database."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    files = {
+        name: {
+            "bytes": (folder / name).stat().st_size,
+            "sample": sampled_digest(folder / name),
+            "sha256": sha256(folder / name),
+        }
+        for name in names
+    }
     parts = "".join(str(files[name]["sha256"]) for name in DEFINING if name in files)
     identity = hashlib.sha256((parts + repr(calibration)).encode()).hexdigest()[:16]
     head = {"format": FORMAT, "version": VERSION, "identity": identity}
@@ -160,10 +187,11 @@ def _save(stage: FirstStage, folder: Path) -> None:
 def _choices(dim: int, rule: BuildConfig) -> Iterator[tuple[first_stage.Over, int, int]]:
     """Yield what to try, smallest first: over what, components, levels."""
     shapes = [(dim // shrink, 2) for shrink in (8, 4, 2, 1)]
-    for over in ("parents", "cells"):
+    kinds: tuple[first_stage.Over, ...] = ("parents", "cells")
+    for over in kinds:
         for dims, levels in shapes:
             if rule.first_stage in ("auto", over) and dims >= 2 and dims % 2 == 0:
-                yield ("parents" if over == "parents" else "cells"), dims, levels
+                yield over, dims, levels
 
 
 def _sample(codes: CodeSet, starts: npt.NDArray[np.integer] | None) -> Float32:

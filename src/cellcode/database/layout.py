@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cellcode.errors import InputError
-from cellcode.files import read_json
+from cellcode.files import read_json, sampled_digest
 
 FORMAT = "cellcode-database"
 VERSION = 2
@@ -49,8 +50,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise InputError unless every file is there and as long as it was written."""
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise InputError unless every file is there, as long as it was written, and the same in a few places."""
+    needed = [IDS, CELLS, CONFIG, ENCODER, QUERIES, *([] if PACKED in manifest["files"] else [CODES, COARSE])]
+    if unnamed := [name for name in needed if name not in manifest["files"]]:
+        raise InputError(f"{folder / MANIFEST} does not name {unnamed[0]}; copy or build the database again")
     for name, facts in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -58,10 +62,16 @@ def check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
         if (size := path.stat().st_size) != facts["bytes"]:
             kind = "truncated" if size < facts["bytes"] else "longer than it was written"
             raise InputError(f"{path} is {kind} ({size} of {facts['bytes']} bytes); copy or build the database again")
+        if sampled_digest(path) != facts["sample"]:
+            raise InputError(
+                f"{path} is not the file that its manifest was written for; copy or build the database again"
+            )
 
 
-def refuse_to_overwrite(out: Path) -> None:
-    """Raise InputError if `out` holds anything but a database."""
+def refuse_to_overwrite(out: Path, sources: Sequence[Path] = ()) -> None:
+    """Raise InputError if `out` holds anything but a database, or one that the new database is made from."""
+    if out.resolve() in [source.resolve() for source in sources]:
+        raise InputError(f"{out} is what the new database is made from; choose another --out")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None

@@ -26,11 +26,13 @@ class Plan:
         ranges: (R, 2) uint64, first and last cell of each range, of `level`, sorted.
         level: of the cells.
         shards: (S,) uint64, the S2 cells that hold them, sorted.
+        asked: cells of the region, also those that cannot have a code.
     """
 
     ranges: Ids
     level: int
     shards: Ids
+    asked: int
 
     @property
     def total(self) -> int:
@@ -70,7 +72,7 @@ def choose(run: Run, source: AerialSource | None, region: Region | None) -> Plan
     asked = ranges.count(spans, level)
     spans = ranges.intersection(spans, possible, level)
     shard_level = max(level - run.config.build.shard_depth, 0)
-    plan = Plan(spans, level, _ancestors(spans, shard_level))
+    plan = Plan(spans, level, _ancestors(spans, shard_level), asked)
     if source is not None and not any(covered(source, ids).any() for ids in _each(plan)):
         raise InputError(
             f"the imagery covers none of the {asked} cells of the region; check both, or build without --aerial"

@@ -17,7 +17,9 @@ from cellcode.database.database import Database
 from cellcode.database.facts import Facts
 from cellcode.database.finish import (
     Coarse,
+    copy_common,
     count_kinds,
+    inherited,
     recheck_first_stage,
     write_coarse,
     write_first_stage,
@@ -25,14 +27,11 @@ from cellcode.database.finish import (
 )
 from cellcode.database.layout import (
     AERIAL,
-    BACKBONE,
     CELLS,
     COARSE,
     CODEBOOK,
     CODES,
-    CONFIG,
     DIGESTS,
-    ENCODER,
     IDS,
     PACKED,
     PROTOTYPES,
@@ -65,7 +64,7 @@ def clip(database: Database | Path | str, region: Region, *, out: Path | str) ->
         InputError: no cell of the database lies in the region.
     """
     whole, out = _open(database), Path(out)
-    refuse_to_overwrite(out)
+    refuse_to_overwrite(out, [whole.folder])
     slices = ranges.rows_of_ranges(whole.ids, region.ranges(whole.level))
     if not len(slices):
         raise InputError(f"no cell of {whole.folder} lies in the region {region.describe()}; check its coordinates")
@@ -76,13 +75,13 @@ def clip(database: Database | Path | str, region: Region, *, out: Path | str) ->
                 _copy_rows([np.load(whole.folder / name, mmap_mode="r")], spans, folder / name)
         facts = _facts([whole], spans)
         ids = _write_facts(facts, folder)
-        _copy_common(whole, folder)
+        copy_common(whole.folder, folder)
         shutil.copyfile(whole.folder / QUERIES, folder / QUERIES)
         if PACKED in whole.manifest["files"]:
             shutil.copyfile(whole.folder / CODEBOOK, folder / CODEBOOK)
         part = _cut(whole, ids, slices)
         settings = recheck_first_stage(whole.first_stage, part, whole.queries, whole.config.build, folder, whole.level)
-        values = _inherited(whole) | {
+        values = inherited(whole.manifest) | {
             "cells": count_kinds(facts.has_aerial, facts.has_prototype, 0),
             "search": settings.to_json() if settings is not None else None,
             "made_from": {"how": "clip", "databases": [whole.identity]},
@@ -103,18 +102,23 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
 
     Raises:
         UsageError: fewer than one shard.
+        InputError: `out` is not empty.
     """
     if shards < 1:
         raise UsageError(f"a database is cut into at least one shard, not {shards}")
-    whole = _open(database)
+    whole, out = _open(database), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty; choose another --out for the shards")
     coarse, counts = np.unique(s2.parents(whole.ids, max(whole.level - SHARD_DEPTH, 0)), return_counts=True)
     # The shard in which the middle of a coarse cell falls.
     shard = ((np.cumsum(counts) - counts / 2) * shards // len(whole.ids)).astype(np.int64)
-    groups = [coarse[shard == number] for number in np.unique(shard)]
-    return [
-        clip(whole, Region.of_cells(group), out=Path(out) / f"{number:03d}.cells")
-        for number, group in enumerate(groups)
-    ]
+    names = [f"{number:03d}.cells" for number in range(len(np.unique(shard)))]
+    with atomic_folder(out) as folder:
+        for name, number in zip(names, np.unique(shard), strict=True):
+            clip(whole, Region.of_cells(coarse[shard == number]), out=folder / name)
+    if len(names) < shards:
+        print(f"{len(names)} shards instead of {shards}: more would have no cells", file=sys.stderr)
+    return [Database.open(out / name) for name in names]
 
 
 def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Database:
@@ -128,7 +132,7 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
             their terms.
     """
     opened, out = [_open(database) for database in databases], Path(out)
-    refuse_to_overwrite(out)
+    refuse_to_overwrite(out, [each.folder for each in opened])
     _check_alike(opened)
     spans, first = _order(opened), opened[0]
     with atomic_folder(out) as folder:
@@ -142,18 +146,22 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
             _fuse_again(first, facts, folder)
         codes = np.load(folder / CODES, mmap_mode="c")
         coarse = write_coarse(codes, folder)
-        _copy_common(first, folder)
-        queries = np.unique(np.concatenate([each.queries for each in opened]), axis=0)
+        copy_common(first.folder, folder)
+        queries = np.concatenate([each.queries for each in opened])
+        queries = queries[
+            np.sort(np.unique(queries, axis=0, return_index=True)[1])
+        ]  # each once, in random order as they are
         np.save(folder / QUERIES, queries)
         joined = CodeSet(ids, codes, np.load(folder / COARSE, mmap_mode="c"), coarse.step, coarse.error, coarse.longest)
         rule, seed = first.config.build, first.config.training.seed
         settings = write_first_stage(joined, queries, rule, folder, first.level, seed)
-        values = _inherited(first) | {
+        values = inherited(first.manifest) | {
             "cells": count_kinds(facts.has_aerial, facts.has_prototype, 0),
             "codes": _codes_of(opened, coarse),
             "search": settings.to_json() if settings is not None else None,
             "made_from": {"how": "merge", "databases": [each.identity for each in opened]},
             "imagery": _imagery(opened),
+            "aerial_encoder": _same([each.manifest["aerial_encoder"] for each in opened]),
             "licences": sorted({text for each in opened for text in each.manifest["licences"]}),
             "attributions": sorted({text for each in opened for text in each.manifest["attributions"]}),
         }
@@ -249,14 +257,6 @@ def _write_facts(facts: Facts, folder: Path) -> npt.NDArray[np.uint64]:
     return ids
 
 
-def _copy_common(database: Database, folder: Path) -> None:
-    """Copy what does not depend on the cells."""
-    for name in (CONFIG, ENCODER):
-        shutil.copyfile(database.folder / name, folder / name)
-    if (database.folder / BACKBONE).is_dir():
-        shutil.copytree(database.folder / BACKBONE, folder / BACKBONE)
-
-
 def _cut(database: Database, ids: npt.NDArray[np.uint64], slices: npt.NDArray[np.int64]) -> CodeSet:
     """Return the codes of some rows, in memory only where they are taken."""
     whole = database.code_set
@@ -295,13 +295,9 @@ def _fuse_again(first: Database, facts: Facts, folder: Path) -> None:
             )
 
 
-def _inherited(database: Database) -> dict[str, Any]:
-    """What a manifest keeps of the database that it came from."""
-    names = (
-        "cellcode_version", "run", "aerial_encoder", "levels", "dim", "codes", "calibration_report", "imagery",
-        "training_photos", "licences", "attributions",
-    )  # fmt: skip
-    return {name: database.manifest[name] for name in names}
+def _same(values: list[Any]) -> Any:
+    """The value that all have; None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _imagery(opened: list[Database]) -> dict[str, Any] | None:

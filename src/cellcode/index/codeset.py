@@ -41,7 +41,7 @@ class CodeSet:
         coarse: (N, D) int8; `scale * coarse` is close to `exact`. None: `exact` is scanned instead.
         scale: step of the int8 codes.
         coarse_error: largest euclidean distance of a row of `scale * coarse` from `exact`.
-        longest: largest euclidean length of a row of `exact`, or a bound of it.
+        longest: largest euclidean length of a row of `exact`, or a bound of it; 0: it is measured.
     """
 
     ids: Ids
@@ -49,7 +49,14 @@ class CodeSet:
     coarse: npt.NDArray[np.int8] | None = None
     scale: float = 1.0
     coarse_error: float = 0.0
-    longest: float = 4.0
+    longest: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Measure what was not given: bounds of errors rest on it."""
+        if not self.longest:
+            blocks = (self.exact[first : first + 65536] for first in range(0, len(self), 65536))
+            lengths = [float(torch.from_numpy(np.array(block)).float().norm(dim=1).max()) for block in blocks]
+            object.__setattr__(self, "longest", max(lengths, default=0.0) * (1 + 1e-6))
 
     def __len__(self) -> int:
         """N."""
@@ -84,9 +91,12 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
     """Return queries as (B, D) float32.
 
     Raises:
-        InputError: another shape or width, or values that are not finite.
+        InputError: another shape or width, or values that are no finite numbers, or all 0.
     """
-    made = np.ascontiguousarray(queries, np.float32)
+    try:
+        made = np.ascontiguousarray(queries, np.float32)
+    except (TypeError, ValueError):
+        raise InputError("queries must be a table of numbers, one row a photo") from None
     if made.ndim != 2 or not len(made):
         shape = " x ".join(map(str, made.shape)) or "none"
         raise InputError(f"queries must be a table of one row a photo, not of shape {shape}")
@@ -97,6 +107,9 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
     if not np.isfinite(made).all():
         row = int(np.flatnonzero(~np.isfinite(made).all(axis=1))[0])
         raise InputError(f"query {row} holds values that are not finite; the photo's embedding is damaged")
+    if not made.any(axis=1).all():
+        row = int(np.flatnonzero(~made.any(axis=1))[0])
+        raise InputError(f"query {row} is all zeros, which is as like to every place; the photo's embedding is damaged")
     return made
 
 

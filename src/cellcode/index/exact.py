@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from cellcode import cpu
+from cellcode.errors import InputError
 from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rows_of, score
 
 INNER_BYTES = 1 << 21  # codes widened at a time: they are multiplied while still in the cache
 OUTER_SCORES = 1 << 20  # scores looked through at a time
 HALF_QUERIES = 8  # from here on multiplying costs more than reading
 GROUP = 64  # rows of which only the best is looked at first; blocks are filled up to whole groups
+TIED = 65536  # candidates of a query that are scored at a time
 ROUNDING = 2.0**-24  # of one float32 operation
 
 
@@ -51,7 +53,9 @@ def scan(codes: CodeSet, queries: Float32, k: int, slices: Slices, temperature: 
     kept = value >= (bound.value - margin)[query]
     if mass is not None:
         mass.add_rows(query[~kept], value[~kept])
-    return _score_again(codes, queries, k, query[kept].numpy(), row[kept].numpy(), mass)
+    return _score_again(
+        codes, queries, k, query[kept].numpy(), row[kept].numpy(), value[kept].numpy(), margin / 2, mass
+    )
 
 
 class _Bound:
@@ -109,9 +113,11 @@ class _Mass:
         """Add single rows, (n,) queries and their scores."""
         np.logaddexp.at(self.log, query.numpy(), scores.double().numpy() / self.temperature)
 
-    def with_exact(self, query: int, scores: Float32) -> float:
-        """Return the logarithm for a query with the rows that were scored again."""
-        return float(np.logaddexp(self.log[query], np.logaddexp.reduce(scores.astype(np.float64) / self.temperature)))
+    def add_exact(self, query: int, scores: Float32) -> None:
+        """Add rows of one query by their exact scores, (n,)."""
+        self.log[query] = np.logaddexp(
+            self.log[query], np.logaddexp.reduce(scores.astype(np.float64) / self.temperature)
+        )
 
 
 def _score_again(
@@ -120,20 +126,33 @@ def _score_again(
     k: int,
     query: npt.NDArray[np.int64],
     row: Rows,
+    scanned: Float32,
+    error: Tensor,
     mass: _Mass | None,
 ) -> Found:
-    """Sort the candidates by query and give each query its k best by exact scores."""
+    """Sort the candidates by query and give each query its k best by exact scores.
+
+    Raises:
+        InputError: a score is farther from the scanned one than it can be: the codes are not of the same cells.
+    """
     order = np.argsort(query, kind="stable")
     starts = np.searchsorted(query[order], np.arange(len(queries) + 1))
     rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    log_mass = np.empty(len(queries)) if mass is not None else None
     for number, (first, last) in enumerate(itertools.pairwise(starts)):
-        mine = order[first:last]
-        exact = score(codes, queries[number], row[mine])
-        rows[number], scores[number] = best(row[mine], exact, k)
-        if mass is not None and log_mass is not None:
-            log_mass[number] = mass.with_exact(number, exact)
-    return Found(rows, scores, log_mass)
+        best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        for start in range(first, last, TIED):  # places that look the same may all be candidates
+            mine = order[start : min(start + TIED, last)]
+            exact = score(codes, queries[number], row[mine])
+            if not (np.abs(exact - scanned[mine]) <= float(error[number])).all():
+                raise InputError(
+                    "float16 and int8 codes are not of the same cells, or damaged; build the database again"
+                )
+            joined = np.concatenate([best_rows, row[mine]]), np.concatenate([best_scores, exact])
+            best_rows, best_scores = best(*joined, k)
+            if mass is not None:
+                mass.add_exact(number, exact)
+        rows[number], scores[number] = best_rows, best_scores
+    return Found(rows, scores, mass.log if mass is not None else None)
 
 
 def _error(codes: CodeSet, queries: Float32, half: bool) -> Tensor:
@@ -143,14 +162,14 @@ def _error(codes: CodeSet, queries: Float32, half: bool) -> Tensor:
     """
     asked = torch.from_numpy(queries)
     length: Tensor = torch.linalg.vector_norm(asked, dim=1)
-    error: Tensor = length * ROUNDING * (codes.dim + 2) * codes.longest
+    error: Tensor = length * ROUNDING * (codes.dim + 2) * (codes.longest + codes.coarse_error)
     if codes.coarse is not None:
         error += length * codes.coarse_error
     if half:
         scaled = asked * codes.scale
         rounded = (scaled - scaled.bfloat16().float()).norm(dim=1) / codes.scale
         error += (rounded + length * 2.0**-8) * (codes.longest + codes.coarse_error)
-    return error * 1.001
+    return error * 1.001 + 1e-6  # the exact score is rounded to float32, too
 
 
 def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,7 +14,8 @@ from cellcode.index import exact
 from cellcode.index.codeset import CodeSet, Float32, Found, Rows
 from cellcode.index.first_stage import FirstStage, Over
 
-TARGETS = {1: 0.995, 100: 0.99, 1000: 0.99}  # share of the k best of brute force that must be among the candidates
+# Share of the k best of brute force that must be among the candidates. The 1000 best only serve to measure radii.
+TARGETS = {1: 0.995, 100: 0.99, 1000: 0.95}
 LADDER = tuple(100 * 2**step for step in range(9))  # up to 25,600 entries
 BATCH = 64
 # What a search costs beside reading, in bytes: a row that is scored again is gathered from anywhere.
@@ -67,9 +68,9 @@ class Settings:
         return cls(over, components, levels, value["stage_entries"], entries, kept, value["queries"])
 
 
-def brute_force(codes: CodeSet, queries: Float32) -> Found:
-    """Return the truth to tune against: the (at most) 1000 best rows of each query."""
-    k = min(max(TARGETS), len(codes))
+def brute_force(codes: CodeSet, queries: Float32, most: int = max(TARGETS)) -> Found:
+    """Return the truth to tune against: the (at most) `most` best rows of each query."""
+    k = min(most, len(codes))
     parts = [
         exact.scan(codes, queries[row : row + BATCH], k, codes.everything) for row in range(0, len(queries), BATCH)
     ]
@@ -77,9 +78,10 @@ def brute_force(codes: CodeSet, queries: Float32) -> Found:
 
 
 def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
-    """Choose the numbers of entries: the first step of the ladder that keeps the target share, and one step more.
+    """Choose the numbers of entries: the first step of the ladder that keeps the target share, and one more if there is one.
 
-    A k whose target no step reaches is left out: such searches are exact.
+    A larger k has at least the entries of a smaller one. A k whose target no step reaches is left out: such searches are
+    exact.
     """
     reach = min(LADDER[-1], stage.entries)
     places = np.concatenate(
@@ -88,7 +90,8 @@ def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
             for row in range(0, len(queries), BATCH)
         ]
     )
-    entries, kept = {}, {}
+    entries: dict[int, int] = {}
+    kept: dict[int, float] = {}
     for k, target in TARGETS.items():
         if k > places.shape[1]:
             break
@@ -97,7 +100,8 @@ def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
         if enough is None or LADDER[enough] > reach:
             break
         chosen = min(enough + 1, len(LADDER) - 1)
-        entries[k], kept[k] = min(LADDER[chosen], reach), shares[chosen]
+        entries[k] = max([min(LADDER[chosen], reach), *entries.values()])
+        kept[k] = float((places[:, :k] < entries[k]).mean())
     return Settings(stage.over, len(stage.directions.turn), stage.levels, stage.entries, entries, kept, len(queries))
 
 

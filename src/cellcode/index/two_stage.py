@@ -106,4 +106,4 @@ def _within_reach(quick: Float32, k: int, error: float) -> npt.NDArray[np.int64]
 
 def _rounding(codes: CodeSet, query: Float32) -> float:
     """Bound of the error of a float32 product of a code and the query."""
-    return float(np.linalg.norm(query)) * codes.longest * codes.dim * 2.0**-24
+    return float(np.linalg.norm(query)) * codes.longest * (codes.dim + 2) * 2.0**-24 + 1e-6

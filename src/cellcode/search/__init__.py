@@ -4,6 +4,7 @@ from cellcode.search import locate
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.locator import Locator
 from cellcode.search.searcher import CodeSearcher, DatabaseSearcher, Hits, Searched, Searcher
+from cellcode.search.sharded import ShardedSearcher
 
 __all__ = [
     "Answer",
@@ -15,5 +16,6 @@ __all__ = [
     "Locator",
     "Searched",
     "Searcher",
+    "ShardedSearcher",
     "locate",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cellcode.search.searcher import Searched
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -33,6 +35,7 @@ class Answer:
         candidates: the best cells, best first; the answer is the first.
         radius_50_m, radius_90_m: circles around the answer that hold this share of the posterior.
         in_region: the best score is as high as that of photos known to be inside; None where no validation photos told.
+        searched: how the cells were found, and whether all of them were searched.
     """
 
     file: str
@@ -40,6 +43,7 @@ class Answer:
     radius_50_m: float
     radius_90_m: float
     in_region: bool | None
+    searched: Searched
 
     @property
     def best(self) -> Candidate:
@@ -65,6 +69,7 @@ class Answer:
             "radius_90_m": self.radius_90_m,
             "in_region": self.in_region,
             "candidates": [asdict(candidate) for candidate in self.candidates],
+            "search": {**asdict(self.searched), "missing": list(self.searched.missing)},
         }
 
 

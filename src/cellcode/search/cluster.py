@@ -105,7 +105,7 @@ class ShardActor:
 class ClusterSearcher:
     """Searches shards through Ray actors; a `Searcher`, and a context manager. `ClusterSearcher.start` makes one.
 
-    Calls may come from several threads. `log_mass` differs from one database's by rounding in float64.
+    Calls may come from several threads. `log_mass` differs a little from one database's (see `ShardedSearcher.search`).
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class ClusterSearcher:
                     raise cause from None
                 failed[number] = _reason(error, cause)
                 tries[number] += not _never_ran(error)
-                if tries[number] <= self.restarts:
+                if tries[number] <= self.restarts and time.monotonic() < deadline:
                     asked[number] = self._replaced(number, asked[number])
                     waiting[call(asked[number])] = number
         for number in waiting.values():

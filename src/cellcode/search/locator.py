@@ -139,6 +139,7 @@ class Locator:
                     radius_50_m=radius_m(0.5, lat[row], lon[row], shares[row]),
                     radius_90_m=radius_m(0.9, lat[row], lon[row], shares[row]),
                     in_region=None if limit is None else bool(hits.scores[row, 0] >= limit),
+                    searched=hits.searched,
                 )
             )
         return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,9 @@ class CodeSearcher:
         """See `Searcher`."""
         asked, slices = checked(queries, self.codes.dim), self._slices(region)
         cells = _size(slices)
-        check_k(k, cells, region)
+        k = check_k(k, cells, region)
+        if temperature is not None and not temperature > 0:
+            raise UsageError(f"temperature must be above 0, not {temperature}")
         found, method, again = self._find(asked, k, slices, cells, temperature)
         searched = Searched(method, cells, method == "exact", again)
         return Hits(np.asarray(self.codes.ids[found.rows]), found.scores, found.log_mass, searched)
@@ -174,8 +177,12 @@ class DatabaseSearcher(CodeSearcher):
         return self._tail[1]
 
 
-def check_k(k: int, cells: int, region: Region | None) -> None:
-    """Raise UsageError or InputError unless 1 <= k <= cells."""
+def check_k(k: int, cells: int, region: Region | None) -> int:
+    """Return k as a plain integer; UsageError or InputError unless 1 <= k <= cells."""
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise UsageError(f"k must be a whole number, not {k!r}") from None
     if k < 1:
         raise UsageError(f"k must be at least 1, not {k}")
     if not cells and region is not None:
@@ -183,6 +190,7 @@ def check_k(k: int, cells: int, region: Region | None) -> None:
     if k > cells:
         where = "the database" if region is None else f"the region {region.describe()}"
         raise InputError(f"{k} cells were asked for, {where} has {cells}; ask for fewer")
+    return k
 
 
 def ranges_of(region: Region, level: int) -> ranges.Ranges:

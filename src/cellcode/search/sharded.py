@@ -61,7 +61,7 @@ class ShardedSearcher:
         return sum(self._each(lambda searcher: searcher.count(region), self.searchers))
 
     def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
-        """See `Searcher`. `log_mass` differs from one database's by rounding in float64: its sum has another order."""
+        """See `Searcher`. `log_mass` differs a little from one database's: which rows count by their int8 codes differs."""
         counts = self._each(lambda searcher: searcher.count(region), self.searchers)
         check_k(k, sum(counts), region)
         asked = [(searcher, count) for searcher, count in zip(self.searchers, counts, strict=True) if count]
