@@ -57,9 +57,9 @@ def main() -> None:
         rows = measure(list(sizes), arguments.folder or Path(temporary), arguments.quick)
     if arguments.trained:
         rows += run_part_apart("trained", Path(os.pathsep.join(map(str, arguments.trained))), 2)
-    print(f"\n{processor()}; python {platform.python_version()}")
+    print(f"{processor()}; python {platform.python_version()}")
     for row in rows:
-        show(row)
+        print(line(row))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
@@ -74,6 +74,8 @@ def measure(sizes: list[int], folder: Path, quick: bool) -> list[Row]:
         code_sets.make(cells, made, min_cells=1000 if quick else 200_000)
         for part, threads in (("open", 1), ("memory", 1), ("times", 1), ("times", 2), ("recall", 2), ("region", 1)):
             rows += [{**row, "cells": cells} for row in run_part_apart(part, made, threads)]
+        if cells == sizes[min(2, len(sizes) - 1)]:
+            rows += [{**row, "cells": cells} for row in run_part_apart("stages", made, 2)]
     return rows + growth(rows)
 
 
@@ -84,7 +86,7 @@ def run_part_apart(part: str, folder: Path, threads: int) -> list[Row]:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
     for row in rows:
-        show(row)
+        print(line(row), file=sys.stderr)
     return rows
 
 
@@ -92,16 +94,16 @@ def run_part(part: str, folder: Path, threads: int) -> list[Row]:
     """Run one part in this process."""
     parts: dict[str, Callable[[Path, int], list[Row]]] = {
         "geography": geography, "open": opening, "memory": memory, "times": times, "recall": recall, "region": region,
-        "trained": trained,
+        "stages": stages, "trained": trained,
     }  # fmt: skip
     return parts[part](folder, threads)
 
 
-def show(row: Row) -> None:
-    """Print a row of the table."""
-    against = f"  (against {row['against']})" if "against" in row else ""
-    cells = f"{row['cells']:>11,}" if "cells" in row else " " * 11
-    print(f"{cells}  {row['case']:<58} {row['value']:>12.4g} {row['unit']}{against}", file=sys.stderr)
+def line(row: Row) -> str:
+    """Return a row of the table as text."""
+    against = f" {row['against']}" if "against" in row else ""
+    cells = f"{row['cells']:,}" if "cells" in row else ""
+    return f"{cells:>11}  {row['case']:<72} {row['value']:>10.4g} {row['unit']}{against}"
 
 
 def geography(_: Path, threads: int) -> list[Row]:
@@ -132,6 +134,8 @@ def geography(_: Path, threads: int) -> list[Row]:
 
 def opening(folder: Path, threads: int) -> list[Row]:
     """From a started process to the answer of a first query in a region of 10 km."""
+    for path in folder.glob("*.npy"):  # into the page cache: what is measured is a warm start
+        subprocess.run(["cat", str(path)], stdout=subprocess.DEVNULL, check=True)
     started = time.perf_counter()
     import numpy as np
 
@@ -197,12 +201,20 @@ def times(folder: Path, threads: int) -> list[Row]:
     for name, searcher in searchers.items():
         works[f"{name}, single query"] = partial(searcher.search, queries[:1], K)
         works[f"{name}, batch of 64"] = partial(searcher.search, queries, K)
+    automatic = DatabaseSearcher(database)
+    most = min(1000, cells)
+    works["as locate asks, 1000 best with probabilities"] = partial(automatic.search, queries[:1], most, None, 0.08)
     reference = partial(flat.search, queries[:1], K) if flat is not None else None
     rows = compared(works, reference, threads, per={name: 64 if "64" in name else 1 for name in works})
     gigabytes_s = bandwidth()
     for name in searchers:
         floor = touched(database, name) / gigabytes_s / 1e6
-        rows.append({"case": f"{name}, floor of a single query", "value": floor, "unit": "ms"})
+        rows.append(
+            {"case": f"{name}, floor of a single query (its bytes at this bandwidth)", "value": floor, "unit": "ms"}
+        )
+    if "exact" in searchers:
+        floor = touched(database, "exact") / gigabytes_s / 1e6 / 64
+        rows.append({"case": "exact, floor of a query in a batch of 64", "value": floor, "unit": "ms"})
     return [*rows, {"case": f"read bandwidth, {threads} thread(s)", "value": gigabytes_s, "unit": "GB/s"}]
 
 
@@ -212,6 +224,7 @@ def recall(folder: Path, threads: int) -> list[Row]:
     import numpy as np
 
     from cellcode.database import Database
+    from cellcode.geography import Region
     from cellcode.search import DatabaseSearcher
 
     database = Database.open(folder)
@@ -226,11 +239,54 @@ def recall(folder: Path, threads: int) -> list[Row]:
         found = [two.search(part, k) for part in parts]
         ids = np.concatenate([hits.cell_ids for hits in found])
         same = np.mean([len(np.intersect1d(a[:k], b)) / k for a, b in zip(truth, ids, strict=True)])
-        case = f"two_stage, recall@{k} of brute force ({found[0].searched.scored_again} entries scored again)"
+        rows.append({"case": f"two_stage, recall@{k} of brute force", "value": 100 * float(same), "unit": "%"})
+        again = found[0].searched.scored_again
+        rows.append({"case": f"two_stage, entries scored again for {k}", "value": again, "unit": "entries"})
+    # A region that is half of the database: its bounds, cut at the middle longitude.
+    west, south, east, north = database.region_bounds
+    half = Region.bbox(west, south, (west + east) / 2, north)
+    some = queries[:128]
+    inside, found_inside = exact.search(some, K, half), two.search(some, K, half)
+    for k in (1, K):
+        pairs = zip(inside.cell_ids[:, :k], found_inside.cell_ids[:, :k], strict=True)
+        same = np.mean([len(np.intersect1d(a, b)) / k for a, b in pairs])
+        case = f"{found_inside.searched.method} in half of the cells, recall@{k} of brute force"
         rows.append({"case": case, "value": 100 * float(same), "unit": "%"})
     settings = database.search_settings
-    rows.append({"case": f"first stage over {settings.over}", "value": settings.entry_bytes, "unit": "bytes"})
+    size = settings.entry_bytes * settings.stage_entries
+    rows.append({"case": f"first stage over {settings.over}, an entry", "value": settings.entry_bytes, "unit": "bytes"})
+    rows.append({"case": "first stage, whole", "value": size / 1e6, "unit": "MB"})
     return rows
+
+
+def stages(folder: Path, threads: int) -> list[Row]:
+    """What each choice of the first stage is worth: entries to score again for the 100 best, at 16 bytes a cell."""
+    limit_threads(threads)
+    import numpy as np
+
+    from cellcode.database import Database
+    from cellcode.index import first_stage, tune
+
+    database = Database.open(folder)
+    codes, queries, dim = database.code_set, database.queries, database.code_set.dim
+    truth = tune.brute_force(codes, queries[1::2], K)
+    sample = np.asarray(database.codes[:: max(1, len(codes) // 65536)]).astype(np.float32)
+    rows: list[Row] = []
+    for name, dims, levels, known in (
+        ("plain product quantisation of the largest components", dim // 4, 1, None),
+        ("weighed by queries", dim // 4, 1, queries[::2]),
+        ("half of the components, twice", dim // 8, 2, None),
+        ("weighed by queries, half of the components, twice", dim // 8, 2, queries[::2]),
+    ):
+        builder = first_stage.train(sample, known, dims, levels)
+        for first in range(0, len(codes), 65536):
+            builder.add(np.asarray(database.codes[first : first + 65536]).astype(np.float32))
+        entries = tune.check(builder.made(None), queries[1::2], truth).entries
+        value = entries.get(K, math.inf)
+        rows.append(
+            {"case": f"{dims * levels // 4} bytes, {name}", "value": value, "unit": f"entries for the {K} best"}
+        )
+    return [row for row in rows if math.isfinite(row["value"])]
 
 
 def region(folder: Path, threads: int) -> list[Row]:
@@ -262,6 +318,7 @@ def region(folder: Path, threads: int) -> list[Row]:
         {"case": f"{what}, single query, CPU", "value": used / len(queries) * 1e3, "unit": "ms"},
         {"case": f"{what}, single query, wall", "value": wall / len(queries) * 1e3, "unit": "ms"},
         {"case": f"{what}, same as numpy's brute force", "value": 100 * agreed, "unit": "%"},
+        {"case": f"{what}, floor", "value": inside * searcher.codes.dim / bandwidth() / 1e6, "unit": "ms"},
     ]
 
 
@@ -347,7 +404,7 @@ def compared(
         if reference is not None:
             ratio = statistics.median(pair[1][kind] / pair[0][kind] * per[name] for pair in pairs)
             what = "times faster than"
-            rows.append({"case": label, "value": ratio, "unit": what, "against": "a single query of faiss IndexFlatIP"})
+            rows.append({"case": label, "value": ratio, "unit": what, "against": "one query of faiss IndexFlatIP"})
     return rows
 
 
@@ -357,7 +414,7 @@ def growth(rows: list[Row]) -> list[Row]:
 
     by_case: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        if "cells" in row and row["unit"] in ("ms", "GB", "s") and row["value"] > 0:
+        if "cells" in row and row["unit"] in ("ms", "GB", "s", "%", "MB") and row["value"] > 0:
             by_case.setdefault(row["case"], []).append((row["cells"], row["value"]))
     lines = []
     for case, points in by_case.items():

@@ -1,11 +1,22 @@
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cellcode.errors import InputError
-from cellcode.files import atomic_folder, atomic_path, read_json, sha256, write_json
+from cellcode.files import (
+    atomic_folder,
+    atomic_path,
+    locked,
+    read_json,
+    replace_folder,
+    sampled_digest,
+    sha256,
+    write_json,
+)
 
 
 def test_atomic_path_replaces_the_file_when_the_block_ends(tmp_path: Path) -> None:
@@ -113,3 +124,56 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_sampled_digest_covers_a_small_file_and_some_of_a_large_one(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def digest(size: int, *flipped: int) -> str:
+        content = bytearray(size)
+        for place in flipped:
+            content[place] = 1
+        path.write_bytes(content)
+        return sampled_digest(path)
+
+    for size in (1, 4096, 60_000):
+        assert (
+            len({digest(size), *(digest(size, place) for place in (0, size // 3, size - 1))})
+            == len({0, size // 3, size - 1}) + 1
+        )
+    large = 16_000_000
+    assert len({digest(large), digest(large, 0), digest(large, large - 1), digest(large + 1)}) == 4
+    assert digest(large) == digest(large, 5000)  # between two samples
+    assert digest(0) == digest(0)
+
+
+def test_a_finished_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / name).touch()
+        replace_folder(tmp_path / "made", tmp_path / "state")
+        assert [path.name for path in tmp_path.rglob("*")] == ["state", name]
+
+
+def test_a_folder_is_replaced_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir()
+    monkeypatch.chdir(tmp_path / "state")
+    with atomic_folder(Path()) as temporary:
+        (temporary / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["state", "new"]
+
+
+def test_a_lock_is_held_by_one_and_free_afterwards_however_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with (
+        locked(path),
+        pytest.raises(InputError, match=r"another process is writing .*choose another --out"),
+        locked(path),
+    ):
+        pass
+    with pytest.raises(KeyboardInterrupt), locked(path):
+        raise KeyboardInterrupt
+    code = f"import os, pathlib, cellcode.files as f; c = f.locked(pathlib.Path({str(path)!r})); c.__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9  # killed while it held it
+    with locked(path):
+        pass

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -426,6 +427,23 @@ def test_identity_changes_with_the_pixels(write_ramp: Write, tmp_path: Path) -> 
     first = GeoTiffSource(write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=_grey(10)).path).identity
     second = GeoTiffSource(write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=_grey(99)).path).identity
     assert first != second
+
+
+def test_identity_of_a_vrt_changes_with_the_files_it_refers_to(write_ramp: Write, tmp_path: Path) -> None:
+    tile = write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35).path
+    with rasterio.open(tile) as dataset:
+        rasterio.shutil.copy(dataset, tmp_path / "c.vrt", driver="VRT")
+    before = GeoTiffSource(tmp_path / "c.vrt").identity
+    assert GeoTiffSource(tmp_path / "c.vrt").identity == before
+    was = tile.stat()
+    os.utime(tile, ns=(was.st_atime_ns, was.st_mtime_ns + 10**9))
+    assert GeoTiffSource(tmp_path / "c.vrt").identity != before
+    os.utime(tile, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert GeoTiffSource(tmp_path / "c.vrt").identity == before
+    with tile.open("ab") as file:
+        file.write(b"more")
+    os.utime(tile, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert GeoTiffSource(tmp_path / "c.vrt").identity != before
 
 
 @pytest.mark.parametrize("name", PLACES)

@@ -14,6 +14,7 @@ import pytest
 
 from cellcode.cli import main
 from cellcode.database import Database
+from cellcode.files import sampled_digest
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
@@ -56,6 +57,7 @@ def test_the_recipe_from_the_command_line(town: Simulation, tmp_path: Path) -> N
     photo = tmp_path / "w" / "photos" / "000000.jpg"
     located = cellcode("locate", tmp_path / "town.cells", photo, "--top", 3, "--json")
     assert len(json.loads(located.stdout)["candidates"]) == 3
+    assert set(json.loads(located.stdout)["search"]) == {"method", "cells", "exact", "scored_again", "missing"}
     for path in ("photos", "run", "town.cells", "w/aerial.tif"):
         assert len(cellcode("info", tmp_path / path).stdout.splitlines()) > 4
 
@@ -91,7 +93,25 @@ def test_a_database_is_cut_joined_compressed_and_compared(
     kept = len(Database.open(tmp_path / "west").ids)
     assert f"{kept} in both, {len(town_cells.ids) - kept} gone, 0 new" in out
     assert f"0 of {kept} differ" in out
-    assert "pq8x8" in run("info", tmp_path / "packed")[0]
+    out, _ = run("info", tmp_path / "packed")
+    assert "pq8x8" in out
+    assert "the best cell is that of the float16 codes for" in out
+    assert "compress of " in out
+    out, _ = run("info", town_cells.folder, "--verify")
+    assert "a score differs by at most" in out
+    assert "a run and imagery" in out
+    path = tmp_path / "west" / "codes.npy"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    manifest = json.loads((tmp_path / "west" / "manifest.json").read_text())
+    manifest["files"]["codes.npy"]["sample"] = sampled_digest(path)
+    (tmp_path / "west" / "manifest.json").write_text(json.dumps(manifest))
+    run("info", tmp_path / "west")
+    with pytest.raises(SystemExit) as stopped:
+        main(["info", str(tmp_path / "west"), "--verify"])
+    assert stopped.value.code == 1
+    assert "codes.npy was changed after the database was built" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

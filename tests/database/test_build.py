@@ -243,3 +243,21 @@ def test_only_settings_of_the_build_can_be_overridden(wide_run: Run, tmp_path: P
         build.run(wide_run, out=tmp_path / "a.cells", overrides=["model.dim=64"])
     with pytest.raises(UsageError, match=r"nearest known key is build\.shard_depth"):
         build.run(wide_run, out=tmp_path / "a.cells", overrides=["build.shard_dept=3"])
+
+
+def test_cells_far_from_all_that_is_known_are_counted_as_left_out(
+    wide_run: Run, imagery: Path, mixed: Database, tmp_path: Path
+) -> None:
+    """Also those that the plan passes over, without a tile or a prototype near."""
+    far = Region.bbox(2.9, 52.042, 3.01, 52.058)
+    made = build.run(wide_run, None, far, out=tmp_path / "a.cells")
+    assert made.manifest["cells"]["left_out"] == len(far.cells(16)) - len(made.ids) > len(made.ids)
+
+
+def test_the_folder_at_hand_may_be_the_database(wide_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here.cells"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    build.run(wide_run, None, Region.cap(52.05, 3.05, 400), out=Path())
+    assert Database.open(here).ids.size
+    assert [path.name for path in tmp_path.iterdir()] == ["here.cells"]

@@ -125,3 +125,15 @@ def test_the_codebook_is_plain_arrays(packed: Database) -> None:
     assert {name: values.shape for name, values in arrays.items()} == {
         "centroids": (8, 256, 4), "turn": (32, 32), "ask": (32, 32),
     }  # fmt: skip
+
+
+def test_the_manifest_claims_no_errors_of_codes_that_are_not_there(packed: Database) -> None:
+    codes = packed.manifest["codes"]
+    assert codes["largest_score_error"] is None
+    assert (codes["int8_error"], codes["int8_step"]) == (0.0, 1.0)
+
+
+def test_the_source_is_not_overwritten(mixed: Database) -> None:
+    with pytest.raises(InputError, match="is what the new database is made from; choose another --out"):
+        compress.run(mixed, 8, out=mixed.folder.parent / "." / mixed.folder.name)
+    mixed.verify()

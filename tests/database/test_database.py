@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import shutil
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cellcode.database import Database, compress, reshape
+from cellcode.database.facts import Facts
 from cellcode.errors import InputError
+from cellcode.files import sampled_digest
 from cellcode.geography import Region
 from cellcode.runs import Run
 from cellcode.search import DatabaseSearcher
@@ -40,9 +44,13 @@ def replaced(folder: Path, name: str, content: Any) -> Path:
         path.write_bytes(content)
     else:
         np.save(path, content, allow_pickle=True)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    data = path.read_bytes()
-    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return described(folder, name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def described(folder: Path, name: str, **changes: str) -> Path:
+    """Let the manifest name the size and the sample of a file as it is now; its checksum stays."""
+    path, manifest = folder / name, json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] |= {"bytes": path.stat().st_size, "sample": sampled_digest(path), **changes}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -98,15 +106,29 @@ def test_a_flipped_bit_is_found(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
     data[-5] ^= 1
     (copy / name).write_bytes(bytes(data))
+    with pytest.raises(InputError, match=rf"{name} is not the file that its manifest was written for; copy or build"):
+        Database.open(copy)
+    described(copy, name)
     with pytest.raises(InputError, match=rf"{name} was changed after the database was built"):
         Database.open(copy).verify()
+
+
+def test_a_flipped_bit_between_the_samples_of_a_large_file_is_found_by_verify(searchable: Path) -> None:
+    """16 samples of 4 kB are a tenth of these codes: opening does not see the rest."""
+    path = searchable / "codes.npy"
+    data = bytearray(path.read_bytes())
+    data[4096 + (len(data) - 16 * 4096) // 30] ^= 1
+    path.write_bytes(bytes(data))
+    opened = Database.open(searchable)
+    with pytest.raises(InputError, match=r"codes\.npy was changed after the database was built"):
+        opened.verify()
 
 
 def test_a_setting_changed_by_hand_is_found(copy: Path) -> None:
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(text.replace("name: wide", "name: wild"))
-    with pytest.raises(InputError, match=r"config\.yaml was changed"):
-        Database.open(copy).verify()
+    with pytest.raises(InputError, match=r"config\.yaml is not the file that its manifest was written for"):
+        Database.open(copy)
 
 
 def test_ids_out_of_order_are_found(copy: Path) -> None:
@@ -174,7 +196,7 @@ def test_a_table_of_other_cells_is_named(copy: Path, mixed: Database) -> None:
     part = reshape.clip(mixed, Region.cap(52.05, 3.1, 300), out=copy.with_name("part.cells"))
     replaced(copy, "cells.parquet", (part.folder / "cells.parquet").read_bytes())
     with pytest.raises(
-        InputError, match=rf"cells\.parquet holds {len(part.ids)} cells, ids\.npy holds {len(mixed.ids)}"
+        InputError, match=rf"cells\.parquet holds other cells than ids\.npy \({len(part.ids)} and {len(mixed.ids)}\)"
     ):
         _open_all(copy)
 
@@ -238,6 +260,7 @@ def test_an_encoder_of_another_model_is_refused(copy: Path, wide_run: Run) -> No
         for name, value in wide_run.ground.state_dict().items()
     }
     save_file({name: value.contiguous() for name, value in state.items()}, copy / "ground.safetensors")
+    described(copy, "ground.safetensors")
     with pytest.raises(InputError, match="does not belong to this database"):
         Database.open(copy).encoder()
 
@@ -270,3 +293,51 @@ def test_a_manifest_without_a_key_is_refused(copy: Path, key: str) -> None:
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=rf"manifest\.json does not say {key}"):
         Database.open(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ids.npy", "codes.npy", "codes_int8.npy", "cells.parquet", "config.yaml", "ground.safetensors", "queries.npy"],
+)
+def test_a_manifest_that_does_not_name_a_needed_file_is_refused(copy: Path, name: str) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"][name]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"manifest\.json does not name {name}"):
+        Database.open(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": []},
+        {"files": {"ids.npy": 7}},
+        {"cells": {}},
+        {"cells": 5},
+        {"dim": "wide"},
+        {"dim": None},
+        {"calibration": {"kappa": 1, "more": 2}},
+        {"calibration": None},
+    ],
+    ids=str,
+)
+def test_a_manifest_whose_values_make_no_sense_is_named(copy: Path, changes: dict[str, Any]) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | changes))
+    with pytest.raises(InputError, match=r"manifest\.json (is damaged \(|does not name )"):
+        Database.open(copy)
+
+
+def test_a_table_of_as_many_other_cells_is_named(copy: Path, mixed: Database) -> None:
+    moved = mixed.facts.table(np.asarray(mixed.ids) + np.uint64(2))
+    buffer = io.BytesIO()
+    pq.write_table(moved, buffer)
+    replaced(copy, "cells.parquet", buffer.getvalue())
+    with pytest.raises(InputError, match=r"cells\.parquet holds other cells than ids\.npy"):
+        _ = Database.open(copy).facts
+
+
+def test_facts_come_with_the_ids_of_their_cells(mixed: Database) -> None:
+    ids, facts = Facts.load(mixed.folder / "cells.parquet")
+    np.testing.assert_array_equal(ids, mixed.ids)
+    np.testing.assert_array_equal(facts.photos, mixed.facts.photos)

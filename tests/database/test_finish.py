@@ -59,8 +59,10 @@ def test_small_databases_and_those_told_so_have_none(wide_cells: Database, tmp_p
 
 
 def test_too_few_photos_check_nothing_and_it_is_said(wide_cells: Database, tmp_path: Path, capsys: Any) -> None:
-    assert made(wide_cells, tmp_path, wide_cells.queries[:199]) is None
-    assert "199 validation photos cannot check a first stage (at least 200)" in capsys.readouterr().err
+    fewest = 2 * finish.MIN_QUERIES
+    assert made(wide_cells, tmp_path, wide_cells.queries[: fewest - 1]) is None
+    said = f"{fewest - 1} validation photos cannot make and check a first stage (at least {fewest})"
+    assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -80,15 +82,13 @@ def test_a_database_of_a_few_cells_has_none_even_if_asked_for(wide_cells: Databa
     assert not list(tmp_path.iterdir())
 
 
-def test_int8_codes_of_a_given_step_keep_their_bound(wide_cells: Database, tmp_path: Path) -> None:
+def test_int8_codes_keep_their_bound(wide_cells: Database, tmp_path: Path) -> None:
     codes = np.asarray(wide_cells.codes)
-    own = finish.write_coarse(codes, tmp_path)
-    coarse = finish.write_coarse(codes, tmp_path, own.step * 3)
-    assert coarse.step == own.step * 3
+    coarse = finish.write_coarse(codes, tmp_path)
     apart = np.linalg.norm(
         codes.astype(float) - coarse.step * np.load(tmp_path / "codes_int8.npy").astype(float), axis=1
     )
-    assert own.error < apart.max() <= coarse.error
+    assert apart.max() <= coarse.error < 1.001 * apart.max()
 
 
 def test_the_identity_changes_with_the_calibration_alone(mixed: Database, tmp_path: Path) -> None:

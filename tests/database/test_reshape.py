@@ -245,3 +245,59 @@ def test_what_cannot_be_joined_is_refused(mixed: Database, halves: Any, wide_cel
     with pytest.raises(InputError, match="not a cell-code database"):
         reshape.merge([west, tmp_path / "nothing"], out=out)
     assert not out.exists()
+
+
+def test_the_sources_are_not_overwritten(halves: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    west, east = halves
+    monkeypatch.chdir(east.folder)
+    for out in (east.folder, Path(), Path("..") / east.folder.name):
+        with pytest.raises(InputError, match="is what the new database is made from; choose another --out"):
+            reshape.merge([west, east], out=out)
+        with pytest.raises(InputError, match="is what the new database is made from"):
+            reshape.clip(east, Region.cap(52.05, 3.1, 5000), out=out)
+    east.verify()
+
+
+def test_shards_are_written_all_or_none(
+    mixed: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    made = reshape.split(mixed, 3, out=tmp_path / "shards")
+    assert [each.folder for each in made] == [tmp_path / "shards" / f"{n:03d}.cells" for n in range(len(made))]
+    np.testing.assert_array_equal(np.concatenate([each.ids for each in made]), mixed.ids)
+    with pytest.raises(InputError, match="shards is not empty; choose another --out"):
+        reshape.split(mixed, 3, out=tmp_path / "shards")
+    monkeypatch.setattr(reshape, "SHARD_DEPTH", 2)
+    capsys.readouterr()
+    many = reshape.split(mixed, 10_000, out=tmp_path / "many")
+    assert f"{len(many)} shards instead of 10000" in capsys.readouterr().err
+    original, done = reshape.clip, []
+
+    def clip(*given: Any, **named: Any) -> Database:
+        if done:
+            raise OSError("the disk is full")
+        done.append(1)
+        return original(*given, **named)
+
+    monkeypatch.setattr(reshape, "clip", clip)
+    with pytest.raises(OSError, match="the disk is full"):
+        reshape.split(mixed, 3, out=tmp_path / "none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "shards"]
+
+
+def test_merged_queries_keep_their_order(halves: Any, mixed: Database, tmp_path: Path) -> None:
+    np.testing.assert_array_equal(reshape.merge(halves, out=tmp_path / "whole.cells").queries, mixed.queries)
+
+
+def test_an_aerial_encoder_that_not_all_share_is_not_claimed(halves: Any, tmp_path: Path) -> None:
+    west, east = halves
+    assert reshape.merge(halves, out=tmp_path / "a.cells").manifest["aerial_encoder"] == west.manifest["aerial_encoder"]
+    other = edited(east, tmp_path / "other.cells", aerial_encoder="f" * 16)
+    assert reshape.merge([west, other], out=tmp_path / "b.cells").manifest["aerial_encoder"] is None
+
+
+def test_other_upsampling_or_smoothing_is_not_joined(wide_run: Run, imagery: Path, halves: Any, tmp_path: Path) -> None:
+    rough = build.run(wide_run, imagery, Region.bbox(3.1, 52.045, 3.112, 52.055), out=tmp_path / "rough.cells")
+    with pytest.raises(
+        InputError, match=r"rough\.cells was built with other upsampling or smoothing than .*west\.cells"
+    ):
+        reshape.merge([halves[0], rough], out=tmp_path / "a.cells")

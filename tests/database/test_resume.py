@@ -16,7 +16,7 @@ import torch
 from cellcode import build
 from cellcode.database import Database, parts
 from cellcode.errors import InputError
-from cellcode.files import sha256
+from cellcode.files import locked, read_json, sha256
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
 from cellcode.runs import Run
@@ -227,3 +227,38 @@ def repainted(path: Path, out: Path, rows: slice, columns: slice) -> Path:
         file.write(pixels)
         file.update_tags(**tags)
     return out
+
+
+def test_two_builds_of_one_database_at_a_time_are_refused(wide_run: Run, tmp_path: Path) -> None:
+    region, out, working = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells", tmp_path / ".a.cells.building"
+    working.mkdir()
+    with (
+        locked(working / "lock"),
+        pytest.raises(InputError, match=r"another process is writing .*\.a\.cells\.building; wait for it"),
+    ):
+        build.run(wide_run, None, region, out=out)
+    assert [path.name for path in tmp_path.rglob("*")] == [working.name, "lock"]
+    build.run(wide_run, None, region, out=out)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]
+
+
+def test_a_build_killed_while_it_joined_its_shards_leaves_nothing_behind(
+    wide_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region, out, working = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells", tmp_path / ".a.cells.building"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cellcode.database.build._write", lambda *given: _killed(given[-1]))
+        with pytest.raises(KeyboardInterrupt):
+            build.run(wide_run, None, region, out=out)
+    assert (working / "database" / "half").is_file()
+    plan = read_json(working / "plan.json")
+    assert plan["aerial_encoder"] == parts.encoder_digest(wide_run)
+    monkeypatch.setattr(parts, "write_part", lambda *given: pytest.fail("encoded again"))
+    made = build.run(wide_run, None, region, out=out)
+    assert "half" not in made.manifest["files"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]
+
+
+def _killed(folder: Path) -> None:
+    (folder / "half").touch()
+    raise KeyboardInterrupt

@@ -26,6 +26,19 @@ def test_the_first_query_that_is_not_finite_is_named(value: float) -> None:
         checked(queries, 8)
 
 
+@pytest.mark.parametrize("given", [[["a", "b"]], [[1, 2], [3]], [[None, 1]], [[{}, []]]], ids=str)
+def test_queries_that_are_no_numbers_are_refused(given: object) -> None:
+    with pytest.raises(InputError, match=r"queries must be a table of numbers|not finite"):
+        checked(given, 2)  # type: ignore[arg-type]
+
+
+def test_a_query_of_zeros_is_named() -> None:
+    queries = np.ones((4, 8))
+    queries[3] = 0
+    with pytest.raises(InputError, match=r"query 3 is all zeros"):
+        checked(queries, 8)
+
+
 def test_queries_of_other_types_become_float32() -> None:
     made = checked(np.asfortranarray(RNG.standard_normal((3, 8))), 8)
     assert made.dtype == np.float32
@@ -51,3 +64,12 @@ def test_the_best_come_first_and_equal_scores_in_the_order_of_rows() -> None:
 def test_a_code_set_says_its_size() -> None:
     codes = CodeSet(np.arange(5, dtype=np.uint64), np.zeros((5, 3), np.float16))
     assert (len(codes), codes.dim, codes.everything.tolist()) == (5, 3, [[0, 5]])
+
+
+def test_the_longest_code_is_measured_where_it_is_not_given() -> None:
+    exact = RNG.standard_normal((70_000, 3)).astype(np.float16)
+    exact[-1] = 40
+    codes = CodeSet(np.arange(len(exact), dtype=np.uint64), exact)
+    assert 40 * 3**0.5 <= codes.longest < 40.001 * 3**0.5
+    assert CodeSet(codes.ids, exact, longest=99.0).longest == 99
+    assert CodeSet(codes.ids[:0], exact[:0]).longest == 0

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -5,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from cellcode.errors import InputError
 from cellcode.index import exact
 from cellcode.index.codeset import CodeSet, Found
 from cellcode.index.quantise import Codebook, PackedCodes, int8_step, to_int8, train
@@ -195,3 +197,34 @@ def test_packed_codes_are_scanned_as_the_codes_they_stand_for() -> None:
     )
     for slices in (ALL, SLICES["many short"]):
         assert_best(exact.scan(codes, QUERIES, 25, slices), decoded, QUERIES, 25, slices)
+
+
+def test_int8_codes_of_other_cells_are_found_out() -> None:
+    codes = code_set(CODES, True)
+    assert codes.coarse is not None
+    for where in (codes.coarse[::-1].copy(), -codes.coarse):
+        with pytest.raises(InputError, match="float16 and int8 codes are not of the same cells, or damaged"):
+            exact.scan(replace(codes, coarse=where), QUERIES, 5, ALL)
+
+
+def test_codes_that_are_not_finite_are_found_out() -> None:
+    damaged = CODES.copy()
+    damaged[:, 3] = np.nan
+    with pytest.raises(InputError, match="damaged"):
+        exact.scan(replace(code_set(CODES, True), exact=damaged), QUERIES, 5, ALL)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_ties_are_scored_in_pieces_with_the_same_result(
+    temperature: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of all rows look the same, far more than are scored at a time."""
+    codes = CODES.copy()
+    codes[::2] = codes[0]
+    whole = exact.scan(code_set(codes, True), QUERIES, 40, ALL, temperature)
+    monkeypatch.setattr(exact, "TIED", 7)
+    pieces = exact.scan(code_set(codes, True), QUERIES, 40, ALL, temperature)
+    assert_best(pieces, codes, QUERIES, 40)
+    np.testing.assert_array_equal(pieces.rows, whole.rows)
+    if temperature is not None:
+        np.testing.assert_allclose(pieces.log_mass, whole.log_mass, atol=1e-12)

@@ -92,3 +92,15 @@ def test_packed_codes_are_taken_as_rows_of_an_array_are() -> None:
     for rows in (slice(3, 50), slice(None), slice(10, 10), np.array([7, 3, 3, 1499]), np.arange(0)):
         np.testing.assert_array_equal(packed[rows], whole[rows])
         assert packed[rows].dtype == np.float16
+
+
+def test_a_decoded_row_does_not_depend_on_the_rows_beside_it() -> None:
+    rng = np.random.default_rng(1)
+    sample = rng.standard_normal((3000, 32)).astype(np.float32)
+    queries = rng.standard_normal((200, 32)).astype(np.float32)
+    book = train(sample, 8, queries)
+    numbers = book.encode(sample)
+    together = book.decode(numbers)
+    for size in (1, 3, 17, 500):
+        parts = [book.decode(numbers[row : row + size]) for row in range(0, 1500, size)]
+        np.testing.assert_array_equal(np.concatenate(parts)[:1500], together[:1500])

@@ -44,6 +44,7 @@ def test_the_truth_is_brute_force(world: Any) -> None:
     np.testing.assert_array_equal(truth.rows, order)
     few = CodeSet(world.codes.ids[:30], world.exact[:30])
     assert tune.brute_force(few, world.checking[:3]).rows.shape == (3, 30)
+    np.testing.assert_array_equal(tune.brute_force(world.codes, world.checking, 2).rows, order[:, :2])
 
 
 def test_the_chosen_entries_keep_the_share_they_promise(world: Any, stage: FirstStage, settings: Settings) -> None:
@@ -85,6 +86,23 @@ def test_a_stage_that_cannot_keep_the_best_is_left_out(world: Any, monkeypatch: 
     assert settings.entries == settings.kept == {}
     assert settings.entries_for(1) is None
     assert math.isinf(tune.cost(settings, settings.entries_for(1), len(world.codes)))
+
+
+def test_entries_never_fall_with_k(world: Any, stage: FirstStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = tune.brute_force(world.codes, world.checking)
+    monkeypatch.setattr(tune, "TARGETS", {1: 0.995, 100: 0.5, 1000: 0.1})
+    settings = tune.check(stage, world.checking, truth)
+    entries = [settings.entries[k] for k in sorted(settings.entries)]
+    assert entries == sorted(entries)
+    assert len(entries) == 3
+    for k, count in settings.entries.items():  # entries that look the same may come in another order
+        assert settings.kept[k] == pytest.approx(share_kept(world, stage, world.checking, k, count), abs=1e-3)
+
+
+def test_settings_know_the_bytes_of_an_entry() -> None:
+    settings = Settings("cells", 64, 2, 10_000, {}, {}, 300)
+    assert (settings.components, settings.levels) == (64, 2)
+    assert settings.entry_bytes == 32
 
 
 def test_a_k_beyond_what_was_checked_has_no_number_of_entries() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from cellcode.database import Database
 from cellcode.errors import InputError, MissingExtraError, UsageError
-from cellcode.files import write_json
+from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
 from cellcode.search import cluster
 from cellcode.search.cluster import ClusterSearcher, ShardActor, ShardError, ShardUnusable
@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 
 IDS = Region.bbox(3.0, 52.0, 3.2, 52.1).cells(16)
 RNG = np.random.default_rng(0)
-CODES = RNG.standard_normal((len(IDS), 24)).astype(np.float16)
+STEP = 2.0**-5  # codes are whole multiples, so their int8 codes are exact
+CODES = ((RNG.standard_normal((len(IDS), 24)) / STEP).round().clip(-127, 127) * STEP).astype(np.float16)
 CODES[::5] = CODES[0]  # scores that tie across shards
 QUERIES = RNG.standard_normal((7, 24)).astype(np.float32)
 PART = Region.bbox(3.05, 52.02, 3.08, 52.05)
@@ -61,9 +62,15 @@ def write(like: Database, folder: Path, of: Any, **changes: Any) -> Path:
     np.save(folder / "ids.npy", IDS[of])
     np.save(folder / "codes.npy", CODES[of])
     shutil.copy(like.folder / "config.yaml", folder)
-    names = ("ids.npy", "codes.npy", "config.yaml")
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": ""} for name in names}
-    codes_of = {**like.manifest["codes"], "int8_step": 1.0, "int8_error": 0.0, "longest": 12.0}
+    for name in ("cells.parquet", "ground.safetensors", "queries.npy"):
+        shutil.copy(like.folder / name, folder)
+    np.save(folder / "codes_int8.npy", (CODES[of] / STEP).astype(np.int8))
+    names = [path.name for path in folder.iterdir()]
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sample": sampled_digest(folder / name), "sha256": ""}
+        for name in names
+    }
+    codes_of = {**like.manifest["codes"], "int8_step": STEP, "int8_error": 0.0, "longest": 12.0}
     own = {"cells": {"total": len(IDS[of])}, "dim": 24, "codes": codes_of, "search": None, "files": files}
     value = {**like.manifest, **own, **changes}
     write_json(folder / "manifest.json", value)

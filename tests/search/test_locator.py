@@ -99,10 +99,21 @@ def test_json_has_the_keys_of_the_contract(locator: Locator, files: list[Path]) 
     value = json.loads(json.dumps(locator.locate(files[0], top=2).to_json(), allow_nan=False))
     assert list(value) == [
         "file", "lat", "lon", "cell", "score", "probability", "radius_50_m", "radius_90_m", "in_region", "candidates",
+        "search",
     ]  # fmt: skip
     assert len(value["candidates"]) == 2
     assert list(value["candidates"][0]) == ["lat", "lon", "cell", "score", "probability"]
     assert value["candidates"][0]["cell"] == value["cell"]
+    assert value["search"] == {
+        "method": "exact", "cells": len(locator.database.ids), "exact": True, "scored_again": 0, "missing": [],
+    }  # fmt: skip
+
+
+def test_an_answer_says_how_it_was_found(locator: Locator, files: list[Path]) -> None:
+    region = Region.cap(*(float(each[0]) for each in s2.cell_centers(locator.database.ids[:1])), 200)
+    searched = locator.locate(files[0], region=region).searched
+    assert (searched.method, searched.exact, searched.missing) == ("exact", True, ())
+    assert searched.cells == region.contains(*s2.cell_centers(locator.database.ids)).sum()
 
 
 def test_bad_requests_are_refused(locator: Locator, files: list[Path]) -> None:

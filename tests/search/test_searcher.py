@@ -273,3 +273,18 @@ def test_open_takes_a_folder(wide_cells: Database, queries: Any, tmp_path: Path)
     np.testing.assert_array_equal(hits.cell_ids, DatabaseSearcher(wide_cells).search(queries, 4).cell_ids)
     with pytest.raises(InputError, match="not a cell-code database"):
         DatabaseSearcher.open(tmp_path)
+
+
+def test_k_may_be_any_whole_number_and_nothing_else(wide_cells: Database, queries: Any) -> None:
+    searcher = DatabaseSearcher(wide_cells)
+    for k in (np.int64(3), np.uint8(3)):
+        np.testing.assert_array_equal(searcher.search(queries, k).cell_ids, searcher.search(queries, 3).cell_ids)  # type: ignore[arg-type]
+    for k in (3.0, "3", None, np.float32(3)):
+        with pytest.raises(UsageError, match="k must be a whole number"):
+            searcher.search(queries, k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan")])
+def test_a_temperature_is_above_zero(wide_cells: Database, queries: Any, temperature: float) -> None:
+    with pytest.raises(UsageError, match="temperature must be above 0"):
+        DatabaseSearcher(wide_cells).search(queries, 3, temperature=temperature)

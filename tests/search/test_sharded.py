@@ -9,14 +9,15 @@ import pytest
 
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
-from cellcode.files import write_json
+from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
 from cellcode.search.searcher import DatabaseSearcher
 from cellcode.search.sharded import ShardedSearcher, merge
 
 IDS = Region.bbox(3.0, 52.0, 3.2, 52.1).cells(16)
 RNG = np.random.default_rng(0)
-CODES = RNG.standard_normal((len(IDS), 24)).astype(np.float16)
+STEP = 2.0**-5  # codes are whole multiples, so their int8 codes are exact
+CODES = ((RNG.standard_normal((len(IDS), 24)) / STEP).round().clip(-127, 127) * STEP).astype(np.float16)
 CODES[::5] = CODES[0]  # scores that tie across shards
 QUERIES = RNG.standard_normal((7, 24)).astype(np.float32)
 PART = Region.bbox(3.05, 52.02, 3.08, 52.05)
@@ -31,9 +32,15 @@ def write(
     np.save(folder / "ids.npy", ids)
     np.save(folder / "codes.npy", codes)
     shutil.copy(like.folder / "config.yaml", folder)
-    names = ("ids.npy", "codes.npy", "config.yaml")
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": ""} for name in names}
-    codes_of = {**like.manifest["codes"], "int8_step": 1.0, "int8_error": 0.0, "longest": 12.0}
+    for name in ("cells.parquet", "ground.safetensors", "queries.npy"):
+        shutil.copy(like.folder / name, folder)
+    np.save(folder / "codes_int8.npy", (codes / STEP).astype(np.int8))
+    names = [path.name for path in folder.iterdir()]
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sample": sampled_digest(folder / name), "sha256": ""}
+        for name in names
+    }
+    codes_of = {**like.manifest["codes"], "int8_step": STEP, "int8_error": 0.0, "longest": 12.0}
     own = {"cells": {"total": len(ids)}, "dim": 24, "codes": codes_of, "search": None, "files": files}
     value = {**like.manifest, **own, **changes}
     write_json(folder / "manifest.json", value)
@@ -104,6 +111,11 @@ def test_bad_questions_are_refused(folders: list[Path]) -> None:
         shards.search(QUERIES, shards.count(PART) + 1, PART)
     with pytest.raises(UsageError, match="at least 1"):
         shards.search(QUERIES, 0)
+    with pytest.raises(UsageError, match="whole number"):
+        shards.search(QUERIES, 2.5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="temperature must be above 0"):
+        shards.search(QUERIES, 2, temperature=0.0)
+    np.testing.assert_array_equal(shards.search(QUERIES, np.int64(2)).scores, shards.search(QUERIES, 2).scores)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="wide"):
         shards.search(QUERIES[:, :5], 1)
     with pytest.raises(UsageError, match="at least one"):

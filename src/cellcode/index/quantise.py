@@ -59,10 +59,17 @@ class Codebook:
         return np.asarray(self._quantiser.compute_codes(turned), np.uint8)
 
     def decode(self, numbers: Bytes) -> npt.NDArray[np.float16]:
-        """Return the codes that the numbers stand for, (n, D) float16."""
+        """Return the codes that the numbers stand for, (n, D) float16.
+
+        Multiplied in float64: a float32 sum depends on how many rows are decoded at once, and so would the rounded code.
+        """
         turned = np.asarray(self._quantiser.decode(np.ascontiguousarray(numbers)))
         # turn' ask = 1, so ask' undoes turn.
-        return (torch.from_numpy(turned) @ torch.from_numpy(self.directions.ask)).half().numpy()
+        return (torch.from_numpy(turned).double() @ self._ask).half().numpy()
+
+    @cached_property
+    def _ask(self) -> torch.Tensor:
+        return torch.from_numpy(self.directions.ask).double()
 
     @cached_property
     def _quantiser(self) -> Any:
