@@ -55,7 +55,7 @@ from cellcode.runs import architecture
 
 Ids = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.float16]
-SCATTERED_BYTES = 1 << 30  # codes larger than this are not mapped where rows are scattered
+SCATTERED_BYTES = 4 << 30  # codes larger than this are not mapped where rows are scattered
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
         InputError: another shape or width, or values that are no finite numbers, or all 0.
     """
     try:
-        made = np.ascontiguousarray(queries, np.float32)
+        made = np.array(queries, np.float32, order="C")  # a copy: torch does not know read-only arrays
     except (TypeError, ValueError):
         raise InputError("queries must be a table of numbers, one row a photo") from None
     if made.ndim != 2 or not len(made):
