@@ -187,15 +187,14 @@ def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Ite
     for runs in _parts(slices, outer):
         done = 0
         for part in _parts(runs, inner):
-            # One run is taken as it lies; several are brought together before they are widened, which is one call for all.
-            pieces = [source[start:stop] for start, stop in part.tolist()]
-            taken = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-            block = widened[: len(taken)].copy_(_tensor(taken))
+            count = int((part[:, 1] - part[:, 0]).sum())
+            block = widened[:count]
+            _widen([source[start:stop] for start, stop in part.tolist()], block)
             if half:
-                scores[done : done + len(taken)] = block @ asked
+                scores[done : done + count] = block @ asked
             else:
-                torch.mm(block, asked, out=scores[done : done + len(taken)])
-            done += len(taken)
+                torch.mm(block, asked, out=scores[done : done + count])
+            done += count
         padded = -(-done // GROUP) * GROUP
         scores[done:padded] = -torch.inf
         yield torch.from_numpy(rows_of(runs)), scores[:padded]
@@ -211,6 +210,16 @@ def _parts(slices: Slices, size: int) -> Iterator[Slices]:
         part[0, 0] = part[0, 1] - (ends[start] - first)
         part[-1, 1] -= ends[stop - 1] - last
         yield part
+
+
+def _widen(pieces: list[npt.NDArray[Any]], block: Tensor) -> None:
+    """Copy runs of codes one after the other into a block of another type, by what does it fastest."""
+    if len(pieces) == 1:
+        block.copy_(_tensor(pieces[0]))
+    elif pieces[0].dtype == np.int8 and block.dtype == torch.float32:
+        np.concatenate(pieces, out=block.numpy(), casting="unsafe")  # one pass over many short runs
+    else:
+        block.copy_(torch.from_numpy(np.concatenate(pieces)))
 
 
 def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
