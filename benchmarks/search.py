@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-QUICK, FULL = (20_000, 60_000), (100_000, 300_000, 1_000_000, 4_000_000, 20_000_000)
+QUICK, FULL = (20_000,), (100_000, 300_000, 1_000_000, 4_000_000, 20_000_000)
 FLAT_LIMIT = 4_000_000  # faiss keeps float32: 20 M cells would take 20 GB
 K = 100
 REPEATS = 7
