@@ -131,6 +131,14 @@ def score(codes: CodeSet, query: Float32, rows: Rows) -> Float32:
     return np.asarray(product.float().numpy())
 
 
+def rounding(codes: CodeSet, query_length: float) -> float:
+    """Bound the error of a float32 product of a code, or its int8 form, and a query, beside the score rounded to float32.
+
+    A sum of D products is off by at most D roundings of 2^-24 each, times the lengths of both; two more are for scaling.
+    """
+    return query_length * (codes.dim + 2) * 2.0**-24 * (codes.longest + codes.coarse_error) + 1e-6
+
+
 def best(rows: Rows, scores: Float32, k: int) -> tuple[Rows, Float32]:
     """Return the k best rows, best first; equal scores go to the smaller row."""
     order = np.lexsort((rows, -scores))[:k]

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from cellcode import cpu
 from cellcode.errors import InputError
-from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rows_of, score
+from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rounding, rows_of, score
 
 INNER_BYTES = 1 << 21  # codes widened at a time: they are multiplied while still in the cache
 OUTER_SCORES = 1 << 20  # scores looked through at a time
 HALF_QUERIES = 8  # from here on multiplying costs more than reading
 GROUP = 64  # rows of which only the best is looked at first; blocks are filled up to whole groups
 TIED = 65536  # candidates of a query that are scored at a time
-ROUNDING = 2.0**-24  # of one float32 operation
 
 
 def scan(codes: CodeSet, queries: Float32, k: int, slices: Slices, temperature: float | None = None) -> Found:
@@ -162,14 +161,14 @@ def _error(codes: CodeSet, queries: Float32, half: bool) -> Tensor:
     """
     asked = torch.from_numpy(queries)
     length: Tensor = torch.linalg.vector_norm(asked, dim=1)
-    error: Tensor = length * ROUNDING * (codes.dim + 2) * (codes.longest + codes.coarse_error)
+    error = torch.tensor([rounding(codes, each) for each in length.tolist()])
     if codes.coarse is not None:
         error += length * codes.coarse_error
     if half:
         scaled = asked * codes.scale
         rounded = (scaled - scaled.bfloat16().float()).norm(dim=1) / codes.scale
         error += (rounded + length * 2.0**-8) * (codes.longest + codes.coarse_error)
-    return error * 1.001 + 1e-6  # the exact score is rounded to float32, too
+    return error * 1.001
 
 
 def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Iterator[tuple[Tensor, Tensor]]:

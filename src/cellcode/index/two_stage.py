@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, score
+from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rounding, score
 from cellcode.index.first_stage import FirstStage
 
 SPARE = 1.5  # more entries than the region's share of the cells asks for: the best may lie outside
@@ -88,7 +88,7 @@ def among(
         log_mass = outside if outside is not None else np.full(len(queries), -np.inf)
     for number, (query, mine) in enumerate(zip(queries, candidates, strict=True)):
         quick = (torch.from_numpy(codes.exact[mine]).float() @ torch.from_numpy(query)).numpy()
-        kept = _within_reach(quick, k, _rounding(codes, query))
+        kept = _within_reach(quick, k, rounding(codes, float(np.linalg.norm(query))))
         rows[number], scores[number] = best(mine[kept], score(codes, query, mine[kept]), k)
         if temperature is not None and log_mass is not None:
             inside = np.logaddexp.reduce(quick.astype(np.float64) / temperature)
@@ -102,8 +102,3 @@ def _within_reach(quick: Float32, k: int, error: float) -> npt.NDArray[np.int64]
         return np.arange(len(quick))
     kth = np.partition(quick, len(quick) - k)[len(quick) - k]
     return np.flatnonzero(quick >= kth - 2 * error)
-
-
-def _rounding(codes: CodeSet, query: Float32) -> float:
-    """Bound of the error of a float32 product of a code and the query."""
-    return float(np.linalg.norm(query)) * codes.longest * (codes.dim + 2) * 2.0**-24 + 1e-6
