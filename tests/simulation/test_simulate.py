@@ -80,14 +80,14 @@ def test_the_last_date_was_photographed_where_no_other_one_was(town: Simulation)
 
 def test_a_quarter_of_the_cells_has_no_photo() -> None:
     """Counted over the cells that hold any street at all, on a world large enough to count them."""
-    from cellcode.simulation.survey import _candidates, make_survey
+    from cellcode.simulation.survey import candidates, make_survey
     from cellcode.simulation.world import make_world
 
     world = make_world(2000, 5)
     survey = make_survey(world, 3000)
     from cellcode.simulation.place import to_degrees
 
-    x, y = _candidates(world, 100_000, np.random.default_rng(0))
+    x, y = candidates(world, 100_000, np.random.default_rng(0))
     reachable = np.unique(s2.cell_ids(*to_degrees(world.size_m, x, y), 16))
     visited = np.unique(s2.cell_ids(survey.lat_deg, survey.lon_deg, 16))
     assert len(np.setdiff1d(reachable, visited)) / len(reachable) > 0.25

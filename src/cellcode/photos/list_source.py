@@ -21,7 +21,7 @@ from cellcode.photos.table import SPLITS
 from cellcode.progress import track
 
 REQUIRED = ("file", "lat", "lon")
-_TEXTS = ("sequence", "device", "licence", "attribution")
+_TEXTS = ("sequence", "device", "licence", "attribution", "land_use")
 
 
 def read_list(path: Path) -> tuple[bool, Iterator[Item]]:

@@ -26,7 +26,6 @@ Bytes = npt.NDArray[np.uint8]
 WIDTH_PX, HEIGHT_PX = 128, 96
 NEAREST_M, FARTHEST_M, RATIO = 1.2, 480.0, 1.035
 DISTANCES_M = (NEAREST_M * RATIO ** np.arange(int(np.log(FARTHEST_M / NEAREST_M) / np.log(RATIO)))).astype(np.float32)
-STOREY_M = 3.0
 
 
 @dataclass(frozen=True)
@@ -216,10 +215,13 @@ def _facade(
     rgb = np.clip(0.35 * scene.wall[number] + 0.37 + 0.23 * walls, 0.05, 0.97)
     style = hashed(scene.world.seed + 91, number)
     along = np.where(np.abs(east) > np.abs(south), y, x)
+    look = scene.world.look
     period = 1.8 + 2.4 * np.clip(0.5 * byte(style, 0) + 0.25 + 0.2 * windows[:, 0], 0, 1)
-    across, storey = along / period, up / STOREY_M
+    period = period * np.float32(look.window_period)
+    across, storey = along / period, up / np.float32(look.storey_m)
     in_bay, in_storey = across - np.floor(across), storey - np.floor(storey)
     width = 0.34 + 0.34 * np.clip(0.5 * byte(style, 6) + 0.25 + 0.2 * windows[:, 1], 0, 1)
+    width = width * np.float32(look.window_width)
     sill = 0.22 + 0.14 * byte(style, 12)
     shop = (storey < 1) & (byte(style, 18) > 0.7)
     window = (np.abs(in_bay - 0.5) < width / 2) & (in_storey > sill) & (in_storey < 0.84)

@@ -16,6 +16,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.simulation.look import Look
 from cellcode.simulation.noise import uniform
 from cellcode.simulation.world import BUILDINGS, COARSE_M, Material, Style, World
 
@@ -87,17 +88,6 @@ PHOTO_DAYS = (
 )  # fmt: skip
 DAYS = (AERIAL_DAY, *PHOTO_DAYS)
 
-WALLS = np.array(
-    [(0.62, 0.34, 0.26), (0.50, 0.28, 0.22), (0.82, 0.78, 0.68), (0.90, 0.89, 0.86), (0.72, 0.62, 0.46), (0.58, 0.58, 0.58),
-     (0.80, 0.66, 0.36), (0.44, 0.50, 0.56), (0.70, 0.48, 0.40), (0.56, 0.64, 0.56), (0.86, 0.72, 0.62), (0.38, 0.30, 0.28)],
-    np.float32,
-)  # fmt: skip
-ROOFS = np.array(
-    [(0.60, 0.30, 0.20), (0.46, 0.26, 0.20), (0.30, 0.31, 0.34), (0.42, 0.43, 0.45), (0.68, 0.42, 0.28), (0.62, 0.62, 0.60),
-     (0.24, 0.24, 0.26), (0.40, 0.47, 0.40)],
-    np.float32,
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -136,7 +126,8 @@ def make_scene(world: World, day: Day) -> Scene:
     azimuth, elevation = math.radians(day.sun_azimuth_deg), math.radians(day.sun_elevation_deg)
     sun = (math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation))
     numbers = np.arange(BUILDINGS)
-    walls = WALLS[(uniform(world.seed + 80, numbers, state) ** 1.3 * len(WALLS)).astype(int)]
+    choice = world.look.walls
+    walls = choice[(uniform(world.seed + 80, numbers, state) ** 1.3 * len(choice)).astype(int)]
     walls = walls * (0.8 + 0.4 * uniform(world.seed + 81, numbers, state))[:, None]
     return Scene(
         world=world,
@@ -163,9 +154,11 @@ def _buildings(seed: int, day: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     return version, gone, factor
 
 
-def _palette(day: Day) -> Float32:
+def _palette(day: Day, look: Look) -> Float32:
     """Colours of the materials, (18, 3)."""
-    grass, leaves, crop, soil = (np.array(colour, np.float32) for colour in (day.grass, day.leaves, day.crop, day.soil))
+    green, earth = np.array(look.green, np.float32), np.array(look.earth, np.float32)
+    grass, leaves, crop = (np.array(colour, np.float32) * green for colour in (day.grass, day.leaves, day.crop))
+    soil = np.array(day.soil, np.float32) * earth
     damp = 1 - 0.3 * day.wet
     table = {
         Material.GRASS: grass,
@@ -207,12 +200,13 @@ def _colours(
     world: World, day: Day, material: Bytes, height: Float32, eaves: Float32, state: npt.NDArray[np.int64]
 ) -> Bytes:
     numbers = np.arange(BUILDINGS)
-    palette = _palette(day)
+    palette = _palette(day, world.look)
     style, strength = np.zeros(len(Material), np.int64), np.zeros(len(Material), np.float32)
     for styled, (which, how_much) in _STYLED.items():
         style[styled], strength[styled] = which, how_much
     snowy = np.isin(np.arange(len(Material)), _COVERED_BY_SNOW)
-    roofs = ROOFS[(uniform(world.seed + 82, numbers, state) * len(ROOFS)).astype(int)]
+    choice = world.look.roofs
+    roofs = choice[(uniform(world.seed + 82, numbers, state) * len(choice)).astype(int)]
     roofs = roofs * (0.85 + 0.3 * uniform(world.seed + 83, numbers, state))[:, None]
     own = 0.88 + 0.24 * uniform(world.seed + 84, numbers)  # parcels and crowns differ in brightness
     colour = np.empty((*material.shape, 3), np.uint8)

@@ -9,26 +9,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder, atomic_path, write_json
 from cellcode.geography import Region
 from cellcode.progress import Meter
 from cellcode.simulation import ground
+from cellcode.simulation.benchmark_survey import held_out_corners, make_benchmark_survey
 from cellcode.simulation.jpeg import MAKER, write_photo
+from cellcode.simulation.look import LOOKS
 from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, write_aerial
 from cellcode.simulation.place import convergence_deg, to_degrees
 from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Day, Scene, make_scene
 from cellcode.simulation.survey import Survey, make_survey
 from cellcode.simulation.world import make_world
 
+Float64 = npt.NDArray[np.float64]
 BATCH = 16
 SMALLEST_KM, LARGEST_KM = 0.5, 16.0
 MANIFEST = "simulation.json"
 COLUMNS = (
     "file", "lat", "lon", "heading", "captured_at", "sequence", "device", "split", "fov", "licence", "attribution",
+    "land_use",
 )  # fmt: skip
 
 
@@ -41,6 +47,7 @@ class Simulation:
         aerial_path: GeoTIFF.
         truth_path: CSV of the photos with position, heading and split, in the schema of a CSV source.
         region: the world's outline.
+        held_out: the square of a benchmark survey where no training photo is taken; None for others.
     """
 
     out: Path
@@ -48,10 +55,19 @@ class Simulation:
     aerial_path: Path
     truth_path: Path
     region: Region
+    held_out: Region | None
 
 
 def run(
-    out: Path | str, *, size_km: float = 4.0, photos: int = 12_000, seed: int = 0, workers: int | None = None
+    out: Path | str,
+    *,
+    size_km: float = 4.0,
+    photos: int = 12_000,
+    seed: int = 0,
+    workers: int | None = None,
+    look: str = "north",
+    coast: bool = False,
+    survey: Literal["demo", "benchmark"] = "demo",
 ) -> Simulation:
     """Render a square world; the same for every number of workers.
 
@@ -60,6 +76,10 @@ def run(
         photos: how many are taken.
         seed: of everything.
         workers: threads; None: one a core.
+        look: "north" or "south": facades, roofs, plants and cameras of a world.
+        coast: the west of the world is sea.
+        survey: "demo" tests reserved places on the last date; "benchmark" also takes validation photos, photos of a held-out
+            square and walks; see simulation/benchmark_survey.py.
 
     Raises:
         UsageError: a size or number that cannot be.
@@ -69,27 +89,35 @@ def run(
         raise UsageError(f"the size of a world must be between {SMALLEST_KM} and {LARGEST_KM} km, not {size_km:g}")
     if photos < 1:
         raise UsageError(f"the number of photos must be at least 1, not {photos}")
+    if look not in LOOKS:
+        raise UsageError(f"the look of a world is one of {', '.join(LOOKS)}, not {look!r}")
     out = Path(out)
     if (out / "photos").exists() and not (out / MANIFEST).exists():
         raise InputError(f"{out / 'photos'} exists and is not of a simulation; choose another --out")
     size_m = round(size_km * 500) * 2  # even: shadows are cast on every second metre
     print(f"building a world of {size_m / 1000:g} x {size_m / 1000:g} km", file=sys.stderr)
-    world = make_world(size_m, seed)
-    survey = make_survey(world, photos)
+    world = make_world(size_m, seed, look, coast)
+    plan = make_survey(world, photos) if survey == "demo" else make_benchmark_survey(world, photos)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / MANIFEST, {"size_m": size_m, "photos": photos, "seed": seed, "licence": LICENCE})
+    facts = {"size_m": size_m, "photos": photos, "seed": seed, "look": look, "coast": coast, "survey": survey}
+    write_json(out / MANIFEST, {**facts, "licence": LICENCE})
     write_aerial(make_scene(world, AERIAL_DAY), out / "aerial.tif")
     with atomic_folder(out / "photos") as folder, Meter("rendering photos", photos) as meter:
         for day in range(len(PHOTO_DAYS)):
-            rows = np.flatnonzero(survey.day == day)
+            rows = np.flatnonzero(plan.day == day)
             if len(rows):
-                _take_photos(make_scene(world, PHOTO_DAYS[day]), survey, rows, folder, workers, meter)
-    _write_truth(survey, size_m, out / "truth.csv")
-    lat, lon = to_degrees(size_m, np.array([0.0, size_m, size_m, 0]), np.array([size_m, size_m, 0.0, 0]))
-    ring = [[float(b), float(a)] for a, b in zip(lat, lon, strict=True)]
-    region = Region.geojson({"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
+                _take_photos(make_scene(world, PHOTO_DAYS[day]), plan, rows, folder, workers, meter)
+    _write_truth(plan, size_m, out / "truth.csv")
+    region = _polygon(size_m, np.array([0.0, size_m, size_m, 0]), np.array([size_m, size_m, 0.0, 0]))
+    held_out = _polygon(size_m, *held_out_corners(size_m)) if survey == "benchmark" else None
     print(f"{photos} photos, {out / 'aerial.tif'} and {out / 'truth.csv'} rendered (seed {seed})", file=sys.stderr)
-    return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", region)
+    return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", region, held_out)
+
+
+def _polygon(size_m: int, x_m: Float64, y_m: Float64) -> Region:
+    lat, lon = to_degrees(size_m, x_m, y_m)
+    ring = [[float(b), float(a)] for a, b in zip(lat, lon, strict=True)]
+    return Region.geojson({"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
 
 
 def _take_photos(
@@ -122,13 +150,13 @@ def _take_photos(
 
 def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
     heading = (survey.views.heading_deg + convergence_deg(size_m, survey.views.x_m, survey.views.y_m)) % 360
-    last = len(PHOTO_DAYS) - 1
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row, day in enumerate(survey.day.tolist()):
             time = _captured_at(PHOTO_DAYS[day], row)
             device = _device(int(survey.device[row]))
+            walk = int(survey.walk[row])
             writer.writerow(
                 [
                     f"photos/{_name(row)}",
@@ -136,12 +164,13 @@ def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
                     f"{survey.lon_deg[row]:.9f}",
                     f"{heading[row]:.3f}",
                     time.isoformat(),
-                    f"{time.date()} {device}",
+                    f"{time.date()} {device}" if walk < 0 else f"walk {walk}",
                     f"{MAKER} {device}",
-                    "test" if day == last else "train",
+                    str(survey.split[row]),
                     f"{survey.views.fov_deg[row]:.3f}",
                     LICENCE,
                     ATTRIBUTION,
+                    str(survey.land_use[row]),
                 ]
             )
 

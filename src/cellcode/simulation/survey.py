@@ -21,6 +21,9 @@ from cellcode.simulation.scene import PHOTO_DAYS
 from cellcode.simulation.world import COARSE_M, Material, World
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 WALKABLE = (
     Material.ASPHALT, Material.PAVEMENT, Material.MARKING, Material.GRAVEL, Material.CAR_PARK, Material.SHORE,
 )  # fmt: skip
@@ -41,34 +44,59 @@ class Survey:
         lat_deg, lon_deg: their positions.
         day: (N,), index into PHOTO_DAYS.
         device: (N,), number of the camera.
+        split: (N,) str.
+        walk: (N,), number of the walk that a photo is a step of, -1 for single photos.
+        land_use: (N,) str; see `World.land_use`.
     """
 
     views: Views
     lat_deg: Float64
     lon_deg: Float64
-    day: npt.NDArray[np.int64]
-    device: npt.NDArray[np.int64]
+    day: Int64
+    device: Int64
+    split: npt.NDArray[np.str_]
+    walk: Int64
+    land_use: npt.NDArray[np.str_]
 
 
 def make_survey(world: World, photos: int) -> Survey:
     """Choose positions, dates and cameras; deterministic in the world's seed."""
     rng = np.random.default_rng([world.seed, 10])
-    x, y = _candidates(world, max(60 * photos, 20_000), rng)
+    x, y = candidates(world, max(60 * photos, 20_000), rng)
     lat, lon = to_degrees(world.size_m, x, y)
     distinct, cell, count = np.unique(s2.cell_ids(lat, lon, LEVEL), return_inverse=True, return_counts=True)
-    chance = _popularity(world, distinct, cell, x, y)[cell] / count[cell]
-    if np.count_nonzero(chance) < photos:
-        raise UsageError(
-            f"a world of {world.size_m / 1000:g} km has no room for {photos} photos; take fewer, or a larger one"
-        )
-    chosen = rng.choice(len(x), photos, replace=False, p=chance / chance.sum())
+    chance = popularity(world, distinct, cell, x, y)[cell] / count[cell]
+    chosen = draw(chance, photos, world, rng)
     x, y, lat, lon, cell = x[chosen], y[chosen], lat[chosen], lon[chosen], cell[chosen]
+    views = cameras(world, x, y, rng)
+    reserved = in_block(world, x, y, 0, RESERVED_BLOCKS) | in_area(world, distinct[cell], 0, RESERVED_CELLS)
+    day = np.where(reserved, len(PHOTO_DAYS) - 1, ordinary_days(world, distinct[cell], rng))
     return Survey(
-        _cameras(x, y, rng), lat, lon, _days(world, distinct[cell], x, y, rng), rng.integers(0, DEVICES, photos)
+        views=views,
+        lat_deg=lat,
+        lon_deg=lon,
+        day=day,
+        device=rng.integers(0, DEVICES, photos),
+        split=np.where(reserved, "test", "train"),
+        walk=np.full(photos, -1),
+        land_use=world.land_use(x, y),
     )
 
 
-def _candidates(world: World, count: int, rng: np.random.Generator) -> tuple[Float64, Float64]:
+def draw(chance: Float64, count: int, world: World, rng: np.random.Generator) -> Int64:
+    """Draw `count` different candidates.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    if np.count_nonzero(chance) < count:
+        raise UsageError(
+            f"a world of {world.size_m / 1000:g} km has no room for {count} photos; take fewer, or a larger one"
+        )
+    return rng.choice(len(chance), count, replace=False, p=chance / chance.sum())
+
+
+def candidates(world: World, count: int, rng: np.random.Generator) -> tuple[Float64, Float64]:
     """Points on streets and paths with nothing taller than a kerb within a few metres."""
     x, y = rng.uniform(MARGIN_M, world.size_m - MARGIN_M, (2, count))
     keep = np.isin(world.material[y.astype(int), x.astype(int)], WALKABLE)
@@ -81,9 +109,7 @@ def _candidates(world: World, count: int, rng: np.random.Generator) -> tuple[Flo
     return x[clear], y[clear]
 
 
-def _popularity(
-    world: World, cells: npt.NDArray[np.uint64], cell: npt.NDArray[np.int64], x: Float64, y: Float64
-) -> Float64:
+def popularity(world: World, cells: UInt64, cell: Int64, x: Float64, y: Float64) -> Float64:
     """Expected share of photos of each cell: more in town, very uneven everywhere, none in the least popular ones."""
     urban = world.urban[(y / COARSE_M).astype(int), (x / COARSE_M).astype(int)]
     mean_urban = np.bincount(cell, urban) / np.bincount(cell)
@@ -94,35 +120,43 @@ def _popularity(
     return np.asarray(share)
 
 
-def _days(
-    world: World, cells: npt.NDArray[np.uint64], x: Float64, y: Float64, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Reserved areas get the last day; elsewhere a cell has been visited on one to all of the other days."""
-    last = len(PHOTO_DAYS) - 1
-    parents = s2.parents(cells, LEVEL - 1)
+def in_block(world: World, x: Float64, y: Float64, low: float, high: float) -> Mask:
+    """Tell which points lie in the share low..high of small blocks."""
     block = uniform(world.seed + 101, (x // RESERVED_BLOCK_M).astype(int), (y // RESERVED_BLOCK_M).astype(int))
+    return np.asarray((block >= low) & (block < high))
+
+
+def in_area(world: World, cells: UInt64, low: float, high: float) -> Mask:
+    """Tell which level-16 cells lie in the share low..high of level-15 cells."""
+    parents = s2.parents(cells, LEVEL - 1)
     area = uniform(world.seed + 102, parents & np.uint64(0xFFFFFFFF), parents >> np.uint64(32))
-    reserved = (block < RESERVED_BLOCKS) | (area < RESERVED_CELLS)
+    return np.asarray((area >= low) & (area < high))
+
+
+def ordinary_days(world: World, cells: UInt64, rng: np.random.Generator) -> Int64:
+    """A cell has been visited on one to all of the days but the last."""
+    last = len(PHOTO_DAYS) - 1
     visits = 1 + (
         uniform(world.seed + 103, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) ** 0.5 * last
     ).astype(int)
     first = (uniform(world.seed + 104, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) * last).astype(int)
-    days = (first + rng.integers(0, visits)) % last
-    return np.where(reserved, last, days)
+    return np.asarray((first + rng.integers(0, visits)) % last)
 
 
-def _cameras(x: Float64, y: Float64, rng: np.random.Generator) -> Views:
-    count = len(x)
+def cameras(world: World, x: Float64, y: Float64, rng: np.random.Generator) -> Views:
+    """Draw a camera for each point."""
+    count, camera = len(x), world.look.camera
+    lowest, highest = np.array(camera.white_balance).T
     return Views(
         x_m=x,
         y_m=y,
         heading_deg=rng.uniform(0, 360, count),
-        fov_deg=rng.uniform(60, 110, count),
-        camera_m=rng.uniform(1.5, 2.2, count),
+        fov_deg=rng.uniform(*camera.fov_deg, count),
+        camera_m=rng.uniform(*camera.height_m, count),
         pitch_deg=rng.normal(0, 2, count),
         roll_deg=rng.normal(0, 1, count),
-        exposure=rng.uniform(0.65, 1.35, count),
-        white_balance=rng.uniform(0.85, 1.15, (count, 3)),
-        noise=rng.uniform(0.005, 0.03, count),
+        exposure=rng.uniform(*camera.exposure, count),
+        white_balance=rng.uniform(lowest, highest, (count, 3)),
+        noise=rng.uniform(*camera.noise, count),
         seed=rng.integers(0, 1 << 31, count),
     )

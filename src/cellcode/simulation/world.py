@@ -15,6 +15,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.simulation.look import LOOKS, Look
 from cellcode.simulation.noise import byte, hashed, pick, smooth, uniform
 
 Float64 = npt.NDArray[np.float64]
@@ -26,6 +27,9 @@ COARSE_M = 16  # large-scale noise is evaluated on this grid and interpolated
 STYLE_M = 360  # districts are about this large
 BUILDINGS = 1 << 18  # buildings are known by this many hashed numbers; two far ones may share one, which does no harm
 ROWS = 128  # rows of the raster made at a time
+BEACH_M = 40
+COAST_M = 250  # what lies nearer to the sea is coast
+TOWN, SUBURB, FOREST = 0.55, -0.25, 0.75  # of the fields `urban` and `wood`
 
 
 class Material(IntEnum):
@@ -74,8 +78,11 @@ class World:
         building: uint32 below BUILDINGS, number of the building or, elsewhere, of the lot or parcel.
         style: float32 (len(Style), 3, ...) on the coarse grid, mean 0 and deviation 1: how the district does things.
         urban: float32 on the coarse grid: above 0.6 town, above -0.2 suburb, below country.
+        wood: float32 on the coarse grid: above 0.75 the country is forest.
+        sea_m: float32 on the coarse grid, rough distance from the sea, negative in it; infinite in a world without a coast.
         texture: uint8, fine grain of the ground.
         seed: of everything.
+        look: what its buildings, plants and cameras are like.
     """
 
     size_m: int
@@ -87,11 +94,26 @@ class World:
     texture: npt.NDArray[np.uint8]
     style: Float32
     urban: Float32
+    wood: Float32
+    sea_m: Float32
+    look: Look
+
+    def land_use(self, x_m: Float64, y_m: Float64) -> npt.NDArray[np.str_]:
+        """Kind of area around points: coast, town, suburb, forest or farmland."""
+        at = (y_m / COARSE_M).astype(int), (x_m / COARSE_M).astype(int)
+        urban = self.urban[at]
+        kinds = [self.sea_m[at] < COAST_M, urban > TOWN, urban > SUBURB, self.wood[at] > FOREST]
+        return np.select(kinds, ["coast", "town", "suburb", "forest"], "farmland")
 
 
-def make_world(size_m: int, seed: int) -> World:
-    """Build the rasters, some rows at a time."""
-    field = _Fields(size_m, seed)
+def make_world(size_m: int, seed: int, look: str = "north", coast: bool = False) -> World:
+    """Build the rasters, some rows at a time.
+
+    Args:
+        look: one of LOOKS.
+        coast: the west of the world is sea.
+    """
+    field = _Fields(size_m, seed, coast)
     shape = (size_m, size_m)
     world = World(
         size_m=size_m,
@@ -103,6 +125,9 @@ def make_world(size_m: int, seed: int) -> World:
         texture=np.zeros(shape, np.uint8),
         style=field.style,
         urban=field.urban,
+        wood=field.wood,
+        sea_m=field.sea_m,
+        look=LOOKS[look],
     )
     strips = [slice(first, min(first + ROWS, size_m)) for first in range(0, size_m, ROWS)]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -113,7 +138,7 @@ def make_world(size_m: int, seed: int) -> World:
 class _Fields:
     """Large-scale noise on the coarse grid."""
 
-    def __init__(self, size_m: int, seed: int) -> None:
+    def __init__(self, size_m: int, seed: int, coast: bool) -> None:
         self.size_m, self.seed = size_m, seed
         nodes = np.arange(0, size_m + 2 * COARSE_M, COARSE_M, dtype=np.float64)
         x, y = nodes[None, :], nodes[:, None]
@@ -125,6 +150,9 @@ class _Fields:
         styles = [[smooth(seed + 200 + 3 * style + k, x, y, STYLE_M) for k in range(3)] for style in Style]
         self.style = np.array(styles, np.float32)
         self.river = smooth(seed + 11, x, y, 1500)
+        self.sea_m: Float32 = np.full(self.urban.shape, np.inf, np.float32)
+        if coast:
+            self.sea_m = (x - 0.09 * size_m + 260 * smooth(seed + 12, x, y, 900)).astype(np.float32)
 
     def at(self, coarse: Float32, rows: slice) -> Float32:
         """Interpolate a coarse field bilinearly to the metre raster of some rows."""
@@ -169,14 +197,15 @@ def _fill(world: World, rows: slice, field: _Fields) -> None:
     y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
     x = np.arange(world.size_m, dtype=np.float32)[None, :]
     u, v = x + field.at(field.bend[0], rows), y + field.at(field.bend[1], rows)
-    across, along = _lattice(u, seed + 20, 92.0), _lattice(v, seed + 21, 84.0)
+    pitch_m = world.look.street_pitch_m
+    across, along = _lattice(u, seed + 20, pitch_m[0]), _lattice(v, seed + 21, pitch_m[1])
     i, j = across.index, along.index
     urban, wood, wet = field.at(field.urban, rows), field.at(field.wood, rows), field.at(field.wet, rows)
     river = np.abs(field.at(field.river, rows)) < 0.045
     # One value a block, so that a block is of one kind; read at its middle pixel would need its outline: hash + noise do.
     mood = uniform(seed + 22, i, j)
-    town = urban + 0.5 * (mood - 0.5) > 0.55
-    suburb = ~town & (urban + 0.5 * (mood - 0.5) > -0.25)
+    town = urban + 0.5 * (mood - 0.5) > TOWN
+    suburb = ~town & (urban + 0.5 * (mood - 0.5) > SUBURB)
     country = ~town & ~suburb
     lots = _lots(across, along)
 
@@ -185,8 +214,8 @@ def _fill(world: World, rows: slice, field: _Fields) -> None:
     eaves = np.zeros(u.shape, np.float32)
     number = hashed(seed + 23, i, j) % np.uint32(BUILDINGS)
     _country(material, height, number, country, wood, u, v, x, y, seed)
-    _blocks(material, height, eaves, number, town, suburb, lots, i, j, mood, seed)
-    _trees(material, height, number, town, suburb, country, wood, x, y, seed)
+    _blocks(material, height, eaves, number, town, suburb, lots, i, j, mood, seed, world.look)
+    _trees(material, height, number, town, suburb, country, wood, x, y, seed, world.look)
     water = river | (wet < -1.45)
     shore = (np.abs(field.at(field.river, rows)) < 0.075) | (wet < -1.3)
     material[shore & (height == 0)] = Material.SHORE
@@ -194,6 +223,8 @@ def _fill(world: World, rows: slice, field: _Fields) -> None:
         raster[water] = 0
     material[water] = Material.WATER
     _streets(material, height, eaves, across, along, country, water, seed)
+    if np.isfinite(world.sea_m).all():
+        _sea(material, height, eaves, field.at(world.sea_m, rows))
     world.height_m[rows], world.eaves_m[rows] = height, eaves
     world.material[rows], world.building[rows] = material, number
     world.texture[rows] = hashed(seed + 24, x, y) >> np.uint32(24)
@@ -238,7 +269,7 @@ def _country(
     material[barn | house] = Material.BUILDING
     roof = np.where(barn, 7 - np.abs(east.before_m - 38), 6 - np.abs(east.before_m - 58)) * 0.7
     height[barn | house] = (4.2 + roof)[barn | house]
-    forest = country & (wood > 0.75) & (height == 0)
+    forest = country & (wood > FOREST) & (height == 0)
     material[forest] = Material.FOREST_FLOOR
 
 
@@ -254,6 +285,7 @@ def _blocks(
     j: Int64,
     mood: Float32,
     seed: int,
+    look: Look,
 ) -> None:
     """Fill built blocks lot by lot: terraces in town, houses in gardens in the suburb, parks, squares and yards."""
     block = hashed(seed + 40, i, j)
@@ -274,8 +306,9 @@ def _blocks(
     storeys = np.where(
         town, 2 + np.floor(4.9 * (0.6 * byte(chance, 4) + 0.4 * mood)), 1 + (byte(chance, 4) > 0.55)
     ).astype(np.float32)
-    wall = storeys * 3.0 + 0.6
-    ridge = np.minimum(into, deep - into) * np.where(pick(block, 26, 3) == 0, 0.05, 0.75)
+    wall = (storeys + look.more_storeys) * look.storey_m + 0.6
+    flat = (pick(block, 26, 3) == 0) | look.flat_roofs
+    ridge = np.minimum(into, deep - into) * np.where(flat, 0.05, 0.75)
     slab = tower & (np.abs(lots.depth_m - 30) < 8)
     material[town] = Material.COURTYARD
     material[suburb] = Material.GRASS
@@ -310,6 +343,7 @@ def _trees(
     x: Float32,
     y: Float32,
     seed: int,
+    look: Look,
 ) -> None:
     """At most one tree in each square of 7 m, its crown inside the square."""
     i, j = np.floor(x / 7).astype(np.int64), np.floor(y / 7).astype(np.int64)
@@ -324,7 +358,7 @@ def _trees(
         material, (Material.GRASS, Material.COURTYARD, Material.MEADOW, Material.FOREST_FLOOR)
     )
     likely = np.where(material == Material.FOREST_FLOOR, 0.92, np.where(town, 0.16, np.where(suburb, 0.2, 0.015)))
-    likely = likely * np.clip(1 + 0.5 * wood, 0.2, 2)
+    likely = likely * np.clip(1 + 0.5 * wood, 0.2, 2) * look.trees
     crown = open_ground & (off < radius) & (byte(tree, 24) < likely)
     material[crown] = Material.TREE
     tall = (4.5 + 5.5 * byte(tree, 0) + 2.0 * (material == Material.FOREST_FLOOR)) * np.sqrt(
@@ -371,3 +405,15 @@ def _streets(
         planted = lined & (spot < 1.7) & (np.minimum(other.before_m, other.after_m) > 9) & (off > lane + 0.6)
         material[planted] = Material.TREE
         height[planted], eaves[planted] = 6.5 - spot[planted], 0
+
+
+def _sea(material: npt.NDArray[np.uint8], height: Float32, eaves: Float32, sea_m: Float32) -> None:
+    """Water, a beach, and a paved promenade behind it; streets end there."""
+    for kind, where in (
+        (Material.WATER, sea_m < 0),
+        (Material.SHORE, (sea_m >= 0) & (sea_m < BEACH_M)),
+        (Material.PAVEMENT, (sea_m >= BEACH_M) & (sea_m < BEACH_M + 6)),
+    ):
+        material[where] = kind
+        for raster in (height, eaves):
+            raster[where] = 0
