@@ -113,6 +113,11 @@ def test_an_override_that_cannot_be_understood_is_refused(tmp_path: Path, overri
         "validation.share=1.1",
         "augmentation.tile_rotation_deg=181",
         "tile.size_m=0",
+        "tile.scales=[1, 0]",
+        "tile.scales=[]",
+        "tile.scales=[1, 4, 2]",
+        "tile.scales=[1, 1]",
+        "loss.haversine_m=0",
         "levels.cell=31",
         "loss.alpha=-1",
     ],
@@ -203,3 +208,16 @@ def test_overrides_of_a_section_change_it_alone() -> None:
 def test_overrides_of_another_section_or_of_no_key_are_refused(override: str) -> None:
     with pytest.raises(UsageError, match=r"--set"):
         configuration.overridden(Config(), [override], "build")
+
+
+def test_scales_of_a_tile_are_one_by_default_and_a_list_where_told() -> None:
+    assert Config().tile.scales == (1.0,)
+    changed = configuration.parse({"tile": {"scales": [1, 2, 4, 8]}})
+    assert changed.tile.scales == (1.0, 2.0, 4.0, 8.0)
+    assert configuration.parse(yaml.safe_load(configuration.dump(changed))) == changed
+
+
+def test_haversine_labels_are_refused_without_a_softmax() -> None:
+    with pytest.raises(UsageError, match=r"set loss\.kind to softmax"):
+        configuration.parse({"loss": {"prototype_labels": "haversine"}})
+    assert configuration.parse({"loss": {"prototype_labels": "haversine", "kind": "softmax"}}).loss.haversine_m == 75

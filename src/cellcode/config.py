@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cellcode.errors import InputError, UsageError
 
@@ -48,10 +49,22 @@ class PhotoConfig(Frozen):
 
 
 class TileConfig(Frozen):
-    """How an aerial tile is cut around a position. The paper's tile is 154 m wide."""
+    """How an aerial tile is cut around a position. The paper's tile is 154 m wide.
+
+    Several `scales` show the same centre, north and pixels over wider ground. Fervers et al. (ECCV 2024) take four of them,
+    each twice as wide as the one before: 1, 2, 4, 8.
+    """
 
     size_m: Positive = 154.0
     size_px: int = Field(64, ge=16)
+    scales: tuple[Positive, ...] = Field((1.0,), description="widths of a tile's views, as multiples of size_m")
+
+    @field_validator("scales")
+    @classmethod
+    def _scales_rise(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        if not scales or any(a >= b for a, b in pairwise(scales)):
+            raise ValueError("tile.scales must be at least one number, each larger than the one before")
+        return scales
 
 
 class AggregationConfig(Frozen):
@@ -89,6 +102,7 @@ class LossConfig(Frozen):
 
     "multi_similarity" is the paper's, with `alpha`, `beta` and `threshold`. "softmax" is ours: the cross-entropy of
     similarities times `scale`, towards the interpolation weights of the prototypes and towards the tiles of the place.
+    Its `prototype_labels` may be "haversine" instead, the smoothed labels of PIGEON (Haas et al., CVPR 2024).
     """
 
     kind: Literal["multi_similarity", "softmax"] = "multi_similarity"
@@ -98,14 +112,28 @@ class LossConfig(Frozen):
     threshold: float = 0.5
     query_prototype: float = Field(1.0, ge=0)
     query_aerial: float = Field(1.0, ge=0)
+    symmetric: bool = Field(
+        False, description="photo-tile pairs also from tile to photo, as Fervers et al. (ECCV 2024)"
+    )
     aerial_prototype: float = Field(0.5, ge=0)
     query_cell: float = Field(0.0, ge=0, description="weight of photo-code pairs; not in the paper, our addition")
+    prototype_labels: Literal["interpolation", "haversine"] = "interpolation"
+    haversine_m: Positive = Field(
+        75.0,
+        description="a prototype farther than the own one by this has 1/e of its label; for cells of 281 m, our choice",
+    )
     near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are no negatives")
     near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are no negatives")
     positive_aerial_m: Positive = Field(80.0, description="a tile centred nearer than this to a photo shows its place")
     query_query: float = Field(0.0, ge=0, description="weight of photo pairs; not in the paper, our addition")
     positive_query_m: Positive = 10.0
     near_query_m: Positive = 30.0
+
+    @model_validator(mode="after")
+    def _soft_labels_need_a_softmax(self) -> LossConfig:
+        if self.prototype_labels == "haversine" and self.kind != "softmax":
+            raise ValueError("loss.prototype_labels haversine are labels of a softmax; set loss.kind to softmax")
+        return self
 
 
 class AugmentationConfig(Frozen):
@@ -125,7 +153,10 @@ class AugmentationConfig(Frozen):
 
 
 class ValidationConfig(Frozen):
-    """Photos of the training split that training never sees: they fit kappa and the confidence."""
+    """Photos of the training split that training never sees: they fit kappa and the confidence.
+
+    Nothing of it counts for a photo table that has a split "validation": that is taken as it is.
+    """
 
     block_m: Positive = 50.0
     share: Share = Field(0.05, description="share of position blocks kept out, where other photos of the cell remain")
@@ -167,7 +198,12 @@ class BuildConfig(Frozen):
     min_imagery_share: Share = 0.5
     kappa: Annotated[float, Field(ge=0)] | None = Field(None, description="given, it is used instead of being fitted")
     unvisited_weight: Share | None = Field(
-        None, description="weight of validation photos in cells without a prototype; none given: their own share"
+        None,
+        description="weight of validation photos in cells without a prototype; none given: their share, or the nearest at "
+        "which photos of both kinds of cells keep what a single term finds",
+    )
+    impute: bool = Field(
+        True, description="cells with imagery only get a prototype guessed from it; not in the paper, our addition"
     )
     keep_terms: bool = True
     shard_depth: int = Field(8, ge=1, le=12, description="a build goes over S2 cells this many levels above the cells")

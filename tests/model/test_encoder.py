@@ -139,3 +139,52 @@ def test_a_prefix_of_frozen_blocks_is_the_same_in_training_mode() -> None:
 def test_an_encoder_with_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown backbone"):
         _encoder(backbone="Tiny")
+
+
+def _scaled(aggregation: str = "mean", scales: int = 3) -> Encoder:
+    torch.manual_seed(0)
+    parts = AggregationConfig.model_validate({"name": aggregation})
+    return Encoder(EncoderConfig(backbone="tiny", aggregation=parts), 16, scales)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "flatten"])
+def test_scales_share_the_backbone_and_are_concatenated_before_the_projection(aggregation: str) -> None:
+    encoder = _scaled(aggregation).eval()
+    images = torch.stack([_photos(seed=seed) for seed in range(3)], dim=1)  # B x S x H x W x 3
+    with torch.no_grad():
+        parts = [
+            encoder.aggregation(
+                encoder.backbone(((images[:, s].float() - encoder.mean) / encoder.std).permute(0, 3, 1, 2))
+            )
+            for s in range(3)
+        ]
+        expected = torch.nn.functional.normalize(encoder.projection(torch.cat(parts, dim=1)), dim=1)
+        torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=0)
+        for stop in range(4):
+            torch.testing.assert_close(
+                encoder.from_prefix(encoder.prefix(images, stop), stop), expected, atol=1e-5, rtol=0
+            )
+
+
+def test_one_scale_is_the_same_encoder_with_the_same_weights_and_names() -> None:
+    one, plain = (
+        _scaled(scales=1),
+        _scaled(scales=1).__class__(EncoderConfig(aggregation=AggregationConfig(name="mean")), 16),
+    )
+    assert {name: value.shape for name, value in one.state_dict().items()} == {
+        name: value.shape for name, value in plain.state_dict().items()
+    }
+    several = _scaled(scales=3).state_dict()
+    assert several.keys() == one.state_dict().keys()
+    assert several["projection.weight"].shape == (16, 3 * one.projection.in_features)
+
+
+def test_a_gradient_reaches_every_scale_and_every_weight() -> None:
+    encoder = _scaled().train()
+    images = torch.stack([_photos(seed=seed) for seed in range(3)], dim=1).float().requires_grad_()
+    encoder(images)[:, 0].sum().backward()
+    assert images.grad is not None
+    assert (images.grad.abs().sum(dim=(0, 2, 3, 4)) > 0).all()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name

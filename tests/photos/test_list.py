@@ -57,7 +57,7 @@ def test_bad_lines_are_rejected_with_number_and_reason_and_the_others_are_kept(f
         "photos/broken.jpg,48.1,2.3,,,train\n"
         "photos/c.jpg,48.1,2.3,east,,train\n"
         "photos/c.jpg,48.1,2.3,,yesterday,train\n"
-        "photos/c.jpg,48.1,2.3,,,validation\n"
+        "photos/c.jpg,48.1,2.3,,,holdout\n"
         "photos/d.jpg,inf,2.3,,,train\n"
         "photos/./../photos/d.jpg,48.3,2.3,,,test\n"  # line 16: the first usable line of this photo
         "photos/d.jpg,48.4,2.3,,,test\n",
@@ -78,7 +78,7 @@ def test_bad_lines_are_rejected_with_number_and_reason_and_the_others_are_kept(f
         ("photos/broken.jpg", 11, "not an image"),
         ("photos/c.jpg", 12, "heading is 'east', not a number"),
         ("photos/c.jpg", 13, "captured_at is 'yesterday', not an ISO 8601 date"),
-        ("photos/c.jpg", 14, "split is 'validation', not one of train, test, none"),
+        ("photos/c.jpg", 14, "split is 'holdout', not one of train, validation, test, none"),
         ("photos/d.jpg", 15, "lat is inf"),
         ("photos/d.jpg", 17, "duplicate of line 16"),
     ]

@@ -54,3 +54,14 @@ def test_photos_are_never_mirrored() -> None:
     # The red channel rises from left to right in every photo, whatever light and shift do.
     left, right = changed[:, :, :8, 0].mean((1, 2)), changed[:, :, -8:, 0].mean((1, 2))
     assert (right > left).all()
+
+
+def test_the_sampling_grid_is_that_of_torch_and_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    theta = torch.randn(5, 2, 3)
+    expected = torch.nn.functional.affine_grid(theta, [5, 1, 30, 41], align_corners=False)
+    torch.testing.assert_close(augment.sampling_grid(theta, 30, 41), expected, atol=1e-6, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = augment.sampling_grid(theta, 30, 41)
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)

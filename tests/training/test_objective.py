@@ -290,3 +290,66 @@ def test_photos_against_codes_are_photos_against_tiles_plus_prototypes(kind: Kin
     codes = Places(tiles.embeddings + prototypes.interpolate(index, weight), tiles.lat_deg, tiles.lon_deg)
     expected = _between_places(photos, codes, config.loss.positive_aerial_m, config.loss.near_aerial_m, config.loss)
     _check(made, expected, 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_symmetric_loss_is_the_mean_of_both_directions_without_tiles_from_anywhere(kind: Kind) -> None:
+    """Against loops over pairs: photos look for tiles, tiles of photos look for photos; near ones count for neither."""
+    config = _config(kind=kind, symmetric=True, query_aerial=1.4)
+    photos = _places(1, 10)
+    tiles = _beside(photos, 2, 70.0)
+    strangers = _places(3, 3, 2000)
+    made = Objective(config, None)(photos, _joined(tiles, strangers), strangers=3)
+    assert set(made) == {"query_aerial", "aerial_query"}
+    near_m, far_m = config.loss.positive_aerial_m, config.loss.near_aerial_m
+    _check(made["query_aerial"], _between_places(photos, _joined(tiles, strangers), near_m, far_m, config.loss), 0.7)
+    _check(made["aerial_query"], _between_places(tiles, photos, near_m, far_m, config.loss), 0.7)
+    gradients = torch.autograd.grad(made["aerial_query"].sum(), [photos.embeddings, tiles.embeddings])
+    assert all((gradient.abs().sum(1) > 0).any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_photo_a_tile_makes_the_symmetric_loss_that_of_the_transposed_similarities(kind: Kind) -> None:
+    """CLIP's loss: pairs far apart, so that every photo has its tile and all others are wrong."""
+    photos = _places(1, 6, 30_000)
+    tiles = Places(_places(2, 6).embeddings, photos.lat_deg, photos.lon_deg)
+    config = _config(kind=kind, symmetric=True)
+    made = Objective(config, None)(photos, tiles)
+    total = (made["query_aerial"].mean() + made["aerial_query"].mean()).detach()
+    if kind == "softmax":
+        logits = config.loss.scale * photos.embeddings.detach() @ tiles.embeddings.detach().T
+        target = torch.arange(6)
+        both = [torch.nn.functional.cross_entropy(matrix, target) for matrix in (logits, logits.T)]
+        torch.testing.assert_close(total, sum(both) / 2)
+    exchanged = Objective(config, None)(tiles, photos)
+    torch.testing.assert_close(total, (exchanged["query_aerial"].mean() + exchanged["aerial_query"].mean()).detach())
+
+
+@pytest.mark.parametrize("tau_m", [40.0, 75.0, 400.0])
+def test_haversine_labels_are_those_of_pigeon_brought_to_a_sum_of_one(tau_m: float) -> None:
+    config = _config(kind="softmax", prototype_labels="haversine", haversine_m=tau_m, scale=12.0)
+    photos = _places(0, 12, 600)
+    ids = np.union1d(_prototypes(config).ids, s2.cell_ids(photos.lat_deg, photos.lon_deg, LEVEL))
+    prototypes = Prototypes(ids, DIM, config.model.interpolation_radius_cells)
+    made = Objective(config, prototypes)(photos, None)["query_prototype"]
+    centres = list(zip(*s2.cell_centers(prototypes.ids), strict=True))
+    own = prototypes.lookup(s2.cell_ids(photos.lat_deg, photos.lon_deg, LEVEL))
+    expected = []
+    for i, vector in enumerate(photos.embeddings.detach()):
+        cosines = (prototypes.all().detach() @ vector).tolist()
+        total = math.log(sum(math.exp(12.0 * s) for s in cosines))
+        apart_m = [_apart_m(photos, i, *centre) for centre in centres]
+        labels = [math.exp(-(d - apart_m[own[i]]) / tau_m) for d in apart_m]
+        expected.append(-sum(y * (12.0 * s - total) for y, s in zip(labels, cosines, strict=True)) / sum(labels))
+    _check(made, expected, 1.0)
+    made.sum().backward()
+    assert prototypes.weight.grad is not None
+    assert (prototypes.weight.grad.abs().sum(1) > 0).all()
+
+
+def test_haversine_labels_of_a_place_far_from_every_prototype_are_none() -> None:
+    config = _config(kind="softmax", prototype_labels="haversine")
+    lost = Places(_places(0, 2).embeddings, np.array([10.0, 48.85]), np.array([20.0, 2.35]))
+    loss = Objective(config, _prototypes(config))(lost, None)["query_prototype"]
+    assert loss[0] == 0
+    assert loss[1] > 0

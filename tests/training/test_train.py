@@ -250,3 +250,58 @@ def test_cells_of_random_tiles_lie_in_the_imagery_and_beside_those_of_photos(
     corners = s2.cell_polygons(others)
     touched = source.covers(corners[..., 0].ravel(), corners[..., 1].ravel()).reshape(-1, 4).any(axis=1)
     assert touched.all()
+
+
+def test_photos_of_a_validation_split_are_taken_as_they_are(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = np.array(["train", "validation", "test", "none"])[np.arange(len(grid_photos)) % 4]
+    table = grid_photos.with_column("split", split)
+    made = train.run(small_config("validation.share=1", "training.epochs=1"), table, out=tmp_path)
+    np.testing.assert_array_equal(made.validation.lat_deg, table.lat_deg[split == "validation"])
+    np.testing.assert_array_equal(made.validation.lon_deg, table.lon_deg[split == "validation"])
+    assert made.manifest["training_photos"] == 10  # nothing is drawn out of them
+    lines = [line for line in capsys.readouterr().err.splitlines() if "'validation'" in line]
+    assert lines == ["10 photos of the split 'validation' are used; the configuration's is ignored"]
+
+
+def test_validation_photos_alone_are_nothing_to_train_on(small_config: Configure, grid_photos: PhotoTable) -> None:
+    with pytest.raises(InputError, match="no photos in its split 'train'"):
+        train.split_validation(grid_photos.with_column("split", ["validation"] * len(grid_photos)), small_config())
+
+
+@pytest.mark.parametrize("regime", ["full", "last_blocks"])
+def test_tiles_at_several_scales_and_a_symmetric_loss_are_learned_saved_and_loaded(
+    regime: str,
+    small_config: Configure,
+    grid_photos: PhotoTable,
+    grid_imagery: Path,
+    log_lines: Log,
+    tmp_path: Path,
+) -> None:
+    config = small_config(
+        "tile.scales=[1, 2, 4]", "loss.kind=softmax", "loss.symmetric=true", "loss.prototype_labels=haversine",
+        f"training.regime={regime}", "training.epochs=8",
+    )  # fmt: skip
+    made = train.run(config, grid_photos, grid_imagery, out=tmp_path)
+    lines = log_lines(tmp_path)
+    assert {"query_aerial", "aerial_query"} <= lines[0].keys()
+    assert np.mean([line["loss"] for line in lines[-6:]]) < 0.9 * np.mean([line["loss"] for line in lines[:6]])
+    assert not (tmp_path / "cache").exists()
+    loaded = Run.load(tmp_path)
+    assert made.aerial is not None
+    assert loaded.aerial is not None
+    views = torch.randint(256, (2, 3, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.aerial(views), made.aerial(views))
+    assert loaded.ground.scales == 1
+
+
+def test_one_scale_trains_to_the_same_weights_as_before_there_were_several(
+    small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, tmp_path: Path
+) -> None:
+    """The names of the saved weights are what older runs have."""
+    train.run(small_config("training.epochs=1"), grid_photos, grid_imagery, out=tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["aerial.projection.weight"].shape == (16, 160)
+    assert not [name for name in tensors if "scale" in name]

@@ -137,7 +137,7 @@ def _aerial_terms(
 
 
 class _Tiles(NamedTuple):
-    """Tiles with enough imagery: rows (m,), pixels (m, S, S, 3) uint8, digests (m,) uint64, dates (m,)."""
+    """Tiles with enough imagery: rows (m,), pixels as the encoder takes them, uint8, digests (m,) uint64, dates (m,)."""
 
     rows: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
@@ -164,10 +164,15 @@ def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
 def _read(run: Run, source: AerialSource, ids: Ids, rows: npt.NDArray[np.int64]) -> _Tiles:
     tile = run.config.tile
     lat, lon = s2.cell_centers(ids[rows])
-    crops = read_crops(source, lat, lon, size_m=tile.size_m, size_px=tile.size_px)
-    enough = crops.mask.mean(axis=(1, 2)) >= run.config.build.min_imagery_share
-    digests = np.array([_digest(pixels) for pixels in crops.pixels[enough]], np.uint64)
-    return _Tiles(rows[enough], crops.pixels[enough], digests, crops.dates[enough])
+    first, *wider = [
+        read_crops(source, lat, lon, size_m=tile.size_m * scale, size_px=tile.size_px) for scale in tile.scales
+    ]
+    enough = first.mask.mean(axis=(1, 2)) >= run.config.build.min_imagery_share
+    pixels = first.pixels[enough]
+    if wider:
+        pixels = np.stack([pixels, *(crops.pixels[enough] for crops in wider)], axis=1)
+    digests = np.array([_digest(views) for views in pixels], np.uint64)
+    return _Tiles(rows[enough], pixels, digests, first.dates[enough])
 
 
 def _digest(pixels: npt.NDArray[np.uint8]) -> int:

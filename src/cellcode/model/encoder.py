@@ -14,9 +14,13 @@ from cellcode.model.backbones import make_backbone
 class Encoder(nn.Module):
     """Backbone, aggregation and a linear projection. Ground and aerial encoders share this class, not their weights.
 
+    An image may come at several scales (Fervers et al., ECCV 2024): backbone and aggregation are shared by the scales, and
+    what they make of each is concatenated before the projection (our reading of it; one scale is the encoder of the paper).
+
     Args:
         config: names of the parts.
         dim: D of the embedding.
+        scales: S, views of each image.
 
     Raises:
         UsageError, InputError, MissingExtraError: see `make_backbone`.
@@ -25,13 +29,13 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EncoderConfig, dim: int) -> None:
+    def __init__(self, config: EncoderConfig, dim: int, scales: int = 1) -> None:
         super().__init__()
         self.backbone = make_backbone(config.backbone, config.pretrained)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.aggregation = make_aggregation(config.aggregation, self.backbone.channels)
-        self.projection = nn.Linear(self.aggregation.out_dim, dim)
-        self.dim = dim
+        self.projection = nn.Linear(scales * self.aggregation.out_dim, dim)
+        self.dim, self.scales = dim, scales
         self.frozen_blocks = 0
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std), persistent=False)
@@ -40,7 +44,7 @@ class Encoder(nn.Module):
         """Embed images.
 
         Args:
-            images: (B, H, W, 3), uint8 or float in 0..255.
+            images: (B, H, W, 3), or (B, S, H, W, 3) where S is not 1; uint8 or float in 0..255.
 
         Returns:
             (B, D) float32, unit length.
@@ -48,14 +52,22 @@ class Encoder(nn.Module):
         return self.from_prefix(self.prefix(images, 0), 0)
 
     def prefix(self, images: Tensor, stop: int) -> Tensor:
-        """Return the output of the first `stop` blocks; 0 gives normalised images (B, 3, H, W)."""
+        """Return the output of the first `stop` blocks; 0 gives normalised images (B, 3, H, W).
+
+        Several scales are the second axis of it, as they are of the images.
+        """
+        if self.scales > 1:
+            images = images.flatten(0, 1)
         x: Tensor = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        return self.backbone.run(x.contiguous(memory_format=torch.channels_last), 0, stop)
+        x = self.backbone.run(x.contiguous(memory_format=torch.channels_last), 0, stop)
+        return x.reshape(-1, self.scales, *x.shape[1:]) if self.scales > 1 else x
 
     def from_prefix(self, x: Tensor, start: int) -> Tensor:
         """Embed what `prefix` returned for the same number of blocks; (B, D) float32, unit length."""
-        features = self.backbone.features(self.backbone.run(x, start))
-        return F.normalize(self.projection(self.aggregation(features)).float(), dim=1)
+        if self.scales > 1:
+            x = x.flatten(0, 1)
+        vectors = self.aggregation(self.backbone.features(self.backbone.run(x, start)))
+        return F.normalize(self.projection(vectors.reshape(-1, self.projection.in_features)).float(), dim=1)
 
     def freeze(self, blocks: int) -> None:
         """Exclude the first `blocks` blocks from training, their running statistics included."""

@@ -12,6 +12,7 @@ from cellcode.geography import distance, s2
 
 Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint64]
+_EDGES = [4, 7, 5, 2]  # edge neighbours among a cell and all its neighbours, in the order of `s2.edge_neighbors`
 
 
 class Prototypes(nn.Module):
@@ -52,8 +53,8 @@ class Prototypes(nn.Module):
         center_lat, center_lon = (a.reshape(around.shape) for a in s2.cell_centers(around))
         apart_m = distance.haversine_m(lat_deg[:, None], lon_deg[:, None], center_lat, center_lon)
         if self.radius_cells:
-            edge_lat, edge_lon = (a.reshape(-1, 4) for a in s2.cell_centers(s2.edge_neighbors(own)))
-            widths_m = distance.haversine_m(center_lat[:, :1], center_lon[:, :1], edge_lat, edge_lon).mean(axis=1)
+            edges = center_lat[:, _EDGES], center_lon[:, _EDGES]
+            widths_m = distance.haversine_m(center_lat[:, :1], center_lon[:, :1], *edges).mean(axis=1)
             weight = np.clip(1 - (apart_m / (self.radius_cells * widths_m[:, None])) ** 2, 0, None) ** 2
         else:
             weight = (np.arange(9) == 0) * np.ones_like(apart_m)

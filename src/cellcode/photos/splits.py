@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 class SplitRule:
     """How photos become "train" and "test"; "none" is in neither.
 
+    No rule makes "validation": training draws its own out of "train", unless a list of photos names them.
+
     Attributes:
         kind: "position": whole blocks are tested. "date": the last capture days are. "both": photos of test blocks on test
             days are tested, photos of neither are trained on, the others are in neither. "none": all are trained on.

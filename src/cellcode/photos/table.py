@@ -19,7 +19,7 @@ from cellcode.files import atomic_path, read_json, write_json
 
 FORMAT = "cellcode-photos"
 VERSION = 1
-SPLITS = ("train", "test", "none")
+SPLITS = ("train", "validation", "test", "none")
 SCHEMA = pa.schema(
     [
         pa.field("file", pa.string(), nullable=False),
@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         pa.field("width_px", pa.int32(), nullable=False),
         pa.field("height_px", pa.int32(), nullable=False),
         pa.field("accuracy_m", pa.float32()),
+        pa.field("land_use", pa.string()),
     ]
 )
 Float64 = npt.NDArray[np.float64]
@@ -87,7 +88,7 @@ class PhotoTable:
 
     @property
     def split(self) -> npt.NDArray[np.str_]:
-        """Split of each photo, (N,): train, test or none."""
+        """Split of each photo, (N,): train, validation (fits the calibration), test or none."""
         return np.array(self.column("split"), dtype=str)
 
     @property
@@ -145,6 +146,9 @@ class PhotoTable:
             rows = pq.read_table(folder / "photos.parquet")
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{folder}/photos.parquet cannot be read ({str(error).splitlines()[0]})") from None
+        for field in SCHEMA:  # a column that tables of older releases do not have yet
+            if field.nullable and field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
         if not rows.schema.equals(SCHEMA):
             raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
         notes = {key: manifest[key] for key in ("rejected", "split_rule") if key in manifest}

@@ -25,9 +25,9 @@ def keep(encoder: Encoder, folder: Path) -> list[str]:
     return list(FILES)
 
 
-def rebuilt(config: EncoderConfig, dim: int, folder: Path) -> Encoder:
+def rebuilt(config: EncoderConfig, dim: int, folder: Path, scales: int = 1) -> Encoder:
     """Make an encoder with random weights, from what `keep` left in `folder` where it left anything."""
     changes: dict[str, object] = {"pretrained": False}  # the weights come from the artefact, so nothing is fetched
     if (folder / FILES[0]).is_file():
         changes["backbone"] = f"hf:{folder}"
-    return Encoder(config.model_copy(update=changes), dim)
+    return Encoder(config.model_copy(update=changes), dim, scales)

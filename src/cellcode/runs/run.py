@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -194,10 +194,8 @@ class Run:
         return cls(
             folder=folder,
             config=config,
-            ground=_encoder(config.model.ground, config.model.dim, tensors, "ground", folder),
-            aerial=_encoder(config.model.aerial, config.model.dim, tensors, "aerial", folder)
-            if manifest["has_aerial"]
-            else None,
+            ground=_encoder(config, tensors, "ground", folder),
+            aerial=_encoder(config, tensors, "aerial", folder) if manifest["has_aerial"] else None,
             prototypes=prototypes,
             facts=_side_file(folder / "cells.parquet", lambda path: _facts(pq.read_table(path))),
             validation=_side_file(folder / "validation.npz", _validation),
@@ -229,11 +227,12 @@ def _with_prefix(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch
 
 
 def _encoder(
-    config: configuration.EncoderConfig, dim: int, tensors: dict[str, torch.Tensor], prefix: str, folder: Path
+    config: Config, tensors: dict[str, torch.Tensor], which: Literal["ground", "aerial"], folder: Path
 ) -> Encoder:
-    encoder = architecture.rebuilt(config, dim, folder / "backbones" / prefix)
-    start = len(prefix) + 1
-    encoder.load_state_dict({name[start:]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")})
+    scales = len(config.tile.scales) if which == "aerial" else 1
+    encoder = architecture.rebuilt(getattr(config.model, which), config.model.dim, folder / "backbones" / which, scales)
+    start = len(which) + 1
+    encoder.load_state_dict({name[start:]: t for name, t in tensors.items() if name.startswith(f"{which}.")})
     return encoder.eval()
 
 

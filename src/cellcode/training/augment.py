@@ -53,8 +53,19 @@ def _move(images: Tensor, config: AugmentationConfig) -> Tensor:
         torch.stack([cos, -sin / aspect, uniform(batch) * config.shift * 2], dim=1),
         torch.stack([sin * aspect, cos, uniform(batch) * config.shift * 2], dim=1),
     )
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    grid = sampling_grid(torch.stack(rows, dim=1), height, width)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def sampling_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """Return the grid (B, height, width, 2) of `torch.affine_grid` without aligned corners, from maps theta (B, 2, 3).
+
+    Torch's own is a product of matrices: ten times as slow, and in bfloat16 under autocast, which is a sixth of a pixel off.
+    """
+    x = (2 * torch.arange(width) + 1) / width - 1
+    y = (2 * torch.arange(height) + 1) / height - 1
+    of_x, of_y, constant = theta[..., None, None].unbind(dim=2)  # each B x 2 x 1 x 1
+    return (of_x * x + of_y * y[:, None] + constant).permute(0, 2, 3, 1)
 
 
 def _erase(images: Tensor, share: float) -> Tensor:

@@ -75,7 +75,7 @@ class Tiles:
         self._rows = store.rows(lat_deg, lon_deg, config.levels.cell)
 
     def images(self, indices: Indices) -> tuple[Tensor, Float64, Float64]:
-        """Draw a tile (size_px, size_px, 3) around each photo and give the tiles' centres."""
+        """Draw a tile around each photo, as `TileStore.cut` gives it, and give the tiles' centres."""
         return self._cut(self._rows[indices], self.lat_deg[indices], self.lon_deg[indices])
 
     def strangers(self, count: int) -> tuple[Tensor, Float64, Float64]:
@@ -98,8 +98,9 @@ class Tiles:
         reach_m = random.tile_translation_m
         lat_deg, lon_deg = distance.offset(lat_deg, lon_deg, moves[:, 0] * reach_m, moves[:, 1] * reach_m)
         tiles, _ = self.store.cut(rows, lat_deg, lon_deg, moves[:, 2] * random.tile_rotation_deg)
-        lit = augment.light(tiles.permute(0, 3, 1, 2), random.tile_exposure, random.tile_white_balance)
-        return lit.clamp(0, 255).permute(0, 2, 3, 1), lat_deg, lon_deg
+        together = tiles.flatten(1, -3)  # the scales of a tile, one below the other, are in the same light
+        lit = augment.light(together.permute(0, 3, 1, 2), random.tile_exposure, random.tile_white_balance)
+        return lit.clamp(0, 255).permute(0, 2, 3, 1).reshape(tiles.shape), lat_deg, lon_deg
 
 
 class Cached:

@@ -1,8 +1,9 @@
 """The three pairs of the loss: photo-prototype (Q-P), photo-tile (Q-A) and tile-prototype (A-P).
 
 Source: Lindenberger et al. 2025 (the pairs), Wang et al. 2019 (the multi-similarity loss). The softmax losses, the masks
-for near cells and the optional photo-photo pair are our choice. Every function returns one value per row, so that a bad
-photo can be found.
+for near cells and the optional photo-photo pair are our choice. Optional too: photo-tile pairs in both directions, after
+Fervers et al. 2024 (with our masks, neither decoupled nor with smoothed labels), and the labels of PIGEON. Every
+function returns one value per row, so that a bad photo can be found.
 """
 
 from __future__ import annotations
@@ -31,6 +32,23 @@ class Places:
     lon_deg: Float64
 
 
+@dataclass(frozen=True)
+class Around:
+    """The prototypes around N positions: rows and weights (N, 9) of `Prototypes.neighbours`."""
+
+    prototypes: Prototypes
+    index: Tensor
+    weight: Tensor
+
+    def any(self) -> Tensor:
+        """Tell which positions have a prototype near them, (N,) bool."""
+        return self.weight.sum(dim=1) > 0
+
+    def interpolate(self) -> Tensor:
+        """Return the prototype interpolated at each position, (N, D)."""
+        return self.prototypes.interpolate(self.index, self.weight)
+
+
 class Objective:
     """Losses of a batch.
 
@@ -50,66 +68,100 @@ class Objective:
 
         Args:
             photos: the batch's photos.
-            tiles: their tiles, followed by `strangers` tiles from anywhere, which A-P leaves out: most of them lie where no
-                prototype is. To the photos they are as any other tile.
+            tiles: their tiles, followed by `strangers` tiles from anywhere, which ask for no prototype and no photo: most of
+                them lie where there is none. To the photos they are as any other tile.
         """
-        losses = {}
-        weights = self.config
-        if self.prototypes is not None and weights.query_prototype:
-            losses["query_prototype"] = weights.query_prototype * self.to_prototypes(photos, self.prototypes)
+        losses, weights = {}, self.config
+        own = _first(tiles, len(tiles.embeddings) - strangers) if tiles is not None else None
+        near_photos, near_tiles = self._around(photos, own)
+        if near_photos is not None and weights.query_prototype:
+            losses["query_prototype"] = weights.query_prototype * self.to_prototypes(photos, near_photos)
         if tiles is not None and weights.query_aerial:
-            losses["query_aerial"] = weights.query_aerial * self.to_tiles(photos, tiles)
-        if tiles is not None and self.prototypes is not None:
-            known = len(tiles.embeddings) - strangers
-            own = Places(tiles.embeddings[:known], tiles.lat_deg[:known], tiles.lon_deg[:known])
+            # Both directions together weigh what one does alone.
+            weight = weights.query_aerial / (2 if weights.symmetric else 1)
+            losses["query_aerial"] = weight * self.to_tiles(photos, tiles)
+            if weights.symmetric and own is not None:
+                losses["aerial_query"] = weight * self.to_tiles(own, photos)
+        if own is not None and near_tiles is not None:
             if weights.aerial_prototype:
-                losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, self.prototypes)
+                losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, near_tiles)
             if weights.query_cell:
-                losses["query_cell"] = weights.query_cell * self.to_codes(photos, own, self.prototypes)
+                losses["query_cell"] = weights.query_cell * self.to_codes(photos, own, near_tiles)
         if weights.query_query:
             losses["query_query"] = weights.query_query * self.between(photos)
         return losses
 
-    def to_prototypes(self, places: Places, prototypes: Prototypes) -> Tensor:
+    def _around(self, photos: Places, tiles: Places | None) -> tuple[Around | None, Around | None]:
+        """Look up the prototypes around photos and tiles, in one go: its time goes into calls, not into numbers."""
+        if self.prototypes is None:
+            return None, None
+        if tiles is None:
+            return Around(self.prototypes, *self.prototypes.neighbours(photos.lat_deg, photos.lon_deg)), None
+        index, weight = self.prototypes.neighbours(
+            np.concatenate([photos.lat_deg, tiles.lat_deg]), np.concatenate([photos.lon_deg, tiles.lon_deg])
+        )
+        count = len(photos.lat_deg)
+        return (
+            Around(self.prototypes, index[:count], weight[:count]),
+            Around(self.prototypes, index[count:], weight[count:]),
+        )
+
+    def to_prototypes(self, places: Places, near: Around) -> Tensor:
         """Positive: the prototype interpolated at the position. Negatives: all prototypes that are not near. (N,).
 
         The softmax takes soft labels instead; see `_towards_prototypes`.
         """
-        index, weight = prototypes.neighbours(places.lat_deg, places.lon_deg)
         if self.config.kind == "softmax":
-            return self._towards_prototypes(places, prototypes, index, weight)
-        own = prototypes.interpolate(index, weight)  # N x D
-        everyone = prototypes.all()  # P x D
+            return self._towards_prototypes(places, near)
+        own = near.interpolate()  # N x D
+        everyone = near.prototypes.all()  # P x D
         similarity = torch.cat(
             [(places.embeddings * own).sum(1, keepdim=True), places.embeddings @ everyone.T], dim=1
         )  # N x (1 + P)
         far = _farther(places, self._lat_deg, self._lon_deg, self.near_prototype_m)
         first = torch.zeros(similarity.shape, dtype=torch.bool)
-        first[:, 0] = weight.sum(dim=1) > 0  # a position without a prototype near it has no positive
+        first[:, 0] = near.any()  # a position without a prototype near it has no positive
         others = torch.cat([torch.zeros(len(far), 1, dtype=torch.bool), far], dim=1)
         return _loss(similarity, first, others, self.config)
 
-    def _towards_prototypes(self, places: Places, prototypes: Prototypes, index: Tensor, weight: Tensor) -> Tensor:
-        """Soft labels: the interpolation weights of the prototypes around the position; no prototype is masked. (N,)."""
-        similarity = places.embeddings @ prototypes.all().T  # N x P
+    def _towards_prototypes(self, places: Places, near: Around) -> Tensor:
+        """Soft labels of the prototypes around the position; no prototype is masked. (N,).
+
+        They are the interpolation weights, or those of `_haversine_labels`. A position without a prototype near it has none.
+        """
+        similarity = places.embeddings @ near.prototypes.all().T  # N x P
+        if self.config.prototype_labels == "haversine":
+            targets = self._haversine_labels(places) * near.any()[:, None]
+            return softmax_towards(similarity, targets.to(similarity.device), self.config.scale)
         targets = torch.zeros_like(similarity, dtype=torch.float32)
-        targets.scatter_add_(1, index.to(similarity.device), weight.to(similarity.device))
+        targets.scatter_add_(1, near.index.to(similarity.device), near.weight.to(similarity.device))
         return softmax_towards(similarity, targets, self.config.scale)
 
+    def _haversine_labels(self, places: Places) -> Tensor:
+        """Smoothed labels of PIGEON (Haas et al., CVPR 2024, eq. 2), (N, P) float32.
+
+        exp(-(d_j - d_own) / tau) for the distances d from the photo to the centres of the cells; tau is `haversine_m`. We let
+        them sum to 1, which cancels d_own, so that a photo beside many prototypes weighs no more than another (our choice).
+        """
+        apart_m = torch.from_numpy(_apart_m(places, self._lat_deg, self._lon_deg))
+        return torch.softmax(-apart_m / self.config.haversine_m, dim=1).float()
+
     def to_tiles(self, photos: Places, tiles: Places) -> Tensor:
-        """Positives: tiles that show the photo's place. Negatives: all tiles that are not near. (N,)."""
+        """Positives: tiles that show the photo's place. Negatives: all tiles that are not near. (N,).
+
+        With the arguments exchanged it is the other direction of a symmetric loss (Fervers et al., ECCV 2024).
+        """
         apart_m = _apart_m(photos, tiles.lat_deg, tiles.lon_deg)
         similarity = photos.embeddings @ tiles.embeddings.T  # N x T
         positives, negatives = apart_m < self.config.positive_aerial_m, apart_m > self.config.near_aerial_m
         return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
 
-    def to_codes(self, photos: Places, tiles: Places, prototypes: Prototypes) -> Tensor:
+    def to_codes(self, photos: Places, tiles: Places, near: Around) -> Tensor:
         """As `to_tiles`, with the codes the database would have there: tile plus interpolated prototype. (N,).
 
         Each term alone learns to answer by itself; this pair lets one make up for what the other misses.
         """
-        index, weight = prototypes.neighbours(tiles.lat_deg, tiles.lon_deg)
-        codes = tiles.embeddings + prototypes.interpolate(index, weight)
+        codes = tiles.embeddings + near.interpolate()
         return self.to_tiles(photos, Places(codes, tiles.lat_deg, tiles.lon_deg))
 
     def between(self, photos: Places) -> Tensor:
@@ -119,6 +171,10 @@ class Objective:
         np.fill_diagonal(positives, False)
         similarity = photos.embeddings @ photos.embeddings.T
         return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
+
+
+def _first(places: Places, count: int) -> Places:
+    return Places(places.embeddings[:count], places.lat_deg[:count], places.lon_deg[:count])
 
 
 def _loss(similarity: Tensor, positives: Tensor, negatives: Tensor, config: LossConfig) -> Tensor:

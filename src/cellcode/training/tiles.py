@@ -8,7 +8,9 @@ each would cost some ten milliseconds; cutting it from the kept surroundings cos
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,81 +18,128 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cellcode.aerial import AerialSource
+from cellcode.aerial import AerialSource, Crop
 from cellcode.config import TileConfig
+from cellcode.files import atomic_path
 from cellcode.geography import distance, s2
 from cellcode.progress import Meter
+from cellcode.training.augment import sampling_grid
 
 Float64 = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 class TileStore:
-    """North-up surroundings of a set of cells at the tile's own resolution, in a memory-mapped file.
+    """North-up surroundings of a set of cells, at every scale of a tile.
+
+    The wider a scale, the coarser its pixels: each takes less room than the one before, and a raster with overviews gives it
+    without its finest pixels being read.
 
     Args:
         source: where the imagery comes from.
         cells: (C,) uint64, sorted; tiles can be cut around any position inside them.
-        tile: size and resolution of a tile.
+        tile: size, resolution and scales of a tile.
         reach_m: how far from a position in a cell the centre of its tile may lie.
-        path: file that holds the surroundings; it can be deleted after training.
+        path: file that holds the surroundings; further scales are beside it. They can be deleted after training.
+        shared: files that are there already are of the same cells and tiles: they are used instead of reading again.
     """
 
     def __init__(
-        self, source: AerialSource, cells: npt.NDArray[np.uint64], tile: TileConfig, reach_m: float, path: Path
+        self,
+        source: AerialSource,
+        cells: npt.NDArray[np.uint64],
+        tile: TileConfig,
+        reach_m: float,
+        path: Path,
+        shared: bool = False,
     ) -> None:
-        self.tile, self.cells, self.path = tile, cells, path
-        self.gsd_m = tile.size_m / tile.size_px
+        self.cells = cells
         self.lat_deg, self.lon_deg = s2.cell_centers(cells)
         corners = s2.cell_polygons(cells)
-        farthest = distance.haversine_m(
+        farthest_m = distance.haversine_m(
             self.lat_deg[:, None], self.lon_deg[:, None], corners[..., 0], corners[..., 1]
         ).max()
-        # A turned tile needs the circle around it; two pixels more for the interpolation.
-        self.window_px = math.ceil(tile.size_px * math.sqrt(2)) + 3
-        self.side_px = 2 * math.ceil((farthest + reach_m) / self.gsd_m) + self.window_px + 2
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._pixels = np.lib.format.open_memmap(
-            path, mode="w+", dtype=np.uint8, shape=(len(cells), self.side_px, self.side_px, 4)
-        )
-        with Meter("reading imagery around cells", len(cells)) as meter:
-            for row in range(len(cells)):
-                crop = source.read(
-                    float(self.lat_deg[row]), float(self.lon_deg[row]), self.side_px * self.gsd_m, self.side_px
-                )
-                self._pixels[row, ..., :3] = crop.pixels
-                self._pixels[row, ..., 3] = crop.mask * np.uint8(255)
+        paths = [path, *(path.with_stem(f"{path.stem}_{scale:g}") for scale in tile.scales[1:])]
+        reach_m += float(farthest_m)
+        ready = shared and all(each.is_file() for each in paths)
+        with ExitStack() as stack:  # the files appear whole: another training may look for them
+            made = paths if ready else [stack.enter_context(atomic_path(each)) for each in paths]
+            self._scales = [
+                _Surroundings(len(cells), tile.size_m * scale, tile.size_px, reach_m, each, "r+" if ready else "w+")
+                for scale, each in zip(tile.scales, made, strict=True)
+            ]
+            if not ready:
+                self._read(source)
+        for scale, each in zip(self._scales, paths, strict=True):
+            scale.path = each
+
+    def _read(self, source: AerialSource) -> None:
+        with Meter("reading imagery around cells", len(self.cells)) as meter:
+            for row, (lat_deg, lon_deg) in enumerate(zip(self.lat_deg.tolist(), self.lon_deg.tolist(), strict=True)):
+                for scale in self._scales:
+                    scale.keep(row, source.read(lat_deg, lon_deg, scale.side_px * scale.gsd_m, scale.side_px))
                 meter.advance()
 
-    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> npt.NDArray[np.int64]:
+    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
         """Rows of the cells that hold these positions; they must be among `cells`."""
         return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
 
-    def cut(
-        self, rows: npt.NDArray[np.int64], lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64
-    ) -> tuple[Tensor, Tensor]:
+    def cut(self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64) -> tuple[Tensor, Tensor]:
         """Cut one tile a row of the store, centred on a position, its top towards `bearing_deg`.
 
         Returns:
-            (B, size_px, size_px, 3) float32 in 0..255, and the share of each tile that has imagery, (B,) float32.
+            (B, size_px, size_px, 3) float32 in 0..255, or (B, S, size_px, size_px, 3) where there are S > 1 scales, and the
+            share of each tile that has imagery at the first scale, (B,) float32.
         """
         east_m, north_m = distance.local_m(self.lat_deg[rows], self.lon_deg[rows], lat_deg, lon_deg)
+        bearing_rad = np.deg2rad(bearing_deg)
+        tiles = [scale.cut(rows, east_m, north_m, bearing_rad) for scale in self._scales]
+        share = tiles[0][:, 3].mean(dim=(1, 2)) / 255
+        pixels = [tile[:, :3].permute(0, 2, 3, 1) for tile in tiles]
+        return (pixels[0] if len(pixels) == 1 else torch.stack(pixels, dim=1)), share
+
+    def close(self) -> None:
+        """Delete the files."""
+        for scale in self._scales:
+            scale.close()
+
+
+class _Surroundings:
+    """Squares around cells in a memory-mapped file, at the resolution of a tile of `size_m`."""
+
+    def __init__(
+        self, count: int, size_m: float, size_px: int, reach_m: float, path: Path, mode: Literal["r+", "w+"]
+    ) -> None:
+        self.size_px, self.path = size_px, path
+        self.gsd_m = size_m / size_px
+        # A turned tile needs the circle around it; two pixels more for the interpolation.
+        self.window_px = math.ceil(size_px * math.sqrt(2)) + 3
+        self.side_px = 2 * math.ceil(reach_m / self.gsd_m) + self.window_px + 2
+        self._pixels = np.lib.format.open_memmap(
+            path, mode=mode, dtype=np.uint8, shape=(count, self.side_px, self.side_px, 4)
+        )
+
+    def keep(self, row: int, crop: Crop) -> None:
+        self._pixels[row, ..., :3] = crop.pixels
+        self._pixels[row, ..., 3] = crop.mask * np.uint8(255)
+
+    def cut(self, rows: Indices, east_m: Float64, north_m: Float64, bearing_rad: Float64) -> Tensor:
+        """Cut squares around points, in metres from the cells' centres; (B, 4, size_px, size_px), the mask comes last."""
         # Pixel coordinates of the centre, measured between pixel edges, y down.
         x = self.side_px / 2 + east_m / self.gsd_m
         y = self.side_px / 2 - north_m / self.gsd_m
-        limit = self.side_px - self.window_px
-        left = np.clip(np.round(x - self.window_px / 2).astype(np.int64), 0, limit)
-        top = np.clip(np.round(y - self.window_px / 2).astype(np.int64), 0, limit)
-        side = self.window_px
+        side, limit = self.window_px, self.side_px - self.window_px
+        left = np.clip(np.round(x - side / 2).astype(np.int64), 0, limit)
+        top = np.clip(np.round(y - side / 2).astype(np.int64), 0, limit)
         windows = np.stack(
             [self._pixels[r, t : t + side, c : c + side] for r, t, c in zip(rows, top, left, strict=True)]
         )
         images = torch.from_numpy(windows).permute(0, 3, 1, 2).float()
-        grid = _turned_grid(x - left, y - top, np.deg2rad(bearing_deg), side, self.tile.size_px)
-        tiles = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-        return tiles[:, :3].permute(0, 2, 3, 1), tiles[:, 3].mean(dim=(1, 2)) / 255
+        grid = _turned_grid(x - left, y - top, bearing_rad, side, self.size_px)
+        return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
     def close(self) -> None:
-        """Delete the file."""
         del self._pixels
         self.path.unlink(missing_ok=True)
 
@@ -107,4 +156,4 @@ def _turned_grid(x: Float64, y: Float64, bearing_rad: Float64, side_px: int, siz
         ],
         axis=1,
     )
-    return F.affine_grid(torch.from_numpy(theta).float(), [len(theta), 1, size_px, size_px], align_corners=False)
+    return sampling_grid(torch.from_numpy(theta).float(), size_px, size_px)

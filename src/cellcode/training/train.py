@@ -42,20 +42,23 @@ def run(
     *,
     out: Path | str,
     resume: bool = False,
+    imagery_cache: Path | None = None,
 ) -> Run:
     """Train two encoders and the prototypes of the cells where photos were taken.
 
     Args:
         config: a configuration, or the path of one.
-        photos: a photo table; its split "train" is used, part of it for validation.
+        photos: a photo table; its split "train" is used. Its split "validation" fits the calibration; without photos in
+            it, part of "train" is kept out for that.
         aerial: imagery; None trains prototypes only.
         out: the run's folder.
         resume: continue from the checkpoint in `out`, as if never stopped.
+        imagery_cache: folder that keeps the imagery read, for other trainings of the same cells and tiles.
 
     Raises:
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
-    prepared = prepare(config, photos, aerial, out=out, resume=resume)
+    prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache)
     trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
     trainer.fit(resume)
     shutil.rmtree(trainer.folder / CACHE, ignore_errors=True)
@@ -95,24 +98,23 @@ def prepare(
     *,
     out: Path | str,
     resume: bool,
+    imagery_cache: Path | None = None,
 ) -> Prepared:
     """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments."""
     config = config if isinstance(config, Config) else configuration.load(config)
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
     source = open_source(aerial) if aerial is not None else None
-    training, validation = split_validation(table.of_split("train"), config)
+    training, validation = split_validation(table, config)
     _require_supervision(config, training, source)
     folder = Path(out)
     _clear(folder, resume)
-    pixels, training = _decode(training, config, "reading training photos")
+    pixels, training = decode(training, config, "reading training photos")
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
     model = make_model(config, training, source is not None).to(device)
-    inputs = _inputs(config, model, pixels, training, source, folder / CACHE, device)
+    inputs = make_inputs(config, model, pixels, training, source, folder / CACHE, device, imagery_cache)
     identity = Identity(config, _digest(training), source.identity if source is not None else None)
-    cells = s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.cell)
-    batches = config.training
-    sampler = PlaceSampler(cells.view(np.int64), batches.batch_size, batches.photos_per_place, batches.seed)
+    sampler = make_sampler(config, training)
     trainer = Trainer(config, model, inputs.photos, inputs.tiles, sampler, folder, identity, device)
     return Prepared(trainer, training, validation, source)
 
@@ -127,12 +129,20 @@ def _clear(folder: Path, resume: bool) -> None:
 
 
 def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, PhotoTable]:
-    """Carve validation photos out of the training split, by position.
+    """Return the photos to train on and those to validate with.
 
-    Some prototype cells lose all their photos to it, so that calibration sees photos of places that no photo taught.
+    The latter are the table's split "validation". Without one they are carved out of the training split, by position, and
+    some prototype cells lose all their photos to it, so that calibration sees photos of places that no photo taught.
     """
+    validation, table = table.of_split("validation"), table.of_split("train")
     if not len(table):
         raise InputError("the photo table has no photos in its split 'train'; ingest with a split, or a larger folder")
+    if len(validation):
+        print(
+            f"{len(validation)} photos of the split 'validation' are used; the configuration's is ignored",
+            file=sys.stderr,
+        )
+        return table, validation
     rule, seed = config.validation, config.training.seed
     cells = s2.cell_ids(table.lat_deg, table.lon_deg, config.levels.prototype)
     distinct = np.unique(cells)
@@ -152,17 +162,19 @@ def make_model(config: Config, training: PhotoTable, has_aerial: bool) -> Model:
         ids = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype))
         prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
     ground = Encoder(config.model.ground, config.model.dim)
-    aerial = Encoder(config.model.aerial, config.model.dim) if has_aerial else None
+    aerial = Encoder(config.model.aerial, config.model.dim, len(config.tile.scales)) if has_aerial else None
     return Model(ground, aerial, prototypes)
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Samples:
+    """What the encoders of a training are fed."""
+
     photos: Photos | Cached
     tiles: Tiles | Cached | None
 
 
-def _inputs(
+def make_inputs(
     config: Config,
     model: Model,
     pixels: npt.NDArray[np.uint8],
@@ -170,19 +182,33 @@ def _inputs(
     source: AerialSource | None,
     cache: Path,
     device: torch.device,
-) -> _Inputs:
+    imagery_cache: Path | None = None,
+) -> Samples:
+    """Give photos (N, H, W, 3) and, with imagery, tiles around them; parts that a regime freezes are cached in `cache`."""
     photos = Photos(pixels, training.lat_deg, training.lon_deg, config, device)
     tiles = None
     if source is not None:
         cells = store_cells(training, source, config)
-        store = TileStore(source, cells, config.tile, config.augmentation.tile_translation_m, cache / "imagery.npy")
+        store = _tile_store(source, cells, config, cache, imagery_cache)
         tiles = Tiles(store, training.lat_deg, training.lon_deg, config, device)
     if config.training.regime == "full":
-        return _Inputs(photos, tiles)
+        return Samples(photos, tiles)
     cached_photos = _freeze(photos, len(training), model.ground, config, cache / "photos.npy")
     if tiles is None or model.aerial is None:
-        return _Inputs(cached_photos, None)
-    return _Inputs(cached_photos, _freeze(tiles, len(training), model.aerial, config, cache / "tiles.npy"))
+        return Samples(cached_photos, None)
+    return Samples(cached_photos, _freeze(tiles, len(training), model.aerial, config, cache / "tiles.npy"))
+
+
+def _tile_store(
+    source: AerialSource, cells: npt.NDArray[np.uint64], config: Config, cache: Path, shared: Path | None
+) -> TileStore:
+    reach_m = config.augmentation.tile_translation_m
+    if shared is None:
+        return TileStore(source, cells, config.tile, reach_m, cache / "imagery.npy")
+    content = f"{source.identity} {config.tile.model_dump_json()} {reach_m}".encode() + cells.tobytes()
+    return TileStore(
+        source, cells, config.tile, reach_m, shared / f"{hashlib.sha256(content).hexdigest()[:16]}.npy", True
+    )
 
 
 def _freeze(inputs: Photos | Tiles, count: int, encoder: Encoder, config: Config, path: Path) -> Cached:
@@ -192,6 +218,12 @@ def _freeze(inputs: Photos | Tiles, count: int, encoder: Encoder, config: Config
     start = blocks if training.regime == "frozen" else max(0, blocks - training.last_blocks)
     encoder.freeze(start)
     return Cached(inputs, count, encoder, start, training.cached_views, path, training.precision)
+
+
+def make_sampler(config: Config, training: PhotoTable) -> PlaceSampler:
+    """Batches of photos that share a cell of the database."""
+    cells, rule = s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.cell), config.training
+    return PlaceSampler(cells.view(np.int64), rule.batch_size, rule.photos_per_place, rule.seed)
 
 
 def store_cells(training: PhotoTable, source: AerialSource, config: Config) -> npt.NDArray[np.uint64]:
@@ -227,7 +259,7 @@ def _require_supervision(config: Config, training: PhotoTable, source: AerialSou
         print(f"{(~covered).sum()} of {len(training)} training photos lie outside the imagery", file=sys.stderr)
 
 
-def _decode(table: PhotoTable, config: Config, description: str) -> tuple[npt.NDArray[np.uint8], PhotoTable]:
+def decode(table: PhotoTable, config: Config, description: str) -> tuple[npt.NDArray[np.uint8], PhotoTable]:
     """Read photos; those that cannot be read any more are left out and counted."""
     pixels, failures = load_pixels(table.files, config.photo, description=description)
     if failures:

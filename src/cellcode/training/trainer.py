@@ -141,11 +141,10 @@ def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor]
     @torch.no_grad()
     def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         kept = min(decay, (1 + int(count)) / (10 + int(count)))
-        for mean, value in zip(average, current, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - kept)
-            else:
-                mean.copy_(value)
+        if average[0].is_floating_point():  # AveragedModel groups tensors by type
+            torch._foreach_lerp_(list(average), list(current), 1 - kept)
+        else:
+            torch._foreach_copy_(list(average), list(current))
 
     return update
 
@@ -159,14 +158,14 @@ def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
 
 
 def parameter_groups(model: Model, config: Config) -> Iterator[dict[str, Any]]:
-    """Groups by learning rate and weight decay; vectors (biases, norms) and prototypes are not decayed."""
+    """Groups by learning rate and weight decay; vectors (biases, norms), prototypes and classes are not decayed."""
     training = config.training
     backbone_rate = training.backbone_learning_rate or training.learning_rate
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith("prototypes."):
+        if name.startswith(("prototypes.", "classifiers.")):
             key = (training.prototype_learning_rate, 0.0)
         else:
             rate = backbone_rate if ".backbone." in name else training.learning_rate
