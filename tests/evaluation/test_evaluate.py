@@ -7,18 +7,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cellcode import Locator, evaluate
+from cellcode import Locator, build, evaluate
 from cellcode.database import Database
 from cellcode.errors import InputError
-from cellcode.evaluation import Report
+from cellcode.evaluation import Report, figures
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.pixels import load_pixels
+from cellcode.runs import Run
+from cellcode.simulation import Simulation
 
 
 @pytest.fixture(scope="module")
-def report(town_cells: Database, town_photos: PhotoTable, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return evaluate.run(town_cells, town_photos, out=tmp_path_factory.mktemp("report"))
+def report(
+    town: Simulation, town_cells: Database, town_photos: PhotoTable, tmp_path_factory: pytest.TempPathFactory
+) -> Report:
+    elsewhere = town_photos.select(np.arange(0, len(town_photos), 10))
+    out = tmp_path_factory.mktemp("report")
+    return evaluate.run(town_cells, town_photos, out=out, aerial=town.aerial_path, elsewhere=elsewhere)
 
 
 def test_the_report_has_what_the_contract_promises(report: Report) -> None:
@@ -66,6 +72,33 @@ def test_recall_equals_a_search_by_hand(report: Report, town_cells: Database, to
         assert report.systems[name]["recall"]["1"]["200"] == pytest.approx(by_hand, abs=2.5 / len(tested)), name
 
 
+def test_oracles_bound_what_systems_can_reach(report: Report, town_cells: Database, town_photos: PhotoTable) -> None:
+    tested, trained = town_photos.of_split("test"), town_photos.of_split("train")
+    places = {"nearest_cell": s2.cell_centers(town_cells.ids), "nearest_photo": (trained.lat_deg, trained.lon_deg)}
+    for name, place in places.items():
+        apart_m = distance.haversine_m(tested.lat_deg[:, None], tested.lon_deg[:, None], *place).min(axis=1)
+        assert report.systems[name]["recall"]["1"]["100"] == pytest.approx((apart_m <= 100).mean(), abs=1e-6)
+        assert report.systems[name]["median_error_m"] == pytest.approx(np.median(apart_m), abs=0.01)
+    for k in ("1", "100"):
+        assert (
+            report.systems["nearest_photo"]["recall"][k]["200"] >= report.systems["image_retrieval"]["recall"][k]["200"]
+        )
+        assert report.systems["nearest_cell"]["recall"][k]["200"] >= report.systems["hybrid"]["recall"][k]["200"]
+
+
+def test_databases_are_counted_at_one_width_and_precision(
+    report: Report, town_cells: Database, town_photos: PhotoTable
+) -> None:
+    """A place of 8 bytes and an embedding of float16, for cells and for photos."""
+    photos, cells = len(town_photos.of_split("train")), len(town_cells.ids)
+    systems, one = report.systems, 8 + 2 * town_cells.config.model.dim
+    assert systems["hybrid"]["database_bytes"] == cells * one
+    assert systems["image_retrieval"]["database_bytes"] == photos * one
+    assert systems["image_retrieval"]["times_ours"] == pytest.approx(photos / cells, abs=1e-3)
+    assert all(systems[name]["ms_per_query"] > 0 for name in ("hybrid", "prototypes", "aerial", "image_retrieval"))
+    assert report.values["ms_per_query"]["encoder"] > 0
+
+
 def test_slices_part_the_photos_by_training_photos_in_their_parent_cell(
     report: Report, town_cells: Database, town_photos: PhotoTable
 ) -> None:
@@ -91,6 +124,10 @@ def test_the_page_stands_alone(report: Report) -> None:
     assert report.folder is not None
     page = (report.folder / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert len(page) < 6_000_000
+    drawn = {path.stem for path in (report.folder / "figures").glob("*.png")}
+    assert drawn == set(figures.FIGURES)
+    assert page.count("data:image/png") == len(drawn)
     for name in ("hybrid", "prototypes only", "aerial only", "image retrieval", "chance"):
         assert name in page
     assert f"{100 * report.systems['hybrid']['recall']['1']['200']:.1f}" in page
@@ -109,3 +146,58 @@ def test_unreadable_photos_are_counted_and_left_out(
 def test_an_empty_split_is_refused(town_cells: Database, town_photos: PhotoTable) -> None:
     with pytest.raises(InputError, match="no photos in its split 'nothing'"):
         evaluate.run(town_cells, town_photos, split="nothing")
+
+
+def test_predictions_say_what_they_are_predictions_of(report: Report, town_cells: Database) -> None:
+    assert report.folder is not None
+    assert named(report.folder)["database"] == town_cells.identity
+
+
+def named(folder: Path) -> dict[str, str]:
+    return dict(json.loads(pq.read_schema(folder / "predictions.parquet").metadata[b"cellcode"]))
+
+
+def test_photos_that_no_cell_is_near_are_misses_and_one_sentence_says_so(
+    report: Report, town_cells: Database, town_photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = town_photos.of_split("test")
+    far = far.with_column("lat_deg", far.lat_deg + 1)
+    made = evaluate.run(town_cells, far, out=tmp_path)
+    (said,) = (note for note in made.values["notes"] if "do not overlap" in note)
+    assert re.search(r"the nearest is 1[01]\d\.\d km off", said)
+    assert said in capsys.readouterr().err
+    assert made.systems["hybrid"]["recall"]["100"]["1000"] == 0
+    assert "do not overlap" in (tmp_path / "report.html").read_text()
+    assert made.values["area"] == "cross"
+    assert report.folder is not None
+    here, there = named(tmp_path), named(report.folder)
+    assert {key for key in here if here[key] != there[key]} == {"photos"}
+
+
+def test_a_table_without_dates_and_headings_and_a_database_of_prototypes_still_give_a_report(
+    town_run: Run, town_photos: PhotoTable, tmp_path: Path
+) -> None:
+    ground_only = build.run(town_run, None, out=tmp_path / "cells")
+    bare = town_photos.of_split("test").select(np.arange(30))
+    for name in ("captured_at", "heading_deg"):
+        bare = bare.with_column(name, [None] * len(bare))
+    made = evaluate.run(ground_only, bare, out=tmp_path / "report")
+    notes = " / ".join(made.values["notes"])
+    assert "no slice by heading" in notes
+    assert "no slice by days from training" in notes
+    assert "no figure kappa" in notes
+    assert "aerial" not in made.systems
+    assert {"spatial_density", "field_of_view"} <= set(made.values["by"])
+    assert (tmp_path / "report" / "figures" / "prototype_components.png").is_file()
+    assert not (tmp_path / "report" / "figures" / "kappa.png").exists()
+    assert "no slice by heading" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_confidence_is_in_the_report(report: Report) -> None:
+    told = report.values["confidence"]
+    assert 0 <= told["ece"] <= 1
+    assert told["coverage_50"] <= told["coverage_90"]
+    assert 0.2 < told["auroc"] < 0.8  # its photos from elsewhere are of the same town
+    assert set(told["refused"]) == {"inside", "elsewhere"}
+    everyone = told["accuracy_against_coverage"]["accuracy"][-1]
+    assert everyone == pytest.approx(report.systems["hybrid"]["recall"]["1"]["200"], abs=1e-3)

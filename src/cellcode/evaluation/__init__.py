@@ -1,6 +1,10 @@
-"""Evaluation: recall within radii beside baselines, slices, intervals, a report to read. Knows no HTTP."""
+"""Evaluation: recall within radii beside baselines, slices, intervals, confidence, figures, a report. Knows no HTTP.
+
+A system that was trained elsewhere is scored on the same photos by `ranked`, from the distances of its answers.
+"""
 
 from cellcode.evaluation import evaluate
-from cellcode.evaluation.evaluate import Report
+from cellcode.evaluation.evaluate import Report, summary
+from cellcode.evaluation.metrics import Result, difference_95, interval_95, ranked
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Report", "Result", "difference_95", "evaluate", "interval_95", "ranked", "summary"]

@@ -9,23 +9,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 import cellcode
-from cellcode.config import EvaluationConfig
+from cellcode.aerial import AerialSource, open_source
 from cellcode.database import Database
 from cellcode.errors import InputError
-from cellcode.evaluation import page
-from cellcode.evaluation.metrics import Result, interval_95
-from cellcode.evaluation.systems import evaluate_systems
+from cellcode.evaluation import confidence, figures, metrics, page, predictions, queries, slices
+from cellcode.evaluation.confidence import Told
+from cellcode.evaluation.metrics import Bools, Bootstrap, Result
+from cellcode.evaluation.systems import evaluate_systems, to_nearest_cell
 from cellcode.files import atomic_path, write_json
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
 from cellcode.search import Locator
 
-Mask = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,57 +54,118 @@ def run(
     *,
     out: Path | str | None = None,
     split: str = "test",
+    aerial: AerialSource | Path | str | None = None,
+    elsewhere: PhotoTable | Path | str | None = None,
 ) -> Report:
-    """Measure a database on the photos of a split, beside baselines on the same photos.
+    """Measure a database on the photos of a split, beside baselines on the same photos. Nothing is taken from earlier runs.
 
     Args:
-        out: folder for report.json, report.html and predictions.parquet; None writes nothing.
+        out: folder for report.json, report.html, predictions.parquet and figures/*.png; None writes nothing.
         split: of the photo table; image retrieval searches the photos of its split "train".
+        aerial: imagery that the gallery of figures shows; None: photos only.
+        elsewhere: photos, of any split, that were taken outside the region and should be refused; None: not tested.
 
     Raises:
         InputError: the split is empty, none of its photos can be read, or the database is damaged.
     """
     opened = database if isinstance(database, Database) else Database.open(database)
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
+    outside = PhotoTable.load(elsewhere) if isinstance(elsewhere, Path | str) else elsewhere
+    source = open_source(aerial) if aerial is not None else None
     tested = table.of_split(split)
     if not len(tested):
         raise InputError(
             f"the photo table has no photos in its split {split!r}; choose another --split or ingest again"
         )
     rule, locator = opened.config.evaluation, Locator(opened)
-    pixels, failures = load_pixels(tested.files, opened.config.photo, description="reading tested photos")
-    good = np.setdiff1d(np.arange(len(tested)), list(failures))
+    asked, good, unreadable, encoder_ms = queries.embed(locator, tested.files, "reading tested photos")
     if not len(good):
-        raise InputError(f"none of the {len(tested)} photos can be read; the first: {next(iter(failures.values()))}")
-    tested, queries = tested.select(good), locator.embed(pixels[good])
+        raise InputError(f"none of the {len(tested)} photos can be read; the first: {unreadable[0]}")
+    tested = tested.select(good)
     gallery = table.of_split("train") if split != "train" else table.select(np.zeros(len(table), bool))
-    results = list(evaluate_systems(locator, queries, tested, gallery, rule))
-    density = _density(opened, tested)
-    values = _values(opened, tested, split, results, density, rule)
-    values["unreadable"] = [str(reason) for reason in failures.values()]
+    results = list(evaluate_systems(locator, asked, tested, gallery, rule))
+    middle_m = middle_radius_m(rule.radii_m)
+    checked = confidence.check(confidence.ask(locator, asked, middle_m), tested, opened.level)
+    told_elsewhere, notes = _ask_elsewhere(locator, outside, middle_m)
+    notes = _overlap(opened, tested, max(rule.radii_m)) + notes
+    made, missing = slices.cut(opened, tested, gallery)
+    values = _values(opened, tested, split, results, made, middle_m)
+    groups = _groups(opened, tested)
+    values["confidence"] = confidence.summary(checked, groups, middle_m, told_elsewhere)
+    values["ms_per_query"] = {"encoder": round(encoder_ms, 4)} | {
+        result.name: result.ms_per_query for result in results if result.ms_per_query is not None
+    }
+    values["unreadable"] = unreadable
+    values["notes"] = notes + missing
     folder = None
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_predictions(tested, results, density, folder / "predictions.parquet")
+        material = figures.Material(
+            opened, tested, asked, results, checked, groups["with_training_photos"], values, source, told_elsewhere
+        )
+        drawn, undrawn = figures.all_figures(material)
+        values["notes"] += undrawn
+        pictures = figures.encode(drawn)
+        figures.save(pictures, folder / "figures")
+        predictions.write(opened, tested, results, checked, folder / "predictions.parquet")
         with atomic_path(folder / "report.html") as path:
-            path.write_text(page.render(values, opened, tested, results), encoding="utf-8")
+            path.write_text(page.render(values, pictures), encoding="utf-8")
         write_json(folder / "report.json", values)
+    for note in values["notes"]:
+        print(note, file=sys.stderr)
     print(
-        f"{len(tested)} photos evaluated, {len(failures)} unreadable" + (f"; report in {folder}" if folder else ""),
+        f"{len(tested)} photos evaluated, {len(unreadable)} unreadable" + (f"; report in {folder}" if folder else ""),
         file=sys.stderr,
     )
     return Report(values, folder)
 
 
-def _density(database: Database, table: PhotoTable) -> npt.NDArray[np.int64]:
-    """Training photos in the prototype-level cell of each photo, (N,)."""
-    level = database.config.levels.prototype
-    cells, inverse = np.unique(s2.parents(database.ids, level), return_inverse=True)
-    photos = np.bincount(inverse, database.facts.photos, minlength=len(cells)).astype(np.int64)
-    own = s2.cell_ids(table.lat_deg, table.lon_deg, level)
-    rows = np.minimum(np.searchsorted(cells, own), len(cells) - 1)
-    return np.where(cells[rows] == own, photos[rows], 0)
+def middle_radius_m(radii_m: tuple[float, ...]) -> float:
+    """Return the radius that slices, confidence and maps use: the second of three, the third of four."""
+    return radii_m[len(radii_m) // 2]
+
+
+def summary(result: Result, mask: Bools, positions: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return what report.json says of a system on the photos of a mask; see `metrics.summary`.
+
+    Args:
+        mask: (N,), photos that count.
+        positions: (N,), number of the place of each photo, for the intervals.
+    """
+    return metrics.summary(result, mask, Bootstrap(positions))
+
+
+def _groups(database: Database, table: PhotoTable) -> dict[str, Bools]:
+    """Masks of the photos whose prototype-level cell holds training photos, and of the others."""
+    seen = slices.density(database, table) > 0
+    return {"with_training_photos": seen, "without_training_photos": ~seen}
+
+
+def _overlap(database: Database, table: PhotoTable, radius_m: float) -> list[str]:
+    """Say how many photos no answer can be right for."""
+    apart_m = to_nearest_cell((table.lat_deg, table.lon_deg), database.ids)
+    lost = int((apart_m > radius_m).sum())
+    if lost == len(table):
+        return [
+            f"the photos and the database do not overlap: none of the {lost} photos lies within {radius_m:g} m of a cell's "
+            f"centre (the nearest is {apart_m.min() / 1000:.1f} km off), so every answer counts as a miss"
+        ]
+    if lost:
+        return [f"{lost} of {len(table)} photos lie farther than {radius_m:g} m from every cell and count as misses"]
+    return []
+
+
+def _ask_elsewhere(locator: Locator, table: PhotoTable | None, radius_m: float) -> tuple[Told | None, list[str]]:
+    if table is None:
+        return None, []
+    asked, good, unreadable, _ = queries.embed(locator, table.files, "reading photos from elsewhere")
+    if not len(good):
+        return None, ["no photo from elsewhere can be read, so nothing is said of photos from outside the region"]
+    notes = (
+        [f"{len(unreadable)} photos from elsewhere cannot be read, the first: {unreadable[0]}"] if unreadable else []
+    )
+    return confidence.ask(locator, asked, radius_m), notes
 
 
 def _values(
@@ -114,25 +173,29 @@ def _values(
     table: PhotoTable,
     split: str,
     results: list[Result],
-    density: npt.NDArray[np.int64],
-    rule: EvaluationConfig,
+    made: list[slices.Slice],
+    middle_m: float,
 ) -> dict[str, Any]:
-    positions = s2.cell_ids(table.lat_deg, table.lon_deg, database.config.levels.cell).view(np.int64)
-    slices = {"with_training_photos": density > 0, "without_training_photos": density == 0}
+    rule = database.config.evaluation
+    places = Bootstrap(s2.cell_ids(table.lat_deg, table.lon_deg, database.config.levels.cell).view(np.int64))
+    groups = _groups(database, table)
     everyone = np.ones(len(table), bool)
     systems = {}
     for result in results:
-        summary = _summary(result, everyone, positions)
-        summary["database_bytes"] = result.database_bytes
-        summary["slices"] = {name: _summary(result, mask, positions) for name, mask in slices.items() if mask.any()}
-        systems[result.name] = summary
+        found = metrics.summary(result, everyone, places)
+        found["database_bytes"] = result.database_bytes
+        found["times_ours"] = round(result.database_bytes / database.bytes, 3)
+        found["ms_per_query"] = result.ms_per_query
+        found["slices"] = {name: metrics.summary(result, mask, places) for name, mask in groups.items() if mask.any()}
+        systems[result.name] = found
     return {
         "photos": len(table),
         # Cross area: no photo was trained on in any of the tested photos' cells.
-        "area": "same" if (density > 0).any() else "cross",
+        "area": "same" if groups["with_training_photos"].any() else "cross",
         "split": split,
-        "slices": {name: int(mask.sum()) for name, mask in slices.items()},
+        "slices": {name: int(mask.sum()) for name, mask in groups.items()},
         "systems": systems,
+        "by": slices.recalls(made, results, middle_m, places),
         "radii_m": list(rule.radii_m),
         "ranks": list(rule.ranks),
         "levels": database.manifest["levels"],
@@ -143,28 +206,3 @@ def _values(
         "attributions": database.manifest["attributions"],
         "cellcode_version": cellcode.__version__,
     }
-
-
-def _summary(result: Result, mask: Mask, positions: npt.NDArray[np.int64]) -> dict[str, Any]:
-    recall: dict[str, dict[str, float]] = {}
-    interval: dict[str, dict[str, list[float]]] = {}
-    for k, by_radius in result.hits.items():
-        recall[str(k)] = {f"{radius:g}": round(float(hits[mask].mean()), 6) for radius, hits in by_radius.items()}
-        interval[str(k)] = {
-            f"{radius:g}": [round(end, 4) for end in interval_95(hits[mask], positions[mask])]
-            for radius, hits in by_radius.items()
-        }
-    return {
-        "recall": recall,
-        "interval_95": interval,
-        "median_error_m": round(float(np.median(result.error_m[mask])), 2),
-        "photos": int(mask.sum()),
-    }
-
-
-def _write_predictions(table: PhotoTable, results: list[Result], density: npt.NDArray[np.int64], path: Path) -> None:
-    """One row a photo: its truth, its density and the error of each system."""
-    columns = {"file": table.column("file"), "lat_deg": table.lat_deg, "lon_deg": table.lon_deg, "density": density}
-    columns |= {f"{result.name}_error_m": result.error_m for result in results if result.name != "chance"}
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)

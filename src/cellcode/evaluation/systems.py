@@ -1,24 +1,32 @@
-"""The systems of a table, all on the same queries: cell codes, each of their terms alone, image retrieval, chance."""
+"""The systems of a table, all on the same queries: cell codes, each of their terms alone, image retrieval, bounds, chance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from cellcode.config import EvaluationConfig
+from cellcode.evaluation import queries as photo_queries
 from cellcode.evaluation.metrics import Result, by_chance, ranked
 from cellcode.geography import distance, s2
+from cellcode.geography.projection import to_xyz
 from cellcode.index.codeset import CodeSet
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
-from cellcode.search import CodeSearcher, Locator
+from cellcode.search import CodeSearcher, Locator, Searcher
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 SAMPLE = 4096  # cells that stand for all of them in the expectation of chance
+PART = 512  # queries compared with all gallery photos at once
+MOST_PAIRS = 1 << 24  # distances at once
+TIMED, REPEATS = 64, 5
+ORACLES = ("nearest_photo", "nearest_cell")  # they know the truth: bounds of what any system can reach
+ID_BYTES = 8  # where an answer is: the id of its cell, for a photo that of its leaf cell
 
 
 def evaluate_systems(
@@ -28,48 +36,96 @@ def evaluate_systems(
 
     Args:
         queries: (N, D), the tested photos of `table` as the ground encoder sees them.
-        gallery: training photos, for image retrieval; may be empty.
+        gallery: training photos, for image retrieval and its bound; may be empty.
     """
     database, most = locator.database, max(rule.ranks)
     truth = (table.lat_deg, table.lon_deg)
 
-    def score(name: str, codes: CodeSet, size: int) -> Result:
-        hits = CodeSearcher(codes, database.level).search(queries, min(most, len(codes)))
-        return ranked(name, _to_cells(truth, hits.cell_ids), rule.ranks, rule.radii_m, size)
+    def score(name: str, searcher: Searcher, size: int) -> Result:
+        k = min(most, searcher.count())
+        ids = searcher.search(queries, k).cell_ids
+        pace_ms = _pace_ms(lambda part: searcher.search(part, k), queries)
+        apart_m = _to_cells(truth, ids)
+        return ranked(name, apart_m, rule.ranks, rule.radii_m, size, cells=ids, ms_per_query=pace_ms)
 
     # The database is measured as it is searched, with its first stage where it has one.
-    hits = locator.searcher.search(queries, min(most, len(database.ids)))
-    yield ranked("hybrid", _to_cells(truth, hits.cell_ids), rule.ranks, rule.radii_m, database.bytes)
+    yield score("hybrid", locator.searcher, database.bytes)
     aerial, prototypes = database.terms()
     facts = database.facts
     for name, term, has in (("prototypes", prototypes, facts.has_prototype), ("aerial", aerial, facts.has_aerial)):
-        if term is not None:
+        if term is not None and has.any():
             rows = np.flatnonzero(has)
             # A term is searched in float16: what it takes on disk, with its id.
             codes = CodeSet(np.asarray(database.ids[rows]), np.asarray(term[rows]))
-            yield score(name, codes, len(rows) * (2 * codes.dim + 8))
+            yield score(name, CodeSearcher(codes, database.level), len(rows) * (2 * codes.dim + ID_BYTES))
     if len(gallery):
-        yield _image_retrieval(locator, queries, truth, gallery, rule)
+        yield from _image_retrieval(locator, queries, truth, gallery, rule)
+        apart_m = _to_nearest(truth, (gallery.lat_deg, gallery.lon_deg))
+        yield ranked("nearest_photo", apart_m[:, None], rule.ranks, rule.radii_m, 0)
+    yield ranked("nearest_cell", to_nearest_cell(truth, database.ids)[:, None], rule.ranks, rule.radii_m, 0)
     rng = np.random.default_rng(0)
     ids = database.ids if len(database.ids) <= SAMPLE else np.sort(rng.permutation(database.ids)[:SAMPLE])
-    yield by_chance(_to_cells(truth, np.broadcast_to(ids, (len(queries), len(ids)))), rule.ranks, rule.radii_m)
+    # In parts and in float32: that many distances at once take gigabytes on the way.
+    parts = [
+        _to_cells((truth[0][first : first + PART], truth[1][first : first + PART]), ids[None]).astype(np.float32)
+        for first in range(0, len(queries), PART)
+    ]
+    yield by_chance(np.concatenate(parts), rule.ranks, rule.radii_m)
+
+
+def to_nearest_cell(truth: tuple[Float64, Float64], ids: npt.NDArray[np.uint64]) -> Float64:
+    """Return the distance in metres of each position, (N,) degrees, to the nearest centre of the cells."""
+    return _to_nearest(truth, s2.cell_centers(ids))
 
 
 def _image_retrieval(
     locator: Locator, queries: Float32, truth: tuple[Float64, Float64], gallery: PhotoTable, rule: EvaluationConfig
-) -> Result:
+) -> Iterator[Result]:
     """Nearest training photos by the same encoder; the answer is a photo's own position."""
-    pixels, failures = load_pixels(gallery.files, locator.database.config.photo, description="reading the gallery")
-    rows = np.setdiff1d(np.arange(len(gallery)), list(failures))
-    codes = torch.from_numpy(locator.embed(pixels[rows])).half()
-    similarity = torch.from_numpy(queries) @ codes.float().T
-    index = rows[similarity.topk(min(max(rule.ranks), len(rows)), dim=1).indices.numpy()]
-    lat, lon = gallery.lat_deg[index], gallery.lon_deg[index]
+    embedded, rows, unreadable, _ = photo_queries.embed(locator, gallery.files, "reading the gallery")
+    if unreadable:
+        left = "goes without them" if len(rows) else "is left out"
+        print(f"{len(unreadable)} of {len(gallery)} training photos cannot be read: image retrieval {left}; the first: "
+              f"{unreadable[0]}", file=sys.stderr)  # fmt: skip
+    if not len(rows):
+        return
+    # As narrow as codes are kept, and widened for the search as codes are.
+    codes = torch.from_numpy(embedded).half().float()
+    k = min(max(rule.ranks), len(rows))
+
+    def search(part: Float32) -> npt.NDArray[np.int64]:
+        return np.asarray((torch.from_numpy(part) @ codes.T).topk(k, dim=1).indices.numpy())
+
+    found = np.concatenate([search(queries[first : first + PART]) for first in range(0, len(queries), PART)])
+    lat, lon = gallery.lat_deg[rows[found]], gallery.lon_deg[rows[found]]
     apart_m = distance.haversine_m(truth[0][:, None], truth[1][:, None], lat, lon)
-    # An embedding in float16 and a position of two float64.
-    return ranked("image_retrieval", apart_m, rule.ranks, rule.radii_m, len(rows) * (2 * codes.shape[1] + 16))
+    size = len(rows) * (2 * codes.shape[1] + ID_BYTES)
+    pace_ms = _pace_ms(search, queries)
+    yield ranked("image_retrieval", apart_m, rule.ranks, rule.radii_m, size, ms_per_query=pace_ms)
+
+
+def _pace_ms(search: Callable[[Float32], object], queries: Float32) -> float:
+    """Median time of a batch's search, for one of its queries."""
+    batch, times = queries[:TIMED], []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        search(batch)
+        times.append(time.perf_counter() - started)
+    return round(1000 * float(np.median(times)) / len(batch), 4)
 
 
 def _to_cells(truth: tuple[Float64, Float64], ids: npt.NDArray[np.uint64]) -> Float64:
     lat, lon = (values.reshape(ids.shape) for values in s2.cell_centers(ids.ravel()))
     return np.asarray(distance.haversine_m(truth[0][:, None], truth[1][:, None], lat, lon))
+
+
+def _to_nearest(truth: tuple[Float64, Float64], places: tuple[Float64, Float64]) -> Float64:
+    """Distance of each position to the nearest place: the nearest along the chord is the nearest on the sphere."""
+    here, there = (torch.from_numpy(np.stack(to_xyz(*each), axis=1)) for each in (truth, places))
+    exactly, step = "donot_use_mm_for_euclid_dist", max(1, MOST_PAIRS // len(there))
+    nearest = [
+        torch.cdist(here[first : first + step], there, compute_mode=exactly).argmin(dim=1)
+        for first in range(0, len(here), step)
+    ]
+    rows = torch.cat(nearest).numpy()
+    return distance.haversine_m(*truth, places[0][rows], places[1][rows])

@@ -1,0 +1,213 @@
+"""Whether probabilities and radii are true, and whether doubt tells right answers from wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.evaluation.metrics import Bools, auroc
+from cellcode.geography import Region, distance, s2
+from cellcode.photos import PhotoTable
+from cellcode.progress import Meter
+from cellcode.search import Hits, Locator, Searcher
+from cellcode.search.posterior import probabilities
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+BATCH = 256
+BINS = 10
+SHARES = tuple(np.linspace(0.05, 1, 20).round(2).tolist())
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the answers to N photos say of themselves. All (N,).
+
+    Attributes:
+        cell: uint64, the answer.
+        probability: of that cell.
+        near: share of the posterior in cells with their centre within `radius_m` of the answer's.
+        mean_lat_deg, mean_lon_deg: posterior mean position.
+        radius_50_m, radius_90_m: circles around the answer that should hold the photo in half and nine tenths of all cases.
+        inside: probability that the photo was taken inside the region, or where that is not calibrated the best score.
+        in_region: bool, taken to be inside; all true where not known.
+        inside_kind: "inside_probability" or "best_score".
+    """
+
+    cell: npt.NDArray[np.uint64]
+    probability: Float64
+    near: Float64
+    mean_lat_deg: Float64
+    mean_lon_deg: Float64
+    radius_50_m: Float64
+    radius_90_m: Float64
+    inside: Float64
+    in_region: Bools
+    inside_kind: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The answers beside the truth. All (N,).
+
+    Attributes:
+        told: the answers.
+        error_m: from the photo to the answer, a cell centre.
+        mean_error_m: from the photo to the posterior mean.
+        right_cell: bool, the photo was taken in the answer's cell.
+    """
+
+    told: Told
+    error_m: Float64
+    mean_error_m: Float64
+    right_cell: Bools
+
+
+class _Kept:
+    """A searcher that keeps what it found last: an answer's candidates are not all the cells it rests on."""
+
+    hits: Hits
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher = searcher
+
+    def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
+        self.hits = self._searcher.search(queries, k, region, temperature)
+        return self.hits
+
+    def count(self, region: Region | None = None) -> int:
+        return self._searcher.count(region)
+
+
+def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str = "asking for answers") -> Told:
+    """Return what the answers to embedded photos, (N, D), say of themselves.
+
+    `near` is summed over the cells that an answer's radii are measured over.
+    """
+    kept = _Kept(locator.searcher)
+    asked, temperature = Locator(locator.database, kept), locator.database.calibration.temperature
+    parts, cells, answers = [], [], []
+    with Meter(description, len(queries)) as meter:
+        for first in range(0, len(queries), BATCH):
+            batch = queries[first : first + BATCH]
+            answers += asked.answers([""] * len(batch), batch, 1, None)
+            hits = kept.hits
+            lat, lon = (each.reshape(hits.cell_ids.shape) for each in s2.cell_centers(hits.cell_ids.ravel()))
+            apart_m = distance.haversine_m(lat[:, :1], lon[:, :1], lat, lon)
+            share = probabilities(hits, temperature)
+            parts.append(np.stack([share[:, 0], (share * (apart_m <= radius_m)).sum(axis=1)]))
+            cells.append(hits.cell_ids[:, 0])
+            meter.advance(len(batch))
+    probability, near = np.concatenate(parts, axis=1)
+    known = all(answer.inside_probability is not None for answer in answers)
+    inside = [answer.inside_probability if known else answer.best.score for answer in answers]
+    return Told(
+        cell=np.concatenate(cells),
+        probability=probability,
+        near=np.minimum(near, 1.0),
+        mean_lat_deg=np.array([answer.mean_lat for answer in answers]),
+        mean_lon_deg=np.array([answer.mean_lon for answer in answers]),
+        radius_50_m=np.array([answer.radius_50_m for answer in answers]),
+        radius_90_m=np.array([answer.radius_90_m for answer in answers]),
+        inside=np.array(inside, np.float64),
+        in_region=np.array([answer.in_region is not False for answer in answers]),
+        inside_kind="inside_probability" if known else "best_score",
+    )
+
+
+def check(told: Told, table: PhotoTable, level: int) -> Checked:
+    """Hold the answers against the true positions."""
+    truth = (table.lat_deg, table.lon_deg)
+    return Checked(
+        told=told,
+        error_m=distance.haversine_m(*truth, *s2.cell_centers(told.cell)),
+        mean_error_m=distance.haversine_m(*truth, told.mean_lat_deg, told.mean_lon_deg),
+        right_cell=s2.cell_ids(*truth, level) == told.cell,
+    )
+
+
+def summary(checked: Checked, groups: Mapping[str, Bools], radius_m: float, elsewhere: Told | None) -> dict[str, Any]:
+    """Return `confidence` of report.json.
+
+    Args:
+        groups: masks, (N,), of photos whose coverage is told apart.
+        radius_m: the one of `Told.near`.
+        elsewhere: answers to photos that were taken outside the region; None: there are none.
+    """
+    told, right = checked.told, checked.error_m <= radius_m
+    parts = {"all": np.ones(len(right), bool), **{name: mask for name, mask in groups.items() if mask.any()}}
+    coverage = {name: {str(share): held(checked, share, mask) for share in (50, 90)} for name, mask in parts.items()}
+    bins, cell_bins = reliability(told.near, right), reliability(told.probability, checked.right_cell)
+    return {
+        "radius_m": radius_m,
+        "photos": len(right),
+        "ece": calibration_error(bins),
+        "reliability": bins,
+        "right_cell": {"ece": calibration_error(cell_bins), "reliability": cell_bins},
+        "coverage_50": coverage["all"]["50"],
+        "coverage_90": coverage["all"]["90"],
+        "coverage": coverage,
+        "median_radius_50_m": round(float(np.median(told.radius_50_m)), 1),
+        "median_radius_90_m": round(float(np.median(told.radius_90_m)), 1),
+        "accuracy_against_coverage": accuracy_at(told.near, right),
+        "median_error_m": {
+            "best_cell": round(float(np.median(checked.error_m)), 2),
+            "posterior_mean": round(float(np.median(checked.mean_error_m)), 2),
+        },
+        **_doubt(told, elsewhere),
+    }
+
+
+def reliability(predicted: Float64, happened: Bools, bins: int = BINS) -> list[dict[str, float]]:
+    """Return mean prediction and observed share in bins of equally many photos, lowest prediction first.
+
+    Equal counts, not equal widths: no bin is then too small to tell (Nguyen and O'Connor 2015).
+    """
+    order = np.argsort(predicted, kind="stable")
+    return [
+        {
+            "predicted": round(float(predicted[rows].mean()), 4),
+            "observed": round(float(happened[rows].mean()), 4),
+            "photos": len(rows),
+        }
+        for rows in np.array_split(order, min(bins, len(order)))
+    ]
+
+
+def calibration_error(bins: list[dict[str, float]]) -> float:
+    """Return the expected calibration error: mean distance of prediction and observation, weighted by photos."""
+    photos = sum(each["photos"] for each in bins)
+    return round(sum(abs(each["predicted"] - each["observed"]) * each["photos"] for each in bins) / photos, 4)
+
+
+def accuracy_at(confidence: Float64, right: Bools) -> dict[str, list[float]]:
+    """Return the accuracy of the surest share of the photos, for several shares (Geifman and El-Yaniv 2017)."""
+    ordered = right[np.argsort(-confidence, kind="stable")]
+    counts = np.maximum(1, np.round(np.array(SHARES) * len(ordered)).astype(int))
+    accuracy = np.cumsum(ordered)[counts - 1] / counts
+    return {"coverage": list(SHARES), "accuracy": accuracy.round(4).tolist()}
+
+
+def held(checked: Checked, share: int, mask: Bools) -> float:
+    """Return the share of the photos of a mask that lie within their `radius_<share>_m` of the answer."""
+    radius_m = checked.told.radius_50_m if share == 50 else checked.told.radius_90_m
+    return round(float((checked.error_m <= radius_m)[mask].mean()), 4)
+
+
+def _doubt(inside: Told, elsewhere: Told | None) -> dict[str, Any]:
+    """How well photos of the region are told from others."""
+    if elsewhere is None:
+        return {"auroc": None, "refused": {"inside": round(float((~inside.in_region).mean()), 4)}}
+    return {
+        "auroc": round(auroc(inside.inside, elsewhere.inside), 4),
+        "auroc_of": inside.inside_kind,
+        "refused": {
+            "inside": round(float((~inside.in_region).mean()), 4),
+            "elsewhere": round(float((~elsewhere.in_region).mean()), 4),
+        },
+        "elsewhere_photos": len(elsewhere.inside),
+    }

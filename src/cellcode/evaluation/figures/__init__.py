@@ -1,0 +1,68 @@
+"""Figures of an evaluation, each a function from its `Material` to a matplotlib figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from cellcode.evaluation.figures import curves, gallery, maps, trust
+from cellcode.evaluation.figures.material import CannotDrawError, Material
+from cellcode.files import atomic_path
+
+__all__ = ["FIGURES", "CannotDrawError", "Material", "all_figures", "encode", "save"]
+
+DPI = 120
+# In the order of the page.
+FIGURES: dict[str, Callable[[Material], Figure]] = {
+    "hit_map": maps.hit_map,
+    "error_curves": curves.error_curves,
+    "density": curves.density,
+    "rank_gallery": gallery.rank_gallery,
+    "query_similarity": maps.query_similarity,
+    "prototype_components": maps.prototype_components,
+    "code_components": maps.code_components,
+    "self_similarity": maps.self_similarity,
+    "kappa": curves.kappa,
+    "reliability": trust.reliability,
+    "accuracy_against_coverage": trust.accuracy_against_coverage,
+    "radius_coverage": trust.radius_coverage,
+    "outside": trust.outside,
+}
+UNASKED = {"outside": "elsewhere"}  # figures of what is optional: not worth a sentence where it was not given
+
+
+def all_figures(material: Material) -> tuple[dict[str, Figure], list[str]]:
+    """Draw everything the database and the photos allow.
+
+    Returns:
+        Figures by name, and a sentence for each one that cannot be drawn.
+    """
+    drawn, notes = {}, []
+    for name, draw in FIGURES.items():
+        try:
+            drawn[name] = draw(material)
+        except CannotDrawError as error:
+            if name not in UNASKED:
+                notes.append(f"no figure {name.replace('_', ' ')}: {error}")
+    return drawn, notes
+
+
+def encode(drawn: dict[str, Figure]) -> dict[str, bytes]:
+    """Return each figure as a PNG."""
+    made = {}
+    for name, figure in drawn.items():
+        figure.savefig(buffer := io.BytesIO(), format="png", dpi=DPI)
+        made[name] = buffer.getvalue()
+    return made
+
+
+def save(pictures: dict[str, bytes], folder: Path) -> None:
+    """Write PNGs named after their figures; one of an earlier evaluation that is not drawn now is removed."""
+    for name in FIGURES.keys() - pictures.keys():
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    for name, picture in pictures.items():
+        with atomic_path(folder / f"{name}.png") as path:
+            path.write_bytes(picture)
