@@ -180,7 +180,7 @@ def test_one_unreadable_photo_gives_its_own_line_and_status_one(
 
 def test_locate_for_people_names_the_place(town_cells: Database, town_photos: PhotoTable) -> None:
     done = cellcode("locate", town_cells.folder, town_photos.files[0], "--top", 2)
-    assert "half of the probability within" in done.stdout
+    assert "half of such photos are within" in done.stdout
     assert "  2. " in done.stdout
 
 

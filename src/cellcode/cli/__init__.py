@@ -14,10 +14,12 @@ from cellcode.cli import (
     demo,
     evaluate,
     export,
+    grow,
     info,
     ingest,
     locate,
     merge,
+    results,
     simulate,
     split,
     train,
@@ -46,7 +48,23 @@ def options(
         raise typer.Exit
 
 
-for verb in (simulate, ingest, train, build, evaluate, locate, info, clip, split, merge, compress, export, demo):
+for verb in (
+    simulate,
+    ingest,
+    train,
+    build,
+    evaluate,
+    locate,
+    info,
+    clip,
+    split,
+    merge,
+    compress,
+    grow,
+    export,
+    demo,
+    results,
+):
     app.command(name=verb.__name__.rsplit(".", 1)[1])(verb.command)
 
 

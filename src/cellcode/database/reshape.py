@@ -63,7 +63,7 @@ def clip(database: Database | Path | str, region: Region, *, out: Path | str) ->
     Raises:
         InputError: no cell of the database lies in the region.
     """
-    whole, out = _open(database), Path(out)
+    whole, out = opened_database(database), Path(out)
     refuse_to_overwrite(out, [whole.folder])
     slices = ranges.rows_of_ranges(whole.ids, region.ranges(whole.level))
     if not len(slices):
@@ -72,9 +72,9 @@ def clip(database: Database | Path | str, region: Region, *, out: Path | str) ->
     with atomic_folder(out) as folder:
         for name in ROW_FILES:
             if name in whole.manifest["files"]:
-                _copy_rows([np.load(whole.folder / name, mmap_mode="r")], spans, folder / name)
+                copy_rows([np.load(whole.folder / name, mmap_mode="r")], spans, folder / name)
         facts = _facts([whole], spans)
-        ids = _write_facts(facts, folder)
+        ids = write_facts(facts, folder)
         copy_common(whole.folder, folder)
         shutil.copyfile(whole.folder / QUERIES, folder / QUERIES)
         if PACKED in whole.manifest["files"]:
@@ -106,7 +106,7 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     """
     if shards < 1:
         raise UsageError(f"a database is cut into at least one shard, not {shards}")
-    whole, out = _open(database), Path(out)
+    whole, out = opened_database(database), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose another --out for the shards")
     coarse, counts = np.unique(s2.parents(whole.ids, max(whole.level - SHARD_DEPTH, 0)), return_counts=True)
@@ -131,16 +131,16 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
         InputError: they are of different runs, share a cell, are compressed, or have different calibrations and do not keep
             their terms.
     """
-    opened, out = [_open(database) for database in databases], Path(out)
+    opened, out = [opened_database(database) for database in databases], Path(out)
     refuse_to_overwrite(out, [each.folder for each in opened])
     _check_alike(opened)
     spans, first = _order(opened), opened[0]
     with atomic_folder(out) as folder:
         for name in ROW_FILES:
             if name not in (COARSE, PACKED) and _joinable(opened, name):
-                _copy_rows([_rows_of(each, name) for each in opened], spans, folder / name)
+                copy_rows([file_rows(each, name) for each in opened], spans, folder / name)
         facts = _facts(opened, spans)
-        ids = _write_facts(facts, folder)
+        ids = write_facts(facts, folder)
         if any(each.calibration != first.calibration for each in opened):
             print(f"calibrations differ: codes are made anew with that of {first.folder}", file=sys.stderr)
             _fuse_again(first, facts, folder)
@@ -171,7 +171,8 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
     return made
 
 
-def _open(database: Database | Path | str) -> Database:
+def opened_database(database: Database | Path | str) -> Database:
+    """Return the database, opened if it is a folder."""
     return database if isinstance(database, Database) else Database.open(database)
 
 
@@ -225,18 +226,18 @@ def _joinable(opened: list[Database], name: str) -> bool:
     )
 
 
-def _rows_of(database: Database, name: str) -> npt.NDArray[Any]:
+def file_rows(database: Database, name: str) -> npt.NDArray[Any]:
     """Map a file of rows; zeros where the database does not have it, because no cell has what it holds."""
     if name in database.manifest["files"]:
         return np.asarray(np.load(database.folder / name, mmap_mode="r"))
     # Without smoothing the raw embeddings are the terms themselves.
     if name == TILES and AERIAL in database.manifest["files"]:
-        return _rows_of(database, AERIAL)
+        return file_rows(database, AERIAL)
     rows = len(database.ids)
     return np.zeros(rows, np.uint64) if name == DIGESTS else np.broadcast_to(np.float16(0), database.codes.shape)
 
 
-def _copy_rows(sources: list[npt.NDArray[Any]], spans: Spans, path: Path) -> None:
+def copy_rows(sources: list[npt.NDArray[Any]], spans: Spans, path: Path) -> None:
     """Write rows of several arrays one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with RowWriter(path, sources[0].shape[1:], sources[0].dtype) as file:
@@ -250,7 +251,7 @@ def _facts(opened: list[Database], spans: Spans) -> Facts:
     return Facts.joined([opened[number].facts.select(slice(start, stop)) for number, start, stop in spans.tolist()])
 
 
-def _write_facts(facts: Facts, folder: Path) -> npt.NDArray[np.uint64]:
+def write_facts(facts: Facts, folder: Path) -> npt.NDArray[np.uint64]:
     """Write cells.parquet beside the ids that are there, and return them."""
     ids: npt.NDArray[np.uint64] = np.load(folder / IDS)
     pq.write_table(facts.table(ids), folder / CELLS, row_group_size=BLOCK)

@@ -1,6 +1,6 @@
 """Search of cell codes: the best cells for a photo, their probabilities, an answer. Knows no training and no HTTP."""
 
-from cellcode.search import locate
+from cellcode.search import locate, together
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.locator import Locator
 from cellcode.search.searcher import CodeSearcher, DatabaseSearcher, Hits, Searched, Searcher
@@ -18,4 +18,5 @@ __all__ = [
     "Searcher",
     "ShardedSearcher",
     "locate",
+    "together",
 ]
