@@ -1,7 +1,11 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cellcode.database.calibration import Calibration, fit
+from cellcode.database.codes import fuse
 from cellcode.database.similarity import Terms
 from cellcode.geography import Region, s2
 from cellcode.runs import Validation
@@ -30,10 +34,7 @@ def _world(aerial_noise: float, prototype_noise: float, unvisited_share: float =
 
 def _log_mass(validation: Validation, terms: Terms, calibration: Calibration) -> float:
     """Mean log posterior mass within 100 m of the truth: what the fit maximises, by its definition."""
-    on_aerial, on_prototypes = calibration.factors(terms.has_aerial, terms.has_prototype)
-    assert terms.aerial is not None
-    assert terms.prototypes is not None
-    codes = on_aerial[:, None] * terms.aerial + on_prototypes[:, None] * terms.prototypes
+    codes = fuse(terms.aerial, terms.prototypes, terms.has_aerial, terms.has_prototype, calibration)
     logits = (validation.queries @ codes.T).astype(np.float64) / calibration.temperature
     share = np.exp(logits - logits.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
@@ -44,14 +45,15 @@ def _log_mass(validation: Validation, terms: Terms, calibration: Calibration) ->
 
 
 def test_no_other_figures_explain_the_validation_photos_better() -> None:
+    """With every photo counting the same, as `_log_mass` has it."""
     validation, terms = _world(0.2, 0.2)
-    made, _ = fit(validation, IDS, terms, radius_m=100)
+    share = float((~terms.has_prototype[_rows(validation)]).mean())
+    made, _ = fit(validation, IDS, terms, radius_m=100, unvisited_weight=share)
     best = _log_mass(validation, terms, made)
-    for name in ("kappa", "aerial_only", "temperature"):
+    assert made.imputed > 0
+    for name in ("kappa", "aerial_only", "temperature", "imputed"):
         for factor in (0.7, 0.9, 1.1, 1.4):
-            values = {"kappa": made.kappa, "aerial_only": made.aerial_only, "temperature": made.temperature}
-            values[name] *= factor
-            other = Calibration(prototype_only=made.prototype_only, **values)
+            other = replace(made, **{name: getattr(made, name) * factor})
             assert _log_mass(validation, terms, other) <= best + 2e-3, (name, factor)
 
 
@@ -89,14 +91,62 @@ def test_without_validation_photos_it_says_so_and_stays_neutral(capsys: pytest.C
 def test_most_validation_photos_count_as_inside() -> None:
     validation, terms = _world(0.2, 0.2)
     made, _ = fit(validation, IDS, terms, radius_m=100)
-    on_aerial, on_prototypes = made.factors(terms.has_aerial, terms.has_prototype)
-    assert terms.aerial is not None
-    assert terms.prototypes is not None
-    codes = on_aerial[:, None] * terms.aerial + on_prototypes[:, None] * terms.prototypes
+    codes = fuse(terms.aerial, terms.prototypes, terms.has_aerial, terms.has_prototype, made)
     top = (validation.queries @ codes.T).max(axis=1)
     assert made.outside_score is not None
     assert (top >= made.outside_score).mean() == pytest.approx(0.95, abs=0.01)
 
 
+def _rows(validation: Validation) -> np.ndarray:
+    return np.searchsorted(IDS, s2.cell_ids(validation.lat_deg, validation.lon_deg, 16))
+
+
 def _arguments(world: tuple[Validation, Terms]) -> tuple[Validation, np.ndarray, Terms]:
     return world[0], IDS, world[1]
+
+
+def test_guessed_prototypes_help_where_no_photo_was_taken() -> None:
+    """Tiles say where they are in another language than photos; the cells with both terms are the dictionary."""
+    validation, terms = _world(0.05, 0.05, unvisited_share=0.4)
+    assert terms.aerial is not None
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((DIM, DIM)))[0].astype(np.float32)
+    terms = replace(terms, aerial=_unit(terms.aerial @ (turn + 0.3 * np.eye(DIM, dtype=np.float32))))
+    found = {}
+    for impute in (False, True):
+        made, report = fit(validation, IDS, terms, radius_m=100, impute=impute)
+        assert (made.imputed > 0) is impute
+        assert (made.imputation is not None) is impute
+        found[impute] = report["recall"]["calibrated"]
+    assert found[True]["without_prototype"] > 0.2 + found[False]["without_prototype"]
+    assert found[True]["with_prototype"] > found[False]["with_prototype"] - 0.05
+
+
+def test_figures_survive_the_manifest_and_those_of_earlier_versions_are_read() -> None:
+    validation, terms = _world(0.2, 0.2)
+    made, _ = fit(validation, IDS, terms, radius_m=100)
+    kept = json.loads(json.dumps(made.to_json()))
+    assert Calibration.from_json(kept, made.imputation) == made
+    with pytest.raises(ValueError, match="of another database"):
+        Calibration.from_json(kept, None)
+    earlier = {
+        "kappa": 0.7,
+        "aerial_only": 1.2,
+        "prototype_only": 1.0,
+        "temperature": 0.04,
+        "outside_score": 0.3,
+        "photos": 9,
+    }
+    old = Calibration.from_json(earlier)
+    assert (old.kappa, old.imputed, old.share_50, old.share_90, old.inside) == (0.7, 0, 0.5, 0.9, None)
+
+
+def test_the_temperature_makes_probabilities_come_true() -> None:
+    """Of the mass within 100 m of the best cell, about as much is right as it says, photos of both kinds together."""
+    validation, terms = _world(0.2, 0.2)
+    made, _ = fit(validation, IDS, terms, radius_m=100)
+    codes = fuse(terms.aerial, terms.prototypes, terms.has_aerial, terms.has_prototype, made)
+    logits = validation.queries @ codes.T / made.temperature
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    best = (share / share.sum(axis=1, keepdims=True)).max(axis=1)
+    right = logits.argmax(axis=1) == _rows(validation)
+    assert best.mean() == pytest.approx(right.mean(), abs=0.05)

@@ -4,6 +4,7 @@ import torch
 
 from cellcode.database import Calibration
 from cellcode.database.codes import fuse, upsample
+from cellcode.database.imputation import Imputation
 from cellcode.geography import Region, s2
 from cellcode.model.prototypes import Prototypes
 
@@ -59,3 +60,17 @@ def test_a_score_is_the_weighted_sum_of_two_similarities() -> None:
         on_prototype = 0.6 if has_aerial[cell] else 0.8
         expected = on_aerial * (queries @ aerial[cell]) + on_prototype * (queries @ prototypes[cell])
         np.testing.assert_allclose(scores[:, cell], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_imagery_alone_scores_with_the_prototype_guessed_from_it() -> None:
+    rng = np.random.default_rng(1)
+    aerial, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (4, 3))
+    has_prototype = np.array([True, False, False, True])
+    guess = Imputation.of_weights(rng.standard_normal((9, 8)).astype(np.float32))
+    calibration = Calibration(kappa=0.5, aerial_only=1.3, imputed=0.4, imputation=guess)
+    prototypes = aerial[::-1] * has_prototype[:, None]
+    scores = queries @ fuse(aerial, prototypes, np.ones(4, bool), has_prototype, calibration).T
+    for cell in range(4):
+        guessed = aerial[cell] @ guess.weights[:8] + guess.weights[8]
+        expected = aerial[cell] + 0.5 * prototypes[cell] if has_prototype[cell] else 1.3 * aerial[cell] + 0.4 * guessed
+        np.testing.assert_allclose(scores[:, cell], queries @ expected, rtol=1e-4, atol=1e-5)

@@ -41,10 +41,13 @@ def test_the_answer_is_the_best_code_for_the_embedded_photo(locator: Locator, fi
     assert answer.best.cell == s2.tokens(database.ids[best : best + 1])[0]
     assert answer.best.score == pytest.approx(scores[best], abs=1e-4)
     assert answer.best.probability == pytest.approx(posterior[best], rel=0.02)
-    everywhere = distance.haversine_m(lat[0], lon[0], *s2.cell_centers(database.ids))
-    for share, radius_m in ((0.5, answer.radius_50_m), (0.9, answer.radius_90_m)):
-        assert posterior[everywhere <= radius_m + 1e-6].sum() >= share - 0.01
-        assert posterior[everywhere < radius_m - 1e-6].sum() <= share + 0.01
+    # A cell's mass lies evenly between half an edge before its centre and half an edge beyond.
+    apart_m, half_m = distance.haversine_m(lat[0], lon[0], *s2.cell_centers(database.ids)), s2.mean_edge_m(16) / 2
+    first = np.maximum(apart_m - half_m, 0)
+    calibration = database.calibration
+    for share, radius_m in ((calibration.share_50, answer.radius_50_m), (calibration.share_90, answer.radius_90_m)):
+        part = np.clip((radius_m - first) / (apart_m + half_m - first), 0, 1)
+        assert (posterior * part).sum() == pytest.approx(share, abs=0.01)
 
 
 def test_candidates_are_ordered_and_as_many_as_asked(locator: Locator, files: list[Path]) -> None:
@@ -98,8 +101,8 @@ def test_many_photos_keep_their_order_and_bad_ones_cost_only_themselves(
 def test_json_has_the_keys_of_the_contract(locator: Locator, files: list[Path]) -> None:
     value = json.loads(json.dumps(locator.locate(files[0], top=2).to_json(), allow_nan=False))
     assert list(value) == [
-        "file", "lat", "lon", "cell", "score", "probability", "radius_50_m", "radius_90_m", "in_region", "candidates",
-        "search",
+        "file", "lat", "lon", "cell", "score", "probability", "radius_50_m", "radius_90_m", "in_region",
+        "inside_probability", "mean_lat", "mean_lon", "candidates", "search",
     ]  # fmt: skip
     assert len(value["candidates"]) == 2
     assert list(value["candidates"][0]) == ["lat", "lon", "cell", "score", "probability"]

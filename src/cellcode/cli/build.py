@@ -21,6 +21,12 @@ def command(
     reuse: Annotated[
         Path | None, Option(help="An earlier database: tiles that have not changed since are not encoded again.")
     ] = None,
+    elsewhere: Annotated[
+        Path | None,
+        Option(
+            help="A photo table from outside the region: answers then say how probable it is that a photo is inside."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, Option("--set", help="Override a setting: build.a=b; may be repeated.")
     ] = None,
@@ -35,6 +41,7 @@ def command(
         Region.parse(region) if region is not None else None,
         out=out,
         reuse=reuse,
+        elsewhere=elsewhere,
         overrides=overrides or (),
     )
     print(out)

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
-from cellcode.database import join, parts
+from cellcode.database import confidence, join, parts
 from cellcode.database.calibration import Calibration, fit
 from cellcode.database.codes import fuse
 from cellcode.database.database import Database
+from cellcode.database.elsewhere import embed_elsewhere
 from cellcode.database.finish import count_kinds, write_coarse, write_first_stage, write_manifest
 from cellcode.database.join import Written
 from cellcode.database.layout import (
@@ -34,6 +35,7 @@ from cellcode.database.layout import (
     DIGESTS,
     ENCODER,
     IDS,
+    IMPUTATION,
     PROTOTYPES,
     QUERIES,
     TILES,
@@ -47,6 +49,7 @@ from cellcode.errors import InputError
 from cellcode.files import locked, read_json, replace_folder, write_json
 from cellcode.geography import Region, s2
 from cellcode.index.codeset import CodeSet
+from cellcode.photos import PhotoTable
 from cellcode.progress import Meter
 from cellcode.runs import Run, architecture
 
@@ -64,6 +67,7 @@ def run(
     *,
     out: Path | str,
     reuse: Database | Path | str | None = None,
+    elsewhere: PhotoTable | Path | str | None = None,
     overrides: Iterable[str] = (),
 ) -> Database:
     """Build a database.
@@ -76,13 +80,16 @@ def run(
         out: the folder to write; a database that is there already is replaced.
         reuse: an earlier database; tiles whose pixels have not changed since are not encoded again. It may be the one
             at `out`.
+        elsewhere: photos (of any split) that were not taken in the region, or the folder of their table; with them
+            answers tell how probable it is that a photo was taken in the region.
         overrides: `build.key=value`, in place of the run's `config.build`.
 
     Returns:
         The database, open.
 
     Raises:
-        InputError: run, imagery and region leave nothing to build, or `out` holds something else. Said before any work.
+        InputError: run, imagery and region leave nothing to build, `out` holds something else, or too few photos from
+            elsewhere can be read. Said before any work.
     """
     run = run if isinstance(run, Run) else Run.load(run)
     run = replace(run, config=configuration.overridden(run.config, overrides, "build"))
@@ -93,13 +100,14 @@ def run(
     plan = choose(run, source, region)
     if source is None and run.aerial is not None:
         print("no aerial imagery given: the codes are made of prototypes alone", file=sys.stderr)
+    strangers = embed_elsewhere(run, elsewhere) if elsewhere is not None else None
     working = out.with_name(f".{out.name}.building")
     working.mkdir(parents=True, exist_ok=True)
     with locked(working / LOCK):
         folders, counts = _encode(run, source, plan, working, earlier)
         shutil.rmtree(working / FINISHED, ignore_errors=True)  # of a build that was killed while it wrote
         (working / FINISHED).mkdir()
-        _write(run, source, folders, counts, working / FINISHED)
+        _write(run, source, folders, counts, strangers, working / FINISHED)
         replace_folder(working / FINISHED, out)
         shutil.rmtree(working)
     made = Database.open(out)
@@ -167,7 +175,14 @@ def _encode(
     return folders, total | errors | {"left_out": plan.asked - total["cells"]}
 
 
-def _write(run: Run, source: AerialSource | None, folders: list[Path], counts: dict[str, float], folder: Path) -> None:
+def _write(
+    run: Run,
+    source: AerialSource | None,
+    folders: list[Path],
+    counts: dict[str, float],
+    strangers: Float32 | None,
+    folder: Path,
+) -> None:
     """Write every file of the database; the manifest comes last."""
     build, levels, model = run.config.build, run.config.levels, run.config.model
     written = join.join(folders, run.facts, model.dim, folder)
@@ -181,8 +196,11 @@ def _write(run: Run, source: AerialSource | None, folders: list[Path], counts: d
         radius_m=RADIUS_CELLS * s2.mean_edge_m(levels.cell),
         kappa=build.kappa,
         unvisited_weight=build.unvisited_weight,
+        impute=build.impute,
         seed=run.config.training.seed,
     )
+    if calibration.imputation is not None:
+        calibration.imputation.save(folder / IMPUTATION)
     errors = _score_error(counts, calibration, _write_codes(terms, calibration, folder))
     codes = np.load(folder / CODES, mmap_mode="c")
     coarse = write_coarse(codes, folder)
@@ -190,6 +208,9 @@ def _write(run: Run, source: AerialSource | None, folders: list[Path], counts: d
     np.save(folder / QUERIES, queries)
     code_set = CodeSet(
         np.asarray(ids), codes, np.load(folder / COARSE, mmap_mode="c"), coarse.step, coarse.error, coarse.longest
+    )
+    calibration = confidence.fit(
+        calibration, code_set, run.validation, strangers, level=levels.cell, seed=run.config.training.seed
     )
     settings = write_first_stage(code_set, queries, build, folder, levels.cell, run.config.training.seed)
     (folder / CONFIG).write_text(configuration.dump(run.config), encoding="utf-8")
@@ -265,7 +286,9 @@ def _write_codes(terms: Terms, calibration: Calibration, folder: Path) -> float:
 
 def _score_error(counts: dict[str, float], calibration: Calibration, code_error: float) -> float:
     """Bound of the change of any score: rounding of both terms, and of their sum."""
-    on_aerial = max(1.0, calibration.aerial_only) * counts["aerial_error"]
+    guess = calibration.imputation
+    stretched = calibration.imputed * float(np.linalg.norm(guess.weights[:-1], 2)) if guess is not None else 0.0
+    on_aerial = max(1.0, calibration.aerial_only + stretched) * counts["aerial_error"]
     on_prototypes = max(calibration.kappa, calibration.prototype_only) * counts["prototype_error"]
     return on_aerial + on_prototypes + code_error
 

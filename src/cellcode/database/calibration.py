@@ -1,22 +1,25 @@
-"""How the two terms of a cell compare: kappa, factors for cells with one term, and the temperature of the posterior.
+"""How the terms of a cell compare: kappa, factors for cells with one term, and the temperature of the posterior.
 
 The paper gives the sum z^A + kappa z^P and no rule for kappa or for cells that lack a term. A plain sum favours cells
-with two terms over cells with one, so that places without training photos are never found. Our choice: all of it is
-fitted together on validation photos, part of which lie in cells whose training photos were withheld.
+with two terms over cells with one, so that places without training photos are never found. Our choice: cells without a
+prototype get one guessed from their aerial embedding, and all weights are fitted together on validation photos, part of
+which lie in cells whose training photos were withheld.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.database import likelihood, tradeoff
-from cellcode.database.likelihood import Free, Problem
+from cellcode.database import fairness, likelihood, tradeoff
+from cellcode.database.imputation import Imputation
+from cellcode.database.inside import Inside
+from cellcode.database.likelihood import Free
 from cellcode.database.similarity import Similarities, Terms, compare
 from cellcode.runs import Validation
 
@@ -39,6 +42,10 @@ class Calibration:
         temperature: the posterior of a photo over the cells is softmax(scores / temperature).
         outside_score: a photo whose best score is lower is taken to be outside the region; None: not known.
         photos: validation photos that the fit used.
+        imputed: weight of the prototype that is guessed for cells without one; 0: none is guessed.
+        imputation: how it is guessed; None where `imputed` is 0.
+        share_50, share_90: a circle that holds this share of the posterior held 50 % and 90 % of the validation photos.
+        inside: tells photos of the region from others; None where no photos from elsewhere were given.
     """
 
     kappa: float = 1.0
@@ -47,6 +54,11 @@ class Calibration:
     temperature: float = DEFAULT_TEMPERATURE
     outside_score: float | None = None
     photos: int = 0
+    imputed: float = 0.0
+    imputation: Imputation | None = None
+    share_50: float = 0.5
+    share_90: float = 0.9
+    inside: Inside | None = None
 
     def factors(self, has_aerial: Bools, has_prototype: Bools) -> tuple[Float32, Float32]:
         """Return the weights of the aerial embedding and of the prototype in each cell, two (N,)."""
@@ -54,9 +66,38 @@ class Calibration:
         prototype = np.where(has_aerial, self.kappa, self.prototype_only) * has_prototype
         return aerial.astype(np.float32), prototype.astype(np.float32)
 
+    def scores(self, similarities: Similarities) -> Float32:
+        """Return the scores that photos give to cells, (V, M)."""
+        s = similarities
+        on_aerial, on_prototypes = self.factors(s.has_aerial, s.has_prototype)
+        scores = s.aerial * on_aerial + s.prototypes * on_prototypes
+        return scores + np.float32(self.imputed) * s.imputed if self.imputed else scores
+
+    @property
+    def comparable(self) -> tuple[float | str | None, ...]:
+        """What must be the same for scores of two databases of one run to be comparable."""
+        guess = self.imputation.digest if self.imputation is not None else None
+        return self.kappa, self.aerial_only, self.prototype_only, self.imputed, guess
+
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as the manifest keeps them."""
-        return asdict(self)
+        """Return the figures as the manifest keeps them; the regression of `imputation` is a file, here its digest."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["imputation"] = self.imputation.digest if self.imputation is not None else None
+        values["inside"] = asdict(self.inside) if self.inside is not None else None
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], imputation: Imputation | None = None) -> Self:
+        """The inverse of `to_json`; what an earlier version did not know has its default.
+
+        Raises:
+            ValueError: the regression is not the one that the figures belong to.
+        """
+        if values.get("imputation") != (imputation.digest if imputation is not None else None):
+            raise ValueError("the guessed prototypes are of another database")
+        inside = values.get("inside")
+        made = Inside.from_json(inside) if inside is not None else None
+        return cls(**{**values, "imputation": imputation, "inside": made})
 
 
 def fit(
@@ -67,9 +108,10 @@ def fit(
     radius_m: float,
     kappa: float | None = None,
     unvisited_weight: float | None = None,
+    impute: bool = True,
     seed: int = 0,
 ) -> tuple[Calibration, dict[str, Any]]:
-    """Fit the calibration by maximum likelihood and say what it does.
+    """Fit what scores need by maximum likelihood and say what it does; radii and `inside` are `confidence.fit`'s.
 
     Maximised is the mean over validation photos of the log of the posterior mass within `radius_m` of the true
     position. Figures that the photos cannot tell fall back, with a line on stderr: kappa to 1, factors of cells with
@@ -80,37 +122,49 @@ def fit(
         terms: their two terms.
         radius_m: photos with no cell of the database within it are left out.
         kappa: given, it is used as is.
-        unvisited_weight: weight of the photos whose nearest cell has no prototype, 0..1; None: their share.
+        unvisited_weight: weight of the photos whose nearest cell has no prototype, 0..1; None: their share, or
+            the nearest weight at which both groups of photos get what they are owed; see `fairness`.
+        impute: guess prototypes for the cells that have imagery only.
         seed: of the random choice of cells and photos where there are too many of them; see `similarity.compare`.
 
     Returns:
         The calibration, and a JSON-like report: photos by group, recall@1 within the radius of each way to combine, and
         recall over kappa and factor.
     """
-    similarities = compare(validation, ids, terms, radius_m, seed)
-    problem = Problem(
-        similarities=similarities,
-        photo_weights=_photo_weights(similarities, unvisited_weight),
-        cosine=_mean_cosine(terms),
-    )
-    free = _identifiable(similarities, kappa)
+    guess = Imputation.fit(terms) if impute and not terms.has_prototype.all() else None
+    similarities = compare(validation, ids, terms, radius_m, seed, guess)
+    free = _identifiable(similarities, kappa, guess is not None)
     for line in _fallbacks(similarities, free, kappa, len(validation.lat_deg)):
         print(f"calibration: {line}", file=sys.stderr)
-    figures = likelihood.maximise(problem, free, 1.0 if kappa is None else kappa, DEFAULT_TEMPERATURE)
-    made = Calibration(
-        kappa=figures.kappa,
-        aerial_only=figures.aerial_only,
-        prototype_only=figures.prototype_only,
-        temperature=figures.temperature,
-        photos=similarities.photos if any(asdict(free).values()) else 0,
-    )
-    top = tradeoff.top_scores(similarities, *made.factors(similarities.has_aerial, similarities.has_prototype))
+    cosine = _mean_cosine(terms)
+    model = likelihood.Model(similarities, cosine, free, 1.0 if kappa is None else kappa, DEFAULT_TEMPERATURE)
+
+    def made(weight: float | None, start: likelihood.Figures | None) -> tuple[Calibration, likelihood.Figures]:
+        figures = model.maximise(_photo_weights(similarities, weight), start)
+        values = asdict(figures)
+        del values["log_likelihood"]
+        fitted = Calibration(**values, imputation=guess if figures.imputed else None)
+        return replace(fitted, photos=similarities.photos if any(asdict(free).values()) else 0), figures
+
+    calibration, figures, weight = fairness.choose(similarities, made, unvisited_weight, free.aerial_only)
+    scores = calibration.scores(similarities)
+    if free.temperature and free.aerial_only and weight is not None:
+        # Weights are a matter of fairness between cells; probabilities are to be true of the photos.
+        calibration = replace(
+            calibration, temperature=likelihood.fit_temperature(similarities, scores, calibration.temperature)
+        )
     if similarities.photos >= MIN_PHOTOS:
-        made = Calibration(**{**asdict(made), "outside_score": float(np.quantile(top, 1 - INSIDE_SHARE))})
-    report = tradeoff.report(similarities, made.factors, made.prototype_only, radius_m)
-    report |= {"fitted": asdict(free), "log_likelihood": figures.log_likelihood, "mean_cosine_of_terms": problem.cosine}
-    _say(made, report)
-    return made, report
+        top = tradeoff.top_scores(similarities, scores)
+        calibration = replace(calibration, outside_score=float(np.quantile(top, 1 - INSIDE_SHARE)))
+    report = tradeoff.report(similarities, scores, calibration.prototype_only, radius_m)
+    report |= {
+        "fitted": asdict(free),
+        "unvisited_weight": weight,
+        "log_likelihood": figures.log_likelihood,
+        "mean_cosine_of_terms": cosine,
+    }
+    _say(calibration, report)
+    return calibration, report
 
 
 def _photo_weights(similarities: Similarities, unvisited_weight: float | None) -> Float32:
@@ -133,7 +187,7 @@ def _mean_cosine(terms: Terms) -> float | None:
     return float((terms.aerial[rows].astype(np.float32) * terms.prototypes[rows].astype(np.float32)).sum(axis=1).mean())
 
 
-def _identifiable(similarities: Similarities, kappa: float | None) -> Free:
+def _identifiable(similarities: Similarities, kappa: float | None, guessed: bool) -> Free:
     """Decide what the photos can tell.
 
     A factor on one kind of cells can be told only by photos from cells of that kind and from others: with photos of the
@@ -152,6 +206,7 @@ def _identifiable(similarities: Similarities, kappa: float | None) -> Free:
         # With no cell of both terms one of the factors is the unit of all scores; it is the aerial one.
         prototype_only=told("prototype_only") and (cells["both"] > 0 or cells["aerial_only"] > 0),
         temperature=enough,
+        imputed=told("aerial_only") and guessed,
     )
 
 
@@ -181,8 +236,9 @@ def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offe
 def _say(made: Calibration, report: dict[str, Any]) -> None:
     """Print the figures and the recall of each combination on stderr."""
     print(
-        f"calibration: kappa {made.kappa:.3g}, factor {made.aerial_only:.3g} on imagery only, "
-        f"{made.prototype_only:.3g} on a prototype only, temperature {made.temperature:.3g} ({made.photos} photos)",
+        f"calibration: kappa {made.kappa:.3g}, factor {made.aerial_only:.3g} on imagery only and {made.imputed:.3g} on the "
+        f"prototype guessed from it, {made.prototype_only:.3g} on a prototype only, temperature {made.temperature:.3g} "
+        f"({made.photos} photos)",
         file=sys.stderr,
     )
     photos = report["photos"]

@@ -53,7 +53,8 @@ def fuse(
 ) -> Float32:
     """Combine the terms of each cell; not renormalised, so that a score is the weighted sum of two similarities.
 
-    Both terms: z^A + kappa z^P (the paper). One term: a factor times it (ours; see `calibration`).
+    Both terms: z^A + kappa z^P (the paper). One term: a factor times it, and where there is imagery alone a weight times
+    the prototype guessed from it (ours; see `calibration` and `imputation`).
 
     Args:
         aerial, prototypes: (N, D) of unit length, zeros where a cell lacks the term; None when no cell has it.
@@ -68,4 +69,8 @@ def fuse(
         for factor, term in ((on_aerial, aerial), (on_prototypes, prototypes))
         if term is not None
     ]
-    return np.asarray(sum(parts[1:], start=parts[0]), np.float32)
+    codes = np.asarray(sum(parts[1:], start=parts[0]), np.float32)
+    lone = has_aerial & ~has_prototype
+    if calibration.imputation is not None and aerial is not None and lone.any():
+        codes[lone] += np.float32(calibration.imputed) * calibration.imputation.of(aerial[lone])
+    return codes

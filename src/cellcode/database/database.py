@@ -19,6 +19,7 @@ from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.database.calibration import Calibration
 from cellcode.database.facts import Facts
+from cellcode.database.imputation import Imputation
 from cellcode.database.layout import (
     AERIAL,
     BACKBONE,
@@ -32,6 +33,7 @@ from cellcode.database.layout import (
     ENCODER,
     FIRST_STAGE,
     IDS,
+    IMPUTATION,
     MANIFEST,
     PACKED,
     PROTOTYPES,
@@ -90,7 +92,8 @@ class Database:
         try:
             check_files(folder, manifest)
             rows, dim = int(manifest["cells"]["total"]), int(manifest["dim"])
-            calibration = Calibration(**manifest["calibration"])
+            guess = Imputation.load(folder / IMPUTATION, dim) if IMPUTATION in manifest["files"] else None
+            calibration = Calibration.from_json(manifest["calibration"], guess)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{folder / MANIFEST} is damaged ({error}); copy or build the database again") from None
         ids = mapped(folder / IDS, (rows,), np.uint64)

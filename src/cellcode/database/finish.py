@@ -26,6 +26,7 @@ from cellcode.database.layout import (
     ENCODER,
     FIRST_STAGE,
     FORMAT,
+    IMPUTATION,
     MANIFEST,
     STARTS,
     VERSION,
@@ -132,8 +133,9 @@ def recheck_first_stage(
 
 def copy_common(source: Path, folder: Path) -> None:
     """Copy the files of a database that do not depend on its cells."""
-    for name in (CONFIG, ENCODER):
-        shutil.copyfile(source / name, folder / name)
+    for name in (CONFIG, ENCODER, IMPUTATION):
+        if name != IMPUTATION or (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     if (source / BACKBONE).is_dir():
         shutil.copytree(source / BACKBONE, folder / BACKBONE)
 

@@ -18,6 +18,7 @@ CODES, COARSE = "codes.npy", "codes_int8.npy"
 PACKED, CODEBOOK = "codes_packed.npy", "codebook.safetensors"
 FIRST_STAGE, DIRECTIONS, STARTS = "first_stage.faiss", "first_stage_directions.npy", "first_stage_starts.npy"
 QUERIES = "queries.npy"
+IMPUTATION = "imputation.npy"  # only where prototypes are guessed
 # Raw embeddings of tiles, only where `AERIAL` holds smoothed ones.
 AERIAL, PROTOTYPES, TILES = "terms/aerial.npy", "terms/prototypes.npy", "terms/tiles.npy"
 DIGESTS = "tile_digests.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ class Similarities:
 
     Attributes:
         aerial, prototypes: (V, M) float32, cosine of each photo and each term; zeros where a cell lacks it.
+        imputed: (V, M) float32, product of each photo and the prototype guessed for the cell; zeros where it is not needed.
         has_aerial, has_prototype: (M,).
         near: (V, M), the cell's centre is within the radius of the photo.
         nearest: (V,), the cell nearest to each photo.
@@ -51,6 +53,7 @@ class Similarities:
 
     aerial: Float32
     prototypes: Float32
+    imputed: Float32
     has_aerial: Bools
     has_prototype: Bools
     near: Bools
@@ -85,7 +88,16 @@ class Similarities:
         return dict(zip(KINDS, np.bincount(self.kind[self.nearest], minlength=3).tolist(), strict=True))
 
 
-def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, seed: int) -> Similarities:
+class Guess(Protocol):
+    """A prototype guessed from an aerial embedding: see `imputation.Imputation.asked`."""
+
+    def asked(self, queries: Float32) -> tuple[Float32, Float32]:
+        """Return (B, D) and (B,)."""
+
+
+def compare(
+    validation: Validation, ids: Ids, terms: Terms, radius_m: float, seed: int, guess: Guess | None = None
+) -> Similarities:
     """Compare the photos with the cells.
 
     At most MAX_PHOTOS photos are taken, at random. Where photos times cells then exceed MAX_ENTRIES, every cell near a
@@ -112,9 +124,15 @@ def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, see
         np.int64,
     )
     queries = validation.queries[photos]
+    aerial = _products(queries, terms.aerial, rows)
+    imputed = np.zeros((1, 1), np.float32)  # stands for all
+    if guess is not None:
+        turned, constant = guess.asked(queries)
+        imputed = (_products(turned, terms.aerial, rows) + constant[:, None]) * _lone(terms, rows)
     return Similarities(
-        aerial=_products(queries, terms.aerial, rows),
+        aerial=aerial,
         prototypes=_products(queries, terms.prototypes, rows),
+        imputed=np.broadcast_to(imputed, aerial.shape),
         has_aerial=terms.has_aerial[rows],
         has_prototype=terms.has_prototype[rows],
         near=mask,
@@ -123,6 +141,11 @@ def compare(validation: Validation, ids: Ids, terms: Terms, radius_m: float, see
         cells=len(ids),
         photos_near=photos_near,
     )
+
+
+def _lone(terms: Terms, rows: npt.NDArray[np.int64]) -> Bools:
+    """Cells that have imagery alone."""
+    return terms.has_aerial[rows] & ~terms.has_prototype[rows]
 
 
 def _near(validation: Validation, ids: Ids, radius_m: float) -> list[npt.NDArray[np.int64]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,34 @@ CURVE_KAPPAS = tuple(float(2.0**e) for e in np.arange(-3, 3.01, 0.5))
 CURVE_FACTORS = tuple(float(2.0**e) for e in np.arange(-1, 2.01, 0.25))
 
 
-def top_scores(similarities: Similarities, on_aerial: Float32, on_prototypes: Float32) -> Float32:
+def top_scores(similarities: Similarities, scores: Float32) -> Float32:
     """Return the best score of each photo, (V,)."""
-    return _best(_scores(similarities, on_aerial, on_prototypes), similarities, slice(None))[0]
+    return _best(scores, similarities, slice(None))[0]
 
 
-def report(
-    similarities: Similarities,
-    factors: Callable[[Bools, Bools], tuple[Float32, Float32]],
-    prototype_only: float,
-    radius_m: float,
-) -> dict[str, Any]:
+def recall(similarities: Similarities, scores: Float32) -> dict[str, float | None]:
+    """Return recall@1 of all photos, of those whose nearest cell has a prototype, and of the others.
+
+    Args:
+        scores: (V, M).
+    """
+    return _shares(_best(scores, similarities, slice(None))[1], similarities.visited)
+
+
+def singles(similarities: Similarities) -> dict[str, dict[str, float | None]]:
+    """Return the recall of each term alone, among the cells that have it."""
+    s, ways = similarities, {}
+    for name, scores, cells in (("prototypes", s.prototypes, s.has_prototype), ("aerial", s.aerial, s.has_aerial)):
+        if s.photos and cells.any():
+            ways[name] = _shares(_best(scores, s, cells)[1], s.visited)
+    return ways
+
+
+def report(similarities: Similarities, scores: Float32, prototype_only: float, radius_m: float) -> dict[str, Any]:
     """Return recall@1 within the radius, for photos whose nearest cell has a prototype and for the others.
 
     Args:
-        factors: the calibration's weights of both terms in each cell.
+        scores: (V, M), as calibrated.
         prototype_only: the factor of cells without imagery along the curve.
 
     Returns:
@@ -39,20 +51,11 @@ def report(
         recall over `kappa` x `aerial_only`, two nested lists.
     """
     s = similarities
-    ones, zeros = np.ones(len(s.stands_for), np.float32), np.zeros(len(s.stands_for), np.float32)
-    visited = s.visited
-    ways: dict[str, dict[str, float | None]] = {}
+    visited, ways = s.visited, singles(s)
     if s.photos:
-        if s.has_prototype.any():
-            hits = _best(_scores(s, zeros, ones), s, s.has_prototype)[1]
-            ways["prototypes"] = _shares(hits, visited)
-        if s.has_aerial.any():
-            hits = _best(_scores(s, ones, zeros), s, s.has_aerial)[1]
-            ways["aerial"] = _shares(hits, visited)
         if s.has_prototype.any() and s.has_aerial.any():
-            ways["plain sum"] = _shares(_best(_scores(s, ones, ones), s, slice(None))[1], visited)
-        hits = _best(_scores(s, *factors(s.has_aerial, s.has_prototype)), s, slice(None))[1]
-        ways["calibrated"] = _shares(hits, visited)
+            ways["plain sum"] = recall(s, s.aerial + s.prototypes)
+        ways["calibrated"] = recall(s, scores)
     return {
         "radius_m": radius_m,
         "photos": {
@@ -87,10 +90,6 @@ def _curve(s: Similarities, prototype_only: float) -> dict[str, Any] | None:
         for group, rows in grids.items():
             rows.append([share[group] for share in shares])
     return {"kappa": list(CURVE_KAPPAS), "aerial_only": list(CURVE_FACTORS), "recall": grids}
-
-
-def _scores(s: Similarities, on_aerial: Float32, on_prototypes: Float32) -> Float32:
-    return s.aerial * on_aerial + s.prototypes * on_prototypes
 
 
 def _best(scores: Float32, s: Similarities, cells: Bools | slice) -> tuple[Float32, Bools]:

@@ -33,8 +33,13 @@ class Answer:
     Attributes:
         file: the photo.
         candidates: the best cells, best first; the answer is the first.
-        radius_50_m, radius_90_m: circles around the answer that hold this share of the posterior.
-        in_region: the best score is as high as that of photos known to be inside; None where no validation photos told.
+        radius_50_m, radius_90_m: circles around the answer that hold the true position of this share of photos, as measured
+            on validation photos.
+        in_region: the photo looks like one taken inside, as 95 % of validation photos do: by `inside_probability`, or where
+            the database has none by the best score; None where no validation photos told.
+        inside_probability: that the photo was taken inside, if half of all photos were; None where the database was built
+            without photos from elsewhere.
+        mean_lat, mean_lon: mean of the posterior over the best cells, in degrees: a compromise, not a place that looks right.
         searched: how the cells were found, and whether all of them were searched.
     """
 
@@ -43,6 +48,9 @@ class Answer:
     radius_50_m: float
     radius_90_m: float
     in_region: bool | None
+    inside_probability: float | None
+    mean_lat: float
+    mean_lon: float
     searched: Searched
 
     @property
@@ -68,6 +76,9 @@ class Answer:
             "radius_50_m": self.radius_50_m,
             "radius_90_m": self.radius_90_m,
             "in_region": self.in_region,
+            "inside_probability": self.inside_probability,
+            "mean_lat": self.mean_lat,
+            "mean_lon": self.mean_lon,
             "candidates": [asdict(candidate) for candidate in self.candidates],
             "search": {**asdict(self.searched), "missing": list(self.searched.missing)},
         }

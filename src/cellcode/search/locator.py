@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellcode.database import Database
+from cellcode.database import Database, confidence
+from cellcode.database.confidence import REACH
 from cellcode.errors import UsageError
 from cellcode.geography import Region, s2
 from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.search.answer import Answer, Candidate, Failure
-from cellcode.search.posterior import probabilities, radius_m
+from cellcode.search.posterior import mean_position, probabilities
 from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k
 
 Float32 = npt.NDArray[np.float32]
 BATCH = 64
-REACH = 1000  # cells that the circles of 50 and 90 % are measured over
 Source = Path | str | bytes | BinaryIO
 
 
@@ -40,6 +40,7 @@ class Locator:
     def __init__(self, database: Database, searcher: Searcher | None = None) -> None:
         self.database = database
         self.searcher = searcher or DatabaseSearcher(database)
+        self._centres = confidence.everywhere(database.ids)
         self._device = choose_device("auto")
         self._encoder = database.encoder().to(self._device)
 
@@ -66,7 +67,7 @@ class Locator:
             UsageError: `top` is below 1, or the region cannot be understood.
         """
         name = str(photo) if isinstance(photo, Path | str) else "photo"
-        return self._answer([name], self.embed(self._read(photo)[None]), top, region)[0]
+        return self.answers([name], self.embed(self._read(photo)[None]), top, region)[0]
 
     def locate_many(
         self, photos: Sequence[Source], *, top: int = 5, region: Region | str | None = None
@@ -82,7 +83,7 @@ class Locator:
                 answers: dict[int, Answer] = {}
                 if good:
                     pixels = np.stack([made for made in read if not isinstance(made, str)])
-                    made = self._answer([names[row] for row in good], self.embed(pixels), top, region)
+                    made = self.answers([names[row] for row in good], self.embed(pixels), top, region)
                     answers = dict(zip(good, made, strict=True))
                 for row, result in enumerate(read):
                     yield answers[row] if row in answers else Failure(names[row], str(result))
@@ -106,7 +107,14 @@ class Locator:
         except PhotoError as error:
             return str(error)
 
-    def _answer(self, names: list[str], queries: Float32, top: int, region: Region | str | None) -> list[Answer]:
+    def answers(self, names: list[str], queries: Float32, top: int, region: Region | str | None) -> list[Answer]:
+        """Answer embedded photos.
+
+        Args:
+            names: (B,), for `Answer.file`.
+            queries: (B, D) float32; one that stands for several photos need not have unit length.
+            top, region: as in `locate`.
+        """
         if top < 1:
             raise UsageError(f"top must be at least 1, not {top}")
         region = Region.parse(region) if isinstance(region, str) else region
@@ -119,6 +127,10 @@ class Locator:
         shares = probabilities(hits, calibration.temperature)
         lat, lon = (values.reshape(hits.cell_ids.shape) for values in s2.cell_centers(hits.cell_ids.ravel()))
         tokens = np.array(s2.tokens(hits.cell_ids[:, :top].ravel())).reshape(len(names), -1)
+        inside = None
+        if calibration.inside is not None and queries.shape[1] == self.database.code_set.dim:  # not of a path of photos
+            inside = calibration.inside.probability(queries, hits.scores)
+        rest, cell_m = self._everywhere(region), s2.mean_edge_m(self.database.level)
         answers = []
         for row, name in enumerate(names):
             candidates = tuple(
@@ -131,15 +143,33 @@ class Locator:
                 )
                 for k, token in enumerate(tokens[row])
             )
-            limit = calibration.outside_score
+            within = confidence.held(lat[row], lon[row], shares[row], rest, cell_m)
+            mean_lat, mean_lon = mean_position(lat[row], lon[row], shares[row])
             answers.append(
                 Answer(
                     file=name,
                     candidates=candidates,
-                    radius_50_m=radius_m(0.5, lat[row], lon[row], shares[row]),
-                    radius_90_m=radius_m(0.9, lat[row], lon[row], shares[row]),
-                    in_region=None if limit is None else bool(hits.scores[row, 0] >= limit),
+                    radius_50_m=confidence.radius_m(calibration.share_50, *within),
+                    radius_90_m=confidence.radius_m(calibration.share_90, *within),
+                    in_region=self._in_region(candidates[0].score, None if inside is None else float(inside[row])),
+                    inside_probability=None if inside is None else float(inside[row]),
+                    mean_lat=mean_lat,
+                    mean_lon=mean_lon,
                     searched=hits.searched,
                 )
             )
         return answers
+
+    def _in_region(self, score: float, inside_probability: float | None) -> bool | None:
+        calibration = self.database.calibration
+        if calibration.inside is not None and inside_probability is not None:
+            return inside_probability >= calibration.inside.threshold
+        return None if calibration.outside_score is None else score >= calibration.outside_score
+
+    def _everywhere(self, region: Region | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Centres of cells that stand for all that are searched."""
+        lat, lon = self._centres
+        if region is None:
+            return lat, lon
+        inside = region.contains(lat, lon)
+        return lat[inside], lon[inside]

@@ -1,11 +1,10 @@
-"""From scores to probabilities: softmax over the cells at the calibrated temperature, and the circles that hold it."""
+"""From scores to probabilities: softmax over the cells at the calibrated temperature, and the position they mean."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.geography import distance
 from cellcode.search.searcher import Hits
 
 Float64 = npt.NDArray[np.float64]
@@ -21,17 +20,12 @@ def probabilities(hits: Hits, temperature: float) -> Float64:
     return np.asarray(np.exp(hits.scores.astype(np.float64) / temperature - hits.log_mass[:, None]))
 
 
-def radius_m(share: float, lat_deg: Float64, lon_deg: Float64, probability: Float64) -> float:
-    """Radius of the circle around the first cell that holds `share` of the posterior.
-
-    Cells count as a whole when their centre is inside. Where the cells given hold less than the share, the circle that
-    holds all of them is returned.
+def mean_position(lat_deg: Float64, lon_deg: Float64, probability: Float64) -> tuple[float, float]:
+    """Return latitude and longitude of the posterior mean, in degrees: the mean unit vector, back on the sphere.
 
     Args:
-        lat_deg, lon_deg, probability: (K,) of the cells, best first.
+        lat_deg, lon_deg, probability: (K,) of cells; their probabilities need not sum to 1.
     """
-    apart_m = distance.haversine_m(lat_deg[0], lon_deg[0], lat_deg, lon_deg)
-    order = np.argsort(apart_m)
-    held = np.cumsum(probability[order])
-    enough = min(int(np.searchsorted(held, share)), len(order) - 1)
-    return float(apart_m[order[enough]])
+    lat, lon = np.radians(lat_deg), np.radians(lon_deg)
+    x, y, z = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]) @ probability
+    return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))

@@ -114,7 +114,7 @@ class Shard:
         dim: width of its codes.
         level: S2 level of its cells.
         run: identity of the run that its codes were made with.
-        factors: the calibration's factors on the terms of a code.
+        factors: what its calibration does to the terms of a code.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Shard:
     dim: int
     level: int
     run: str
-    factors: tuple[float, float, float]
+    factors: tuple[float | str | None, ...]
 
     @classmethod
     def of(cls, database: Database) -> Self:
@@ -140,7 +140,7 @@ class Shard:
             dim=int(database.codes.shape[1]),
             level=database.level,
             run=str(database.manifest["run"]["identity"]),
-            factors=(calibration.kappa, calibration.aerial_only, calibration.prototype_only),
+            factors=calibration.comparable,
         )
 
     def __str__(self) -> str:
