@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint format types bench clean
+.PHONY: demo results test lint format types bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
+
+# CAMPUS=folder adds the tables of a real campus.
+results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
+	$(BIN)/cellcode results --out runs/results --docs docs $(if $(CAMPUS),--campus $(CAMPUS))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

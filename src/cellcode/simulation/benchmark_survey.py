@@ -1,8 +1,9 @@
 """The survey of the benchmark region: what a table of the paper needs to be filled.
 
 Training photos as in `survey`, dense in town and sparse to absent in the country, on all dates but the last. Test and
-validation photos in small reserved blocks, some of them in withheld level-15 cells, and in cells that training never visits, half
-of them on the last date; a held-out square where photos are taken for the test of cross area alone; and walks of a few steps.
+validation photos in small reserved blocks, some of them in withheld level-15 cells, and in cells that training never
+visits, half of them on the last date; a held-out square where photos are taken for the test of cross area alone; and walks
+of a few steps.
 """
 
 from __future__ import annotations

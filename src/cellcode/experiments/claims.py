@@ -1,0 +1,146 @@
+"""What the page must show, each with its figures and whether they bear it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Values = Mapping[str, Any]
+ONE, RADIUS = "1", "200"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about the results.
+
+    Attributes:
+        text: what is claimed.
+        holds: None where its stages are missing.
+        figures: what was measured, as a sentence.
+    """
+
+    text: str
+    holds: bool | None
+    figures: str
+
+
+def check(values: Values, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return every claim, in order; one whose figures are missing holds neither way."""
+    made = []
+    for text, judge in _CLAIMS:
+        try:
+            holds, figures = judge(values)
+        except (KeyError, TypeError, IndexError, StopIteration):
+            holds, figures = None, "not measured: a stage is missing"
+        made.append(asdict(Claim(text, holds, figures)))
+    return made
+
+
+def _report(values: Values, area: str = "same") -> Any:
+    return values["parts"][area]
+
+
+def _recall(values: Values, system: str, area: str = "same") -> float:
+    return float(_report(values, area)["systems"][system]["recall"][ONE][RADIUS])
+
+
+def _interval(values: Values, system: str) -> tuple[float, float]:
+    low, high = _report(values)["systems"][system]["interval_95"][ONE][RADIUS]
+    return float(low), float(high)
+
+
+def _sum_beats_its_terms(values: Values) -> tuple[bool, str]:
+    hybrid, terms = _recall(values, "hybrid"), {name: _recall(values, name) for name in ("prototypes", "aerial")}
+    best = max(terms, key=lambda name: terms[name])
+    (low, high), (term_low, term_high) = _interval(values, "hybrid"), _interval(values, best)
+    said = (
+        f"{_p(hybrid)} % ({_p(low)} to {_p(high)}) against {_p(terms[best])} % ({_p(term_low)} to {_p(term_high)}) of {best} "
+        f"alone: {_p(hybrid - terms[best])} points"
+    )
+    return hybrid - terms[best] >= 0.03 and low > term_high, said
+
+
+def _sparse_cells(values: Values) -> tuple[bool, str]:
+    bins = values["slices"]["spatial_density"]
+    name = next(iter(bins))
+    hybrid, ground = (bins[name]["systems"][system]["recall"][ONE] for system in ("hybrid", "prototypes"))
+    said = f"{_p(hybrid)} % against {_p(ground)} % of prototypes alone in {name}: {_p(hybrid - ground)} points"
+    return hybrid - ground >= 0.08, said
+
+
+def _both_kinds(values: Values) -> tuple[bool, str]:
+    systems, text, holds = _report(values)["systems"], [], True
+
+    def of(system: str, part: str) -> float:
+        return float(systems[system]["slices"][part]["recall"][ONE][RADIUS])
+
+    best = max(of("prototypes", "with_training_photos"), of("aerial", "with_training_photos"))
+    hybrid = of("hybrid", "with_training_photos")
+    text.append(f"with photos {_p(hybrid)} % against {_p(best)} % of the best single term")
+    holds &= hybrid >= best
+    aerial, hybrid = of("aerial", "without_training_photos"), of("hybrid", "without_training_photos")
+    text.append(
+        f"without {_p(hybrid)} % against {_p(aerial)} % of aerial alone ({hybrid / max(aerial, 1e-9):.2f} of it)"
+    )
+    return holds and hybrid >= 0.9 * aerial, "; ".join(text)
+
+
+def _cross_area(values: Values) -> tuple[bool, str]:
+    same, cross = _recall(values, "aerial"), _recall(values, "aerial", "cross")
+    hybrid = _recall(values, "hybrid")
+    said = (
+        f"aerial alone {_p(cross)} % cross area against {_p(same)} % same area ({cross / max(same, 1e-9):.2f} of it); "
+        f"the hybrid has {_p(hybrid)} % same area ({cross / max(hybrid, 1e-9):.2f} of it)"
+    )
+    return cross >= same / 3, said
+
+
+def _smaller_than_retrieval(values: Values) -> tuple[bool, str]:
+    systems = _report(values)["systems"]
+    ratio = systems["image_retrieval"]["database_bytes"] / systems["hybrid"]["database_bytes"]
+    ours, theirs = _recall(values, "hybrid"), _recall(values, "image_retrieval")
+    return (
+        ratio >= 10 and ours >= theirs,
+        f"{ratio:.1f} times our bytes; recall@1 within 200 m {_p(ours)} % against {_p(theirs)} %",
+    )
+
+
+def _honest(values: Values) -> tuple[bool, str]:
+    found = values["confidence"]
+    ece, fifty, ninety = found["ece"], found["coverage_50"], found["coverage_90"]
+    said = f"ECE {ece:.3f}; radii hold {_p(fifty)} % and {_p(ninety)} %"
+    return ece <= 0.05 and abs(fifty - 0.5) <= 0.05 and abs(ninety - 0.9) <= 0.05, said
+
+
+def _strangers(values: Values) -> tuple[bool, str]:
+    found = values["strangers"]["worlds"]
+    said = "; ".join(f"{look} {world['auroc']:.3f}" for look, world in found.items())
+    return all(world["auroc"] >= 0.9 for world in found.values()), f"AUROC {said}"
+
+
+def _p(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+_CLAIMS: tuple[tuple[str, Callable[[Values], tuple[bool, str]]], ...] = (
+    (
+        "The hybrid's recall@1 within 200 m is at least 3 points above the better single term, intervals apart",
+        _sum_beats_its_terms,
+    ),
+    ("In the sparsest quarter of cells the hybrid is at least 8 points above ground only", _sparse_cells),
+    (
+        "In cells with photos the hybrid is at least the best single term, in cells without at least 0.9 of aerial only",
+        _both_kinds,
+    ),
+    ("Cross area, aerial terms alone give at least a third of their same-area recall", _cross_area),
+    (
+        "Image retrieval's database is at least 10 times larger at equal width, and our recall not lower",
+        _smaller_than_retrieval,
+    ),
+    (
+        "The confidence is true: ECE at most 0.05, radii within 5 points of 50 and 90 %, AUROC of outside at least 0.9",
+        _honest,
+    ),
+)

@@ -1,0 +1,86 @@
+"""The stages that everything is measured on: worlds, and trainings on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cellcode.experiments import trainings, worlds
+from cellcode.experiments.plan import ALONE, Ablation, Plan
+from cellcode.experiments.stages import Stage
+
+LEVELS = (12, 14, 15)  # of the hierarchical classification
+
+
+@dataclass(frozen=True)
+class System:
+    """A training on the whole region.
+
+    Attributes:
+        overrides: of the benchmark's configuration.
+        imagery: trained with tiles.
+        epochs: as a share of the plan's.
+        cost: of an epoch, relative to the hybrid's.
+    """
+
+    overrides: tuple[str, ...] = ()
+    imagery: bool = True
+    epochs: float = 1.0
+    cost: float = 1.0
+
+
+SYSTEMS = {
+    "hybrid": System(),
+    "aerial-infonce": System(ALONE),
+    # An epoch with four scales takes more than twice as long: a quarter of them; the ablations compare it at equal epochs.
+    "aerial-scales": System((*ALONE, "tile.size_m=77", "tile.scales=[1, 2, 4, 8]"), epochs=0.25, cost=2.3),
+    "haversine": System(("loss.prototype_labels=haversine",), imagery=False, cost=0.6),
+}
+
+
+def world_stages(plan: Plan) -> dict[str, Stage]:
+    """Worlds by name."""
+    return {
+        name: Stage(name, worlds.render, values, alone=True, cost=5 + values["photos"] / 60)
+        for name, values in plan.worlds.items()
+    }
+
+
+def system_stages(plan: Plan, region: Stage) -> dict[str, Stage]:
+    """Trainings on the whole region by system."""
+    stages = {}
+    for name, system in SYSTEMS.items():
+        epochs = max(1, round(plan.epochs * system.epochs))
+        settings = (f"training.epochs={epochs}", *plan.overrides, *system.overrides)
+        stages[name] = Stage(
+            f"train-{name}",
+            trainings.system,
+            trainings.arguments(settings, imagery=system.imagery),
+            (region,),
+            cost=seconds(plan, epochs * system.cost),
+        )
+    stages["hierarchy"] = Stage(
+        "train-hierarchy",
+        trainings.classifier,
+        trainings.arguments((f"training.epochs={plan.epochs}", *plan.overrides), levels=list(LEVELS)),
+        (region,),
+        cost=seconds(plan, 0.6 * plan.epochs),
+    )
+    return stages
+
+
+def seconds(plan: Plan, epochs: float, photos: int | None = None) -> float:
+    """Guess how long a training of so many (hybrid's) epochs takes on one core; of all training photos if none are given."""
+    return 15 + (photos or 0.8 * plan.worlds["region"]["photos"]) * epochs / 350
+
+
+def ablation_stage(plan: Plan, region: Stage, ablation: Ablation) -> Stage:
+    """Training of an ablation; those that differ in the build alone share one."""
+    always = (f"training.epochs={plan.ablation_epochs}", *plan.overrides)
+    name = "base" if not ablation.overrides else ablation.slug
+    return Stage(
+        f"train-{name}",
+        trainings.ablation,
+        trainings.arguments((*always, *ablation.overrides), photos=plan.ablation_photos),
+        (region,),
+        cost=seconds(plan, plan.ablation_epochs * ablation.cost, plan.ablation_photos),
+    )

@@ -1,0 +1,92 @@
+"""The worlds of the benchmark, rendered and ingested, and the photos of each purpose."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from cellcode.files import write_json
+from cellcode.geography import Region
+from cellcode.photos import PhotoTable, ingest
+from cellcode.simulation import simulate
+
+TABLE, AERIAL, HELD_OUT = "table", "aerial.tif", "held_out.geojson"
+WALK = "walk "  # how the sequences of walks begin
+
+
+def render(
+    folder: Path,
+    needs: dict[str, Path],
+    *,
+    size_km: float,
+    photos: int,
+    seed: int,
+    look: str = "north",
+    coast: bool = False,
+    survey: Literal["demo", "benchmark"] = "demo",
+) -> dict[str, Any]:
+    """Render a world and ingest its photos; the work of a stage."""
+    made = simulate.run(folder, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
+    table = ingest.csv(made.truth_path, out=folder / TABLE)
+    if made.held_out is not None:
+        write_json(folder / HELD_OUT, made.held_out.to_geojson())
+    return {"photos": len(table), "size_km2": size_km**2, "splits": table_counts(table)}
+
+
+def table_counts(table: PhotoTable) -> dict[str, int]:
+    """Photos by split."""
+    names, counts = np.unique(table.split, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Photos of the benchmark region by purpose.
+
+    Attributes:
+        learning: splits train and validation, outside the held-out square.
+        same_area: single test photos outside the square.
+        cross_area: test photos in the square.
+        walks: test photos of walks; `sequence` names the walk, their order is that of the steps.
+    """
+
+    learning: PhotoTable
+    same_area: PhotoTable
+    cross_area: PhotoTable
+    walks: PhotoTable
+
+    @property
+    def training(self) -> PhotoTable:
+        """The photos that are trained on."""
+        return self.learning.of_split("train")
+
+
+def parts(world: Path) -> Parts:
+    """Read the photo table of the benchmark region."""
+    table = PhotoTable.load(world / TABLE)
+    square = Region.geojson(json.loads((world / HELD_OUT).read_text(encoding="utf-8")))
+    inside = square.contains(table.lat_deg, table.lon_deg)
+    walks = np.array([str(name).startswith(WALK) for name in table.column("sequence")])
+    tested = table.split == "test"
+    return Parts(
+        learning=table.select(~tested & ~inside),
+        same_area=table.select(tested & ~inside & ~walks),
+        cross_area=table.select(tested & inside & ~walks),
+        walks=table.select(tested & walks),
+    )
+
+
+def joined(*tables: PhotoTable) -> PhotoTable:
+    """Return one table of the photos of several."""
+    absolute = [table.with_column("file", [str(path.absolute()) for path in table.files]) for table in tables]
+    return PhotoTable(pa.concat_tables([table.rows for table in absolute]), Path("/"), tables[0].notes)
+
+
+def cropped(table: PhotoTable, region: Region) -> PhotoTable:
+    """Return the photos inside a region."""
+    return table.select(region.contains(table.lat_deg, table.lon_deg))
