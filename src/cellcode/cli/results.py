@@ -8,8 +8,11 @@ from typer import Option
 
 def command(
     out: Annotated[
-        Path, Option(help="Folder for worlds, runs, databases and reports; kept, so that work goes on.")
-    ] = Path("runs/results"),
+        Path | None,
+        Option(
+            help="Folder that keeps worlds, runs and databases; default: runs/results, with --quick runs/rehearsal."
+        ),
+    ] = None,
     docs: Annotated[
         Path | None, Option(help="Folder for results.md, results.json and figures/; default: --out.")
     ] = None,
@@ -21,6 +24,7 @@ def command(
     """Make all tables and figures of docs/results.md from nothing: about an hour and a half on two cores."""
     from cellcode.experiments import results
 
+    out = out or Path("runs/rehearsal" if quick else "runs/results")
     where = docs or out
     results.run(out, where, quick=quick, campus_photos=campus)
     print(where / "results.md")

@@ -14,27 +14,30 @@ from cellcode.evaluation import queries
 from cellcode.evaluation.metrics import Result, difference_95, interval_95
 from cellcode.evaluation.systems import evaluate_systems
 from cellcode.experiments import trainings, worlds
-from cellcode.geography import s2
+from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.splits import by_position
-from cellcode.runs import Run
 from cellcode.search import Locator
 
 RADIUS_M = 200.0
 HITS = "hits.npz"
+BUFFER_M = 20.0
 SYSTEMS = ("hybrid", "prototypes", "aerial")
 
 
-def measure(folder: Path, needs: dict[str, Path], *, training: str, overrides: list[str]) -> dict[str, Any]:
+def measure(
+    folder: Path, needs: dict[str, Path], *, training: str, overrides: list[str], settings: str
+) -> dict[str, Any]:
     """Build a database of the region's middle and measure it; the work of a stage.
 
     Args:
         training: the stage of `needs` that trained.
         overrides: of the build.
+        settings: digest of the other settings of the build, see `trainings.settings`.
     """
     world = needs["region"]
     region = trainings.middle(world)
-    run = Run.load(needs[training] / trainings.RUN)
+    run = trainings.trained(needs[training])
     cells = build.run(run, world / worlds.AERIAL, region, out=folder / "cells", overrides=overrides)
     parts = worlds.parts(world)
     tested = {"same": worlds.cropped(parts.same_area, region), "cross": parts.cross_area}
@@ -91,7 +94,7 @@ def compared(
         return difference, difference_95(a[name], b[name], b[f"{area} place"])
 
 
-def growing(folder: Path, needs: dict[str, Path], *, share: float) -> dict[str, Any]:
+def growing(folder: Path, needs: dict[str, Path], *, share: float, settings: str) -> dict[str, Any]:
     """Grow a database by photos of the held-out square, and compare with training on them; the work of a stage.
 
     Args:
@@ -102,14 +105,12 @@ def growing(folder: Path, needs: dict[str, Path], *, share: float) -> dict[str, 
     known, tested = halves(worlds.parts(world).cross_area, share)
     same = worlds.cropped(worlds.parts(world).same_area, region)
     groups = {"square": tested, "around": same}
-    before = build.run(
-        Run.load(needs["train-base"] / trainings.RUN), world / worlds.AERIAL, region, out=folder / "before"
-    )
+    before = build.run(trainings.trained(needs["train-base"]), world / worlds.AERIAL, region, out=folder / "before")
     started = time.monotonic()
     after = grow.run(before, replace_split(known, "train"), out=folder / "grown")
     seconds = time.monotonic() - started
     retrained = build.run(
-        Run.load(needs["train-retrained"] / trainings.RUN), world / worlds.AERIAL, region, out=folder / "retrained"
+        trainings.trained(needs["train-retrained"]), world / worlds.AERIAL, region, out=folder / "retrained"
     )
     rows = {
         name: recalls(cells, groups, folder / f"{name}.npz")["recall"]
@@ -138,9 +139,13 @@ def retrain(
 
 
 def halves(table: PhotoTable, share: float) -> tuple[PhotoTable, PhotoTable]:
-    """Split photos by blocks of 60 m, so that no test photo stands beside a known one."""
+    """Split photos by blocks of 60 m; those that would test within BUFFER_M of a known one are left out."""
     known = by_position(table.lat_deg, table.lon_deg, block_m=60.0, share=share, seed=0)
-    return table.select(known), table.select(~known)
+    lat, lon = table.lat_deg, table.lon_deg
+    if not known.any():
+        return table.select(known), table
+    apart_m = distance.haversine_m(lat[:, None], lon[:, None], lat[known], lon[known]).min(axis=1)
+    return table.select(known), table.select(~known & (apart_m > BUFFER_M))
 
 
 def replace_split(table: PhotoTable, split: str) -> PhotoTable:

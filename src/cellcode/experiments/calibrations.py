@@ -25,7 +25,7 @@ from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.photos.pixels import load_pixels
 from cellcode.progress import Meter
-from cellcode.runs import Run, Validation
+from cellcode.runs import Validation
 
 FIT_ENTRIES = 1 << 21  # photos x cells of a fit
 STEPS = 30
@@ -207,7 +207,7 @@ def measure(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, An
     from cellcode.search import Locator
 
     database = measures.opened(needs[built])
-    run = Run.load(needs[built.replace("build-", "train-")] / trainings.RUN)
+    run = trainings.trained(needs[built.replace("build-", "train-")])
     table = worlds.parts(needs["region"]).same_area
     pixels, failures = load_pixels(table.files, database.config.photo)
     good = np.setdiff1d(np.arange(len(table)), list(failures))

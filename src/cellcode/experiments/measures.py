@@ -9,29 +9,33 @@ from typing import Any
 
 import numpy as np
 
+from cellcode.aerial import open_source
 from cellcode.database import Database, build
 from cellcode.evaluation import confidence, evaluate, metrics, queries, ranked, summary
 from cellcode.evaluation.confidence import Told
 from cellcode.experiments import ablations, hierarchical, together, trainings, worlds
-from cellcode.geography import distance
+from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.pixels import load_pixels
-from cellcode.runs import CellFacts, Run, Validation
+from cellcode.runs import CellFacts, Validation
 from cellcode.search import Locator
 
 CELLS = "cells"
 
 
-def database(folder: Path, needs: dict[str, Path], *, training: str) -> dict[str, Any]:
+def database(folder: Path, needs: dict[str, Path], *, training: str, settings: str) -> dict[str, Any]:
     """Build the database of the whole region, its confidence calibrated with photos from elsewhere."""
-    run = Run.load(needs[training] / trainings.RUN)
+    run = trainings.trained(needs[training])
     # Photos from elsewhere may look like those of the region, or like another country.
     elsewhere = worlds.joined(
         *(PhotoTable.load(needs[name] / worlds.TABLE) for name in ("elsewhere", "elsewhere-south"))
     )
     started = time.monotonic()
-    imagery = needs["region"] / worlds.AERIAL if run.aerial is not None else None
-    cells = build.run(run, imagery, out=folder / CELLS, elsewhere=elsewhere)
+    aerial = needs["region"] / worlds.AERIAL
+    imagery = aerial if run.aerial is not None else None
+    # Without imagery: the cells that the others search, not only those with photos.
+    region = None if imagery else Region.bbox(*open_source(aerial).bounds)
+    cells = build.run(run, imagery, region, out=folder / CELLS, elsewhere=elsewhere)
     return {
         "cells": cells.manifest["cells"],
         "bytes": cells.bytes,
@@ -51,13 +55,32 @@ def same_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, 
         aerial=needs["region"] / worlds.AERIAL,
         elsewhere=PhotoTable.load(needs["elsewhere-test"] / worlds.TABLE),
     )
-    return report.values
+    return {**report.values, "prototype_similarity": prototype_similarity(opened(needs[built]))}
+
+
+def prototype_similarity(cells: Database) -> dict[str, float]:
+    """Mean cosine of prototypes of cells that touch, and of those more than 2 km apart; one prototype a level-15 cell."""
+    _, prototypes = cells.terms()
+    assert prototypes is not None
+    rows = np.flatnonzero(cells.facts.has_prototype)
+    parents, first = np.unique(s2.parents(cells.ids[rows], worlds.PROTOTYPE_LEVEL), return_index=True)
+    vectors = np.asarray(prototypes[rows[first]], np.float32)
+    cosine = vectors @ vectors.T / np.outer(*[np.linalg.norm(vectors, axis=1)] * 2)
+    lat, lon = s2.cell_centers(parents)
+    apart_m = distance.haversine_m(lat[:, None], lon[:, None], lat, lon)
+    near = (apart_m > 0) & (apart_m < 1.6 * s2.mean_edge_m(worlds.PROTOTYPE_LEVEL))
+    far = apart_m > 2000
+    return {
+        "touching": round(float(cosine[near].mean()), 3) if near.any() else 0.0,
+        "far": round(float(cosine[far].mean()), 3) if far.any() else 0.0,
+        "far_deviation": round(float(cosine[far].std()), 3) if far.any() else 0.0,
+    }
 
 
 def cross_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """Recall on the photos of the held-out square; the whole region is searched."""
     parts = worlds.parts(needs["region"])
-    report = evaluate.run(needs[built] / CELLS, worlds.joined(parts.training, parts.cross_area), out=folder)
+    report = evaluate.run(needs[built] / CELLS, worlds.joined(parts.training, parts.cross_area))
     return report.values
 
 
@@ -65,14 +88,14 @@ def both_areas(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str,
     """Recall of a system trained in another way, same area and cross area, without image retrieval."""
     parts, cells = worlds.parts(needs["region"]), opened(needs[built])
     return {
-        "same": evaluate.run(cells, parts.same_area, out=folder / "same").values,
-        "cross": evaluate.run(cells, parts.cross_area, out=folder / "cross").values,
+        "same": evaluate.run(cells, parts.same_area).values,
+        "cross": evaluate.run(cells, parts.cross_area).values,
     }
 
 
-def other_country(folder: Path, needs: dict[str, Path], *, training: str) -> dict[str, Any]:
+def other_country(folder: Path, needs: dict[str, Path], *, training: str, settings: str) -> dict[str, Any]:
     """Recall in a world of another look, by the aerial term alone: no photo of it was trained on."""
-    run = Run.load(needs[training] / trainings.RUN)
+    run = trainings.trained(needs[training])
     # Both worlds lie at the same place of the globe: the prototypes and validation photos of the first say nothing here.
     none = np.empty(0)
     stripped = replace(
@@ -85,24 +108,23 @@ def other_country(folder: Path, needs: dict[str, Path], *, training: str) -> dic
     cells = build.run(stripped, world / worlds.AERIAL, out=folder / CELLS)
     table = PhotoTable.load(world / worlds.TABLE)
     table = table.with_column("split", ["test"] * len(table))
-    report = evaluate.run(cells, table, out=folder)
+    report = evaluate.run(cells, table)
     return report.values
 
 
-def classified(folder: Path, needs: dict[str, Path]) -> dict[str, Any]:
+def classified(folder: Path, needs: dict[str, Path], *, settings: str) -> dict[str, Any]:
     """Recall of the hierarchical classification, same area and cross area."""
     classes = hierarchical.Hierarchy.load(needs["train-hierarchy"] / trainings.CLASSES)
     parts, found = worlds.parts(needs["region"]), {}
-    rule = classes.config.evaluation
+    rule = trainings.benchmark_config([]).evaluation
     for area, table in (("same", parts.same_area), ("cross", parts.cross_area)):
         pixels, failures = load_pixels(table.files, classes.config.photo, description=f"reading photos, {area} area")
         table = table.select(np.setdiff1d(np.arange(len(table)), list(failures)))
         lat, lon = classes.rank(np.delete(pixels, list(failures), axis=0), max(rule.ranks))
         apart_m = distance.haversine_m(table.lat_deg[:, None], table.lon_deg[:, None], lat, lon)
         result = ranked("hierarchical", apart_m, rule.ranks, rule.radii_m, classes.bytes)
-        np.savez(folder / f"{area}.npz", error_m=result.error_m, place=ablations.places(table))
         found[area] = summary(result, np.ones(len(table), bool), ablations.places(table))
-        found[area]["database_bytes"] = classes.bytes
+        found[area] |= {"database_bytes": classes.bytes, "ms_per_query": None}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,7 +22,6 @@ from cellcode.files import atomic_path, write_json
 
 TEMPLATE = "results.md.j2"
 PACKAGES = ("torch", "numpy", "pyarrow", "rasterio", "faiss-cpu")
-FIGURES = {"same": "figures"}  # stages and the folder of their figures
 
 
 def collect(plan: Plan, parts: Mapping[str, Done | str], stages: Mapping[str, Done | str]) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def collect(plan: Plan, parts: Mapping[str, Done | str], stages: Mapping[str, Do
         "versions": {"cellcode": version("cellcode"), "python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         "machine": machine(),
+        "sources": dict(Counter(stage.source for stage in stages.values() if isinstance(stage, Done))),
         "seconds": {name: stage.seconds for name, stage in sorted(stages.items()) if isinstance(stage, Done)},
         "failed": {name: stage for name, stage in stages.items() if isinstance(stage, str)},
         "region": {**made.get("region", {}), **made.get("build-hybrid", {})},
@@ -55,23 +56,23 @@ def collect(plan: Plan, parts: Mapping[str, Done | str], stages: Mapping[str, Do
         "campus": [value for name, value in found.items() if name.startswith("campus ")],
         "parts": found,
     }
-    values["claims"] = claims.check(values, folders)
+    values["claims"], values["paper"] = claims.check(values), claims.paper(values)
     return values
 
 
 def write(values: dict[str, Any], folders: Mapping[str, Path], docs: Path) -> None:
-    """Write results.json, figures/ and results.md, each whole or not at all."""
-    docs.mkdir(parents=True, exist_ok=True)
-    figures = []
+    """Write figures/, results.md and results.json; a figure that is not made now is removed."""
     source = folders.get("same-area")
-    if source is not None and (source / "figures").is_dir():
-        (docs / "figures").mkdir(exist_ok=True)
-        for path in sorted((source / "figures").glob("*.png")):
-            shutil.copyfile(path, docs / "figures" / path.name)
-            figures.append(path.stem)
-    write_json(docs / "results.json", values)
+    made = sorted((source / "figures").glob("*.png")) if source is not None else []
+    text = render(values, [path.stem for path in made])
+    for path in (docs / "figures").glob("*.png"):
+        path.unlink()
+    for path in made:
+        with atomic_path(docs / "figures" / path.name) as copy:
+            shutil.copyfile(path, copy)
     with atomic_path(docs / "results.md") as path:
-        path.write_text(render(values, figures), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+    write_json(docs / "results.json", values)
 
 
 def render(values: dict[str, Any], figures: list[str]) -> str:

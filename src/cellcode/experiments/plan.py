@@ -59,18 +59,24 @@ class Plan:
 BASE = Ablation("base", "the benchmark's configuration")
 ABLATIONS = (
     BASE,
-    Ablation("loss pairs", "without photo-prototype", ("loss.query_prototype=0", "loss.query_cell=0")),
+    Ablation(
+        "loss pairs",
+        "without prototypes (photo-prototype and all that need it)",
+        ("loss.query_prototype=0", "loss.query_cell=0"),
+    ),
     Ablation("loss pairs", "without photo-tile", ("loss.query_aerial=0",)),
     Ablation("loss pairs", "without tile-prototype", ("loss.aerial_prototype=0",)),
-    Ablation(
-        "loss pairs", "without photo-code (the paper's three)", ("loss.query_cell=0", "loss.aerial_prototype=0.5")
-    ),
+    Ablation("loss pairs", "the paper's three, weights 1, 1, 0.5", ("loss.query_cell=0", "loss.aerial_prototype=0.5")),
     Ablation("loss", "multi-similarity, alpha 2, beta 50, lambda 0.5", ("loss.kind=multi_similarity",)),
     Ablation("loss", "multi-similarity, alpha 10", ("loss.kind=multi_similarity", "loss.alpha=10")),
     Ablation("loss", "multi-similarity, beta 20", ("loss.kind=multi_similarity", "loss.beta=20")),
     Ablation("loss", "multi-similarity, lambda 0.2", ("loss.kind=multi_similarity", "loss.threshold=0.2")),
     Ablation("loss", "softmax, both directions", ("loss.symmetric=true",)),
-    Ablation("prototype labels", "own cell only (no interpolation)", ("model.interpolation_radius_cells=0",)),
+    Ablation(
+        "prototype labels",
+        "own cell only (no interpolation, copied upsampling)",
+        ("model.interpolation_radius_cells=0",),
+    ),
     Ablation("prototype labels", "haversine-smoothed (PIGEON)", ("loss.prototype_labels=haversine",)),
     Ablation("levels", "prototypes 14", ("levels.prototype=14",)),
     Ablation("levels", "prototypes 16", ("levels.prototype=16",)),
@@ -78,7 +84,6 @@ ABLATIONS = (
     Ablation("levels", "cells 17", ("levels.cell=17",)),
     Ablation("tile", "77 m", ("tile.size_m=77",)),
     Ablation("tile", "308 m", ("tile.size_m=308",)),
-    Ablation("tile", "154 m in 32 px", ("tile.size_px=32",), cost=0.8),
     Ablation("tile", "77, 154, 308, 616 m (Fervers)", ("tile.size_m=77", "tile.scales=[1, 2, 4, 8]"), cost=2.3),
     Ablation("tile movement", "no rotation", ("augmentation.tile_rotation_deg=0",)),
     Ablation("tile movement", "no translation", ("augmentation.tile_translation_m=0",)),
@@ -97,10 +102,10 @@ ABLATIONS = (
     ),
     Ablation("negatives", "no tiles from anywhere", ("training.random_tiles=0",), cost=0.8),
     Ablation("negatives", "64 tiles from anywhere", ("training.random_tiles=64",), cost=1.5),
-    Ablation("negatives", "near tiles too", ("loss.near_aerial_m=80",)),
     Ablation("build", "copied from the parent", build=("build.upsampling=copy",), cost=0.1),
+    Ablation("build", "no guessed prototypes", build=("build.impute=false",), cost=0.1),
     Ablation("build", "no aerial smoothing", build=("build.aerial_smoothing_cells=0",), cost=0.1),
-    Ablation("build", "kappa 1, as the paper's sum", build=("build.kappa=1",), cost=0.1),
+    Ablation("build", "kappa 1, other factors fitted", build=("build.kappa=1",), cost=0.1),
 )
 
 FULL = Plan(
@@ -122,7 +127,7 @@ FULL = Plan(
 QUICK = Plan(
     name="quick",
     worlds={
-        "region": {"size_km": 1.6, "photos": 1200, "seed": 11, "coast": True, "survey": "benchmark"},
+        "region": {"size_km": 2.4, "photos": 1300, "seed": 11, "coast": True, "survey": "benchmark"},
         "south": {"size_km": 0.8, "photos": 60, "seed": 23, "look": "south"},
         "elsewhere": {"size_km": 0.6, "photos": 80, "seed": 101},
         "elsewhere-south": {"size_km": 0.6, "photos": 40, "seed": 31, "look": "south"},

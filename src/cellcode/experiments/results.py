@@ -37,7 +37,9 @@ def run(
     print(f"{len(done) - len(failed)} stages, {len(failed)} failed; {docs / 'results.md'} written", file=sys.stderr)
     if failed:
         name, reason = next(iter(failed.items()))
-        raise CellcodeError(f"{len(failed)} of {len(done)} stages failed; the first: {name}: {reason}")
+        raise CellcodeError(
+            f"{len(failed)} of {len(done)} stages failed (the page is written without them); the first: {name}: {reason}"
+        )
     return values
 
 
@@ -46,6 +48,7 @@ def all_stages(plan: Plan, campus_photos: Path | None) -> dict[str, Stage]:
     made = world_stages(plan)
     region, trained = made["region"], system_stages(plan, made["region"])
     outside = (made["elsewhere"], made["elsewhere-south"])
+    now = {"settings": trainings.settings()}
     built = {
         name: Stage(
             f"build-{name}",
@@ -63,7 +66,10 @@ def all_stages(plan: Plan, campus_photos: Path | None) -> dict[str, Stage]:
         ),
         "cross": Stage("cross-area", measures.cross_area, main, (region, built["hybrid"]), cost=60),
         "country": Stage(
-            "other-country", measures.other_country, {"training": "train-hybrid"}, (made["south"], trained["hybrid"])
+            "other-country",
+            measures.other_country,
+            {"training": "train-hybrid", **now},
+            (made["south"], trained["hybrid"]),
         ),
         "strangers": Stage(
             "strangers",
@@ -74,7 +80,7 @@ def all_stages(plan: Plan, campus_photos: Path | None) -> dict[str, Stage]:
         ),
         "calibrations": Stage("calibrations", calibrations.measure, main, (region, built["hybrid"], trained["hybrid"])),
         "together": Stage("together", measures.several, main, (region, built["hybrid"])),
-        "hierarchy": Stage("hierarchy", measures.classified, {}, (region, trained["hierarchy"])),
+        "hierarchy": Stage("hierarchy", measures.classified, now, (region, trained["hierarchy"])),
     }
     for name in SYSTEMS:
         if name != "hybrid":
@@ -86,7 +92,7 @@ def all_stages(plan: Plan, campus_photos: Path | None) -> dict[str, Stage]:
         stages[ablation.slug] = Stage(
             ablation.slug,
             ablations.measure,
-            {"training": training.name, "overrides": list(ablation.build)},
+            {"training": training.name, "overrides": list(ablation.build), **now},
             (region, training),
             cost=15,
         )
@@ -107,7 +113,13 @@ def growing_stage(plan: Plan, region: Stage) -> Stage:
         (region,),
         cost=seconds(plan, plan.ablation_epochs, plan.ablation_photos + 500),
     )
-    return Stage("growing", ablations.growing, {"share": plan.grown_share}, (region, base, retrained), cost=40)
+    return Stage(
+        "growing",
+        ablations.growing,
+        {"share": plan.grown_share, "settings": trainings.settings()},
+        (region, base, retrained),
+        cost=40,
+    )
 
 
 def campus_stages(photos: Path) -> dict[str, Stage]:

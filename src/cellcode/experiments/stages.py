@@ -1,8 +1,9 @@
 """Stages of a long experiment: each a function, a key and a folder, run side by side in processes of one thread.
 
 A stage that finished with the same key is not run again, so an interrupted experiment goes on where it stopped. The key holds
-everything a result depends on: the stage's arguments, the keys of the stages it needs, and the version of cellcode. A
-result under another key is never read.
+what a result depends on but for the code itself: the stage's arguments, the keys of the stages it needs, and the version
+of cellcode. A result under another key is never read. The code is told by a digest kept with each result, so that a page can
+say when its parts were made by different code; whoever changes what a stage does raises its `version`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """Hex digest of everything the result depends on."""
+        """Hex digest of what the result depends on."""
         parts = [self.name, self.arguments, [stage.key for stage in self.needs], self.version, cellcode.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -69,12 +71,14 @@ class Done:
     Attributes:
         folder: what it left.
         values: what its work returned.
-        seconds: how long it took.
+        seconds: how long it took, over all attempts.
+        source: digest of the code that made it.
     """
 
     folder: Path
     values: dict[str, Any]
     seconds: float
+    source: str
 
 
 def run(stages: Sequence[Stage], out: Path, workers: int | None = None) -> dict[str, Done | str]:
@@ -97,6 +101,7 @@ def run(stages: Sequence[Stage], out: Path, workers: int | None = None) -> dict[
             del pending[stage.name]
     if results:
         print(f"{len(results)} stages had finished before", file=sys.stderr)
+    source = source_digest()
     total, began, spent = sum(stage.cost for stage in pending.values()), time.monotonic(), 0.0
     workers = workers or os.cpu_count() or 1
     running: dict[Future[Done | str], Stage] = {}
@@ -105,17 +110,30 @@ def run(stages: Sequence[Stage], out: Path, workers: int | None = None) -> dict[
         while pending or running:
             _give_up(pending, results)
             for stage in _ready(pending, results, [*running.values()], workers):
-                running[pool.submit(_run_one, stage, out, workers if stage.alone else 1)] = stage
+                running[pool.submit(_run_one, stage, out, workers if stage.alone else 1, source)] = stage
                 del pending[stage.name]
             if not running:
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 stage = running.pop(future)
-                results[stage.name] = outcome = future.result()
+                results[stage.name] = outcome = _outcome(future)
                 spent += stage.cost
                 elapsed_s = time.monotonic() - began
                 _say(stage, outcome, len(pending) + len(running), elapsed_s / spent * (total - spent))
     return results
+
+
+def source_digest() -> str:
+    """Return a digest of the package's code."""
+    files = sorted(Path(cellcode.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def _outcome(future: Future[Done | str]) -> Done | str:
+    try:
+        return future.result()
+    except BrokenProcessPool:  # killed, as for want of memory: the pool takes no more work
+        raise CellcodeError("the process of a stage was killed; start again, what has finished is kept") from None
 
 
 def finished(stage: Stage, out: Path) -> Done | None:
@@ -126,7 +144,7 @@ def finished(stage: Stage, out: Path) -> Done | None:
     kept = read_json(path)
     if not isinstance(kept, dict) or kept.get("key") != stage.key:
         return None
-    return Done(out / stage.name, kept["values"], kept["seconds"])
+    return Done(out / stage.name, kept["values"], kept["seconds"], kept.get("source", ""))
 
 
 def _with_needs(stages: Sequence[Stage]) -> dict[str, Stage]:
@@ -161,12 +179,11 @@ def _ready(
     return able[:free]
 
 
-def _run_one(stage: Stage, out: Path, threads: int) -> Done | str:
+def _run_one(stage: Stage, out: Path, threads: int, source: str) -> Done | str:
     """Run a stage in a process of its own, what it prints going to log.txt."""
-    folder = out / stage.name
-    _clear(folder, stage.key)
+    folder, started = out / stage.name, time.monotonic()
     torch.set_num_threads(threads)
-    started = time.monotonic()
+    before = _prepare(folder, stage.key)
     with (
         (folder / LOG).open("a", encoding="utf-8") as log,
         contextlib.redirect_stderr(log),
@@ -174,23 +191,33 @@ def _run_one(stage: Stage, out: Path, threads: int) -> Done | str:
     ):
         try:
             values = stage.work(folder, {need.name: out / need.name for need in stage.needs}, **stage.arguments)
+            seconds = round(before + time.monotonic() - started, 1)
+            write_json(folder / RESULT, {"key": stage.key, "source": source, "seconds": seconds, "values": values})
         except CellcodeError as error:
-            return str(error)
+            reason = str(error)
         except Exception as error:
             traceback.print_exc()
-            return f"unexpected {type(error).__name__}: {error}; {folder / LOG} has more"
-    seconds = round(time.monotonic() - started, 1)
-    write_json(folder / RESULT, {"key": stage.key, "seconds": seconds, "values": values})
-    return Done(folder, values, seconds)
+            reason = f"unexpected {type(error).__name__}: {error}; {folder / LOG} has more"
+        else:
+            return Done(folder, values, seconds, source)
+    _begin(folder, stage.key, before + time.monotonic() - started)
+    return reason
 
 
-def _clear(folder: Path, key: str) -> None:
-    """Remove what another key left; what the same one left is a checkpoint to go on from."""
-    begun = folder / STARTED
-    if not begun.is_file() or read_json(begun) != {"key": key}:
+def _prepare(folder: Path, key: str) -> float:
+    """Remove what another key left; what the same one left is a checkpoint to go on from, and the seconds it took."""
+    begun = read_json(folder / STARTED) if (folder / STARTED).is_file() else {}
+    if not isinstance(begun, dict) or begun.get("key") != key:
         shutil.rmtree(folder, ignore_errors=True)
+        begun = {}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(begun, {"key": key})
+    seconds = float(begun.get("seconds", 0.0))
+    _begin(folder, key, seconds)
+    return seconds
+
+
+def _begin(folder: Path, key: str, seconds: float) -> None:
+    write_json(folder / STARTED, {"key": key, "seconds": seconds})
 
 
 def _say(stage: Stage, outcome: Done | str, left: int, left_s: float) -> None:

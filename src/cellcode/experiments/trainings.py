@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cellcode.experiments import hierarchical
 from cellcode.experiments.worlds import AERIAL, cropped, parts
 from cellcode.geography import Region
 from cellcode.photos import PhotoTable
+from cellcode.runs import Run
 from cellcode.training import train
 
 RUN, CLASSES, IMAGERY = "run", "classes", "imagery"
@@ -34,6 +36,18 @@ def arguments(overrides: tuple[str, ...], **more: Any) -> dict[str, Any]:
     values = benchmark_config(list(overrides)).model_dump(mode="json", exclude={"build", "evaluation"})
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     return {"overrides": list(overrides), "digest": digest, **more}
+
+
+def settings() -> str:
+    """Return a digest of what builds and evaluations are configured by; trainings do not depend on it."""
+    values = benchmark_config([]).model_dump(mode="json", include={"build", "evaluation"})
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def trained(folder: Path) -> Run:
+    """Open the run of a training's stage, with the settings of builds and evaluations that hold now."""
+    run, now = Run.load(folder / RUN), benchmark_config([])
+    return replace(run, config=run.config.model_copy(update={"build": now.build, "evaluation": now.evaluation}))
 
 
 def system(folder: Path, needs: dict[str, Path], *, overrides: list[str], digest: str, imagery: bool) -> dict[str, Any]:
@@ -54,7 +68,7 @@ def classifier(
     folder: Path, needs: dict[str, Path], *, overrides: list[str], digest: str, levels: list[int]
 ) -> dict[str, Any]:
     """Train the hierarchical classification on all photos of the benchmark region."""
-    made = hierarchical.train(benchmark_config(overrides), parts(needs["region"]).training, tuple(levels))
+    made = hierarchical.train(benchmark_config(overrides), parts(needs["region"]).learning, tuple(levels))
     made.save(folder / CLASSES)
     return {"levels": levels, "bytes": made.bytes}
 

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from cellcode.files import write_json
-from cellcode.geography import Region
+from cellcode.geography import Region, s2
 from cellcode.photos import PhotoTable, ingest
 from cellcode.simulation import simulate
 
 TABLE, AERIAL, HELD_OUT = "table", "aerial.tif", "held_out.geojson"
+PROTOTYPE_LEVEL = 15
 WALK = "walk "  # how the sequences of walks begin
 
 
@@ -51,7 +52,7 @@ class Parts:
     Attributes:
         learning: splits train and validation, outside the held-out square.
         same_area: single test photos outside the square.
-        cross_area: test photos in the square.
+        cross_area: test photos in the square, in level-15 cells without any training photo.
         walks: test photos of walks; `sequence` names the walk, their order is that of the steps.
     """
 
@@ -73,10 +74,13 @@ def parts(world: Path) -> Parts:
     inside = square.contains(table.lat_deg, table.lon_deg)
     walks = np.array([str(name).startswith(WALK) for name in table.column("sequence")])
     tested = table.split == "test"
+    # A level-15 cell across the square's border has a prototype: photos in it are of neither area.
+    cells = s2.cell_ids(table.lat_deg, table.lon_deg, PROTOTYPE_LEVEL)
+    taught = np.isin(cells, cells[(table.split == "train") & ~inside])
     return Parts(
         learning=table.select(~tested & ~inside),
         same_area=table.select(tested & ~inside & ~walks),
-        cross_area=table.select(tested & inside & ~walks),
+        cross_area=table.select(tested & inside & ~walks & ~taught),
         walks=table.select(tested & walks),
     )
 

@@ -22,7 +22,7 @@ BLOCK = 65536
 SAMPLE = 20_000  # codes that the components are fitted to
 PAIRS = 20_000
 MOST_PAIRS = 1 << 22
-FAR_CELLS = 20  # cells further apart than this many edges share nothing in a prototype's neighbourhood
+FAR_CELLS = 10  # cells further apart than this many edges share nothing in a prototype's neighbourhood
 AROUND_CELLS = 8
 
 
@@ -116,8 +116,10 @@ def self_similarity(material: Material) -> Figure:
     rows = np.flatnonzero(has)
     if prototypes is None or len(rows) < 20:
         raise CannotDrawError("the database keeps fewer than 20 prototypes")
-    ids = np.asarray(material.database.ids[rows])
-    edge_m = s2.mean_edge_m(material.database.level)
+    # One row for each prototype: upsampled to the cells it would resemble itself.
+    level = int(material.values["levels"]["prototype"])
+    ids, first = np.unique(s2.parents(np.asarray(material.database.ids[rows]), level), return_index=True)
+    rows, edge_m = rows[first], s2.mean_edge_m(level)
     near, far = _pair_similarities(ids, prototypes, rows, FAR_CELLS * edge_m)
     figure = new(4.9, WIDTH_IN + 2)
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
@@ -153,6 +155,8 @@ def self_similarity(material: Material) -> Figure:
 
 
 def _components(ids: Ids, codes: CodeTable, rows: Rows, title: str) -> Figure:
+    if len(rows) < 2:
+        raise CannotDrawError("the database has fewer than two cells with them")
     cells, colours = coarsened(np.asarray(ids[rows]), principal_colours(codes, rows))
     figure = new(6.6 * height_over_width(cells) + 1.2)
     drawn = Map(figure.add_subplot(), cells)
