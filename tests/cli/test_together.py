@@ -27,12 +27,20 @@ def test_one_answer_for_several_photos(
         assert len(value["candidates"]) == 2
     with pytest.raises(SystemExit):
         main(asked)
-    assert "3 photos together" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 photos together" in said
+    assert "measured on single photos" in said
     missing = tmp_path / "missing.jpg"
     with pytest.raises(SystemExit) as ended:
         main([*asked, str(missing)])
     assert ended.value.code == 1
     assert "missing.jpg" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["locate", str(town_cells.folder), str(missing), "--together", "--json"])
+    assert ended.value.code == 1
+    value = json.loads(capsys.readouterr().out)
+    assert value["files"] == [str(missing)]
+    assert "missing.jpg" in value["error"]
 
 
 def test_motion_needs_together(town_cells: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,6 +121,15 @@ def test_guessed_prototypes_help_where_no_photo_was_taken() -> None:
     assert found[True]["with_prototype"] > found[False]["with_prototype"] - 0.05
 
 
+def test_too_few_cells_to_guess_from_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    validation, terms = _world(0.05, 0.05, unvisited_share=0.9)
+    both = int(terms.has_prototype.sum())
+    assert both < 200
+    made, _ = fit(validation, IDS, terms, radius_m=100)
+    assert made.imputation is None
+    assert f"{both} cells have both terms, 200 are needed" in capsys.readouterr().err
+
+
 def test_figures_survive_the_manifest_and_those_of_earlier_versions_are_read() -> None:
     validation, terms = _world(0.2, 0.2)
     made, _ = fit(validation, IDS, terms, radius_m=100)

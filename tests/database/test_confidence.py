@@ -51,6 +51,41 @@ def test_circles_hold_the_share_of_other_photos_that_they_promise(temperature: f
     assert most == pytest.approx(0.9, abs=0.04)
 
 
+def test_few_photos_do_not_promise_more_than_they_tell() -> None:
+    """The circle that holds 90 % must be that of the worst of 10 photos: 9 of 10 of the next ones are better than it."""
+    codes = _unit(np.random.default_rng(0).standard_normal((len(IDS), DIM))).astype(np.float16)
+    code_set, calibration = CodeSet(IDS, codes, longest=1.01), Calibration(temperature=0.06)
+    photos = _photos(codes, 10, 1)
+    made = confidence.fit(calibration, code_set, photos, None, 16, 0)
+    alone = [  # share of a photo: both figures of ten copies of it
+        confidence.fit(
+            calibration, code_set, Validation(*(np.repeat(v[[n]], 10, 0) for v in vars(photos).values())), None, 16, 0
+        )
+        for n in range(10)
+    ]
+    shares = sorted(each.share_50 for each in alone)
+    assert made.share_90 == pytest.approx(shares[9])
+    assert made.share_50 == pytest.approx(shares[5])
+
+
+def test_photos_from_elsewhere_without_validation_photos_are_said_to_be_unused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codes = _unit(np.random.default_rng(0).standard_normal((len(IDS), DIM))).astype(np.float16)
+    photos = _photos(codes, 9, 1)
+    made = confidence.fit(Calibration(), CodeSet(IDS, codes, longest=1.01), photos, photos.queries, 16, 0)
+    assert made == Calibration()
+    assert "9 validation photos lie in the database, 10 are needed" in capsys.readouterr().err
+
+
+def test_cells_that_stand_for_some_rows_are_among_them() -> None:
+    slices = np.array([[3, 5], [10, 11], [40, 60]])
+    lat, lon = confidence.everywhere(IDS, slices)
+    rows = np.concatenate([np.arange(*each) for each in slices])
+    np.testing.assert_array_equal(s2.cell_ids(lat, lon, 16), IDS[rows])
+    assert len(confidence.everywhere(IDS, slices[:0])[0]) == 0
+
+
 def test_photos_from_elsewhere_are_told_from_those_of_the_region() -> None:
     rng = np.random.default_rng(0)
     near, far = rng.standard_normal((2, DIM)) * 0.1
@@ -102,10 +137,14 @@ def test_a_database_remembers_what_it_was_calibrated_with(
     town_cells: Database,
     town_photos: PhotoTable,
     tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With photos from elsewhere (here: some of its own, which nothing can tell apart)."""
     out = tmp_path_factory.mktemp("elsewhere") / "town.cells"
-    made = build.run(town_run, town.aerial_path, out=out, elsewhere=town_photos.of_split("test"))
+    own = town_photos.of_split("test")
+    made = build.run(town_run, town.aerial_path, out=out, elsewhere=own)
+    inside = np.isin(s2.cell_ids(own.lat_deg, own.lon_deg, made.level), made.ids).sum()
+    assert f"{inside} of {len(own)} photos from elsewhere lie in cells of this database" in capsys.readouterr().err
     assert made.calibration.inside is not None
     assert len(made.calibration.inside.weights) == made.code_set.dim + 4
     assert Database.open(out).calibration == made.calibration

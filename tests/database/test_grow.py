@@ -14,9 +14,10 @@ from cellcode import build
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.source import Crop
 from cellcode.database import Database, compress, grow, reshape
+from cellcode.database.embedding import embed
 from cellcode.database.newcomers import fit
 from cellcode.errors import InputError
-from cellcode.geography import Region, s2
+from cellcode.geography import Region, distance, s2
 from cellcode.model.prototypes import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
@@ -242,3 +243,135 @@ def test_imagery_needs_the_encoder_of_the_database(
 ) -> None:
     with pytest.raises(InputError, match="aerial encoder"):
         grow.imagery(town_cells, wide_run, town.aerial_path, out=tmp_path / "made")
+
+
+def test_imagery_is_built_as_the_database_was(town: Simulation, town_run: Run, tmp_path: Path) -> None:
+    """Not as the run says: here the database asks for whole tiles."""
+    old = build.run(town_run, town.aerial_path, out=tmp_path / "old", overrides=["build.min_imagery_share=1"])
+    half = Holed(open_source(town.aerial_path))
+    with pytest.raises(
+        InputError, match=r"no tile of the region has at least 100% imagery; check --aerial and --region"
+    ):
+        grow.imagery(old, town_run, half, out=tmp_path / "made")
+    levels = town_run.config.levels.model_copy(update={"cell": old.level - 1})
+    coarser = replace(town_run, config=town_run.config.model_copy(update={"levels": levels}))
+    with pytest.raises(InputError, match=f"of level {old.level - 1}, those of .* of level {old.level}"):
+        grow.imagery(old, coarser, half, out=tmp_path / "made")
+
+
+class Holed(Darker):
+    """Imagery with a pixel missing in every tile."""
+
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
+        crop = super().read(lat_deg, lon_deg, size_m, size_px, bearing_deg)
+        mask = crop.mask.copy()
+        mask[0, 0] = False
+        return replace(crop, mask=mask)
+
+
+def test_a_database_of_prototypes_alone_takes_imagery_with_all_that_belongs_to_it(
+    town: Simulation, town_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["build.aerial_smoothing_cells=0.6"]
+    bare = build.run(town_run, None, out=tmp_path / "bare", overrides=settings)
+    assert bare.tile_digests() is None
+    capsys.readouterr()
+    made = grow.imagery(bare, town_run, town.aerial_path, out=tmp_path / "made")
+    assert "nothing told how they compare" in capsys.readouterr().err
+    oracle = build.run(town_run, town.aerial_path, out=tmp_path / "oracle", overrides=settings)
+    rows = np.flatnonzero(np.isin(made.ids, oracle.ids))
+    other = np.searchsorted(oracle.ids, made.ids[rows])
+    one, all_tiles = made.tile_digests(), oracle.tile_digests()
+    assert one is not None
+    assert all_tiles is not None
+    assert (one[rows] != 0).any()
+    np.testing.assert_array_equal(one[rows], all_tiles[other])
+    for mine, theirs in ((made.tiles(), oracle.tiles()), (made.terms()[0], oracle.terms()[0])):
+        np.testing.assert_allclose(
+            np.asarray(mine)[rows].astype(np.float32), np.asarray(theirs)[other].astype(np.float32), atol=2e-3
+        )
+    assert made.manifest["codes"]["aerial_error"] >= oracle.manifest["codes"]["aerial_error"]
+    capsys.readouterr()
+    grow.imagery(made, town_run, town.aerial_path, out=tmp_path / "again")
+    assert "nothing told" not in capsys.readouterr().err
+    made.verify()
+
+
+def test_a_cell_that_is_added_takes_part_in_the_prototype_that_is_there(
+    town_cells: Database, everything: PhotoTable, tmp_path: Path
+) -> None:
+    """It becomes what it would have become if it had been there."""
+    level = town_cells.config.levels.prototype
+    parents = s2.parents(town_cells.ids, level)
+    parent = parents[np.argmax(town_cells.facts.photos)]
+    family = town_cells.ids[parents == parent]
+    assert len(family) > 1
+    busy = town_cells.ids[np.argmax(town_cells.facts.photos)]
+    lost = family[family != busy][:1]
+    own = s2.cell_ids(everything.lat_deg, everything.lon_deg, town_cells.level)
+    photo = everything.select(np.flatnonzero(own == busy)[:1])
+    fewer = reshape.clip(town_cells, Region.of_cells(np.setdiff1d(town_cells.ids, lost)), out=tmp_path / "fewer")
+    made = grow.run(fewer, photo, Region.of_cells(family), out=tmp_path / "made")
+    prototypes = np.asarray(made.terms()[1]).astype(np.float32)
+    rows = np.searchsorted(made.ids, np.array([lost[0], *family[family != lost[0]]]))
+    before = np.asarray(town_cells.terms()[1])[np.searchsorted(town_cells.ids, made.ids[rows])].astype(np.float32)
+    assert (prototypes[rows[0]] * before[1:].mean(axis=0)).sum() > 0.9  # one photo changes little
+    assert made.facts.has_prototype[rows[0]]
+
+
+def test_old_prototypes_are_compared_with_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is fitted is a minimum of the loss, by its definition."""
+    rng = np.random.default_rng(0)
+    ids = Region.bbox(3.0, 52.0, 3.1, 52.06).cells(15)
+    weights = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((len(ids), 32)).astype(np.float32)))
+    new = np.isin(np.arange(len(ids)), [7, 8])
+    lat, lon = s2.cell_centers(np.repeat(ids[new], 12))
+    lat, lon = distance.offset(lat, lon, *rng.uniform(-100, 100, (2, 24)))
+    photos, others = (
+        torch.nn.functional.normalize(rows + 0.1 * torch.from_numpy(rng.standard_normal(rows.shape).astype(np.float32)))
+        for rows in (weights[new].repeat_interleave(12, 0), weights[~new])
+    )
+    made = []
+    for entries in (1 << 24, len(ids) * 5):
+        monkeypatch.setattr("cellcode.database.newcomers.MAX_ENTRIES", entries)
+        table = Prototypes(ids, 32, 1.2)
+        with torch.no_grad():
+            table.weight.copy_(weights)
+        fit(table, new, photos.numpy(), lat, lon, others.numpy(), 20.0)
+        made.append(table)
+    np.testing.assert_allclose(made[0].all().detach(), made[1].all().detach(), atol=1e-4)
+
+    index, weight = made[0].neighbours(lat, lon)
+
+    def loss(rows: torch.Tensor) -> float:
+        every = weights.clone()
+        every[torch.from_numpy(new)] = torch.nn.functional.normalize(rows)
+        target = torch.zeros(len(photos), len(ids)).scatter_add_(1, index, weight)
+        fitting = -(target * (20 * photos @ every.T).log_softmax(1)).sum(1).mean()
+        share = (20 * others @ every.T).softmax(1)[:, torch.from_numpy(new)].sum(1)
+        return float(fitting - (1 - share).log().mean() * len(others) / len(photos))
+
+    found = made[0].all().detach()[torch.from_numpy(new)]
+    best = loss(found)
+    for _ in range(20):
+        moved = found + 0.1 * torch.from_numpy(rng.standard_normal(found.shape).astype(np.float32))
+        assert loss(moved) > best - 1e-3
+
+
+def test_photos_of_other_splits_alone_are_refused(town_cells: Database, newcomers: PhotoTable, tmp_path: Path) -> None:
+    tested = newcomers.with_column("split", ["test"] * len(newcomers))
+    with pytest.raises(InputError, match=rf"none of {len(tested)} photos is of the split train.*--split none"):
+        grow.run(town_cells, tested, out=tmp_path / "no")
+
+
+def test_photos_are_decoded_in_chunks(
+    town_cells: Database, newcomers: PhotoTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [newcomers.files[0], Path("no.jpg"), *newcomers.files[1:5]]
+    whole = embed(town_cells.encoder(), town_cells.config, files)
+    monkeypatch.setattr("cellcode.database.embedding.CHUNK", 2)
+    chunks = embed(town_cells.encoder(), town_cells.config, files)
+    np.testing.assert_allclose(chunks[0], whole[0], atol=1e-2)  # batches of another size, perhaps in bfloat16
+    np.testing.assert_array_equal(chunks[1], [0, 2, 3, 4, 5])
+    np.testing.assert_array_equal(whole[1], chunks[1])
+    assert list(chunks[2]) == [1]

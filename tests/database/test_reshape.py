@@ -227,6 +227,24 @@ def test_databases_of_other_calibrations_are_fused_again_with_the_first(
     made.verify()
 
 
+def test_figures_of_confidence_alone_do_not_make_codes_anew(
+    mixed: Database, halves: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """And a part that is too small for the regression takes it from the other one."""
+    west, east = halves
+    inside = {"weights": [0.1] * (mixed.code_set.dim + 4), "threshold": 0.4}
+    sure = edited(east, tmp_path / "sure.cells", calibration=east.manifest["calibration"] | {"inside": inside})
+    made = reshape.merge([west, sure], out=tmp_path / "made.cells")
+    assert "made anew" not in capsys.readouterr().err
+    np.testing.assert_array_equal(made.codes, mixed.codes)
+    assert made.calibration.inside == Database.open(sure).calibration.inside
+    assert len(made.ids) >= 100
+    region = Region.of_cells(made.ids[:99])
+    assert reshape.clip(made, region, out=tmp_path / "small.cells").calibration.inside is None
+    region = Region.of_cells(made.ids[:100])
+    assert reshape.clip(made, region, out=tmp_path / "large.cells").calibration == made.calibration
+
+
 def test_what_cannot_be_joined_is_refused(mixed: Database, halves: Any, wide_cells: Database, tmp_path: Path) -> None:
     west, east = halves
     out = tmp_path / "a.cells"

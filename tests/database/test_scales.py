@@ -1,5 +1,6 @@
 """Databases of a run whose tiles have several scales."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import pytest
 import rasterio
 import torch
 
-from cellcode import build
+from cellcode import build, cpu
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
 from cellcode.database import Database, parts
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
+from cellcode.model.precision import choose_device
 from cellcode.runs import Run
 
 AREA = Region.bbox(3.094, 52.046, 3.106, 52.054)
@@ -77,6 +79,18 @@ def test_tiles_are_taken_over_only_from_the_same_scales(
     text = capsys.readouterr().err
     assert "nothing is taken over" in text
     assert f"{count} tiles encoded, 0 taken over" in text
+
+
+def test_a_single_scale_is_no_other_encoder_than_before_there_were_scales(wide_run: Run) -> None:
+    config = wide_run.config
+    tile = f"TileConfig(size_m={config.tile.size_m!r}, size_px={config.tile.size_px!r})"
+    device = choose_device(config.training.device).type
+    how = (config.model.aerial, config.model.dim, "TILE", config.training.precision, device, cpu.has_bfloat16())
+    digest = hashlib.sha256(repr(how).replace("'TILE'", tile).encode())
+    assert wide_run.aerial is not None
+    for name, tensor in sorted(wide_run.aerial.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    assert parts.encoder_digest(wide_run) == digest.hexdigest()[:16]
 
 
 def test_new_imagery_outside_the_tile_but_inside_a_wider_view_is_encoded_again(

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from cellcode import Locator, locate
 from cellcode.database import Database
+from cellcode.database.inside import Inside
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoError, PhotoTable
@@ -79,6 +81,38 @@ def test_a_region_limits_the_answer_and_the_probabilities_sum_to_one_in_it(locat
     assert sum(each.probability for each in answer.candidates) == pytest.approx(1, abs=1e-5)
     text = ",".join(str(value) for value in region.bounds)
     assert locator.locate(files[0], region=text).best == answer.best
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_whether_a_photo_is_inside_does_not_depend_on_the_region_searched(
+    town_cells: Database, files: list[Path], fitted: bool
+) -> None:
+    """It is a question to the whole database, whose best cells may lie elsewhere."""
+    weights = (5.0, 3.0, 2.0, *np.linspace(-1, 1, town_cells.code_set.dim), -2.0)
+    probability = 0.0
+    alone = [Locator(town_cells).locate(file) for file in files[:6]]
+    middle = float(np.median([each.best.score for each in alone]))
+    changes = {"inside": Inside(weights, 0.5) if fitted else None, "outside_score": middle}
+    locator = Locator(replace(town_cells, calibration=replace(town_cells.calibration, **changes)))
+    for file in files[:6]:
+        whole = locator.locate(file)
+        lat, lon = s2.cell_centers(town_cells.ids)
+        far = int(np.argmax(distance.haversine_m(lat, lon, whole.lat, whole.lon)))
+        part = locator.locate(file, region=Region.cap(float(lat[far]), float(lon[far]), 300))
+        assert part.best.cell != whole.best.cell
+        assert part.in_region is whole.in_region
+        assert part.inside_probability == pytest.approx(whole.inside_probability)
+        probability = max(probability, whole.inside_probability or 0.0)
+    assert (probability > 0) is fitted
+
+
+def test_a_small_region_of_a_large_database_has_cells_of_its_own_for_the_rest(wide_cells: Database) -> None:
+    """With the best 1,000 cells alone the posterior would end there."""
+    region = Region.bbox(3.0, 52.0, 3.01, 52.01)
+    locator = Locator(wide_cells)
+    inside = region.contains(*s2.cell_centers(wide_cells.ids))
+    assert inside.sum() < 1000
+    np.testing.assert_array_equal(s2.cell_ids(*locator._everywhere(region), wide_cells.level), wide_cells.ids[inside])
 
 
 def test_many_photos_keep_their_order_and_bad_ones_cost_only_themselves(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,8 @@ def test_bad_photos_are_named_and_the_others_used(town_cells: Database, tmp_path
     assert answer.files == both.files
     assert answer.best.cell == both.best.cell
     assert [each.file for each in answer.unreadable] == [str(empty)]
+    late = together.locate(town, [empty, photos[0]], motion_m=[(0, 0), (9, 9)])
+    assert (late.file, late.files) == (str(empty), (str(photos[0]),))  # the place is the first's, seen or not
     assert list(answer.to_json())[:2] == ["files", "unreadable"]
     with pytest.raises(PhotoError, match=r"none of 1 photos.*empty"):
         together.locate(town, [empty])
@@ -137,10 +140,26 @@ def test_a_motion_file_says_what_is_wrong(tmp_path: Path) -> None:
         ("file,east_m\n", "north_m"),
         ("file,east_m,north_m\na.jpg,1,far\n", "line 2"),
         ("file,east_m,north_m\na.jpg,1,2\n", "0 lines for .*b.jpg"),
+        ("file,east_m,north_m\na.jpg,1,2\na.jpg,1,2\n", "2 lines for .*a.jpg"),
+        ("east_m,north_m,file\n1,2\n", "line 2: it names no file"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=said):
             together.read_motion(path, files)
+    path.write_text("file,east_m,north_m\na.jpg,1,2\n")
+    with pytest.raises(InputError, match=r"one line for x/a\.jpg and y/a\.jpg"):
+        together.read_motion(path, [Path("x/a.jpg"), Path("y/a.jpg")])
+    path.write_text("file,east_m,north_m\nx/a.jpg,1,2\ny/a.jpg,4,6\n")
+    np.testing.assert_array_equal(together.read_motion(path, [Path("y/a.jpg"), Path("x/a.jpg")]), [[0, 0], [-3, -4]])
+
+
+def test_most_photos_are_more_than_half(wide_cells: Database) -> None:
+    queries, _, _ = walk(wide_cells, 2, 0.0)
+    scores = (np.asarray(wide_cells.codes).astype(np.float32) @ queries.T).max(axis=0)
+    between = replace(wide_cells.calibration, outside_score=float(scores.mean()))
+    town = Locator(replace(wide_cells, calibration=between))
+    assert [each.in_region for each in town.answers(["a", "b"], queries, 1, None)].count(True) == 1
+    assert answer_embeddings(town, queries).in_region is False
 
 
 def test_recall_rises_with_photos_of_the_same_groups(locator: Locator) -> None:

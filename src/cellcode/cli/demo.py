@@ -33,7 +33,7 @@ def command(
     with as_file(files("cellcode") / "configs" / "demo.yaml") as config:
         run = train.run(config, photos, world.aerial_path, out=out / "run")
     cells = build.run(run, world.aerial_path, out=out / "town.cells")
-    report = evaluate.run(cells, photos, out=out)
+    report = evaluate.run(cells, photos, out=out, aerial=world.aerial_path)
     print(
         f"\nA rendered town of {len(cells.ids)} level-16 cells; {report.values['photos']} photos of positions and a date"
     )

@@ -97,7 +97,7 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
     cells, calibration = manifest["cells"], database.calibration
     kinds = f"{cells['both']} with both terms, {cells['aerial_only']} imagery only, {cells['prototype_only']} prototype only"
     size = sum(facts["bytes"] for facts in manifest["files"].values())
-    outside, codes = calibration.outside_score, manifest["dim"]
+    outside, inside, codes = calibration.outside_score, calibration.inside, manifest["dim"]
     return [
         ("database", f"{manifest['identity']} in {path}"),
         ("run", f"{manifest['run']['name']} ({manifest['run']['identity']})"),
@@ -112,13 +112,20 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
         ("bounds", _bounds(manifest["bounds"])),
         ("kappa", f"{calibration.kappa:.3g} ({calibration.photos} validation photos)"),
         ("factors", f"{calibration.aerial_only:.3g} imagery only, {calibration.prototype_only:.3g} prototype only"),
+        ("guessed prototypes", f"weight {calibration.imputed:.3g}" if calibration.imputed else "none"),
         ("temperature", f"{calibration.temperature:.3g}"),
-        ("outside below", "unknown" if outside is None else f"score {outside:.3g}"),
+        ("outside below", _outside(outside, inside.threshold if inside is not None else None)),
         ("imagery", str((manifest["imagery"] or {}).get("date") or "none or undated")),
         ("training photos", str(manifest["training_photos"])),
         ("licences", ", ".join(manifest["licences"]) or "not stated"),
         ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
     ]
+
+
+def _outside(score: float | None, threshold: float | None) -> str:
+    if threshold is not None:
+        return f"probability {threshold:.3g} of being inside"
+    return "unknown" if score is None else f"score {score:.3g}"
 
 
 def _rounding(codes: dict[str, Any]) -> str:

@@ -41,15 +41,24 @@ def _together(
     database: Path, photos: list[Path], motion: Path | None, top: int, region: str | None, as_json: bool
 ) -> None:
     """Print one answer for all photos."""
+    from cellcode.photos import PhotoError
     from cellcode.search import Locator
     from cellcode.search import together as joint
 
     motion_m = joint.read_motion(motion, photos) if motion is not None else None
-    answer = joint.locate(Locator.open(database), photos, motion_m=motion_m, top=top, region=region)
+    try:
+        answer = joint.locate(Locator.open(database), photos, motion_m=motion_m, top=top, region=region)
+    except PhotoError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"files": [str(photo) for photo in photos], "error": str(error)}), flush=True)
+        raise Exit(1) from None
     if as_json:
         print(json.dumps(answer.to_json(), allow_nan=False), flush=True)
     else:
         lines = [f"{len(answer.files)} photos together, from {describe(answer)}"]
+        if len(answer.files) > 1:
+            lines.append("  (the radii hold what was measured on single photos; several are only roughly like them)")
         lines += [f"  left out: {each.error}" for each in answer.unreadable]
         print("\n".join(lines), flush=True)
     if answer.unreadable:

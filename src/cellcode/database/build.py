@@ -100,7 +100,7 @@ def run(
     plan = choose(run, source, region)
     if source is None and run.aerial is not None:
         print("no aerial imagery given: the codes are made of prototypes alone", file=sys.stderr)
-    strangers = embed_elsewhere(run, elsewhere) if elsewhere is not None else None
+    strangers = embed_elsewhere(run, elsewhere, plan) if elsewhere is not None else None
     working = out.with_name(f".{out.name}.building")
     working.mkdir(parents=True, exist_ok=True)
     with locked(working / LOCK):
@@ -201,7 +201,8 @@ def _write(
     )
     if calibration.imputation is not None:
         calibration.imputation.save(folder / IMPUTATION)
-    errors = _score_error(counts, calibration, _write_codes(terms, calibration, folder))
+    errors = calibration.score_error(counts["aerial_error"], counts["prototype_error"])
+    errors += _write_codes(terms, calibration, folder)
     codes = np.load(folder / CODES, mmap_mode="c")
     coarse = write_coarse(codes, folder)
     queries = _some(run.validation.queries, run.config.training.seed)
@@ -282,15 +283,6 @@ def _write_codes(terms: Terms, calibration: Calibration, folder: Path) -> float:
             file.append(narrow)
             meter.advance(len(codes))
     return error
-
-
-def _score_error(counts: dict[str, float], calibration: Calibration, code_error: float) -> float:
-    """Bound of the change of any score: rounding of both terms, and of their sum."""
-    guess = calibration.imputation
-    stretched = calibration.imputed * float(np.linalg.norm(guess.weights[:-1], 2)) if guess is not None else 0.0
-    on_aerial = max(1.0, calibration.aerial_only + stretched) * counts["aerial_error"]
-    on_prototypes = max(calibration.kappa, calibration.prototype_only) * counts["prototype_error"]
-    return on_aerial + on_prototypes + code_error
 
 
 def _drop_unneeded_terms(terms: Terms, keep: bool, folder: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.database import fairness, likelihood, tradeoff
-from cellcode.database.imputation import Imputation
+from cellcode.database.imputation import MIN_CELLS, Imputation
 from cellcode.database.inside import Inside
 from cellcode.database.likelihood import Free
 from cellcode.database.similarity import Similarities, Terms, compare
@@ -72,6 +72,13 @@ class Calibration:
         on_aerial, on_prototypes = self.factors(s.has_aerial, s.has_prototype)
         scores = s.aerial * on_aerial + s.prototypes * on_prototypes
         return scores + np.float32(self.imputed) * s.imputed if self.imputed else scores
+
+    def score_error(self, aerial_error: float, prototype_error: float) -> float:
+        """Bound the change of any score of a unit query when the rows of both terms change by these distances."""
+        guess = self.imputation
+        stretched = self.imputed * float(np.linalg.norm(guess.weights[:-1], 2)) if guess is not None else 0.0
+        on_aerial = max(1.0, self.aerial_only + stretched) * aerial_error
+        return on_aerial + max(self.kappa, self.prototype_only) * prototype_error
 
     @property
     def comparable(self) -> tuple[float | str | None, ...]:
@@ -132,6 +139,13 @@ def fit(
         recall over kappa and factor.
     """
     guess = Imputation.fit(terms) if impute and not terms.has_prototype.all() else None
+    both, lone = (int((terms.has_aerial & has).sum()) for has in (terms.has_prototype, ~terms.has_prototype))
+    if impute and guess is None and lone and terms.has_prototype.any():
+        print(
+            f"calibration: {both} cells have both terms, {MIN_CELLS} are needed to guess a prototype for the {lone} cells "
+            "with imagery only: none is guessed",
+            file=sys.stderr,
+        )
     similarities = compare(validation, ids, terms, radius_m, seed, guess)
     free = _identifiable(similarities, kappa, guess is not None)
     for line in _fallbacks(similarities, free, kappa, len(validation.lat_deg)):

@@ -7,6 +7,7 @@ holds half (90 %) of photos like them, whatever the posterior is worth.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 
@@ -29,9 +30,17 @@ MAX_PHOTOS = 2048
 BATCH = 64
 
 
-def everywhere(ids: Ids) -> tuple[Float64, Float64]:
-    """Return centres of at most EVERYWHERE evenly spaced cells, in degrees."""
-    rows = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), EVERYWHERE)).astype(np.int64))
+def everywhere(ids: Ids, slices: npt.NDArray[np.int64] | None = None) -> tuple[Float64, Float64]:
+    """Return centres of at most EVERYWHERE evenly spaced cells, in degrees.
+
+    Args:
+        slices: (S, 2), first and past-the-last rows of the cells that count; None: all. There may be none.
+    """
+    slices = np.array([[0, len(ids)]]) if slices is None else slices
+    ends = np.cumsum(slices[:, 1] - slices[:, 0])
+    count = int(ends[-1]) if len(ends) else 0
+    numbers = np.unique(np.linspace(0, count - 1, min(count, EVERYWHERE)).astype(np.int64))
+    rows = numbers + (slices[:, 1] - ends)[np.searchsorted(ends, numbers, side="right")]
     return s2.cell_centers(np.asarray(ids[rows]))
 
 
@@ -101,8 +110,14 @@ def fit(
             shares.append(_share_of(validation, int(photo), lat, lon, probability, rest, cell_m))
         seen.append(features(validation.queries[rows], found.scores))
     if len(shares) < MIN_PHOTOS:
+        if elsewhere is not None:
+            print(
+                f"confidence: {len(shares)} validation photos lie in the database, {MIN_PHOTOS} are needed: the photos from "
+                "elsewhere are not used, and answers do not tell how probable it is that a photo is inside",
+                file=sys.stderr,
+            )
         return calibration
-    half, most = (float(np.quantile(shares, share)) for share in (0.5, 0.9))
+    half, most = (_conformal(np.array(shares), share) for share in (0.5, 0.9))
     calibration = replace(calibration, share_50=half, share_90=most)
     if elsewhere is not None:
         scores = [
@@ -117,6 +132,11 @@ def fit(
         file=sys.stderr,
     )
     return calibration
+
+
+def _conformal(values: Float64, share: float) -> float:
+    """Return the value of rank ceil((n + 1) share): another one like them is at most it with this probability."""
+    return float(np.sort(values)[min(math.ceil((len(values) + 1) * share), len(values)) - 1])
 
 
 def _share_of(

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cellcode.database.calibration import MIN_PHOTOS
+from cellcode.database.embedding import embed
+from cellcode.database.plan import Plan
 from cellcode.errors import InputError
-from cellcode.model.precision import autocast, choose_device
+from cellcode.geography import s2
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
 from cellcode.runs import Run
 
 MAX_PHOTOS = 4096
-BATCH = 64
 
 
-def embed_elsewhere(run: Run, photos: PhotoTable | Path | str) -> npt.NDArray[np.float32]:
+def embed_elsewhere(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> npt.NDArray[np.float32]:
     """Return the embeddings of (at most MAX_PHOTOS, evenly spaced) photos, (E, D) of unit length.
+
+    Photos in cells that the plan covers are used as well, but counted on stderr.
 
     Raises:
         InputError: fewer than MIN_PHOTOS can be read.
     """
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
     files = table.files[:: max(1, -(-len(table) // MAX_PHOTOS))]
-    pixels, failures = load_pixels(files, run.config.photo, description="reading photos from elsewhere")
-    readable = np.delete(pixels, list(failures), axis=0)
-    if len(readable) < MIN_PHOTOS:
+    embedded, _, _ = embed(
+        run.ground, run.config, files, run.config.training.device, description="reading photos from elsewhere"
+    )
+    if len(embedded) < MIN_PHOTOS:
         where = table.root if isinstance(photos, PhotoTable) else photos
         raise InputError(
-            f"{where}: {len(readable)} photos from elsewhere can be read, at least {MIN_PHOTOS} are needed to tell who is "
+            f"{where}: {len(embedded)} photos from elsewhere can be read, at least {MIN_PHOTOS} are needed to tell who is "
             "outside the region"
         )
-    device = choose_device(run.config.training.device)
-    encoder, embedded = run.ground.to(device).eval(), []
-    with torch.inference_mode(), autocast(run.config.training.precision, device):
-        for first in range(0, len(readable), BATCH):
-            embedded.append(encoder(torch.from_numpy(readable[first : first + BATCH]).to(device)).float().cpu())
-    return np.asarray(torch.cat(embedded).numpy())
+    if own := _inside(plan, table):
+        print(
+            f"{own} of {len(table)} photos from elsewhere lie in cells of this database: they teach it to refuse its own "
+            "photos",
+            file=sys.stderr,
+        )
+    return embedded
+
+
+def _inside(plan: Plan, table: PhotoTable) -> int:
+    """Count the photos in cells of a plan."""
+    cells = s2.cell_ids(table.lat_deg, table.lon_deg, plan.level)
+    span = np.searchsorted(plan.ranges[:, 0], cells, side="right") - 1
+    return int(((span >= 0) & (cells <= plan.ranges[span, 1])).sum())

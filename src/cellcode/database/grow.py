@@ -17,23 +17,20 @@ import torch
 from cellcode.database import newcomers, patch
 from cellcode.database.codes import upsample
 from cellcode.database.database import Database
+from cellcode.database.embedding import embed
 from cellcode.database.facts import Facts
 from cellcode.database.layout import refuse_to_overwrite
 from cellcode.database.reimage import imagery
 from cellcode.database.reshape import opened_database
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
-from cellcode.model.precision import autocast, choose_device
 from cellcode.model.prototypes import Prototypes
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
-from cellcode.progress import Meter
 from cellcode.runs import CellFacts
 
 Float32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.uint64]
 __all__ = ["imagery", "run"]
-BATCH = 256
 NAMED = 3  # photos left out that are named
 
 
@@ -48,6 +45,7 @@ def run(
 
     Taken are the photos of the split "train" in cells of the database. Cells without a prototype get the one that is fitted to
     their photos; a cell that has one gets the mean of both, weighted by the numbers of photos in its prototype cell (ours).
+    Photos that the database was made from already, or that are given twice, count twice.
 
     Args:
         region: only photos inside are used, and cells inside that the database lacks are added, with a prototype alone; None:
@@ -85,6 +83,10 @@ def run(
 def _inside(database: Database, table: PhotoTable, region: Region | None) -> PhotoTable:
     """Return the training photos in cells of the database; the others are counted and named on stderr."""
     training = table.of_split("train")
+    if not len(training):
+        raise InputError(
+            f"none of {len(table)} photos is of the split train, which alone is used; ingest them with --split none"
+        )
     if len(training) < len(table):
         print(f"{len(table) - len(training)} photos are of other splits than train and not used", file=sys.stderr)
     own = s2.cell_ids(training.lat_deg, training.lon_deg, database.level)
@@ -100,25 +102,12 @@ def _inside(database: Database, table: PhotoTable, region: Region | None) -> Pho
 
 def _embedded(database: Database, table: PhotoTable) -> tuple[PhotoTable, Float32, int]:
     """Return the photos that can be read, their embeddings (n, D), and how many cannot."""
-    device = choose_device("auto")
-    encoder = database.encoder().to(device)
-    pixels, failures = load_pixels(table.files, database.config.photo)
+    made, readable, failures = embed(database.encoder(), database.config, table.files)
     for row, reason in list(failures.items())[:NAMED]:
         print(f"left out: {table.files[row].name}: {reason}", file=sys.stderr)
-    readable = np.setdiff1d(np.arange(len(table)), list(failures))
     if not len(readable):
         raise InputError(f"none of {len(table)} photos can be read: {failures[0]}")
-    made = []
-    with (
-        torch.inference_mode(),
-        autocast(database.config.training.precision, device),
-        Meter("embedding", len(readable)) as meter,
-    ):
-        for first in range(0, len(readable), BATCH):
-            rows = readable[first : first + BATCH]
-            made.append(encoder(torch.from_numpy(pixels[rows]).to(device)).float().cpu().numpy())
-            meter.advance(len(rows))
-    return table.select(readable), np.concatenate(made), len(failures)
+    return table.select(readable), made, len(failures)
 
 
 def _grown(
@@ -142,12 +131,21 @@ def _grown(
     added = np.bincount(np.searchsorted(touched, s2.parents(known.ids, level)), known.photos, len(touched))[
         parent, None
     ]
-    mean = np.maximum(before, 1) * now.prototypes.astype(np.float32) + added * fitted
+    old = _lent(now.prototypes.astype(np.float32), had, parent, len(touched))
+    mean = np.maximum(before, 1) * old + added * fitted
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-    made = np.where(had[:, None], mean, fitted)
+    made = np.where(old.any(axis=1, keepdims=True), mean, fitted)
     facts = _counted(now.facts, Facts.of_cells(ids, known, had, had, now.facts.imagery_date))
     cells = replace(now, prototypes=made.astype(np.float16), facts=facts)
     return cells, int((~had).sum()), int(had.sum())
+
+
+def _lent(prototypes: Float32, had: npt.NDArray[np.bool_], parent: npt.NDArray[np.int64], parents: int) -> Float32:
+    """Return prototypes, (n, D), where cells without one have the mean of those under the same parent; 0 where none has one."""
+    total = np.zeros((parents, prototypes.shape[1]), np.float32)
+    np.add.at(total, parent[had], prototypes[had])
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return np.where(had[:, None], prototypes, total[parent])
 
 
 def _table(database: Database, touched: Ids, level: int) -> tuple[Prototypes, npt.NDArray[np.bool_]]:
@@ -175,7 +173,10 @@ def _table(database: Database, touched: Ids, level: int) -> tuple[Prototypes, np
 
 
 def _counted(before: Facts, added: Facts) -> Facts:
-    """Return the facts of cells that all have a prototype now; days known to both are counted twice unless they are all one."""
+    """Return the facts of cells that all have a prototype now.
+
+    Days add up where the periods do not overlap; otherwise the larger number is kept, which may be too few.
+    """
     first, last = np.fmin(before.first_date, added.first_date), np.fmax(before.last_date, added.last_date)
     apart = (before.last_date < added.first_date) | (added.last_date < before.first_date)
     dates = np.where(apart | (before.dates == 0) | (added.dates == 0), before.dates + added.dates, 0)

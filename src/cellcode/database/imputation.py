@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.database.inside import with_constant
 from cellcode.database.similarity import Terms
 from cellcode.errors import InputError
 
@@ -47,7 +48,7 @@ class Imputation:
         if terms.aerial is None or terms.prototypes is None or len(both) < MIN_CELLS:
             return None
         rows = both[:: -(-len(both) // MAX_CELLS)]
-        seen = _with_constant(np.asarray(terms.aerial[rows], np.float64))
+        seen = with_constant(np.asarray(terms.aerial[rows], np.float64))
         prototypes = np.asarray(terms.prototypes[rows], np.float64)
         squares = seen.T @ seen + RIDGE * len(rows) * np.eye(seen.shape[1])
         return cls.of_weights(np.linalg.solve(squares, seen.T @ prototypes).astype(np.float32))
@@ -78,7 +79,3 @@ class Imputation:
     def asked(self, queries: Float32) -> tuple[Float32, Float32]:
         """Return (B, D) and (B,) so that a query's similarity to a guess is its product with z^A, plus the second."""
         return queries @ self.weights[:-1].T, queries @ self.weights[-1]
-
-
-def _with_constant(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)

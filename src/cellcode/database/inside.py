@@ -16,6 +16,7 @@ Float64 = npt.NDArray[np.float64]
 RIDGE = 1e-3  # on the mean loss, with standardised features
 FOLDS = 5
 KEPT = 0.95  # share of validation photos that count as inside
+RANKS = 100  # best scores that are looked at; a database of fewer cells than it was fitted on looks different
 STEPS = 25  # of Newton's method, which needs fewer
 
 
@@ -43,7 +44,7 @@ class Inside:
             queries: (B, D), of any length.
             scores: (B, K), the best of a search of the whole database, best first.
         """
-        return _sigmoid(_with_constant(features(queries, scores)) @ np.array(self.weights))
+        return _sigmoid(with_constant(features(queries, scores)) @ np.array(self.weights))
 
     @classmethod
     def fit(cls, inside: Float64, outside: Float64) -> Self:
@@ -54,7 +55,7 @@ class Inside:
         held_out = np.empty(len(inside))
         for fold in range(FOLDS):
             out = np.arange(len(inside)) % FOLDS == fold
-            held_out[out] = _sigmoid(_with_constant(inside[out]) @ _regression(inside[~out], outside))
+            held_out[out] = _sigmoid(with_constant(inside[out]) @ _regression(inside[~out], outside))
         weights = tuple(float(weight) for weight in _regression(inside, outside))
         return cls(weights, float(np.quantile(held_out, 1 - KEPT)))
 
@@ -65,7 +66,7 @@ def features(queries: Float32, scores: Float32) -> Float64:
     All over the length of the query, which is not 1 where several photos ask together.
     """
     length = np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
-    ranks = np.minimum([9, 99], scores.shape[1] - 1)
+    ranks = np.minimum([9, RANKS - 1], scores.shape[1] - 1)
     best = scores[:, :1]
     return np.asarray(np.concatenate([best, best - scores[:, ranks], queries], axis=1) / length, np.float64)
 
@@ -76,7 +77,7 @@ def _regression(inside: Float64, outside: Float64) -> Float64:
     target = np.repeat([1.0, 0.0], [len(inside), len(outside)])
     balance = np.repeat([0.5 / len(inside), 0.5 / len(outside)], [len(inside), len(outside)])
     mean, spread = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
-    x = _with_constant((rows - mean) / spread)
+    x = with_constant((rows - mean) / spread)
     ridge = RIDGE * np.append(np.ones(rows.shape[1]), 0)
     weights = np.zeros(x.shape[1])
     for _ in range(STEPS):
@@ -88,7 +89,8 @@ def _regression(inside: Float64, outside: Float64) -> Float64:
     return np.append(raw, weights[-1] - mean @ raw)
 
 
-def _with_constant(rows: Float64) -> Float64:
+def with_constant(rows: Float64) -> Float64:
+    """Append a column of ones."""
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
 
 

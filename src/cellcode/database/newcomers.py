@@ -21,6 +21,7 @@ Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 STEPS, LEARNING_RATE = 150, 0.02
 PHOTOS, OTHERS = 4096, 2048  # of a step
+MAX_ENTRIES = 1 << 24  # photos x old prototypes that are compared at once
 
 
 def fit(
@@ -47,28 +48,31 @@ def fit(
         scale: of similarities in the softmax.
     """
     index, weight = prototypes.neighbours(lat_deg, lon_deg)
-    fixed = torch.from_numpy(np.flatnonzero(~new))
-    moving = torch.from_numpy(np.flatnonzero(new))
+    fixed, moving = torch.from_numpy(np.flatnonzero(~new)), torch.from_numpy(np.flatnonzero(new))
     place = torch.full((len(new),), -1)
-    place[fixed], place[moving] = torch.arange(len(fixed)), torch.arange(len(moving)) + len(fixed)
-    column = place[index]  # fixed rows come first
+    place[moving] = torch.arange(len(moving))
+    column = place[index]  # -1: an old row, whose share of the target changes nothing
     photos, strangers = torch.from_numpy(np.array(queries)), torch.from_numpy(np.array(others))
     old = F.normalize(prototypes.weight.detach()[fixed], dim=1)
+    # Old rows stay, and so does what they add to the sum of each softmax.
+    photos_old, strangers_old = _log_sum(scale * photos, old), _log_sum(scale * strangers, old)
     mean = strangers.mean(dim=0) if len(strangers) else torch.zeros(photos.shape[1])
-    rows = F.normalize(_means(column - len(fixed), weight, photos - mean, len(moving)), dim=1).requires_grad_()
+    rows = F.normalize(_means(column, weight, photos - mean, len(moving)), dim=1).requires_grad_()
+    weight = weight * (column >= 0)
     optimiser = torch.optim.Adam([rows], lr=LEARNING_RATE)
     random = torch.Generator().manual_seed(0)
     with Meter("fitting prototypes", STEPS) as meter:
         for _ in range(STEPS):
             unit = F.normalize(rows, dim=1)
             some = torch.randperm(len(photos), generator=random)[:PHOTOS]
-            logits = scale * photos[some] @ torch.cat([old, unit]).T
-            target = torch.zeros_like(logits).scatter_add_(1, column[some], weight[some])
-            loss = -(target * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
+            logits = scale * photos[some] @ unit.T
+            target = torch.zeros_like(logits).scatter_add_(1, column[some].clamp(min=0), weight[some])
+            total = torch.logaddexp(photos_old[some], logits.logsumexp(dim=1))
+            loss = (total - (target * logits).sum(dim=1)).mean()
             if len(strangers) and len(old):
                 # In as many terms as the photos of the region are to those of the new cells.
-                asked = strangers[torch.randperm(len(strangers), generator=random)[:OTHERS]]
-                away = torch.logsumexp(scale * asked @ unit.T, 1) - torch.logsumexp(scale * asked @ old.T, 1)
+                asked = torch.randperm(len(strangers), generator=random)[:OTHERS]
+                away = torch.logsumexp(scale * strangers[asked] @ unit.T, dim=1) - strangers_old[asked]
                 loss = loss + F.softplus(away).mean() * (len(strangers) / len(photos))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -76,6 +80,12 @@ def fit(
             meter.advance()
     with torch.no_grad():
         prototypes.weight[moving] = F.normalize(rows, dim=1)
+
+
+def _log_sum(scaled: Tensor, old: Tensor) -> Tensor:
+    """Log of the sum of exp(product) over old rows, (n,), some photos at a time; -inf where there are none."""
+    step = max(1, MAX_ENTRIES // max(len(old), 1))
+    return torch.cat([torch.logsumexp(part @ old.T, dim=1) for part in torch.split(scaled, step)])
 
 
 def _means(column: Tensor, weight: Tensor, photos: Tensor, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from cellcode.errors import InputError
 from cellcode.files import atomic_folder
 from cellcode.index.codeset import CodeSet
 
+HALF_ERROR = 2.0**-11  # relative rounding of float16, and so the largest distance of a unit row from its copy
 Half = npt.NDArray[np.float16]
 Ids = npt.NDArray[np.uint64]
 
@@ -112,7 +114,10 @@ def write(database: Database, cells: Cells, out: Path, values: dict[str, Any]) -
         TILES: cells.tiles,
         DIGESTS: cells.digests,
     }
-    gained = {AERIAL: cells.facts.has_aerial.any(), PROTOTYPES: cells.facts.has_prototype.any()}
+    seen, visited = bool(cells.facts.has_aerial.any()), bool(cells.facts.has_prototype.any())
+    smoothed = database.config.build.aerial_smoothing_cells > 0
+    gained = {AERIAL: seen, DIGESTS: seen, TILES: seen and smoothed, PROTOTYPES: visited}
+    _say_if_untold(database, cells)
     with atomic_folder(out) as folder:
         for name, rows in new.items():
             if name in database.manifest["files"] or gained.get(name):
@@ -130,14 +135,35 @@ def write(database: Database, cells: Cells, out: Path, values: dict[str, Any]) -
         rule = database.config.build
         stage = recheck_first_stage(database.first_stage, code_set, database.queries, rule, folder, database.level)
         before = inherited(database.manifest)
-        error = max(before["codes"]["largest_score_error"], row_error(codes, new[CODES]))
         steps = {"int8_step": coarse.step, "int8_error": coarse.error, "longest": coarse.longest}
-        facts_of_codes = before["codes"] | steps | {"largest_score_error": error}
+        rounding = row_error(codes, new[CODES])
+        facts_of_codes = before["codes"] | steps | _errors(database, seen, visited, rounding)
         counted = count_kinds(facts.has_aerial, facts.has_prototype, 0)
         search = stage.to_json() if stage is not None else None
         made = before | {"cells": counted, "codes": facts_of_codes, "search": search} | values
         write_manifest(folder, ids, database.calibration, made)
     return Database.open(out)
+
+
+def _say_if_untold(database: Database, cells: Cells) -> None:
+    """Say on stderr that cells now have both terms, which no cell had when the database was calibrated."""
+    before, after = (facts.has_aerial & facts.has_prototype for facts in (database.facts, cells.facts))
+    if after.any() and not before.any():
+        print(
+            f"no cell of {database.folder} has both terms, so nothing told how they compare: the {int(after.sum())} cells that "
+            "now have both are plain sums and will outscore the others; build again from the run where that matters",
+            file=sys.stderr,
+        )
+
+
+def _errors(database: Database, seen: bool, visited: bool, rounding: float) -> dict[str, float]:
+    """Bounds of the manifest: the larger of the old ones and those of new terms, whose float16 rows are of unit length."""
+    before = database.manifest["codes"]
+    new = database.calibration.score_error(HALF_ERROR * seen, HALF_ERROR * visited) + rounding
+    return {
+        "largest_score_error": max(before["largest_score_error"], new),
+        "aerial_error": max(before["aerial_error"], HALF_ERROR * seen),
+    }
 
 
 def _spans(ids: Ids, new: Ids) -> Spans:

@@ -32,8 +32,9 @@ def imagery(
 ) -> Database:
     """Replace the aerial embeddings of some cells by those of new imagery.
 
-    Tiles whose pixels have not changed are not encoded again. Where the build smooths aerial embeddings, the cells beside those
-    of the region change with them. Cells of the region that the database does not have and the imagery shows are added.
+    It is built as the database was. Tiles whose pixels have not changed are not encoded again. Where the build smooths aerial
+    embeddings, the cells beside those of the region change with them. Cells of the region that the database does not have and
+    the imagery shows are added.
 
     Args:
         run: the run of the database: the aerial encoder is not in the database.
@@ -41,8 +42,8 @@ def imagery(
         out: the folder to write; a database that is there already is replaced, but not the one it is made from.
 
     Raises:
-        InputError: the run has another aerial encoder, the imagery covers no cell of the region, or the database is compressed
-            or does not keep its terms. Said before any work.
+        InputError: the run has another aerial encoder or level, the imagery covers no cell of the region, or the database is
+            compressed or does not keep its terms, all said before any work; or no tile has enough imagery.
     """
     whole, out = opened_database(database), Path(out)
     run = run if isinstance(run, Run) else Run.load(run)
@@ -50,6 +51,12 @@ def imagery(
         raise InputError(
             f"the aerial encoder of {run.folder} is not that of {whole.folder}; give the run it was built from"
         )
+    if run.config.levels.cell != whole.level:
+        raise InputError(
+            f"the cells of {run.folder} are of level {run.config.levels.cell}, those of {whole.folder} of level {whole.level}; "
+            "give the run it was built from"
+        )
+    run = replace(run, config=run.config.model_copy(update={"build": whole.config.build}))
     patch.check(whole)
     refuse_to_overwrite(out, [whole.folder])
     source = open_source(aerial)
@@ -83,6 +90,9 @@ def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, re
             part = parts.read_part(folder / str(number))
             made.append([np.array(values[part.has_aerial]) for values in part])
             meter.advance(len(ids))
+    if not any(len(values[0]) for values in made):
+        share = run.config.build.min_imagery_share
+        raise InputError(f"no tile of the region has at least {share:.0%} imagery; check --aerial and --region")
     return Part(*(np.concatenate(values) for values in zip(*made, strict=True)))
 
 

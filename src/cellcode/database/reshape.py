@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cellcode.database.finish import (
     write_first_stage,
     write_manifest,
 )
+from cellcode.database.inside import RANKS
 from cellcode.database.layout import (
     AERIAL,
     CELLS,
@@ -86,7 +88,10 @@ def clip(database: Database | Path | str, region: Region, *, out: Path | str) ->
             "search": settings.to_json() if settings is not None else None,
             "made_from": {"how": "clip", "databases": [whole.identity]},
         }
-        write_manifest(folder, ids, whole.calibration, values)
+        calibration = whole.calibration
+        if len(ids) < RANKS:
+            calibration = replace(calibration, inside=None)  # it needs the RANKS best scores
+        write_manifest(folder, ids, calibration, values)
     made = Database.open(out)
     print(f"{len(made.ids)} of {len(whole.ids)} cells; database {made.identity} in {out}", file=sys.stderr)
     return made
@@ -124,8 +129,8 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
 def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Database:
     """Join databases of one run that share no cell.
 
-    Codes are kept where all calibrations are the same. Otherwise they are made anew from the terms, with the calibration of
-    the first database, which is said.
+    Codes are kept where all calibrations weigh terms alike. Otherwise they are made anew from the terms, with the calibration
+    of the first database, which is said. The figures of confidence are those of the first database (that has `inside`).
 
     Raises:
         InputError: they are of different runs, share a cell, are compressed, or have different calibrations and do not keep
@@ -141,7 +146,8 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
                 copy_rows([file_rows(each, name) for each in opened], spans, folder / name)
         facts = _facts(opened, spans)
         ids = write_facts(facts, folder)
-        if any(each.calibration != first.calibration for each in opened):
+        alike = all(each.calibration.comparable == first.calibration.comparable for each in opened)
+        if not alike:
             print(f"calibrations differ: codes are made anew with that of {first.folder}", file=sys.stderr)
             _fuse_again(first, facts, folder)
         codes = np.load(folder / CODES, mmap_mode="c")
@@ -165,7 +171,9 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
             "licences": sorted({text for each in opened for text in each.manifest["licences"]}),
             "attributions": sorted({text for each in opened for text in each.manifest["attributions"]}),
         }
-        write_manifest(folder, ids, first.calibration, values)
+        # A part cut to few cells has no `inside`, which the others keep.
+        sure = max(opened, key=lambda each: each.calibration.inside is not None) if alike else first
+        write_manifest(folder, ids, sure.calibration, values)
     made = Database.open(out)
     print(f"{len(made.ids)} cells of {len(opened)} databases; database {made.identity} in {out}", file=sys.stderr)
     return made
@@ -181,7 +189,7 @@ def _check_alike(opened: list[Database]) -> None:
     if len(opened) < 2:
         raise InputError("merging needs at least two databases")
     first = opened[0]
-    differ = any(each.calibration != first.calibration for each in opened)
+    differ = any(each.calibration.comparable != first.calibration.comparable for each in opened)
     for each in opened:
         if each.manifest["run"]["identity"] != first.manifest["run"]["identity"]:
             raise InputError(f"{each.folder} is of another run than {first.folder}: their codes cannot be compared")

@@ -31,8 +31,6 @@ class System:
 SYSTEMS = {
     "hybrid": System(),
     "aerial-infonce": System(ALONE),
-    # An epoch with four scales takes more than twice as long: a quarter of them; the ablations compare it at equal epochs.
-    "aerial-scales": System((*ALONE, "tile.size_m=77", "tile.scales=[1, 2, 4, 8]"), epochs=0.25, cost=2.3),
     "haversine": System(("loss.prototype_labels=haversine",), imagery=False, cost=0.6),
 }
 

@@ -53,7 +53,7 @@ def all_stages(plan: Plan, campus_photos: Path | None) -> dict[str, Stage]:
         name: Stage(
             f"build-{name}",
             measures.database,
-            {"training": f"train-{name}"},
+            {"training": f"train-{name}", **now},
             (region, *outside, trained[name]),
             cost=40,
         )

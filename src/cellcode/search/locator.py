@@ -14,16 +14,18 @@ import torch
 
 from cellcode.database import Database, confidence
 from cellcode.database.confidence import REACH
+from cellcode.database.inside import RANKS
 from cellcode.errors import UsageError
-from cellcode.geography import Region, s2
+from cellcode.geography import Region, ranges, s2
 from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.posterior import mean_position, probabilities
-from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k
+from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k, ranges_of
 
 Float32 = npt.NDArray[np.float32]
 BATCH = 64
+FEW = 64  # sample cells in a region; with fewer its own cells are sampled
 Source = Path | str | bytes | BinaryIO
 
 
@@ -127,9 +129,7 @@ class Locator:
         shares = probabilities(hits, calibration.temperature)
         lat, lon = (values.reshape(hits.cell_ids.shape) for values in s2.cell_centers(hits.cell_ids.ravel()))
         tokens = np.array(s2.tokens(hits.cell_ids[:, :top].ravel())).reshape(len(names), -1)
-        inside = None
-        if calibration.inside is not None and queries.shape[1] == self.database.code_set.dim:  # not of a path of photos
-            inside = calibration.inside.probability(queries, hits.scores)
+        in_region, inside = self._inside(queries, hits.scores if region is None else None)
         rest, cell_m = self._everywhere(region), s2.mean_edge_m(self.database.level)
         answers = []
         for row, name in enumerate(names):
@@ -151,8 +151,8 @@ class Locator:
                     candidates=candidates,
                     radius_50_m=confidence.radius_m(calibration.share_50, *within),
                     radius_90_m=confidence.radius_m(calibration.share_90, *within),
-                    in_region=self._in_region(candidates[0].score, None if inside is None else float(inside[row])),
-                    inside_probability=None if inside is None else float(inside[row]),
+                    in_region=in_region[row],
+                    inside_probability=inside[row],
                     mean_lat=mean_lat,
                     mean_lon=mean_lon,
                     searched=hits.searched,
@@ -160,11 +160,24 @@ class Locator:
             )
         return answers
 
-    def _in_region(self, score: float, inside_probability: float | None) -> bool | None:
-        calibration = self.database.calibration
-        if calibration.inside is not None and inside_probability is not None:
-            return inside_probability >= calibration.inside.threshold
-        return None if calibration.outside_score is None else score >= calibration.outside_score
+    def _inside(self, queries: Float32, scores: Float32 | None) -> tuple[list[bool | None], list[float | None]]:
+        """Return for each photo whether it was taken in the region of the database, and how probable that is.
+
+        Args:
+            scores: (B, K), the best of the whole database, best first; None: they are searched for.
+        """
+        calibration, unknown = self.database.calibration, [None] * len(queries)
+        inside, outside = calibration.inside, calibration.outside_score
+        if queries.shape[1] != self.database.code_set.dim or (inside is None and outside is None):  # a path of photos
+            return [*unknown], [*unknown]
+        if scores is None:
+            most = min(RANKS, self.searcher.count())
+            scores = self.searcher.search(queries, most, None, calibration.temperature).scores
+        if inside is not None:
+            probability = inside.probability(queries, scores)
+            return (probability >= inside.threshold).tolist(), probability.tolist()
+        assert outside is not None
+        return [float(score) >= outside for score in scores[:, 0]], [*unknown]
 
     def _everywhere(self, region: Region | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Centres of cells that stand for all that are searched."""
@@ -172,4 +185,7 @@ class Locator:
         if region is None:
             return lat, lon
         inside = region.contains(lat, lon)
+        if inside.sum() < FEW:  # a small part of a large database
+            ids = self.database.ids
+            return confidence.everywhere(ids, ranges.rows_of_ranges(ids, ranges_of(region, self.database.level)))
         return lat[inside], lon[inside]

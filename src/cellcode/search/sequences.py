@@ -80,9 +80,11 @@ class SequenceSearcher:
         for photo, (east_m, north_m), floor in zip(photos, self.motion_m, elsewhere, strict=True):
             total += self._scores(photo, *distance.offset(lat, lon, east_m, north_m), floor)
         scale = 1 / (len(photos) ** self.exponent * temperature)
-        log_evidence = _log_sum_exp(scale * total, axis=1) - np.log(points.shape[1])
+        log_evidence = np.logaddexp.reduce(scale * total, axis=1) - np.log(points.shape[1])
         others = max(cells - len(starts), 0) * np.exp(scale * elsewhere.sum() - log_evidence.max())
-        log_mass = np.logaddexp(_log_sum_exp(log_evidence), log_evidence.max() + np.log(others) if others else -np.inf)
+        log_mass = np.logaddexp(
+            np.logaddexp.reduce(log_evidence), log_evidence.max() + np.log(others) if others else -np.inf
+        )
         return starts, temperature * log_evidence, float(log_mass)
 
     def _starts(self, best: Ids, photos: Float32, region: Region | None) -> Ids:
@@ -128,7 +130,3 @@ def _elsewhere(hits: Hits, cells: int, temperature: float) -> Float64:
         return np.asarray(temperature * (hits.log_mass - np.log(cells)))
     share = np.clip(1 - probabilities(hits, temperature).sum(axis=1), 1e-9, 1)  # the mass may be an estimate
     return np.asarray(temperature * (hits.log_mass + np.log(share / rest)))
-
-
-def _log_sum_exp(values: Float64, axis: int | None = None) -> Float64:
-    return np.asarray(np.logaddexp.reduce(values, axis=axis))

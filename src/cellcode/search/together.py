@@ -35,9 +35,10 @@ EXPONENT = 0.75
 
 @dataclass(frozen=True)
 class GroupAnswer(Answer):
-    """Where several photos were taken, as one answer; `file` names the first of them.
+    """Where several photos were taken, as one answer; `file` names the one whose place it is, the first.
 
-    A candidate's score is the mean of the photos' similarities to its code.
+    A candidate's score is the mean of the photos' similarities to its code. The radii hold shares of the posterior that were
+    measured on single photos.
 
     Attributes:
         files: the photos that the answer is made from.
@@ -96,9 +97,9 @@ def locate(
     if not photos:
         raise UsageError("there are no photos to locate together; give at least one")
     motion = _checked(motion_m, len(photos)) if motion_m is not None else None
+    every = [str(photo) if isinstance(photo, Path | str) else f"photo {row + 1}" for row, photo in enumerate(photos)]
     size, pixels, names, failures, used = locator.database.config.photo, [], [], [], []
-    for row, photo in enumerate(photos):
-        name = str(photo) if isinstance(photo, Path | str) else f"photo {row + 1}"
+    for row, (name, photo) in enumerate(zip(every, photos, strict=True)):
         try:
             pixels.append(read_pixels(photo, size.width_px, size.height_px, size.fit))
         except PhotoError as error:
@@ -118,6 +119,8 @@ def locate(
         region=region,
         exponent=exponent,
     )
+    if motion is not None:  # relative to the first, whether it can be read or not
+        answer = replace(answer, file=every[0])
     return replace(answer, unreadable=tuple(failures))
 
 
@@ -133,7 +136,8 @@ def answer_embeddings(
 ) -> GroupAnswer:
     """Answer photos together from their embeddings, (n, D) float32; see `locate`.
 
-    `in_region` is what most of the photos say by themselves, `inside_probability` their mean.
+    `in_region` is what more than half of the photos say by themselves, `inside_probability` their mean. The radii hold
+    shares of the joint posterior that were measured on single photos, so what they promise is rough.
 
     Args:
         motion_m: as in `locate`, but from any origin: the answer is the place of the origin.
@@ -153,7 +157,7 @@ def answer_embeddings(
     odds = [each.inside_probability for each in alone if each.inside_probability is not None]
     scale = len(queries) ** (exponent - 1)
     candidates = tuple(replace(each, score=each.score * scale) for each in answer.candidates)
-    inside = 2 * sum(said) >= len(said) if said else None
+    inside = 2 * sum(said) > len(said) if said else None
     probability = sum(odds) / len(odds) if odds else None
     whole = vars(answer) | {"candidates": candidates, "in_region": inside, "inside_probability": probability}
     return GroupAnswer(**whole, files=tuple(names))
@@ -176,17 +180,21 @@ def read_motion(path: Path, files: Sequence[Path]) -> Float64:
             reader = csv.DictReader(file)
             if missing := {"file", "east_m", "north_m"} - set(reader.fieldnames or ()):
                 raise InputError(f"{path} has no column {min(missing)}; it needs file, east_m and north_m")
-            lines = [(row["file"], _metres(path, reader.line_num, row)) for row in reader]
+            lines = [(row["file"] or "", _metres(path, reader.line_num, row)) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a CSV ({error}); it needs file, east_m and north_m") from None
-    found = []
+    photo_of: dict[int, Path] = {}
     for name in files:
-        own = [place for text, place in lines if text == str(name)]
-        own = own or [place for text, place in lines if Path(text).name == name.name]
+        own = [row for row, (text, _) in enumerate(lines) if text == str(name)]
+        own = own or [row for row, (text, _) in enumerate(lines) if Path(text).name == name.name]
         if len(own) != 1:
             raise InputError(f"{path} has {len(own)} lines for {name}; it needs one for each photo")
-        found.append(own[0])
-    motion = np.array(found, np.float64)
+        if own[0] in photo_of:
+            raise InputError(
+                f"{path} has one line for {photo_of[own[0]]} and {name}; it needs one for each photo, with its whole path"
+            )
+        photo_of[own[0]] = name
+    motion = np.array([lines[row][1] for row in photo_of], np.float64)
     return np.asarray(motion - motion[0])
 
 
@@ -195,6 +203,8 @@ def _metres(path: Path, line: int, row: dict[str, str | None]) -> tuple[float, f
         east, north = float(row["east_m"] or ""), float(row["north_m"] or "")
     except ValueError:
         east = north = float("nan")
+    if not row["file"]:
+        raise InputError(f"{path}, line {line}: it names no file")
     if not np.isfinite([east, north]).all():
         raise InputError(f"{path}, line {line}: east_m and north_m must be numbers of metres")
     return east, north
