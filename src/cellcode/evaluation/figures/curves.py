@@ -113,8 +113,8 @@ def kappa(material: Material) -> Figure:
         axes.plot(KAPPAS, 100 * recall, line, color=colour, marker=marker, linewidth=2.2, label=label)
     axes.axvline(fitted, color=VERMILLION, linewidth=2)
     axes.annotate(
-        f"fitted: {fitted:.2g}", (fitted, 1), (6, -4), xycoords=("data", "axes fraction"), textcoords="offset points",
-        color=VERMILLION, va="top",
+        f"fitted: {fitted:.2g}", (fitted, 0), (6, 6), xycoords=("data", "axes fraction"), textcoords="offset points",
+        color=VERMILLION, va="bottom",
     )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(KAPPAS[::2], [f"{each:g}" for each in KAPPAS[::2]])
