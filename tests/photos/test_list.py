@@ -128,6 +128,7 @@ def test_all_columns_are_taken_over(folder: Path) -> None:
         "width_px": 48,
         "height_px": 32,
         "accuracy_m": None,
+        "land_use": None,
     }
     kept = ("file", "lat_deg", "lon_deg", "split", "source", "width_px", "height_px")
     assert {name for name, value in rows[1].items() if value is not None} == set(kept)

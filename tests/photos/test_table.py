@@ -27,6 +27,7 @@ FULL: dict[str, Any] = {
     "width_px": 4000,
     "height_px": 3000,
     "accuracy_m": 4.5,
+    "land_use": "town",
 }
 REQUIRED = {"file", "lat_deg", "lon_deg", "split", "source", "width_px", "height_px"}
 
@@ -38,7 +39,7 @@ def _table(root: Path, rows: int = 3) -> PhotoTable:
 
 
 def test_columns_are_those_of_the_format() -> None:
-    """The names and types of docs/formats.md; a change needs a new version."""
+    """The names and types of docs/formats.md; a change that is more than a further column needs a new version."""
     assert [(field.name, str(field.type), field.nullable) for field in SCHEMA] == [
         ("file", "string", False),
         ("lat_deg", "double", False),
@@ -55,6 +56,7 @@ def test_columns_are_those_of_the_format() -> None:
         ("width_px", "int32", False),
         ("height_px", "int32", False),
         ("accuracy_m", "float", True),
+        ("land_use", "string", True),
     ]
 
 
@@ -179,3 +181,13 @@ def test_parquet_with_other_columns_is_refused(tmp_path: Path) -> None:
         pq.write_table(other, path)
         with pytest.raises(InputError, match="does not have the columns"):
             PhotoTable.load(tmp_path / "table")
+
+
+def test_a_table_of_an_older_release_lacks_what_is_newer(tmp_path: Path) -> None:
+    """Its land use is unknown; everything else is as it was."""
+    folder = tmp_path / "table"
+    table = _table(tmp_path).save(folder)
+    pq.write_table(table.rows.drop_columns(["land_use"]), folder / "photos.parquet")
+    old = PhotoTable.load(folder)
+    assert old.column("land_use") == [None] * len(table)
+    assert old.column("file") == table.column("file")
