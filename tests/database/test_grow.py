@@ -140,7 +140,7 @@ def test_a_new_prototype_is_near_its_photos_and_no_answer_to_all_others() -> Non
     with torch.no_grad():
         table.weight.copy_(torch.from_numpy(weights))
     before = table.weight.detach().clone()
-    fit(table, new, queries[own == 7], lat[own == 7], lon[own == 7], queries[own != 7], 20.0)
+    fit(table, new, queries[own == 7], lat[own == 7], lon[own == 7], queries[own != 7], int((own != 7).sum()), 20.0)
     np.testing.assert_array_equal(table.weight.detach()[~new], before[~new])
     best = (queries @ table.all().detach().numpy().T).argmax(axis=1)
     assert (best[own == 7] == 7).mean() > 0.8
@@ -337,7 +337,7 @@ def test_old_prototypes_are_compared_with_block_by_block(monkeypatch: pytest.Mon
         table = Prototypes(ids, 32, 1.2)
         with torch.no_grad():
             table.weight.copy_(weights)
-        fit(table, new, photos.numpy(), lat, lon, others.numpy(), 20.0)
+        fit(table, new, photos.numpy(), lat, lon, others.numpy(), len(others), 20.0)
         made.append(table)
     np.testing.assert_allclose(made[0].all().detach(), made[1].all().detach(), atol=1e-4)
 

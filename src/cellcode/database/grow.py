@@ -123,8 +123,8 @@ def _grown(
         ids = np.union1d(ids, possible[region.contains(*s2.cell_centers(possible))])
     now = patch.current(database, ids)
     table, new = _table(database, touched, level)
-    config = database.config
-    newcomers.fit(table, new, queries, photos.lat_deg, photos.lon_deg, database.queries, config.loss.scale)
+    config, trained = database.config, int(database.manifest["training_photos"])
+    newcomers.fit(table, new, queries, photos.lat_deg, photos.lon_deg, database.queries, trained, config.loss.scale)
     fitted, had = upsample(table, ids, config.build.upsampling), now.facts.has_prototype
     parent = np.searchsorted(touched, s2.parents(ids, level))
     before = np.bincount(parent, now.facts.photos, len(touched))[parent, None]

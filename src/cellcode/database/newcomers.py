@@ -31,6 +31,7 @@ def fit(
     lat_deg: Float64,
     lon_deg: Float64,
     others: Float32,
+    stand_for: int,
     scale: float,
 ) -> None:
     """Fit some rows of a table in place.
@@ -45,6 +46,7 @@ def fit(
         queries: (n, D) unit length, the photos' embeddings.
         lat_deg, lon_deg: (n,) their positions.
         others: (m, D) embeddings of photos from all over the region; they may be of the new cells as well. m may be 0.
+        stand_for: how many photos of the region `others` are a sample of: those that the old rows were trained on.
         scale: of similarities in the softmax.
     """
     index, weight = prototypes.neighbours(lat_deg, lon_deg)
@@ -70,10 +72,10 @@ def fit(
             total = torch.logaddexp(photos_old[some], logits.logsumexp(dim=1))
             loss = (total - (target * logits).sum(dim=1)).mean()
             if len(strangers) and len(old):
-                # In as many terms as the photos of the region are to those of the new cells.
+                # A training of everything would weigh the region's photos and the new ones by their numbers.
                 asked = torch.randperm(len(strangers), generator=random)[:OTHERS]
                 away = torch.logsumexp(scale * strangers[asked] @ unit.T, dim=1) - strangers_old[asked]
-                loss = loss + F.softplus(away).mean() * (len(strangers) / len(photos))
+                loss = loss + F.softplus(away).mean() * (stand_for / len(photos))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -118,6 +118,7 @@ def growing_stage(plan: Plan, region: Stage) -> Stage:
         ablations.growing,
         {"share": plan.grown_share, "settings": trainings.settings()},
         (region, base, retrained),
+        version=2,
         cost=40,
     )
 
