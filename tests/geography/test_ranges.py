@@ -134,3 +134,13 @@ def test_intersection_holds_the_cells_in_both() -> None:
     np.testing.assert_array_equal(
         ranges.intersection(one.ranges(14), ranges.complement(nothing, 14), 14), one.ranges(14)
     )
+
+
+def test_rows_of_ids_are_those_of_a_dictionary() -> None:
+    rng = np.random.default_rng(4)
+    table = np.unique(rng.integers(0, 60, 25).astype(np.uint64))
+    wanted = rng.integers(0, 70, (8, 9)).astype(np.uint64)
+    row_of = {int(each): row for row, each in enumerate(table)}
+    expected = [[row_of.get(int(each), -1) for each in line] for line in wanted]
+    np.testing.assert_array_equal(ranges.rows_of_ids(table, wanted), expected)
+    assert (ranges.rows_of_ids(table[:0], wanted) == -1).all()

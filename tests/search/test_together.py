@@ -10,7 +10,8 @@ import pytest
 
 from cellcode.database import Database, reshape
 from cellcode.errors import InputError, UsageError
-from cellcode.experiments.together import expected_calibration_error, places, recall_by_count
+from cellcode.evaluation.confidence import calibration_error, reliability
+from cellcode.experiments.together import places, recall_by_count
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoError
 from cellcode.search import Locator, ShardedSearcher, together
@@ -177,4 +178,4 @@ def test_recall_rises_with_photos_of_the_same_groups(locator: Locator) -> None:
             (4, 10, 10),
         ]
         assert made[-1]["recall"] > made[0]["recall"]
-    assert expected_calibration_error(np.full(100, 0.25), np.arange(100) % 4 == 0, 1) == pytest.approx(0)
+    assert calibration_error(reliability(np.full(100, 0.25), np.arange(100) % 4 == 0, 1)) == pytest.approx(0)

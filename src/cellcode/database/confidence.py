@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cellcode.database.calibration import MIN_PHOTOS, Calibration
 from cellcode.database.inside import Inside, features
 from cellcode.geography import distance, s2
+from cellcode.geography.ranges import rows_of_ids
 from cellcode.index import exact
 from cellcode.index.codeset import CodeSet
 from cellcode.runs import Validation
@@ -95,8 +96,7 @@ def fit(
         seed: of the choice of photos where there are too many.
     """
     own = s2.cell_ids(validation.lat_deg, validation.lon_deg, level)
-    found_at = np.minimum(np.searchsorted(codes.ids, own), len(codes) - 1)
-    chosen = np.flatnonzero(codes.ids[found_at] == own)
+    chosen = np.flatnonzero(rows_of_ids(codes.ids, own) >= 0)
     chosen = np.random.default_rng([seed, 7]).permutation(chosen)[:MAX_PHOTOS]
     rest, reach, cell_m = everywhere(codes.ids), min(REACH, len(codes)), s2.mean_edge_m(level)
     shares, seen = [], []

@@ -38,6 +38,7 @@ from cellcode.database.parts import row_error
 from cellcode.database.reshape import Spans, copy_rows, file_rows, write_facts
 from cellcode.errors import InputError
 from cellcode.files import atomic_folder
+from cellcode.geography.ranges import rows_of_ids
 from cellcode.index.codeset import CodeSet
 
 HALF_ERROR = 2.0**-11  # relative rounding of float16, and so the largest distance of a unit row from its copy
@@ -77,8 +78,8 @@ def check(database: Database) -> None:
 
 def current(database: Database, ids: Ids) -> Cells:
     """Return what cells hold now, any of which may not be in the database yet: those have nothing."""
-    rows = np.minimum(np.searchsorted(database.ids, ids), len(database.ids) - 1)
-    known = database.ids[rows] == ids
+    rows = rows_of_ids(database.ids, ids)
+    known = rows >= 0
     taken = {}
     for name in (AERIAL, PROTOTYPES, TILES, DIGESTS):
         values = np.array(file_rows(database, name)[rows])

@@ -84,13 +84,14 @@ def run(
     tested = tested.select(good)
     gallery = table.of_split("train") if split != "train" else table.select(np.zeros(len(table), bool))
     results = list(evaluate_systems(locator, asked, tested, gallery, rule))
-    middle_m = middle_radius_m(rule.radii_m)
+    middle_m = metrics.middle_radius_m(rule.radii_m)
     checked = confidence.check(confidence.ask(locator, asked, middle_m), tested, opened.level)
     told_elsewhere, notes = _ask_elsewhere(locator, outside, middle_m)
     notes = _overlap(opened, tested, max(rule.radii_m)) + notes
     made, missing = slices.cut(opened, tested, gallery)
-    values = _values(opened, tested, split, results, made, middle_m)
-    groups = _groups(opened, tested)
+    density = slices.density(opened, tested)
+    groups = _groups(density)
+    values = _values(opened, tested, split, results, made, groups, middle_m)
     values["confidence"] = confidence.summary(checked, groups, middle_m, told_elsewhere)
     values["ms_per_query"] = {"encoder": round(encoder_ms, 4)} | {
         result.name: result.ms_per_query for result in results if result.ms_per_query is not None
@@ -108,7 +109,7 @@ def run(
         values["notes"] += undrawn
         pictures = figures.encode(drawn)
         figures.save(pictures, folder / "figures")
-        predictions.write(opened, tested, results, checked, folder / "predictions.parquet")
+        predictions.write(opened, tested, density, results, checked, folder / "predictions.parquet")
         with atomic_path(folder / "report.html") as path:
             path.write_text(page.render(values, pictures), encoding="utf-8")
         write_json(folder / "report.json", values)
@@ -121,11 +122,6 @@ def run(
     return Report(values, folder)
 
 
-def middle_radius_m(radii_m: tuple[float, ...]) -> float:
-    """Return the radius that slices, confidence and maps use: the second of three, the third of four."""
-    return radii_m[len(radii_m) // 2]
-
-
 def summary(result: Result, mask: Bools, positions: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Return what report.json says of a system on the photos of a mask; see `metrics.summary`.
 
@@ -136,10 +132,9 @@ def summary(result: Result, mask: Bools, positions: npt.NDArray[np.int64]) -> di
     return metrics.summary(result, mask, Bootstrap(positions))
 
 
-def _groups(database: Database, table: PhotoTable) -> dict[str, Bools]:
+def _groups(density: npt.NDArray[np.int64]) -> dict[str, Bools]:
     """Masks of the photos whose prototype-level cell holds training photos, and of the others."""
-    seen = slices.density(database, table) > 0
-    return {"with_training_photos": seen, "without_training_photos": ~seen}
+    return {"with_training_photos": density > 0, "without_training_photos": density == 0}
 
 
 def _overlap(database: Database, table: PhotoTable, radius_m: float) -> list[str]:
@@ -174,11 +169,11 @@ def _values(
     split: str,
     results: list[Result],
     made: list[slices.Slice],
+    groups: dict[str, Bools],
     middle_m: float,
 ) -> dict[str, Any]:
     rule = database.config.evaluation
     places = Bootstrap(s2.cell_ids(table.lat_deg, table.lon_deg, database.config.levels.cell).view(np.int64))
-    groups = _groups(database, table)
     everyone = np.ones(len(table), bool)
     systems = {}
     for result in results:

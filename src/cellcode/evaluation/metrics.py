@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,3 +155,8 @@ def auroc(positive: npt.NDArray[np.floating], negative: npt.NDArray[np.floating]
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # mean rank of equal scores, from 1
     above = rank[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
     return float(above / (len(positive) * len(negative)))
+
+
+def middle_radius_m(radii_m: Sequence[float]) -> float:
+    """Return the radius that slices, confidence and maps use: the second of three, the third of four."""
+    return radii_m[len(radii_m) // 2]

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from cellcode.evaluation.figures.style import NAMES
+from cellcode.evaluation.metrics import middle_radius_m
 
 SLICE_NAMES = {"with_training_photos": "cells with training photos", "without_training_photos": "cells without"}
 BY_NAMES = {
@@ -25,7 +26,7 @@ BY_SYSTEMS = ("hybrid", "prototypes", "aerial", "image_retrieval")  # of the tab
 def text_table(values: dict[str, Any]) -> str:
     """Return recall@1 at every radius for all photos, with the middle radius also by slice; in percent."""
     radii = [f"{radius:g}" for radius in values["radii_m"]]
-    middle = radii[middle_index(len(radii))]
+    middle = f"{middle_radius_m(values['radii_m']):g}"
     slices = {name: count for name, count in values["slices"].items() if count and count < values["photos"]}
     head = ["recall@1 within", *(f"{radius} m" for radius in radii), "median error", "database", "a query"]
     head += [f"{middle} m, {'with' if name.startswith('with_') else 'without'} photos" for name in slices]
@@ -50,11 +51,6 @@ def text_table(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def middle_index(count: int) -> int:
-    """Index of the radius that slices and maps use: the second of three, the third of four."""
-    return count // 2
-
-
 def render(values: dict[str, Any], pictures: dict[str, bytes]) -> str:
     """Return report.html: tables and figures; no request to any other host.
 
@@ -73,7 +69,7 @@ def render(values: dict[str, Any], pictures: dict[str, bytes]) -> str:
         by_systems=[name for name in BY_SYSTEMS if name in values["systems"]],
         radii=[f"{radius:g}" for radius in values["radii_m"]],
         ranks=[str(rank) for rank in values["ranks"]],
-        radius=f"{values['radii_m'][middle_index(len(values['radii_m']))]:g}",
+        radius=f"{middle_radius_m(values['radii_m']):g}",
         figures={
             name: "data:image/png;base64," + base64.b64encode(picture).decode() for name, picture in pictures.items()
         },

@@ -7,27 +7,38 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import cellcode
 from cellcode import config as configuration
 from cellcode.database import Database
-from cellcode.evaluation import slices
 from cellcode.evaluation.confidence import Checked
 from cellcode.evaluation.metrics import Result
 from cellcode.files import atomic_path
 from cellcode.photos import PhotoTable
 
 
-def write(database: Database, table: PhotoTable, results: list[Result], checked: Checked, path: Path) -> None:
+def write(
+    database: Database,
+    table: PhotoTable,
+    density: npt.NDArray[np.int64],
+    results: list[Result],
+    checked: Checked,
+    path: Path,
+) -> None:
     """Write one row a photo: its truth, its density, the error of each system, and what the answer says of itself.
 
     The metadata names what they are predictions of, so that nobody takes them for another database's.
+
+    Args:
+        density: (N,), see `slices.density`.
     """
     told = checked.told
     columns: dict[str, Any] = {"file": table.column("file"), "lat_deg": table.lat_deg, "lon_deg": table.lon_deg}
-    columns["density"] = slices.density(database, table)
+    columns["density"] = density
     columns |= {f"{result.name}_error_m": result.error_m for result in results if result.name != "chance"}
     columns |= {
         "cell": told.cell,

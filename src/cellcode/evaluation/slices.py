@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cellcode.database import Database
 from cellcode.evaluation.metrics import Bools, Bootstrap, Result
 from cellcode.geography import s2
+from cellcode.geography.ranges import rows_of_ids
 from cellcode.photos import PhotoTable
 
 Days = npt.NDArray[np.datetime64]
@@ -77,14 +78,14 @@ class Trained:
         day_cell, day = pairs[0], pairs[1].astype("datetime64[D]")
         taken = photos.captured_at.astype("datetime64[D]")
         if not np.isnat(taken).all():
-            place = _rows(cells, s2.cell_ids(photos.lat_deg, photos.lon_deg, level))
+            place = rows_of_ids(cells, s2.cell_ids(photos.lat_deg, photos.lon_deg, level))
             day_cell, day = place[~np.isnat(taken)], taken[~np.isnat(taken)]
         total = np.bincount(row, facts.photos[has], len(cells)).astype(np.int64)
         return cls(cells, total, dates, day, day_cell)
 
     def rows(self, table: PhotoTable, level: int) -> Int64:
         """Return the row of the cell of each photo, (N,); -1 where nothing was trained on."""
-        return _rows(self.cells, s2.cell_ids(table.lat_deg, table.lon_deg, level))
+        return rows_of_ids(self.cells, s2.cell_ids(table.lat_deg, table.lon_deg, level))
 
 
 def density(database: Database, table: PhotoTable) -> Int64:
@@ -215,14 +216,6 @@ def _by_days(trained: Trained, own: Int64, table: PhotoTable) -> Bins:
     for first, last in pairwise(DAY_LIMITS):
         bins[f"{first + 1} to {last} days"] = (apart > first) & (apart <= last)
     return bins | {f"more than {DAY_LIMITS[-1]} days": apart > DAY_LIMITS[-1]}
-
-
-def _rows(cells: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Int64:
-    """Return where each id is in sorted ids, -1 where it is not."""
-    if not len(cells):
-        return np.full(len(wanted), -1, np.int64)
-    rows = np.minimum(np.searchsorted(cells, wanted), len(cells) - 1)
-    return np.where(cells[rows] == wanted, rows, -1).astype(np.int64)
 
 
 def _range(first: int, last: int) -> str:

@@ -107,7 +107,7 @@ def growing(folder: Path, needs: dict[str, Path], *, share: float, settings: str
     groups = {"square": tested, "around": same}
     before = build.run(trainings.trained(needs["train-base"]), world / worlds.AERIAL, region, out=folder / "before")
     started = time.monotonic()
-    after = grow.run(before, replace_split(known, "train"), out=folder / "grown")
+    after = grow.run(before, worlds.with_split(known, "train"), out=folder / "grown")
     seconds = time.monotonic() - started
     retrained = build.run(
         trainings.trained(needs["train-retrained"]), world / worlds.AERIAL, region, out=folder / "retrained"
@@ -134,7 +134,7 @@ def retrain(
     learning = trainings.some(worlds.cropped(parts.learning, trainings.middle(world)), photos, seed)
     known, _ = halves(parts.cross_area, share)
     return trainings.fit(
-        folder, worlds.joined(learning, replace_split(known, "train")), world / worlds.AERIAL, overrides
+        folder, worlds.joined(learning, worlds.with_split(known, "train")), world / worlds.AERIAL, overrides
     )
 
 
@@ -146,8 +146,3 @@ def halves(table: PhotoTable, share: float) -> tuple[PhotoTable, PhotoTable]:
         return table.select(known), table
     apart_m = distance.haversine_m(lat[:, None], lon[:, None], lat[known], lon[known]).min(axis=1)
     return table.select(known), table.select(~known & (apart_m > BUFFER_M))
-
-
-def replace_split(table: PhotoTable, split: str) -> PhotoTable:
-    """Return the photos in another split."""
-    return table.with_column("split", [split] * len(table))

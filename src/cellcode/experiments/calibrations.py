@@ -23,7 +23,6 @@ from cellcode.database.imputation import Imputation
 from cellcode.database.similarity import MAX_ENTRIES, Similarities, Terms, compare
 from cellcode.errors import InputError
 from cellcode.geography import s2
-from cellcode.photos.pixels import load_pixels
 from cellcode.progress import Meter
 from cellcode.runs import Validation
 
@@ -203,15 +202,15 @@ def compare_methods(
 
 def measure(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """The work of a stage: the table of the benchmark's database, on its test photos of the same area."""
+    from cellcode.evaluation import queries
     from cellcode.experiments import measures, trainings, worlds
     from cellcode.search import Locator
 
     database = measures.opened(needs[built])
     run = trainings.trained(needs[built.replace("build-", "train-")])
     table = worlds.parts(needs["region"]).same_area
-    pixels, failures = load_pixels(table.files, database.config.photo)
-    good = np.setdiff1d(np.arange(len(table)), list(failures))
-    test = Validation(table.lat_deg[good], table.lon_deg[good], Locator(database).embed(pixels[good]))
+    asked, good, _, _ = queries.embed(Locator(database), table.files, "reading tested photos")
+    test = Validation(table.lat_deg[good], table.lon_deg[good], asked)
     weight = database.manifest["calibration_report"].get("unvisited_weight")
     return {"unvisited_weight": weight, "rows": compare_methods(database, run.validation, test)}
 

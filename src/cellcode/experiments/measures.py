@@ -107,8 +107,7 @@ def other_country(folder: Path, needs: dict[str, Path], *, training: str, settin
     world = needs["south"]
     cells = build.run(stripped, world / worlds.AERIAL, out=folder / CELLS)
     table = PhotoTable.load(world / worlds.TABLE)
-    table = table.with_column("split", ["test"] * len(table))
-    report = evaluate.run(cells, table)
+    report = evaluate.run(cells, worlds.with_split(table, "test"))
     return report.values
 
 

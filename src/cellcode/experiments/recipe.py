@@ -18,13 +18,11 @@ class System:
     Attributes:
         overrides: of the benchmark's configuration.
         imagery: trained with tiles.
-        epochs: as a share of the plan's.
         cost: of an epoch, relative to the hybrid's.
     """
 
     overrides: tuple[str, ...] = ()
     imagery: bool = True
-    epochs: float = 1.0
     cost: float = 1.0
 
 
@@ -47,14 +45,13 @@ def system_stages(plan: Plan, region: Stage) -> dict[str, Stage]:
     """Trainings on the whole region by system."""
     stages = {}
     for name, system in SYSTEMS.items():
-        epochs = max(1, round(plan.epochs * system.epochs))
-        settings = (f"training.epochs={epochs}", *plan.overrides, *system.overrides)
+        settings = (f"training.epochs={plan.epochs}", *plan.overrides, *system.overrides)
         stages[name] = Stage(
             f"train-{name}",
             trainings.system,
             trainings.arguments(settings, imagery=system.imagery),
             (region,),
-            cost=seconds(plan, epochs * system.cost),
+            cost=seconds(plan, plan.epochs * system.cost),
         )
     stages["hierarchy"] = Stage(
         "train-hierarchy",
@@ -71,14 +68,18 @@ def seconds(plan: Plan, epochs: float, photos: int | None = None) -> float:
     return 15 + (photos or 0.8 * plan.worlds["region"]["photos"]) * epochs / 350
 
 
+def ablation_settings(plan: Plan) -> tuple[str, ...]:
+    """Overrides of every training in the region's middle."""
+    return (f"training.epochs={plan.ablation_epochs}", *plan.overrides)
+
+
 def ablation_stage(plan: Plan, region: Stage, ablation: Ablation) -> Stage:
     """Training of an ablation; those that differ in the build alone share one."""
-    always = (f"training.epochs={plan.ablation_epochs}", *plan.overrides)
     name = "base" if not ablation.overrides else ablation.slug
     return Stage(
         f"train-{name}",
         trainings.ablation,
-        trainings.arguments((*always, *ablation.overrides), photos=plan.ablation_photos),
+        trainings.arguments((*ablation_settings(plan), *ablation.overrides), photos=plan.ablation_photos),
         (region,),
         cost=seconds(plan, plan.ablation_epochs * ablation.cost, plan.ablation_photos),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from cellcode.errors import CellcodeError
 from cellcode.experiments import ablations, calibrations, campus, measures, page, trainings
 from cellcode.experiments.plan import BASE, FULL, QUICK, Plan
-from cellcode.experiments.recipe import SYSTEMS, ablation_stage, seconds, system_stages, world_stages
+from cellcode.experiments.recipe import SYSTEMS, ablation_settings, ablation_stage, seconds, system_stages, world_stages
 from cellcode.experiments.stages import Done, Stage
 from cellcode.experiments.stages import run as run_stages
 
@@ -104,12 +104,11 @@ def all_stages(plan: Plan, campus_photos: Path | None) -> dict[str, Stage]:
 
 def growing_stage(plan: Plan, region: Stage) -> Stage:
     """Growing beside training again, both from the base ablation."""
-    always = (f"training.epochs={plan.ablation_epochs}", *plan.overrides)
     base = ablation_stage(plan, region, BASE)
     retrained = Stage(
         "train-retrained",
         ablations.retrain,
-        trainings.arguments(always, photos=plan.ablation_photos, share=plan.grown_share),
+        trainings.arguments(ablation_settings(plan), photos=plan.ablation_photos, share=plan.grown_share),
         (region,),
         cost=seconds(plan, plan.ablation_epochs, plan.ablation_photos + 500),
     )

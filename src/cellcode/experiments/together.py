@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.database import Calibration
+from cellcode.evaluation.confidence import calibration_error, reliability
 from cellcode.evaluation.metrics import interval_95
 from cellcode.geography import distance, s2
 from cellcode.search import Locator, Searcher
@@ -21,7 +22,6 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 NONE = -1  # group of photos that belong to none
-BINS = 10
 
 
 def places(lat_deg: Float64, lon_deg: Float64, level: int = 16) -> Rows:
@@ -96,16 +96,10 @@ def recall_by_count(
                 "recall": float(right.mean()),
                 "interval_95": list(interval_95(right, groups[pieces[:, 0]])),
                 "median_error_m": float(np.median(error_m)),
-                "ece": expected_calibration_error(sure, right),
+                "ece": calibration_error(reliability(sure, right > 0)),
             }
         )
     return made
-
-
-def expected_calibration_error(probability: Float64, right: Float64, bins: int = BINS) -> float:
-    """Mean distance of probability and share of right answers over bins of as many answers (Guo et al., ICML 2017)."""
-    order = np.array_split(np.argsort(probability, kind="stable"), bins)
-    return float(sum(abs(probability[rows].sum() - right[rows].sum()) for rows in order) / len(right))
 
 
 def _searched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,13 +37,8 @@ def render(
     table = ingest.csv(made.truth_path, out=folder / TABLE)
     if made.held_out is not None:
         write_json(folder / HELD_OUT, made.held_out.to_geojson())
-    return {"photos": len(table), "size_km2": size_km**2, "splits": table_counts(table)}
-
-
-def table_counts(table: PhotoTable) -> dict[str, int]:
-    """Photos by split."""
-    names, counts = np.unique(table.split, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+    splits = dict(sorted(Counter(table.split.tolist()).items()))
+    return {"photos": len(table), "size_km2": size_km**2, "splits": splits}
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,11 @@ def joined(*tables: PhotoTable) -> PhotoTable:
     """Return one table of the photos of several."""
     absolute = [table.with_column("file", [str(path.absolute()) for path in table.files]) for table in tables]
     return PhotoTable(pa.concat_tables([table.rows for table in absolute]), Path("/"), tables[0].notes)
+
+
+def with_split(table: PhotoTable, split: str) -> PhotoTable:
+    """Return the photos, all in one split."""
+    return table.with_column("split", [split] * len(table))
 
 
 def cropped(table: PhotoTable, region: Region) -> PhotoTable:

@@ -106,3 +106,11 @@ def _counts(ranges: Ranges, level: int) -> npt.NDArray[np.int64]:
 
 def _step(level: int) -> np.uint64:
     return _U(2 << 2 * (s2.MAX_LEVEL - level))
+
+
+def rows_of_ids(ids_sorted: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return the row of each id in a sorted table, in the shape of `wanted`; -1 where the table has none."""
+    if not len(ids_sorted):
+        return np.full(np.shape(wanted), -1, np.int64)
+    rows = np.minimum(np.searchsorted(ids_sorted, wanted), len(ids_sorted) - 1)
+    return np.where(ids_sorted[rows] == wanted, rows, -1).astype(np.int64, copy=False)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellcode.geography import distance, s2
+from cellcode.geography import distance, ranges, s2
 
 Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint64]
@@ -38,10 +38,7 @@ class Prototypes(nn.Module):
 
     def lookup(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Return the row of each cell, any shape, -1 where the table has none."""
-        rows = np.searchsorted(self.ids, ids)
-        rows = np.minimum(rows, max(len(self.ids) - 1, 0))
-        found = self.ids[rows] == ids if len(self.ids) else np.zeros(np.shape(ids), bool)
-        return np.where(found, rows, -1)
+        return ranges.rows_of_ids(self.ids, ids)
 
     def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
         """Return rows (B, 9) int64 and kernel weights (B, 9) float32 around positions.

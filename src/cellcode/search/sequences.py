@@ -8,6 +8,7 @@ import numpy.typing as npt
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
+from cellcode.geography.ranges import rows_of_ids
 from cellcode.search.posterior import probabilities
 from cellcode.search.searcher import Hits, Searched, Searcher, check_k
 
@@ -96,24 +97,19 @@ class SequenceSearcher:
             inside = self.searcher.search(photos, min(REACH, self.count(region)), region).cell_ids
             starts = np.append(starts, inside.ravel())
         starts = np.unique(starts)
-        starts = starts[self._rows(starts) >= 0]
+        starts = starts[rows_of_ids(self.database.ids, starts) >= 0]
         if region is not None:
             starts = starts[region.contains(*s2.cell_centers(starts))]
         if not len(starts):
             raise InputError("the path leads out of the database from every cell; check its metres")
         return starts
 
-    def _rows(self, ids: Ids) -> npt.NDArray[np.int64]:
-        """Return the row of each cell, -1 where the database has none."""
-        rows = np.minimum(np.searchsorted(self.database.ids, ids), len(self.database.ids) - 1)
-        return np.where(self.database.ids[rows] == ids, rows, -1)
-
     def _scores(self, photo: Float32, lat_deg: Float64, lon_deg: Float64, floor: float) -> Float64:
         """Score one photo at points of any shape; `floor` where no cell is."""
         cells, which = np.unique(
             s2.cell_ids(lat_deg.ravel(), lon_deg.ravel(), self.database.level), return_inverse=True
         )
-        rows = self._rows(cells)
+        rows = rows_of_ids(self.database.ids, cells)
         scores = np.full(len(cells), floor)
         scores[rows >= 0] = self.database.code_set.exact[rows[rows >= 0]].astype(np.float32) @ photo
         return np.asarray(scores[which.reshape(lat_deg.shape)])

@@ -12,6 +12,7 @@ from cellcode.evaluation.figures.canvas import Map, coarsened, height_over_width
 from cellcode.evaluation.figures.material import CannotDrawError, Material
 from cellcode.evaluation.figures.style import BLUE, VERMILLION, WIDTH_IN, grid, new, styled
 from cellcode.geography import distance, s2
+from cellcode.geography.ranges import rows_of_ids
 from cellcode.index.codeset import CodeTable
 
 Float32 = npt.NDArray[np.float32]
@@ -210,8 +211,8 @@ def _pair_similarities(
     rng = np.random.default_rng(0)
     a = rng.permutation(len(ids))[:PAIRS]
     beside = s2.edge_neighbors(ids[a])[:, :2]
-    b = np.minimum(np.searchsorted(ids, beside), len(ids) - 1)
-    there = ids[b] == beside
+    b = rows_of_ids(ids, beside)
+    there = b >= 0
     pairs = np.stack([np.repeat(a, 2).reshape(-1, 2)[there], b[there]])
     lat, lon = s2.cell_centers(ids)
     wide = rng.integers(0, len(ids), (2, PAIRS))
