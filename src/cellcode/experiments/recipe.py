@@ -29,6 +29,8 @@ class System:
 SYSTEMS = {
     "hybrid": System(),
     "aerial-infonce": System(ALONE),
+    # Four views of 32 pixels cost no more than one of 64 would.
+    "aerial-scales": System((*ALONE, "tile.size_m=77", "tile.scales=[1, 2, 4, 8]", "tile.size_px=32"), cost=1.4),
     "haversine": System(("loss.prototype_labels=haversine",), imagery=False, cost=0.6),
 }
 

@@ -16,6 +16,7 @@ SOURCES = (
     ("prototypes only (proxy classification)", "main", "prototypes"),
     ("aerial only (cross-view retrieval), of the hybrid's training", "main", "aerial"),
     ("aerial only, trained alone, symmetric InfoNCE", "aerial-infonce", "hybrid"),
+    ("aerial only, trained alone, four scales of 77 to 616 m (Fervers)", "aerial-scales", "hybrid"),
     ("prototypes only, haversine-smoothed labels (PIGEON), trained without imagery", "haversine", "hybrid"),
     ("hierarchical softmax over S2 levels 12, 14, 15", "hierarchy", ""),
     ("image retrieval over all training photos", "main", "image_retrieval"),
