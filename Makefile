@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo results test lint format types bench clean
+.PHONY: demo results test test-ui lint format types bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
@@ -15,6 +15,10 @@ results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# In a browser: Debian's chromium, which is installed if it is missing (as root or with sudo).
+test-ui: $(VENV)/.ui
+	$(BIN)/python -m pytest -m ui tests/ui
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -44,3 +48,9 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --constraint constraints.txt --editable ".[dev]"
 	touch $@ $(VENV)/.base
+
+$(VENV)/.ui: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt --editable ".[dev,ui]"
+	command -v chromium > /dev/null || { S=$$(test $$(id -u) = 0 || echo sudo); \
+	  $$S apt-get -q update && $$S apt-get -q install --yes --no-install-recommends chromium; }
+	touch $@

@@ -1,0 +1,34 @@
+"""cellcode serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def command(
+    database: Annotated[Path, Argument(help="A cell-code database.")],
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    aerial: Annotated[str | None, Option(help="Imagery for crops and the map: a GeoTIFF, COG, VRT or folder.")] = None,
+    keys: Annotated[Path | None, Option(help="File of API keys, one a line.")] = None,
+    rate: Annotated[float | None, Option(help="Photos a minute of one key, or of one address.")] = None,
+    cors: Annotated[list[str] | None, Option(help="Origin of another page that may ask; repeat for more.")] = None,
+    basemap: Annotated[
+        str, Option(help="https:// template of the online map that the page offers; none: offer none.")
+    ] = "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
+    overrides: Annotated[
+        list[str] | None, Option("--set", help="A limit, as photo_bytes=5000000; repeat for more.")
+    ] = None,
+) -> None:
+    """Serve a page and an HTTP API that say where photos were taken."""
+    from cellcode.errors import MissingExtraError
+
+    try:
+        from cellcode.serving import run, settings
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "cellcode":
+            raise
+        raise MissingExtraError(error.name or "fastapi", "serve", "the service") from None
+    limits = settings.parse([*(overrides or [])], rate_per_minute=rate, cors=cors or [], basemap=basemap)
+    run.serve(database, limits, host=host, port=port, aerial=aerial, key_file=keys)

@@ -1,0 +1,94 @@
+"""The application: routes, page, and what stands around them."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+import cellcode
+from cellcode.errors import CellcodeError
+from cellcode.serving import routes_database, routes_health, routes_photos
+from cellcode.serving.guard import Guard
+from cellcode.serving.problems import Problem, problem_of
+from cellcode.serving.state import State
+
+STATIC = files("cellcode.serving") / "static"
+
+
+def create(state: State) -> FastAPI:
+    """Return the application of a state whose holder has a service."""
+    mimetypes.add_type("text/javascript", ".mjs")
+    app = FastAPI(
+        title="cellcode",
+        version=cellcode.__version__,
+        summary="Where was this photo taken?",
+        description="Scores, probabilities and radii mean what docs/serving.md says. Every error has the body ErrorBody.",
+        docs_url=None,  # it would load from other hosts
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.service = state
+    for routes in (routes_photos, routes_database, routes_health):
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(str(STATIC / "index.html"), headers={"cache-control": "no-cache"})
+
+    _handle_errors(app)
+    _surround(app, state)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.service.holder.close()
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(CellcodeError)
+    async def known(request: Request, error: CellcodeError) -> JSONResponse:
+        return problem_of(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Problem("bad_request", f"{where}: {first['msg']}").response()
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        response = Problem(codes.get(error.status_code, "bad_request"), str(error.detail)).response()
+        if error.headers:
+            response.headers.update(error.headers)
+        return response
+
+
+def _surround(app: FastAPI, state: State) -> None:
+    """Add what stands around the routes, the innermost first."""
+    app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=5)
+    if state.settings.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(state.settings.cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    app.add_middleware(Guard, metrics=state.metrics, basemap=state.settings.basemap)

@@ -1,0 +1,81 @@
+"""Micro-batching: what waits while one call is at work is answered together by the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from cellcode.serving.problems import Problem
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Hands items to a function in a thread, as many as wait and fit.
+
+    No timer holds an item back: a lone one is worked on at once, and under load batches fill while the one before runs.
+
+    Args:
+        work: from items to as many results, in their order; a result that is an exception is raised to its asker.
+        most: items of one call.
+        waiting: items that may wait; more are refused.
+        thread: of one worker.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        most: int,
+        waiting: int,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        self._work, self._most, self._waiting, self._thread = work, most, waiting, thread
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._runner: asyncio.Task[None] | None = None
+        self.sizes: Callable[[int], object] = lambda size: None  # told the size of each call
+
+    @property
+    def waiting(self) -> int:
+        """Items that no call has taken yet."""
+        return len(self._queue)
+
+    async def submit(self, item: Item) -> Result:
+        """Return the result of an item.
+
+        Raises:
+            Problem: overloaded, too many wait.
+        """
+        if len(self._queue) >= self._waiting:
+            raise Problem("overloaded", f"{len(self._queue)} photos are waiting already", retry_after_s=1)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            taken: list[tuple[Item, asyncio.Future[Result]]] = []
+            while self._queue and len(taken) < self._most:
+                item, future = self._queue.popleft()
+                if not future.done():  # its asker has gone
+                    taken.append((item, future))
+            if not taken:
+                continue
+            self.sizes(len(taken))
+            try:
+                results = await loop.run_in_executor(self._thread, self._work, [item for item, _ in taken])
+            except Exception as error:
+                results = [error] * len(taken)
+            for (_, future), result in zip(taken, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)

@@ -1,0 +1,83 @@
+"""What OpenAPI says of the routes whose bodies are read by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from cellcode.serving.problems import CODES, ErrorBody
+
+
+def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of a route that are errors, by status."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for code in ("unauthorized", "internal", *codes):
+        status, action = CODES[code]
+        described = found.get(status, {}).get("description")
+        text = f"{code}: {action}"
+        found[status] = {"model": ErrorBody, "description": f"{described}; {text}" if described else text}
+    return found
+
+
+PHOTO_ERRORS = (
+    "bad_request", "region_invalid", "photo_too_large", "too_many_photos", "photo_unreadable", "region_empty",
+    "rate_limited", "overloaded", "timeout",
+)  # fmt: skip
+
+
+def photos(request: type[BaseModel], response: type[BaseModel], one: str | None = None) -> dict[str, Any]:
+    """Return how a route is documented that takes photos as JSON or as multipart.
+
+    Args:
+        one: the field of the JSON that holds the one photo; None: a list `photos`.
+    """
+    schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    fields = {name: _text(value) for name, value in schema["properties"].items() if name not in (one, "photos")}
+    file = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
+    fields["photo"] = file if one else {"type": "array", "items": file, "minItems": 1}
+    required = [name for name in schema.get("required", []) if name not in (one, "photos")]
+    return {
+        "response_model": None,
+        "responses": {200: {"model": response}, **errors(*PHOTO_ERRORS)},
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "multipart/form-data": {"schema": _form(fields, ["photo", *required])},
+                    "application/json": {"schema": schema},
+                },
+            }
+        },
+    }
+
+
+def batch(settings: type[BaseModel]) -> dict[str, Any]:
+    """Return how the batch is documented."""
+    fields = {name: _text(value) for name, value in settings.model_json_schema()["properties"].items()}
+    file = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
+    fields["photo"] = {"type": "array", "items": file, "minItems": 1}
+    line = {
+        "description": "one PhotoAnswer or Unreadable a line",
+        "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+    }
+    return {
+        "response_model": None,
+        "responses": {200: line, **errors(*PHOTO_ERRORS)},
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form(fields, ["photo"])}}}
+        },
+    }
+
+
+def _form(fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+
+
+def _text(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a form's field: of several kinds, the one that a text can spell."""
+    kinds = [kind for kind in value.get("anyOf", []) if kind.get("type") not in ("null", "array", "object")]
+    if not kinds:
+        return value
+    return {**{key: part for key, part in value.items() if key not in ("anyOf", "default")}, **kinds[0]}

@@ -1,0 +1,122 @@
+"""Around every request: an id, security headers, one line in the log, counters, and no traceback to the outside."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cellcode.serving.metrics import Metrics
+from cellcode.serving.problems import Problem
+from cellcode.serving.settings import Basemap
+
+log = logging.getLogger("cellcode.serving")
+GONE = 499  # for the log: the client went away before its answer
+
+
+def policy(basemap: Basemap | None) -> str:
+    """Return the content security policy of the page: everything from here, tiles of the offered online map besides."""
+    online = f" {basemap.origin}" if basemap is not None else ""
+    return (
+        "default-src 'none'; script-src 'self'; worker-src 'self' blob:; style-src 'self'; "
+        f"img-src 'self' data: blob:{online}; connect-src 'self'{online}; font-src 'self'; manifest-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def headers(basemap: Basemap | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers that every answer carries."""
+    values = {
+        "content-security-policy": policy(basemap),
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+        "permissions-policy": "camera=(self), geolocation=(), microphone=()",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    return [(name.encode(), value.encode()) for name, value in values.items()]
+
+
+class Guard:
+    """ASGI middleware.
+
+    The log holds id, method, route, status, bytes of the body and milliseconds: no address, no file name, no query, no key.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, basemap: Basemap | None) -> None:
+        self.app, self.metrics, self.headers = app, metrics, headers(basemap)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        seen = _Seen(uuid.uuid4().hex[:12])
+        started = time.perf_counter()
+
+        async def counted() -> Message:
+            message = await receive()
+            seen.bytes += len(message.get("body", b""))
+            return message
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen.status = message["status"]
+                own = [*self.headers, (b"x-request-id", seen.id.encode())]
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        try:
+            await self.app(scope, counted, marked)
+        except ClientDisconnect:
+            seen.status = GONE
+        except Exception as error:
+            log.error("id=%s unexpected %s", seen.id, where(error))
+            if not seen.status:
+                problem = Problem("internal", f"an unexpected error; request id {seen.id}")
+                await problem.response()(scope, counted, marked)
+        finally:
+            self._tell(scope, seen, time.perf_counter() - started)
+
+    def _tell(self, scope: Scope, seen: _Seen, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other") if scope.get("route") is not None else "other"
+        status = seen.status or GONE
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        log.info(
+            "id=%s %s %s status=%d bytes=%d ms=%.1f",
+            seen.id,
+            scope["method"],
+            route,
+            status,
+            seen.bytes,
+            seconds * 1000,
+        )
+
+
+class _Seen:
+    """What is known of a request so far."""
+
+    def __init__(self, identity: str) -> None:
+        self.id, self.status, self.bytes = identity, 0, 0
+
+
+def where(error: Exception) -> str:
+    """Say what kind of error it is and in which line, without its text, which may quote what the user sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace is not None else "?"
+    return f"{type(error).__name__} at {place}"
+
+
+def asker(request: Request, keys: frozenset[str]) -> str:
+    """Return whom a rate is of: the key, or the address where there are no keys."""
+    if keys:
+        return request.headers.get("authorization", "")
+    return request.client.host if request.client is not None else ""

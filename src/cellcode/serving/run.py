@@ -1,0 +1,122 @@
+"""The server process: addresses, signals, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from cellcode.errors import CellcodeError, InputError
+from cellcode.serving import app, keys
+from cellcode.serving.service import Service
+from cellcode.serving.settings import Settings
+from cellcode.serving.state import State
+
+GRACE_SECONDS = 30
+log = logging.getLogger("cellcode.serving")
+
+
+def serve(
+    folder: Path,
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    aerial: str | None = None,
+    key_file: Path | None = None,
+) -> None:
+    """Serve a database until the process is told to end (SIGINT, SIGTERM): requests at work are answered first.
+
+    SIGHUP opens the folder again, and the imagery; if they answer, new requests use them, else the old ones stay.
+
+    Args:
+        host, port: address; 0: any free port. What it is, is printed to stderr.
+        aerial: imagery for crops and the map.
+        key_file: API keys, one a line.
+
+    Raises:
+        InputError: the database, the imagery or the keys cannot be used, or the address is taken.
+    """
+    accepted = keys.read(key_file) if key_file is not None else frozenset()
+    state = State(settings, accepted)
+
+    def make() -> Service:
+        return Service(folder, settings, aerial)
+
+    state.put(make())  # before the address is bound: a database that cannot be opened is a plain error
+    listening = _bind(host, port)
+    if not is_loopback(host) and not accepted:
+        print(
+            f"cellcode: warning: {host} can be reached by other machines and no keys are needed; give --keys FILE, or put a "
+            "proxy that asks for a login in front",
+            file=sys.stderr,
+        )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    config = uvicorn.Config(
+        app.create(state),
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    _Server(config, state, make).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and opens the database again on SIGHUP."""
+
+    def __init__(self, config: uvicorn.Config, state: State, make: Callable[[], Service]) -> None:
+        super().__init__(config)
+        self.state, self.make, self._swap = state, make, asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._again)
+        for each in sockets or []:
+            host, port = each.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"cellcode: serving on http://{shown}:{port}", file=sys.stderr, flush=True)
+
+    def _again(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._replace())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _replace(self) -> None:
+        async with self._swap:  # one after the other
+            swaps = self.state.metrics.swaps
+            try:
+                made = await asyncio.get_running_loop().run_in_executor(None, self.make)
+            except Exception as error:
+                swaps.labels("failed").inc()
+                reason = error if isinstance(error, CellcodeError) else f"unexpected {type(error).__name__}"
+                log.error("the database was not replaced, the old one stays: %s", reason)
+                return
+            self.state.put(made)
+            swaps.labels("done").inc()
+            log.info("the database was replaced; identity %s", made.database.identity)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{host}:{port} cannot be listened on ({error}); choose another --host or --port") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

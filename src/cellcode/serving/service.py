@@ -1,0 +1,213 @@
+"""An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.aerial import open_source
+from cellcode.database import Database
+from cellcode.errors import CellcodeError
+from cellcode.geography import Region
+from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos.exif import read_facts
+from cellcode.photos.image import open_photo
+from cellcode.search import Answer, Locator
+from cellcode.search import together as joint
+from cellcode.search.posterior import probabilities
+from cellcode.serving import heat
+from cellcode.serving.batcher import Batcher
+from cellcode.serving.imagery import Imagery
+from cellcode.serving.problems import Problem, problem_of
+from cellcode.serving.settings import Settings
+from cellcode.serving.uploads import Photo
+
+Float32 = npt.NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A photo after the encoder.
+
+    Attributes:
+        query: (D,) float32.
+        position: latitude, longitude and heading in degrees that its file tells, None where it tells none.
+    """
+
+    name: str
+    query: Float32
+    position: tuple[float, float, float | None] | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an embedded photo."""
+
+    name: str
+    query: Float32
+    top: int
+    region: Region | None
+
+
+class Service:
+    """Answers photos from one database.
+
+    Args:
+        folder: of the database.
+        aerial: imagery that crops and tiles are cut from; None: there are none.
+
+    Raises:
+        InputError: the database or the imagery cannot be opened.
+    """
+
+    def __init__(self, folder: Path | str, settings: Settings, aerial: Path | str | None = None) -> None:
+        self.settings, self.database = settings, Database.open(folder)
+        self.locator = Locator(self.database)
+        source = open_source(aerial) if aerial is not None else None
+        zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
+        self.imagery = Imagery(source, *zooms) if source is not None else None
+        self.users = 0
+        self._decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._searching = ThreadPoolExecutor(1, thread_name_prefix="search")  # searchers are not for several threads
+        # Decoding is bounded with the queue: what is decoded waits there.
+        self.encoder = Batcher(self._embed, settings.encoder_batch, settings.queue, self._encoding)
+        self.searches = Batcher(self._answer, settings.encoder_batch, 2 * settings.queue, self._searching)
+        self._decodes = asyncio.Semaphore(settings.queue)
+        self._warm()
+
+    async def see(self, photo: Photo) -> Seen:
+        """Decode and embed a photo.
+
+        Raises:
+            Problem: it cannot be read, or too many wait.
+        """
+        if self.encoder.waiting >= self.settings.queue or self._decodes.locked():
+            raise Problem("overloaded", f"{self.settings.queue} photos are waiting already", retry_after_s=1)
+        loop = asyncio.get_running_loop()
+        async with self._decodes:
+            pixels, position = await loop.run_in_executor(self._decoding, self._decode, photo)
+            return Seen(photo.name, await self.encoder.submit(pixels), position)
+
+    async def answer(self, question: Question) -> Answer:
+        """Search for one embedded photo."""
+        return await self.searches.submit(question)
+
+    async def fuse(self, seen: Sequence[Seen], top: int, region: Region | None) -> joint.GroupAnswer:
+        """Search for several photos of one place."""
+        queries, names = np.stack([each.query for each in seen]), [each.name for each in seen]
+        return await self.search(
+            lambda: joint.answer_embeddings(self.locator, queries, names=names, top=top, region=region)
+        )
+
+    async def heat(self, query: Float32, region: Region | None) -> dict[str, Any]:
+        """Return the posterior as a map; `schemas.Heat`."""
+        return await self.search(lambda: self._heat(query, region))
+
+    async def search(self, work: Callable[[], Result]) -> Result:
+        """Run a function in the thread of the searches."""
+        return await asyncio.get_running_loop().run_in_executor(self._searching, work)
+
+    def close(self) -> None:
+        """Let the threads end; the files are unmapped with the last reference."""
+        for threads in (self._decoding, self._encoding, self._searching):
+            threads.shutdown(wait=False)
+        if self.imagery is not None:
+            self.imagery.close()
+
+    def _warm(self) -> None:
+        """Answer a grey photo: what cannot be answered is not put to work, and the first user does not wait for loading."""
+        size = self.database.config.photo
+        grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
+        self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
+
+    def _decode(self, photo: Photo) -> tuple[npt.NDArray[np.uint8], tuple[float, float, float | None] | None]:
+        size, most = self.database.config.photo, self.settings.photo_pixels
+        try:
+            pixels = read_pixels(photo.data, size.width_px, size.height_px, size.fit, most)
+        except PhotoError as error:
+            problem = problem_of(error)
+            raise Problem(problem.code, photo.name + problem.message.removeprefix("photo")) from None
+        try:
+            facts = read_facts(open_photo(photo.data, most), photo.name)
+        except PhotoError:  # it tells no position
+            return pixels, None
+        return pixels, (facts.lat_deg, facts.lon_deg, facts.heading_deg)
+
+    def _embed(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Float32]:
+        return list(self.locator.embed(np.stack(pixels)))
+
+    def _answer(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
+        """Answer questions, those with the same region and number of candidates in one search."""
+        groups: dict[tuple[int, Region | None], list[int]] = {}
+        for row, question in enumerate(questions):
+            groups.setdefault((question.top, question.region), []).append(row)
+        found: list[Answer | Exception] = [RuntimeError("not answered")] * len(questions)
+        for (top, region), rows in groups.items():
+            names, queries = [questions[row].name for row in rows], np.stack([questions[row].query for row in rows])
+            try:
+                answers: Sequence[Answer | Exception] = self.locator.answers(names, queries, top, region)
+            except CellcodeError as error:
+                answers = [problem_of(error)] * len(rows)
+            for row, answer in zip(rows, answers, strict=True):
+                found[row] = answer
+        return found
+
+    def _heat(self, query: Float32, region: Region | None) -> dict[str, Any]:
+        from cellcode.geography import s2
+
+        searcher, temperature = self.locator.searcher, self.database.calibration.temperature
+        reach = min(self.settings.heat_reach, searcher.count(region))
+        hits = searcher.search(query[None], reach, region, temperature)
+        ids, mass = heat.aggregate(hits.cell_ids[0], probabilities(hits, temperature)[0], self.settings.heat_cells)
+        return {
+            "tokens": s2.tokens(ids),
+            "mass": [float(f"{share:.3g}") for share in mass],
+            "rest": max(0.0, 1.0 - float(mass.sum())),
+        }
+
+
+class Holder:
+    """The service that new requests use. It can be replaced while old requests end on the one they began with."""
+
+    def __init__(self) -> None:
+        self.current: Service | None = None
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Service]:
+        """Hold the current service for a request."""
+        service = self.current
+        if service is None:
+            raise Problem("overloaded", "the service is starting", retry_after_s=2)
+        service.users += 1
+        try:
+            yield service
+        finally:
+            service.users -= 1
+            self._release(service)
+
+    def put(self, made: Service) -> None:
+        """Let new requests use a service; the old one is closed when its last request ends."""
+        old, self.current = self.current, made
+        if old is not None:
+            self._release(old)
+
+    def close(self) -> None:
+        """Close the current service."""
+        if self.current is not None:
+            self.current.close()
+            self.current = None
+
+    def _release(self, service: Service) -> None:
+        if service is not self.current and not service.users:
+            service.close()

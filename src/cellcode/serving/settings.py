@@ -1,0 +1,79 @@
+"""Limits of the service, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cellcode.errors import UsageError
+
+
+class Basemap(BaseModel):
+    """An online map that the page may show when its user turns it on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str = Field("https://tile.openstreetmap.org/{z}/{x}/{y}.png", pattern=r"^https://[^/\s;,'\"]+/\S*\{z\}\S*$")
+    attribution: str = "© OpenStreetMap contributors"
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host, as a content security policy names them."""
+        return "/".join(self.url.split("/")[:3])
+
+
+class Settings(BaseModel):
+    """What one service accepts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    photo_bytes: int = Field(20_000_000, ge=1, description="of one photo's file")
+    photo_pixels: int = Field(50_000_000, ge=1, description="of one photo, as its header says, before it is decoded")
+    photos: int = Field(16, ge=1, description="in one request to locate")
+    batch_photos: int = Field(1000, ge=1, description="in one batch")
+    region_vertices: int = Field(2000, ge=4, description="of a region's polygons")
+    top: int = Field(100, ge=1, description="candidates of an answer")
+    heat_cells: int = Field(10_000, ge=4, description="polygons of a heat map")
+    heat_reach: int = Field(200_000, ge=1, description="best cells that a heat map is made of")
+    request_seconds: float = Field(30.0, gt=0, description="until a request to locate or verify is given up")
+    batch_seconds: float = Field(3600.0, gt=0, description="until a batch is given up")
+    requests: int = Field(128, ge=1, description="with photos, at work at the same time")
+    queue: int = Field(256, ge=1, description="photos decoded and waiting for the encoder")
+    encoder_batch: int = Field(16, ge=1, description="photos in one call of the encoder")
+    rate_per_minute: float | None = Field(None, gt=0, description="photos a minute of one key, or of one address")
+    imagery_min_zoom: int = Field(12, ge=0, description="coarsest tiles of the imagery; lower ones read far more of it")
+    imagery_max_zoom: int = Field(19, ge=0)
+    basemap: Basemap | None = Basemap()
+    cors: tuple[str, ...] = Field((), description="origins of other pages that may ask; none by default")
+
+
+def parse(overrides: Sequence[str], **options: Any) -> Settings:
+    """Return settings of a command line.
+
+    Args:
+        overrides: "name=value".
+        options: by name; a basemap is given as its URL template, "none" for none.
+
+    Raises:
+        UsageError: a name that is none, or a value that does not fit.
+    """
+    values = dict(options)
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: a limit is given as name=value")
+        values[name] = value
+    if isinstance(url := values.get("basemap"), str):
+        values["basemap"] = (
+            None if url == "none" else {"url": url, **({} if url == Basemap().url else {"attribution": ""})}
+        )
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(Settings.model_fields)
+        said = f"is no limit; there are {known}" if first["type"] == "extra_forbidden" else first["msg"]
+        raise UsageError(f"{name}: {said}") from None

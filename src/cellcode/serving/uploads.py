@@ -1,0 +1,228 @@
+"""Bodies of requests, read in bounded memory and never written to disk."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pydantic
+from fastapi import Request
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from cellcode.serving.problems import Problem
+from cellcode.serving.schemas import EncodedPhoto
+from cellcode.serving.settings import Settings
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+FIELD_BYTES = 1_000_000  # of one text field: a region of GeoJSON is the longest
+FIELDS = 16
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo of a request.
+
+    Attributes:
+        name: as the client calls it.
+        data: the bytes of its file.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass
+class _Part:
+    """A part of a multipart body while it arrives."""
+
+    headers: dict[str, bytes] = field(default_factory=dict)
+    header: bytes = b""
+    value: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
+    limit: int = FIELD_BYTES
+
+    @property
+    def disposition(self) -> dict[bytes, bytes]:
+        return parse_options_header(self.headers.get("content-disposition", b""))[1]
+
+    @property
+    def name(self) -> str:
+        return self.disposition.get(b"name", b"").decode("utf-8", "replace")
+
+    @property
+    def file(self) -> str | None:
+        name = self.disposition.get(b"filename")
+        return None if name is None else name.decode("utf-8", "replace")
+
+
+async def parts(request: Request, settings: Settings, most_photos: int) -> AsyncIterator[Photo | tuple[str, str]]:
+    """Yield the photos and the text fields (name, value) of a multipart body as they arrive.
+
+    Raises:
+        Problem: no multipart body, a damaged one, or more than the limits.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise Problem("bad_request", "the body must be multipart/form-data with a boundary")
+    done: list[_Part] = []
+    reader = _Reader(done, settings, most_photos)
+    try:
+        parser = MultipartParser(options[b"boundary"], reader.callbacks())
+        async for chunk in request.stream():
+            problem: Problem | None = None
+            try:
+                parser.write(chunk)
+            except Problem as error:  # what came before it counts
+                problem = error
+            for part in done:
+                yield _value(part)
+            done.clear()
+            if problem is not None:
+                raise problem
+        parser.finalize()
+    except MultipartParseError as error:
+        raise Problem("bad_request", f"the multipart body is damaged: {error}") from None
+    if not reader.ended:
+        raise Problem("bad_request", "the multipart body ends before its last boundary")
+
+
+class _Reader:
+    """Collects the parts of a multipart body."""
+
+    def __init__(self, done: list[_Part], settings: Settings, most_photos: int) -> None:
+        self.done, self.settings, self.most_photos = done, settings, most_photos
+        self.part, self.photos, self.fields, self.ended = _Part(), 0, 0, False
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": lambda: self.done.append(self.part),
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self.part = _Part()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self.part.header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self.part.value += data[start:end]
+
+    def _header_end(self) -> None:
+        part = self.part
+        part.headers[part.header.decode("latin-1").lower()] = part.value
+        part.header = part.value = b""
+
+    def _headers_finished(self) -> None:
+        if self.part.file is None:
+            self.fields += 1
+            if self.fields > FIELDS:
+                raise Problem("bad_request", f"more than {FIELDS} text fields")
+            return
+        if self.part.name != "photo":
+            raise Problem("bad_request", f"a file is sent as {self.part.name!r}; photos are called photo")
+        self.part.limit = self.settings.photo_bytes
+        self.photos += 1
+        if self.photos > self.most_photos:
+            raise Problem("too_many_photos", f"more than {self.most_photos} photos in one request")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if len(self.part.body) + end - start > self.part.limit:
+            if self.part.file is None:
+                raise Problem("bad_request", f"the field {self.part.name!r} is longer than {FIELD_BYTES:,} bytes")
+            raise Problem("photo_too_large", f"{self.part.file}: larger than {self.settings.photo_bytes:,} bytes")
+        self.part.body += data[start:end]
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _value(part: _Part) -> Photo | tuple[str, str]:
+    if part.file is not None:
+        return Photo(part.file[:255] or "photo", bytes(part.body))
+    try:
+        return part.name, part.body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Problem("bad_request", f"the field {part.name!r} is not UTF-8") from None
+
+
+async def read(
+    request: Request, settings: Settings, model: type[Model], one: str | None = None
+) -> tuple[Model, list[Photo]]:
+    """Read a request in JSON or multipart.
+
+    Args:
+        model: of the JSON; multipart fields have its names, but that files are called `photo`.
+        one: the field of the model that holds the one photo; None: a list `photos`.
+
+    Raises:
+        Problem: the body fits neither, or is larger than the limits.
+    """
+    most = 1 if one else settings.photos
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        photos: list[Photo] = []
+        fields: dict[str, Any] = {}
+        async for part in parts(request, settings, most):
+            if isinstance(part, Photo):
+                photos.append(part)
+            elif part[0] in fields:
+                raise Problem("bad_request", f"the field {part[0]!r} is given twice")
+            else:
+                fields[part[0]] = part[1]
+        if not photos:
+            raise Problem("bad_request", "no file called photo was sent")
+        blank = [{"name": photo.name, "data": ""} for photo in photos]
+        asked = checked(model, {**fields, **({one: blank[0]} if one else {"photos": blank})})
+        return asked, photos
+    if kind != "application/json":
+        raise Problem("bad_request", "the body must be application/json or multipart/form-data")
+    body = await _body(request, most * (settings.photo_bytes * 4 // 3 + 1024) + FIELD_BYTES)
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Problem("bad_request", "the body is not valid JSON") from None
+    asked = checked(model, values)
+    encoded: list[EncodedPhoto] = [getattr(asked, one)] if one else getattr(asked, "photos")  # noqa: B009
+    if len(encoded) > most:
+        raise Problem("too_many_photos", f"{len(encoded)} photos, the limit is {most} in one request")
+    return asked, [_decoded(photo, settings.photo_bytes) for photo in encoded]
+
+
+async def _body(request: Request, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise Problem("photo_too_large", f"the body is larger than {most:,} bytes")
+    return bytes(body)
+
+
+def checked(model: type[Model], values: Any) -> Model:
+    """Return values as a model; Problem bad_request that names the first field that does not fit."""
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Problem("bad_request", f"{where}: {first['msg']}") from None
+
+
+def _decoded(photo: EncodedPhoto, most: int) -> Photo:
+    if len(photo.data) > most * 4 // 3 + 4:
+        raise Problem("photo_too_large", f"{photo.name}: larger than {most:,} bytes")
+    try:
+        return Photo(photo.name, base64.b64decode(photo.data, validate=True))
+    except (binascii.Error, ValueError):
+        raise Problem("bad_request", f"{photo.name}: data is not base64") from None
