@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -159,3 +160,23 @@ def test_paths_do_not_leave_the_static_folder(server, path: str) -> None:
     prepared.url = server.url + path
     answer = requests.Session().send(prepared, timeout=60)
     assert _error(answer) == (404, "not_found")
+
+
+def test_a_jagged_polygon_around_the_earth_costs_no_more_than_the_database(server, photos: Photos) -> None:
+    turns = np.linspace(0, 2 * np.pi, 1999, endpoint=False)
+    radius = np.where(
+        np.arange(len(turns)) % 2, 70, 20
+    )  # its boundary crosses thousands of cells for every cell of the town
+    ring = np.stack([radius * np.cos(turns) * 2, radius * np.sin(turns)], axis=1).round(6).tolist()
+    region = json.dumps({"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
+    started = time.perf_counter()
+    answer = server.post("/v1/locate", photos[:1], region=region)
+    assert answer.status_code in (200, 422)
+    assert time.perf_counter() - started < 5  # half a minute, were it searched whole
+
+
+def test_photos_of_one_request_are_bounded_together(starts, photos: Photos) -> None:
+    narrow = starts(request_bytes=2_000_000, photo_bytes=1_900_000)
+    padded = [(name, data + bytes(1_800_000)) for name, data in photos[:2]]
+    assert narrow.post("/v1/locate", padded[:1]).ok
+    assert _error(narrow.post("/v1/locate", padded)) == (413, "photo_too_large")

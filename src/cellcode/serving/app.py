@@ -6,19 +6,20 @@ import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import cellcode
 from cellcode.errors import CellcodeError
 from cellcode.serving import routes_database, routes_health, routes_photos
-from cellcode.serving.guard import Guard
+from cellcode.serving.guard import CODE, Guard
 from cellcode.serving.problems import Problem, problem_of
 from cellcode.serving.state import State
 
@@ -40,7 +41,7 @@ def create(state: State) -> FastAPI:
     app.state.service = state
     for routes in (routes_photos, routes_database, routes_health):
         app.include_router(routes.router)
-    app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
+    app.mount("/static", _Static(directory=str(STATIC)), name="static")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -60,24 +61,38 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> JSONResponse:
-        return error.response()
+        return _told(request, error)
 
     @app.exception_handler(CellcodeError)
     async def known(request: Request, error: CellcodeError) -> JSONResponse:
-        return problem_of(error).response()
+        return _told(request, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return Problem("bad_request", f"{where}: {first['msg']}").response()
+        return _told(request, Problem("bad_request", f"{where}: {first['msg']}"))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed"}
-        response = Problem(codes.get(error.status_code, "bad_request"), str(error.detail)).response()
+        response = _told(request, Problem(codes.get(error.status_code, "bad_request"), str(error.detail)))
         if error.headers:
             response.headers.update(error.headers)
+        return response
+
+
+def _told(request: Request, problem: Problem) -> JSONResponse:
+    request.scope[CODE] = problem.code
+    return problem.response()
+
+
+class _Static(StaticFiles):
+    """Files of the page, asked for anew each time and answered with "not modified": an update never mixes versions."""
+
+    def file_response(self, *arguments: Any, **more: Any) -> Response:
+        response = super().file_response(*arguments, **more)
+        response.headers["cache-control"] = "no-cache"
         return response
 
 

@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 
-from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +14,7 @@ from cellcode.serving.problems import Problem
 from cellcode.serving.settings import Basemap
 
 log = logging.getLogger("cellcode.serving")
+CODE = "cellcode.code"  # of the error, in the scope
 GONE = 499  # for the log: the client went away before its answer
 
 
@@ -45,7 +45,8 @@ def headers(basemap: Basemap | None) -> list[tuple[bytes, bytes]]:
 class Guard:
     """ASGI middleware.
 
-    The log holds id, method, route, status, bytes of the body and milliseconds: no address, no file name, no query, no key.
+    The log holds id, method, route, status, code of the error, bytes of the body and milliseconds: no address, no file name, no
+    query, no key.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, basemap: Basemap | None) -> None:
@@ -89,11 +90,12 @@ class Guard:
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         log.info(
-            "id=%s %s %s status=%d bytes=%d ms=%.1f",
+            "id=%s %s %s status=%d code=%s bytes=%d ms=%.1f",
             seen.id,
             scope["method"],
             route,
             status,
+            scope.get(CODE, "-"),
             seen.bytes,
             seconds * 1000,
         )
@@ -113,10 +115,3 @@ def where(error: Exception) -> str:
         trace = trace.tb_next
     place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace is not None else "?"
     return f"{type(error).__name__} at {place}"
-
-
-def asker(request: Request, keys: frozenset[str]) -> str:
-    """Return whom a rate is of: the key, or the address where there are no keys."""
-    if keys:
-        return request.headers.get("authorization", "")
-    return request.client.host if request.client is not None else ""

@@ -5,33 +5,51 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import shapely
+
 from cellcode.errors import CellcodeError
 from cellcode.geography import Region
 from cellcode.serving.problems import Problem
 
 
-def parse(value: list[float] | dict[str, Any] | str | None, max_vertices: int) -> Region | None:
-    """Return the region of a request.
+def parse(
+    value: list[float] | dict[str, Any] | str | None, max_vertices: int, bounds: tuple[float, float, float, float]
+) -> Region | None:
+    """Return the region of a request, cut to where there are cells.
 
     Args:
         value: [west, south, east, north], GeoJSON as an object or text, "west,south,east,north" or "cap:LAT,LON,RADIUS_M".
         max_vertices: of all rings together.
+        bounds: west, south, east, north of the cells. A polygon is cut to them, because what a search of it costs follows its
+            boundary, which a few vertices can draw across the Earth many times.
 
     Raises:
-        Problem: region_invalid, with what is wrong.
+        Problem: region_invalid, with what is wrong, or region_empty, no cell can lie in it.
     """
     if value is None or value == "":
         return None
     try:
         if isinstance(value, str):
-            return _of_text(value.strip(), max_vertices)
+            return _cut(_of_text(value.strip(), max_vertices), bounds)
         if isinstance(value, dict):
-            return _of_geojson(value, max_vertices)
-        return _of_numbers(value)
+            return _cut(_of_geojson(value, max_vertices), bounds)
+        return _cut(_of_numbers(value), bounds)
     except CellcodeError as error:
         raise Problem("region_invalid", str(error)) from None
     except RecursionError:
         raise Problem("region_invalid", "the region is nested too deeply") from None
+
+
+def _cut(region: Region, bounds: tuple[float, float, float, float]) -> Region:
+    west, south, east, north = bounds
+    if west > east or region.cap_of is not None:  # across the antimeridian; a cap has a short boundary
+        return region
+    margin = 0.01  # degrees: bounds are of cells' corners or centres, their edges bend
+    box = shapely.box(west - margin, south - margin, east + margin, north + margin)
+    parts = [part for part in shapely.get_parts(region.shape.intersection(box)) if part.area > 0]
+    if not parts:
+        raise Problem("region_empty", "no cell of the database lies in the region")
+    return Region(shapely.union_all(parts))
 
 
 def _of_text(text: str, max_vertices: int) -> Region:

@@ -33,7 +33,7 @@ async def locate(request: Request) -> Response:
     async with own.work(request, own.settings.request_seconds) as service:
         asked, photos = await uploads.read(request, own.settings, LocateRequest)
         own.charge(request, len(photos))
-        region = regions.parse(asked.region, own.settings.region_vertices)
+        region = regions.parse(asked.region, own.settings.region_vertices, service.database.region_bounds)
         seen = await answers.see_all(service, photos, own.metrics)
         names = [photo.name for photo in photos]
         if asked.fuse:
@@ -66,7 +66,7 @@ async def verify(request: Request) -> Response:
     async with own.work(request, own.settings.request_seconds) as service:
         asked, photos = await uploads.read(request, own.settings, VerifyRequest, "photo")
         own.charge(request, 1)
-        region = regions.parse(asked.region, own.settings.region_vertices)
+        region = regions.parse(asked.region, own.settings.region_vertices, service.database.region_bounds)
         seen = (await answers.see_all(service, photos, own.metrics))[0]
         assert not isinstance(seen, Problem)  # the only photo: its problem was raised
         answer = await service.answer(Question(seen.name, seen.query, asked.top, region))
@@ -159,7 +159,7 @@ async def _feed(
             continue
         if settings is None:
             settings = uploads.checked(BatchSettings, fields)
-            region = regions.parse(settings.region, own.settings.region_vertices)
+            region = regions.parse(settings.region, own.settings.region_vertices, service.database.region_bounds)
         own.charge(request, 1)
         await window.acquire()
         task = asyncio.create_task(answered(part, settings.top, settings.heading_deg))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cellcode.aerial import open_source
 from cellcode.database import Database
 from cellcode.errors import CellcodeError
-from cellcode.geography import Region
+from cellcode.geography import Region, s2
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.photos.exif import read_facts
 from cellcode.photos.image import open_photo
@@ -164,10 +164,9 @@ class Service:
         return found
 
     def _heat(self, query: Float32, region: Region | None) -> dict[str, Any]:
-        from cellcode.geography import s2
-
         searcher, temperature = self.locator.searcher, self.database.calibration.temperature
-        reach = min(self.settings.heat_reach, searcher.count(region))
+        cells = searcher.count(region)
+        reach = cells if cells <= self.settings.heat_reach else self.settings.heat_cells
         hits = searcher.search(query[None], reach, region, temperature)
         ids, mass = heat.aggregate(hits.cell_ids[0], probabilities(hits, temperature)[0], self.settings.heat_cells)
         return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from cellcode.serving import guard, keys
+from cellcode.serving import keys
 from cellcode.serving.metrics import Metrics
 from cellcode.serving.problems import Problem
 from cellcode.serving.service import Holder, Service
@@ -46,7 +46,7 @@ class State:
         Raises:
             Problem: rate_limited, overloaded (too many are at work), or timeout.
         """
-        self.rates.take(guard.asker(request, self.keys), 0)
+        self.rates.take(request.state.asker, 0)
         if self.working >= self.settings.requests:
             raise Problem("overloaded", f"{self.working} requests are at work already", retry_after_s=1)
         self.working += 1
@@ -62,7 +62,7 @@ class State:
 
     def charge(self, request: Request, photos: int) -> None:
         """Count photos against the asker's rate."""
-        self.rates.take(guard.asker(request, self.keys), photos)
+        self.rates.take(request.state.asker, photos)
 
 
 def of(request: Request) -> State:
@@ -72,11 +72,12 @@ def of(request: Request) -> State:
 
 
 def admit(request: Request) -> None:
-    """Let a request pass if it has a key, or none is needed.
+    """Let a request pass if it has a key, or none is needed; rates are of the key, or else of the address.
 
     Raises:
         Problem: unauthorized.
     """
     state = of(request)
-    if state.keys:
-        keys.check(state.keys, request.headers.get("authorization"))
+    address = request.client.host if request.client is not None else ""
+    given = request.headers.get("authorization")
+    request.state.asker = keys.check(state.keys, given) if state.keys else address

@@ -60,8 +60,14 @@ class _Part:
         return None if name is None else name.decode("utf-8", "replace")
 
 
-async def parts(request: Request, settings: Settings, most_photos: int) -> AsyncIterator[Photo | tuple[str, str]]:
+async def parts(
+    request: Request, settings: Settings, most_photos: int, most_bytes: int | None = None
+) -> AsyncIterator[Photo | tuple[str, str]]:
     """Yield the photos and the text fields (name, value) of a multipart body as they arrive.
+
+    Args:
+        most_photos: photos that are taken.
+        most_bytes: of all of them; None: any number.
 
     Raises:
         Problem: no multipart body, a damaged one, or more than the limits.
@@ -70,7 +76,7 @@ async def parts(request: Request, settings: Settings, most_photos: int) -> Async
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem("bad_request", "the body must be multipart/form-data with a boundary")
     done: list[_Part] = []
-    reader = _Reader(done, settings, most_photos)
+    reader = _Reader(done, settings, most_photos, most_bytes)
     try:
         parser = MultipartParser(options[b"boundary"], reader.callbacks())
         async for chunk in request.stream():
@@ -94,9 +100,9 @@ async def parts(request: Request, settings: Settings, most_photos: int) -> Async
 class _Reader:
     """Collects the parts of a multipart body."""
 
-    def __init__(self, done: list[_Part], settings: Settings, most_photos: int) -> None:
-        self.done, self.settings, self.most_photos = done, settings, most_photos
-        self.part, self.photos, self.fields, self.ended = _Part(), 0, 0, False
+    def __init__(self, done: list[_Part], settings: Settings, most_photos: int, most_bytes: int | None) -> None:
+        self.done, self.settings, self.most_photos, self.most_bytes = done, settings, most_photos, most_bytes
+        self.part, self.photos, self.fields, self.bytes, self.ended = _Part(), 0, 0, 0, False
 
     def callbacks(self) -> Any:
         return {
@@ -142,6 +148,11 @@ class _Reader:
             if self.part.file is None:
                 raise Problem("bad_request", f"the field {self.part.name!r} is longer than {FIELD_BYTES:,} bytes")
             raise Problem("photo_too_large", f"{self.part.file}: larger than {self.settings.photo_bytes:,} bytes")
+        self.bytes += end - start
+        if self.most_bytes is not None and self.bytes > self.most_bytes + FIELD_BYTES:
+            raise Problem(
+                "photo_too_large", f"the photos of one request are larger than {self.most_bytes:,} bytes together"
+            )
         self.part.body += data[start:end]
 
     def _end(self) -> None:
@@ -174,7 +185,7 @@ async def read(
     if kind == "multipart/form-data":
         photos: list[Photo] = []
         fields: dict[str, Any] = {}
-        async for part in parts(request, settings, most):
+        async for part in parts(request, settings, most, settings.request_bytes):
             if isinstance(part, Photo):
                 photos.append(part)
             elif part[0] in fields:
@@ -188,7 +199,7 @@ async def read(
         return asked, photos
     if kind != "application/json":
         raise Problem("bad_request", "the body must be application/json or multipart/form-data")
-    body = await _body(request, most * (settings.photo_bytes * 4 // 3 + 1024) + FIELD_BYTES)
+    body = await _body(request, settings.request_bytes * 4 // 3 + FIELD_BYTES)
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
