@@ -64,7 +64,7 @@ def test_a_tile_lies_where_web_mercator_puts_it(server, town: Simulation) -> Non
             dst_crs="EPSG:3857",
             resampling=rasterio.warp.Resampling.average,
         )
-    answer = server.get(f"/v1/tiles/{z}/{x}/{y}.jpg")
+    answer = server.get(f"/v1/tiles/{z}/{x}/{y}.webp")
     made = np.asarray(Image.open(io.BytesIO(answer.content)), np.float64).mean(axis=2)
     want = truth.astype(np.float64).mean(axis=0)
     assert abs(_shift(made, want)).max() < 0.6  # pixels
@@ -76,10 +76,10 @@ def test_a_tile_lies_where_web_mercator_puts_it(server, town: Simulation) -> Non
         ("/v1/cells/zzz", 400, "bad_request"),
         ("/v1/cells/47d", 404, "not_found"),
         ("/v1/cells/ffffffffffffffff", 404, "not_found"),
-        ("/v1/tiles/3/1/1.jpg", 404, "not_found"),
-        ("/v1/tiles/14/99999999/1.jpg", 404, "not_found"),
-        ("/v1/tiles/14/1/1.jpg", 404, "not_found"),
-        ("/v1/tiles/a/b/c.jpg", 400, "bad_request"),
+        ("/v1/tiles/3/1/1.webp", 404, "not_found"),
+        ("/v1/tiles/14/99999999/1.webp", 404, "not_found"),
+        ("/v1/tiles/14/1/1.webp", 404, "not_found"),
+        ("/v1/tiles/a/b/c.webp", 400, "bad_request"),
         ("/v1/nothing", 404, "not_found"),
         ("/v1/locate", 405, "method_not_allowed"),
     ],

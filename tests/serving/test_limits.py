@@ -120,7 +120,7 @@ def test_a_rate_is_of_each_key(starts, photos: Photos) -> None:
 def test_keys_are_needed_where_there_are_keys(starts, photos: Photos) -> None:
     closed = starts(keys=frozenset(["the-key-of-this-service"]))
     for headers in ({}, {"authorization": "Bearer wrong-key"}, {"authorization": "Basic the-key-of-this-service"}):
-        for path in ("/v1/database", "/v1/tiles/12/1/1.jpg", "/v1/cells/47d/aerial.jpg"):
+        for path in ("/v1/database", "/v1/tiles/12/1/1.webp", "/v1/cells/47d/aerial.jpg"):
             assert _error(closed.get(path, headers=headers)) == (401, "unauthorized")
     given = {"authorization": "Bearer the-key-of-this-service"}
     assert closed.get("/v1/database", headers=given).json()["keys_needed"] is True

@@ -6,6 +6,8 @@ import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from cellcode.aerial import AerialSource, Crop
@@ -39,7 +41,7 @@ class Imagery:
         return _jpeg(self.source.read(lat_deg, lon_deg, CROP_CELLS * s2.mean_edge_m(level), size_px))
 
     def tile(self, z: int, x: int, y: int) -> bytes:
-        """Return the JPEG of a web-mercator tile.
+        """Return a web-mercator tile as WebP, transparent where there is no imagery.
 
         It is cut as a square in metres at the scale of its centre. From there to the edge of a tile of zoom 12 the scale of the
         projection changes by at most 0.08 %, a tenth of a pixel; by half of that with each further zoom.
@@ -51,7 +53,7 @@ class Imagery:
             raise Problem("not_found", f"there is no tile {z}/{x}/{y}")
         lon_deg = (x + 0.5) / 2**z * 360 - 180
         lat = math.atan(math.sinh(math.pi * (1 - 2 * (y + 0.5) / 2**z)))
-        return _jpeg(self.source.read(math.degrees(lat), lon_deg, EQUATOR_M * math.cos(lat) / 2**z, TILE_PX))
+        return _webp(self.source.read(math.degrees(lat), lon_deg, EQUATOR_M * math.cos(lat) / 2**z, TILE_PX))
 
     def close(self) -> None:
         """Let the threads end."""
@@ -59,8 +61,21 @@ class Imagery:
 
 
 def _jpeg(crop: Crop) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(_seen(crop)).save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def _webp(crop: Crop) -> bytes:
+    pixels = _seen(crop)
+    if not crop.mask.all():
+        pixels = np.dstack([pixels, np.where(crop.mask, np.uint8(255), np.uint8(0))])
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "WEBP", quality=QUALITY, method=1)  # the slower methods save little
+    return out.getvalue()
+
+
+def _seen(crop: Crop) -> npt.NDArray[np.uint8]:
     if not crop.mask.any():
         raise Problem("not_found", "there is no imagery here")
-    out = io.BytesIO()
-    Image.fromarray(crop.pixels).save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()
+    return crop.pixels

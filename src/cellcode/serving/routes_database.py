@@ -22,10 +22,13 @@ from cellcode.serving.service import Service
 router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
 Token = Annotated[str, Path(description="S2 token of a cell", pattern="^[0-9a-f]{1,16}$")]
 KEPT = "private, max-age=3600"
-_PICTURE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
-    **documents.errors("not_found", "bad_request", "overloaded"),
-}
+
+
+def _picture(kind: str) -> dict[int | str, dict[str, Any]]:
+    shown: dict[int | str, dict[str, Any]] = {
+        200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}}}}
+    }
+    return {**shown, **documents.errors("not_found", "bad_request", "overloaded")}
 
 
 @router.get("/database", responses=documents.errors("overloaded"))
@@ -57,28 +60,30 @@ async def cell(request: Request, token: Token) -> CellFacts:
         )
 
 
-@router.get("/cells/{token}/aerial.jpg", responses=_PICTURE, response_class=Response)
+@router.get("/cells/{token}/aerial.jpg", responses=_picture("image/jpeg"), response_class=Response)
 async def crop(request: Request, token: Token, size_px: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
     """Return the imagery around a cell, north up and two cells wide."""
     async with state.of(request).holder.lease() as service:
         row, level = _row(service, token), service.database.level
         lat, lon = s2.cell_centers(service.database.ids[row : row + 1])
-        return await _picture(service, lambda imagery: imagery.cell(float(lat[0]), float(lon[0]), level, size_px))
+        return await _cut(
+            service, "image/jpeg", lambda imagery: imagery.cell(float(lat[0]), float(lon[0]), level, size_px)
+        )
 
 
-@router.get("/tiles/{z}/{x}/{y}.jpg", responses=_PICTURE, response_class=Response)
+@router.get("/tiles/{z}/{x}/{y}.webp", responses=_picture("image/webp"), response_class=Response)
 async def tile(
     request: Request,
     z: Annotated[int, Path(ge=0, le=30)],
     x: Annotated[int, Path(ge=0)],
     y: Annotated[int, Path(ge=0)],
 ) -> Response:
-    """Return a tile of the imagery in web mercator, 256 pixels wide."""
+    """Return a tile of the imagery in web mercator, 256 pixels wide, transparent where there is none."""
     async with state.of(request).holder.lease() as service:
-        return await _picture(service, lambda imagery: imagery.tile(z, x, y))
+        return await _cut(service, "image/webp", lambda imagery: imagery.tile(z, x, y))
 
 
-async def _picture(service: Service, cut: Callable[[Imagery], bytes]) -> Response:
+async def _cut(service: Service, kind: str, cut: Callable[[Imagery], bytes]) -> Response:
     imagery = service.imagery
     if imagery is None:
         raise Problem("not_found", "the service was started without imagery")
@@ -86,7 +91,7 @@ async def _picture(service: Service, cut: Callable[[Imagery], bytes]) -> Respons
         made = await asyncio.get_running_loop().run_in_executor(imagery.threads, lambda: cut(imagery))
     except InputError:
         raise Problem("not_found", "the imagery cannot be read here") from None
-    return Response(made, media_type="image/jpeg", headers={"cache-control": KEPT})
+    return Response(made, media_type=kind, headers={"cache-control": KEPT})
 
 
 def _row(service: Service, token: str) -> int:
