@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import requests
 
+from cellcode.client import Client, ServiceError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator, together
@@ -165,3 +166,16 @@ def _without_exif(data: bytes) -> bytes:
             out += data[at : at + size]
         at += size
     return bytes(out + data[at:])
+
+
+def test_the_client_gets_the_same_answers(server, photos: Photos, locator: Locator) -> None:
+    client = Client(server.url)
+    truth = locator.locate(photos[0][1])
+    assert client.locate(photos[0][1]).cell == truth.best.cell
+    several = list(client.locate_many([data for _, data in photos]))
+    assert [each.cell for each in several] == [locator.locate(data).best.cell for _, data in photos]
+    west, south, east, north = client.database().bounds
+    assert client.verify(photos[0][1], (south + north) / 2, (west + east) / 2).verdict
+    assert client.crop(truth.best.cell)[:2] == b"\xff\xd8"
+    with pytest.raises(ServiceError, match="no cell of the database"):
+        client.locate(photos[0][1], region=[-10, -10, -9, -9])

@@ -1,6 +1,9 @@
 """cellcode locate."""
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +14,14 @@ from cellcode.cli.common import REGION_FORMS
 
 def command(
     database: Annotated[Path, Argument(help="A cell-code database.")],
-    photos: Annotated[list[Path], Argument(help="Photos.")],
+    photos: Annotated[list[Path], Argument(help="Photos, or folders that are searched for them.")],
     top: Annotated[int, Option(help="Number of candidates.")] = 5,
     region: Annotated[str | None, Option(help=f"Search only here: {REGION_FORMS}")] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON object a line.")] = False,
+    out: Annotated[
+        Path | None,
+        Option(help="Write to this .geojson, .csv or .parquet instead; interrupted, the same command goes on."),
+    ] = None,
     together: Annotated[bool, Option(help="The photos are of one place: one answer.")] = False,
     motion: Annotated[
         Path | None, Option(help="With --together: CSV of file,east_m,north_m, metres of each photo from the first.")
@@ -22,27 +29,84 @@ def command(
 ) -> None:
     """Say where photos were taken."""
     from cellcode.errors import UsageError
-    from cellcode.search import Failure, Locator
+    from cellcode.search import exports
 
     if motion is not None and not together:
         raise UsageError("--motion is of photos that are located together; add --together")
+    if out is not None:
+        exports.check(out)
+        if as_json:
+            raise UsageError("--json prints and --out writes a file; give one of them")
+    every = list(_photos(photos))
     if together:
-        _together(database, photos, motion, top, region, as_json)
+        _together(database, every, motion, top, region, as_json, out)
         return
-    failed = False
-    for result in Locator.open(database).locate_many(photos, top=top, region=region):
-        failed |= isinstance(result, Failure)
-        print(json.dumps(result.to_json(), allow_nan=False) if as_json else describe(result), flush=True)
+    if out is None:
+        located, failed = _print(database, every, top, region, as_json)
+    else:
+        located, failed = _write(database, every, top, region, out)
+    if out is not None or len(every) > 1:
+        _say(located, failed)
     if failed:
         raise Exit(1)
 
 
-def _together(
-    database: Path, photos: list[Path], motion: Path | None, top: int, region: str | None, as_json: bool
-) -> None:
-    """Print one answer for all photos."""
-    from cellcode.photos import PhotoError
+def _photos(given: list[Path]) -> Iterator[Path]:
+    """Yield the files given, and in place of each folder the photos that `cellcode ingest` would find in it."""
+    from cellcode.photos.folder_source import photo_files
+
+    for path in given:
+        yield from photo_files(path) if path.is_dir() else [path]
+
+
+def _print(database: Path, photos: list[Path], top: int, region: str | None, as_json: bool) -> tuple[int, int]:
+    """Print each answer; return how many photos were located and how many could not be read."""
+    from cellcode.progress import Meter
+    from cellcode.search import Failure, Locator
+
+    results, failed = Locator.open(database).locate_many(photos, top=top, region=region), 0
+    # On a terminal the answers themselves show how far it is, and a bar would be drawn through them.
+    shown = len(photos) > 1 and not sys.stdout.isatty()
+    with Meter("locating", len(photos)) if shown else nullcontext() as meter:
+        for result in results:
+            failed += isinstance(result, Failure)
+            print(json.dumps(result.to_json(), allow_nan=False) if as_json else describe(result), flush=True)
+            if meter:
+                meter.advance()
+    return len(photos) - failed, failed
+
+
+def _write(database: Path, photos: list[Path], top: int, region: str | None, out: Path) -> tuple[int, int]:
+    """Write all answers to a file, print its name; return as `_print`."""
     from cellcode.search import Locator
+    from cellcode.search.unfinished import locate_to, partial_path
+
+    try:
+        counts = locate_to(out, Locator.open(database), photos, top=top, region=region)
+    except KeyboardInterrupt:
+        if partial_path(out).exists():
+            print(f"answers so far are in {partial_path(out)}; the same command goes on from there", file=sys.stderr)
+        raise
+    print(out)
+    return counts
+
+
+def _say(located: int, failed: int) -> None:
+    print(f"located {located} photo{'s' * (located != 1)}, {failed} could not be read", file=sys.stderr)
+
+
+def _together(
+    database: Path,
+    photos: list[Path],
+    motion: Path | None,
+    top: int,
+    region: str | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Print or write one answer for all photos."""
+    from cellcode.photos import PhotoError
+    from cellcode.search import Locator, exports
     from cellcode.search import together as joint
 
     motion_m = joint.read_motion(motion, photos) if motion is not None else None
@@ -53,7 +117,11 @@ def _together(
             raise
         print(json.dumps({"files": [str(photo) for photo in photos], "error": str(error)}), flush=True)
         raise Exit(1) from None
-    if as_json:
+    if out is not None:
+        exports.write(out, [answer.to_json(), *(each.to_json() for each in answer.unreadable)], top)
+        print(out)
+        _say(len(answer.files), len(answer.unreadable))
+    elif as_json:
         print(json.dumps(answer.to_json(), allow_nan=False), flush=True)
     else:
         lines = [f"{len(answer.files)} photos together, from {describe(answer)}"]

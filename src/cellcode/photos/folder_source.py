@@ -26,14 +26,24 @@ def read_folder(folder: Path) -> Iterator[Item]:
     Raises:
         InputError: the folder does not exist or holds no photos.
     """
+    files = photo_files(folder)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        rows = threads.map(lambda path: _row(path, folder), files)
+        yield from track(rows, "reading photos", len(files))
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Return the photos of a folder and below it by their suffix, in the order of their names, hidden ones left out.
+
+    Raises:
+        InputError: the folder does not exist or holds no photos.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     files = sorted(path for path in folder.rglob("*") if _is_photo(path.relative_to(folder)) and path.is_file())
     if not files:
         raise InputError(f"{folder} holds no photos ({', '.join(sorted(SUFFIXES))})")
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        rows = threads.map(lambda path: _row(path, folder), files)
-        yield from track(rows, "reading photos", len(files))
+    return files
 
 
 def _is_photo(relative: Path) -> bool:

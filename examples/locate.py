@@ -1,0 +1,8 @@
+"""Where was this photo taken? `python examples/locate.py town.cells photo.jpg`, with a database of `cellcode build`."""
+
+import sys
+
+from cellcode import Locator
+
+answer = Locator.open(sys.argv[1]).locate(sys.argv[2])
+print(f"{answer.lat:.5f}, {answer.lon:.5f}: half of such photos are within {answer.radius_50_m:.0f} m")
