@@ -16,6 +16,7 @@ from cellcode.serving.problems import Problem
 
 TILE_PX = 256
 QUALITY = 85
+MISSING = 176  # grey of a crop where there is no imagery: black would look like a shadow
 EQUATOR_M = 2 * math.pi * 6_378_137.0  # of the sphere of web mercator
 CROP_CELLS = 2.0  # width of a crop in cell edges, so that surroundings show
 
@@ -62,7 +63,8 @@ class Imagery:
 
 def _jpeg(crop: Crop) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(_seen(crop)).save(out, "JPEG", quality=QUALITY)
+    pixels = np.where(crop.mask[..., None], _seen(crop), np.uint8(MISSING))
+    Image.fromarray(pixels).save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
 
 
