@@ -9,7 +9,7 @@ import { percent } from "./format.js";
  * grey (S. van der Walt, N. Smith, matplotlib 1.5).
  */
 export const COLOURS = ["#2c105c", "#711f81", "#b63679", "#ee605e", "#fdae78", "#fcfdbf"];
-export const OPACITIES = [0.06, 0.3, 0.45, 0.6, 0.72, 0.8];
+export const OPACITIES = [0.06, 0.3, 0.45, 0.55, 0.6, 0.62];
 
 /**
  * @param {{tokens: string[], mass: number[]}} heat - of the service

@@ -32,6 +32,7 @@ async function start() {
     return;
   }
   set({ database });
+  showRows(database);
   const view = new MapView(database, isDark());
   const go = (candidate) => view.show(candidate, CANDIDATE_ZOOM);
   const drawing = new Drawing(view, database.limits.region_vertices);
@@ -45,7 +46,7 @@ async function start() {
   startHeading();
   startExports();
   startSheet();
-  startLayers(database);
+  startLayers();
   // For tests and for those who look behind the page; nothing here is an interface.
   window.cellcode = { map: view.map, state: get };
   document.documentElement.dataset.ready = "";
@@ -63,11 +64,8 @@ function startHeading() {
   });
 }
 
-function startLayers({ imagery, basemap }) {
-  const box = (id, field) => byId(id).addEventListener("change", (event) => set({ [field]: event.target.checked }));
-  box("show-heat", "showHeat");
-  box("show-imagery", "showImagery");
-  box("show-online", "showOnline");
+/** What can be shown on the map; before the map is made, which leaves room for it. */
+function showRows({ imagery, basemap }) {
   byId("show-imagery-row").hidden = !imagery;
   byId("show-online-row").hidden = !basemap;
   if (basemap) {
@@ -75,6 +73,13 @@ function startLayers({ imagery, basemap }) {
     byId("online-note").textContent = `asks ${host}, which then sees your address and where you look`;
   }
   byId("map-box").open = matchMedia("(min-width: 760px)").matches;
+}
+
+function startLayers() {
+  const box = (id, field) => byId(id).addEventListener("change", (event) => set({ [field]: event.target.checked }));
+  box("show-heat", "showHeat");
+  box("show-imagery", "showImagery");
+  box("show-online", "showOnline");
 }
 
 start();
