@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 import torch
 
 from cellcode import config as configuration
@@ -43,12 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.quick)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for row in rows:
-        against = f"  (against {row['against']})" if "against" in row else ""
-        print(f"{row['case']:<44} {row['value']:>9.3f} {row['unit']}{against}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    report.show(rows, arguments.json)
 
 
 def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
-import json
 import multiprocessing
-import platform
 import re
 import statistics
 import subprocess
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 import torch
 from PIL import Image
 
@@ -52,12 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.backbone, arguments.quick)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for row in rows:
-        against = f"  (against {row['against']})" if "against" in row else ""
-        print(f"{row['case']:<58} {row['value']:>10.3f} {row['unit']}{against}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    report.show(rows, arguments.json)
 
 
 def measure(folder: Path, backbone: str, quick: bool) -> list[Row]:

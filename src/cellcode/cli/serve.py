@@ -15,8 +15,11 @@ def command(
     rate: Annotated[float | None, Option(help="Photos a minute of one key, or of one address.")] = None,
     cors: Annotated[list[str] | None, Option(help="Origin of another page that may ask; repeat for more.")] = None,
     basemap: Annotated[
-        str, Option(help="https:// template of the online map that the page offers; none: offer none.")
-    ] = "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
+        str | None,
+        Option(
+            help="https:// template of the online map that the page offers, by default OpenStreetMap's; none: offer none."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, Option("--set", help="A limit, as photo_bytes=5000000; repeat for more.")
     ] = None,
@@ -30,5 +33,5 @@ def command(
         if error.name and error.name.split(".")[0] == "cellcode":
             raise
         raise MissingExtraError(error.name or "fastapi", "serve", "the service") from None
-    limits = settings.parse([*(overrides or [])], rate_per_minute=rate, cors=cors or [], basemap=basemap)
+    limits = settings.parse(overrides or [], rate_per_minute=rate, cors=cors, basemap=basemap)
     run.serve(database, limits, host=host, port=port, aerial=aerial, key_file=keys)

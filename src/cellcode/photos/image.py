@@ -33,6 +33,10 @@ class PhotoError(InputError):
     """A file that cannot be used as a photo; the sentence says why."""
 
 
+class PhotoTooLargeError(PhotoError):
+    """A photo with more pixels than the limit."""
+
+
 def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a photo without decoding it and check what its header says.
 
@@ -58,7 +62,7 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PhotoError(f"{name}: cannot be read ({_reason(error)})") from None
     width, height = image.size
     if width * height > max_pixels:
-        raise PhotoError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
+        raise PhotoTooLargeError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
     if min(width, height) < MIN_SIDE_PX:
         raise PhotoError(f"{name}: {width} x {height} pixels, too small for a photo")
     # A phone's MPO holds a second view or a preview behind the photo: it is one photo all the same.
@@ -113,7 +117,7 @@ def _open(source: Path | str | BinaryIO) -> Image.Image:
             return Image.open(source)
         except Image.DecompressionBombError:
             name = source if isinstance(source, Path | str) else "photo"
-            raise PhotoError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
+            raise PhotoTooLargeError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
 
 
 def _frames(image: Image.Image, name: str) -> int:

@@ -186,7 +186,7 @@ def check_k(k: int, cells: int, region: Region | None) -> int:
     if k < 1:
         raise UsageError(f"k must be at least 1, not {k}")
     if not cells and region is not None:
-        raise InputError(f"no cell of the database lies in the region {region.describe()}; check its coordinates")
+        raise EmptyRegionError(f"no cell of the database lies in the region {region.describe()}; check its coordinates")
     if k > cells:
         where = "the database" if region is None else f"the region {region.describe()}"
         raise InputError(f"{k} cells were asked for, {where} has {cells}; ask for fewer")

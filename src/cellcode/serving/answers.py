@@ -26,7 +26,7 @@ async def see_all(service: Service, photos: list[Photo], metrics: Metrics) -> li
     for result in await asyncio.gather(*(service.see(photo) for photo in photos), return_exceptions=True):
         if isinstance(result, Problem) and result.code != "overloaded":
             metrics.photos.labels(result.code).inc()
-            found.append(Problem(result.code, result.message))
+            found.append(result)
         elif isinstance(result, BaseException):
             raise result
         else:

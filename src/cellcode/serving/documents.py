@@ -8,6 +8,9 @@ from pydantic import BaseModel
 
 from cellcode.serving.problems import CODES, ErrorBody
 
+_FILE = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
+_FILES = {"type": "array", "items": _FILE, "minItems": 1}
+
 
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route that are errors, by status."""
@@ -35,8 +38,7 @@ def photos(request: type[BaseModel], response: type[BaseModel], one: str | None 
     schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     fields = {name: _text(value) for name, value in schema["properties"].items() if name not in (one, "photos")}
-    file = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
-    fields["photo"] = file if one else {"type": "array", "items": file, "minItems": 1}
+    fields["photo"] = _FILE if one else _FILES
     required = [name for name in schema.get("required", []) if name not in (one, "photos")]
     return {
         "response_model": None,
@@ -56,8 +58,7 @@ def photos(request: type[BaseModel], response: type[BaseModel], one: str | None 
 def batch(settings: type[BaseModel]) -> dict[str, Any]:
     """Return how the batch is documented."""
     fields = {name: _text(value) for name, value in settings.model_json_schema()["properties"].items()}
-    file = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
-    fields["photo"] = {"type": "array", "items": file, "minItems": 1}
+    fields["photo"] = _FILES
     line = {
         "description": "one PhotoAnswer or Unreadable a line",
         "content": {"application/x-ndjson": {"schema": {"type": "string"}}},

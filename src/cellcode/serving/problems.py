@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from cellcode.errors import CellcodeError, UsageError
+from cellcode.errors import CellcodeError, EmptyRegionError, UsageError
 from cellcode.photos import PhotoError
+from cellcode.photos.image import PhotoTooLargeError
 
 # HTTP status and what to do, by code. Codes are stable: programs depend on them.
 CODES: Mapping[str, tuple[int, str]] = {
@@ -74,9 +75,9 @@ class Problem(Exception):
 def problem_of(error: CellcodeError) -> Problem:
     """Return the problem that an error of the other rooms is."""
     if isinstance(error, PhotoError):
-        code = "photo_too_large" if "over the limit" in str(error) else "photo_unreadable"
+        code = "photo_too_large" if isinstance(error, PhotoTooLargeError) else "photo_unreadable"
     elif isinstance(error, UsageError):
         code = "bad_request"
     else:
-        code = "region_empty" if "region" in str(error) else "internal"
+        code = "region_empty" if isinstance(error, EmptyRegionError) else "internal"
     return Problem(code, str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 from fastapi import APIRouter, Depends, Request
@@ -17,7 +17,7 @@ from cellcode.geography import Region
 from cellcode.serving import answers, documents, guard, regions, state, uploads, verdicts
 from cellcode.serving.problems import Problem
 from cellcode.serving.schemas import Heading, LocateRequest, LocateResponse, Top, VerifyRequest, VerifyResponse
-from cellcode.serving.service import Question, Service
+from cellcode.serving.service import Question, Seen, Service
 from cellcode.serving.uploads import Photo
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
@@ -45,14 +45,13 @@ async def locate(request: Request) -> Response:
             good = [each for each in seen if not isinstance(each, Problem)]
             found = [await answers.fused(service, good, failed, asked.top, region, asked.heading_deg, asked.heat)]
         else:
-            found = await asyncio.gather(
-                *(
-                    _nothing(answers.unreadable(name, each))
-                    if isinstance(each, Problem)
-                    else answers.one(service, each, asked.top, region, asked.heading_deg, asked.heat)
-                    for name, each in zip(names, seen, strict=True)
-                )
-            )
+
+            async def answered(name: str, each: Seen | Problem) -> dict[str, Any]:
+                if isinstance(each, Problem):
+                    return answers.unreadable(name, each)
+                return await answers.one(service, each, asked.top, region, asked.heading_deg, asked.heat)
+
+            found = await asyncio.gather(*map(answered, names, seen))
         return JSONResponse({"answers": found})
 
 
@@ -98,7 +97,7 @@ class BatchSettings(pydantic.BaseModel):
 
     top: Top = 5
     region: str | None = None
-    heading_deg: Annotated[Heading | None, "echoed"] = None
+    heading_deg: Heading | None = None
 
 
 @router.post("/batch", **documents.batch(BatchSettings))
@@ -202,10 +201,6 @@ class _Lines(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self.feeder.cancel()
-
-
-async def _nothing(value: dict[str, Any]) -> dict[str, Any]:
-    return value
 
 
 def _crop(token: str | None) -> str | None:

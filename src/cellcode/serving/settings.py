@@ -63,12 +63,12 @@ def parse(overrides: Sequence[str], **options: Any) -> Settings:
 
     Args:
         overrides: "name=value".
-        options: by name; a basemap is given as its URL template, "none" for none.
+        options: by name, None as if it were not given; a basemap is given as its URL template, "none" for none.
 
     Raises:
         UsageError: a name that is none, or a value that does not fit.
     """
-    values = dict(options)
+    values = {name: value for name, value in options.items() if value is not None}
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:

@@ -33,13 +33,13 @@ def claim(locator: Locator, query: Float32, lat_deg: float, lon_deg: float) -> d
     own = s2.cell_ids([lat_deg], [lon_deg], database.level)
     facts: dict[str, Any] = {"lat": lat_deg, "lon": lon_deg, "cell": None}
     facts |= dict.fromkeys(("score", "rank", "percentile", "probability", "support"))
-    if (row := _rows(database, own)[0]) < 0:
+    if (row := rows_of_ids(database.ids, own)[0]) < 0:
         return facts
     score = float(_scores(database, query, np.array([row]))[0])
     rows = np.unique(np.linspace(0, len(database.ids) - 1, min(RANKED, len(database.ids))).astype(np.int64))
     better, worse = _compared(database, query, rows, score)
     around = np.unique(np.append(s2.all_neighbors(own), own))
-    near = _rows(database, around)
+    near = rows_of_ids(database.ids, around)
     near = near[near >= 0]
     temperature = database.calibration.temperature
     log_mass = _log_mass(locator.searcher, query, temperature)
@@ -80,11 +80,6 @@ def apart_m(answer: Answer, lat_deg: float, lon_deg: float) -> list[float]:
     """Return the distance of a place from each candidate, in metres."""
     lat, lon = (np.array([getattr(each, name) for each in answer.candidates]) for name in ("lat", "lon"))
     return [float(value) for value in distance.haversine_m(lat_deg, lon_deg, lat, lon)]
-
-
-def _rows(database: Database, ids: s2.Ids) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Row of each cell, -1 where the database has none."""
-    return np.asarray(rows_of_ids(database.ids, ids), np.int64)
 
 
 def _scores(database: Database, query: Float32, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Float32:
