@@ -132,7 +132,7 @@ FULL = Plan(
         "elsewhere-south": {"size_km": 1.6, "photos": 600, "seed": 31, "look": "south"},
         "elsewhere-test": {"size_km": 2.0, "photos": 1200, "seed": 202},
     },
-    epochs=12,
+    epochs=10,
     overrides=(),
     ablation_photos=4000,
     ablation_epochs=6,
