@@ -19,6 +19,8 @@ from cellcode.cli import (
     ingest,
     locate,
     merge,
+    plan,
+    pmtiles,
     results,
     serve,
     simulate,
@@ -39,6 +41,9 @@ app = typer.Typer(
 @app.callback()
 def options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; works behind any command."),
+    allow_private: bool = typer.Option(
+        False, "--allow-private", help="Sources may name addresses that are not public; works behind any command."
+    ),
     version: bool = typer.Option(False, "--version", help="Print the version."),
 ) -> None:
     """Visual geo-localization: a photo taken on the ground goes in, a place on the map comes out."""
@@ -51,6 +56,7 @@ def options(
 
 for verb in (
     simulate,
+    plan,
     ingest,
     train,
     build,
@@ -64,6 +70,7 @@ for verb in (
     compress,
     grow,
     export,
+    pmtiles,
     demo,
     results,
 ):
@@ -74,7 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit 0, 2 on bad usage, 1 on failure with one sentence."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
-    given = [word for word in given if word != "--debug"]
+    if "--allow-private" in given:
+        from cellcode.remote import allow_private
+
+        allow_private()
+    given = [word for word in given if word not in ("--debug", "--allow-private")]
     try:
         app(given or ["--help"])
     except CellcodeError as error:
