@@ -28,7 +28,8 @@ from cellcode.remote import Client, Politeness, RemoteError, allow_private, chec
 def test_private_addresses_are_refused(url):
     with pytest.raises(RemoteError, match="--allow-private") as caught:
         check_url(url)
-    assert caught.value.reason == "private address" and caught.value.lasting
+    assert caught.value.reason == "private address"
+    assert caught.value.lasting
     with pytest.raises(RemoteError, match="--allow-private"):
         Client().get(url)
     check_url(url, allow_private=True)
@@ -76,7 +77,10 @@ def test_flag_of_the_command_line(monkeypatch, capsys):
         ("https://a.org/{z}/{x}/{y}.png?apikey=abc&v=1", "https://a.org/{z}/{x}/{y}.png?apikey=***&v=1"),
         ("https://a.org/?access_token=MLY|1|2", "https://a.org/?access_token=***"),
         ("https://me:pass@a.org/x", "https://a.org/x"),
-        ("https://a.org/?X-Amz-Signature=1&X-Amz-Credential=2", "https://a.org/?X-Amz-Signature=***&X-Amz-Credential=***"),
+        (
+            "https://a.org/?X-Amz-Signature=1&X-Amz-Credential=2",
+            "https://a.org/?X-Amz-Signature=***&X-Amz-Credential=***",
+        ),
     ],
 )
 def test_secrets_are_hidden(url, shown):

@@ -20,6 +20,7 @@ def command(
             help="https:// template of the online map that the page offers, by default OpenStreetMap's; none: offer none."
         ),
     ] = None,
+    engine: Annotated[str, Option(help="What runs the encoder: torch, or openvino (extra openvino).")] = "torch",
     overrides: Annotated[
         list[str] | None, Option("--set", help="A limit, as photo_bytes=5000000; repeat for more.")
     ] = None,
@@ -34,4 +35,4 @@ def command(
             raise
         raise MissingExtraError(error.name or "fastapi", "serve", "the service") from None
     limits = settings.parse(overrides or [], rate_per_minute=rate, cors=cors, basemap=basemap)
-    run.serve(database, limits, host=host, port=port, aerial=aerial, key_file=keys)
+    run.serve(database, limits, host=host, port=port, aerial=aerial, key_file=keys, engine=engine)

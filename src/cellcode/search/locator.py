@@ -10,21 +10,20 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cellcode.database import Database, confidence
 from cellcode.database.confidence import REACH
 from cellcode.database.inside import RANKS
 from cellcode.errors import UsageError
 from cellcode.geography import Region, ranges, s2
-from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoError, read_pixels
+from cellcode.search import engines
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.posterior import mean_position, probabilities
 from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k, ranges_of
 
 Float32 = npt.NDArray[np.float32]
-BATCH = 64
+BATCH = engines.BATCH
 FEW = 64  # sample cells in a region; with fewer its own cells are sampled
 Source = Path | str | bytes | BinaryIO
 
@@ -37,14 +36,17 @@ class Locator:
     Args:
         database: an open database.
         searcher: how its codes are searched; None: a `DatabaseSearcher`.
+        engine: what runs the encoder, "torch" or "openvino".
+
+    Raises:
+        UsageError, MissingExtraError: see `engines.make`.
     """
 
-    def __init__(self, database: Database, searcher: Searcher | None = None) -> None:
+    def __init__(self, database: Database, searcher: Searcher | None = None, engine: str = "torch") -> None:
         self.database = database
         self.searcher = searcher or DatabaseSearcher(database)
         self._centres = confidence.everywhere(database.ids)
-        self._device = choose_device("auto")
-        self._encoder = database.encoder().to(self._device)
+        self._engine = engines.make(engine, database)
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -92,12 +94,7 @@ class Locator:
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
         """Embed photos at the encoder's size, (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
-        parts = []
-        with torch.inference_mode(), autocast(self.database.config.training.precision, self._device):
-            for first in range(0, len(pixels), BATCH):
-                batch = torch.from_numpy(np.array(pixels[first : first + BATCH])).to(self._device)
-                parts.append(self._encoder(batch).float().cpu())
-        return np.asarray(torch.cat(parts).numpy())
+        return self._engine.embed(pixels)
 
     def _read(self, photo: Source) -> npt.NDArray[np.uint8]:
         size = self.database.config.photo

@@ -31,6 +31,7 @@ def serve(
     port: int = 8000,
     aerial: str | None = None,
     key_file: Path | None = None,
+    engine: str = "torch",
 ) -> None:
     """Serve a database until the process is told to end (SIGINT, SIGTERM): requests at work are answered first.
 
@@ -40,6 +41,7 @@ def serve(
         host, port: address; 0: any free port. What it is, is printed to stderr.
         aerial: imagery for crops and the map.
         key_file: API keys, one a line.
+        engine: what runs the encoder, torch or openvino.
 
     Raises:
         InputError: the database, the imagery or the keys cannot be used, or the address is taken.
@@ -48,7 +50,7 @@ def serve(
     state = State(settings, accepted)
 
     def make() -> Service:
-        return Service(folder, settings, aerial)
+        return Service(folder, settings, aerial, engine)
 
     state.put(make())  # before the address is bound: a database that cannot be opened is a plain error
     listening = _bind(host, port)

@@ -65,14 +65,18 @@ class Service:
     Args:
         folder: of the database.
         aerial: imagery that crops and tiles are cut from; None: there are none.
+        engine: what runs the encoder; see `Locator`.
 
     Raises:
         InputError: the database or the imagery cannot be opened.
+        UsageError, MissingExtraError: there is no such engine.
     """
 
-    def __init__(self, folder: Path | str, settings: Settings, aerial: Path | str | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, settings: Settings, aerial: Path | str | None = None, engine: str = "torch"
+    ) -> None:
         self.settings, self.database = settings, Database.open(folder)
-        self.locator = Locator(self.database)
+        self.locator = Locator(self.database, engine=engine)
         source = open_source(aerial) if aerial is not None else None
         zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
         self.imagery = Imagery(source, *zooms) if source is not None else None

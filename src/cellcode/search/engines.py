@@ -1,0 +1,114 @@
+"""What runs the ground encoder of a database when photos are asked: torch, or OpenVINO where it is faster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.database import Database
+from cellcode.errors import MissingExtraError, UsageError
+from cellcode.files import atomic_folder
+from cellcode.model.precision import autocast, choose_device
+
+Float32 = npt.NDArray[np.float32]
+Name = Literal["torch", "openvino"]
+BATCH = 64
+
+
+class Engine(Protocol):
+    """Embeds photos at the encoder's size."""
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+        """Embed (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
+
+
+class TorchEngine:
+    """The encoder in torch, on the best device there is; in bfloat16 where that pays."""
+
+    def __init__(self, database: Database) -> None:
+        self._precision = database.config.training.precision
+        self._device = choose_device("auto")
+        self._encoder = database.encoder().to(self._device)
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+        """See `Engine`."""
+        parts = []
+        with torch.inference_mode(), autocast(self._precision, self._device):
+            for first in range(0, len(pixels), BATCH):
+                batch = torch.from_numpy(np.array(pixels[first : first + BATCH])).to(self._device)
+                parts.append(self._encoder(batch).float().cpu())
+        return np.asarray(torch.cat(parts).numpy())
+
+
+class OpenVinoEngine:
+    """The encoder compiled by OpenVINO for the CPU, in the precision that it chooses for it.
+
+    Raises:
+        MissingExtraError: the extra `openvino` is not installed.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._compiled = _openvino().Core().compile_model(openvino_model(database), "CPU")
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+        """See `Engine`."""
+        parts = [
+            self._compiled([np.ascontiguousarray(pixels[first : first + BATCH])])[0]
+            for first in range(0, len(pixels), BATCH)
+        ]
+        vectors = np.concatenate(parts).astype(np.float32)
+        # Its products may be in bfloat16, the norm among them.
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def make(name: str, database: Database) -> Engine:
+    """Return the engine of this name.
+
+    Raises:
+        UsageError: there is none.
+        MissingExtraError: its extra is not installed.
+    """
+    if name == "torch":
+        return TorchEngine(database)
+    if name == "openvino":
+        return OpenVinoEngine(database)
+    raise UsageError(f"engine {name!r} is unknown; choose torch or openvino")
+
+
+def export_openvino(database: Database, folder: Path) -> Path:
+    """Write the ground encoder as encoder.xml and encoder.bin for programs that run OpenVINO; returns the former's path.
+
+    Its input is (B, height_px, width_px, 3) uint8 RGB, its output (B, D) float32 of unit length; weights are float16.
+    """
+    with atomic_folder(folder) as temporary:
+        _openvino().save_model(openvino_model(database), temporary / "encoder.xml", compress_to_fp16=True)
+    return folder / "encoder.xml"
+
+
+def openvino_model(database: Database) -> Any:
+    """Return the ground encoder as an OpenVINO model for batches of any size."""
+    _openvino()
+    # Not `openvino.convert_model`: it reports its use to its makers.
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    size = database.config.photo
+    example = torch.zeros(2, size.height_px, size.width_px, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        decoder = TorchScriptPythonDecoder(database.encoder(), example_input=example)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape([-1, size.height_px, size.width_px, 3])
+    return model
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise MissingExtraError("openvino", "openvino", "this engine") from None
+    return openvino
