@@ -22,17 +22,22 @@ from cellcode.model.prototypes import Prototypes
 from cellcode.runs import CellFacts, Run, Validation
 
 PHOTO_PX = (1280, 960)
+VISION_TRANSFORMER = "dinov2-small"
 
 
 def untrained(folder: Path, backbone: str, level: int, side_deg: float) -> Database:
     """Return a database of cells with prototypes, made for an encoder that nobody trained."""
     side = {"tiny": (64, 48)}.get(backbone, (224, 224))
+    name = f"hf:{vision_transformer(folder / 'vit')}" if backbone == VISION_TRANSFORMER else backbone
     settings = configuration.parse(
         {
             "name": "serving",
             "levels": {"prototype": level - 1, "cell": level},
             "photo": {"width_px": side[0], "height_px": side[1]},
-            "model": {"dim": 128, "ground": {"backbone": backbone, "aggregation": {"name": "gem"}}},
+            "model": {
+                "dim": 128,
+                "ground": {"backbone": name, "pretrained": name == backbone, "aggregation": {"name": "gem"}},
+            },
         }
     )
     rng = np.random.default_rng(0)
@@ -58,6 +63,14 @@ def untrained(folder: Path, backbone: str, level: int, side_deg: float) -> Datab
         manifest={"licences": [], "attributions": [], "bounds": list(region.bounds), "training_photos": 200},
     ).save()
     return build.run(run, None, region, out=folder / "cells")
+
+
+def vision_transformer(folder: Path) -> Path:
+    """Write the configuration of DINOv2's smallest network; its weights do not matter here."""
+    from transformers import Dinov2Config
+
+    Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14).save_pretrained(folder)
+    return folder
 
 
 def jpeg() -> bytes:

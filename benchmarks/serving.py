@@ -1,6 +1,6 @@
 """What the service costs beyond its encoder: throughput under load, waiting, memory, overload, and the size of a heat map.
 
-    python benchmarks/serving.py [--quick] [--json FILE] [--backbone NAME]
+    python benchmarks/serving.py [--quick] [--json FILE]
 
 A real server (`cellcode serve`) on loopback answers clients in another process; both share the machine's cores. Networks
 are not trained: what is measured does not depend on their weights. Rates are told as ratios to the bare encoder at batch
@@ -21,13 +21,17 @@ import heat
 import numpy as np
 import report
 from report import Row
-from served import Served, answer, jpeg, request, untrained
+from served import VISION_TRANSFORMER, Served, answer, jpeg, request, untrained
 
 from cellcode.database import Database
 from cellcode.search import Locator
 
 BATCH = 16
 CLIENTS = (1, 8, 64)
+BACKBONES = (
+    "efficientnet-lite0",
+    VISION_TRANSFORMER,
+)  # a small encoder, which decoding weighs against, and a usual one
 SIDE_DEG = 0.12
 
 
@@ -36,47 +40,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter, and fewer requests")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--backbone", default="efficientnet-lite0", help="of the ground encoder")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), arguments.backbone, arguments.quick)
+    seconds, many = (3.0, 300) if arguments.quick else (15.0, 5000)
+    photo, rows = jpeg(), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for backbone in BACKBONES:
+            cells = untrained(folder / backbone, backbone, level=16, side_deg=SIDE_DEG)
+            rows += throughput(cells, folder / f"{backbone}.log", photo, backbone, seconds)
+        rows += endurance(folder / BACKBONES[0] / "cells", folder / "log", photo, seconds, many)
+        rows += heat.measure(folder, photo)
     report.show(rows, arguments.json)
 
 
-def measure(folder: Path, backbone: str, quick: bool) -> list[Row]:
-    """Build databases, start the server and load it."""
-    seconds, many = (3.0, 300) if quick else (15.0, 5000)
-    cells = untrained(folder / "served", backbone, level=16, side_deg=SIDE_DEG)
-    photo = jpeg()
-    before = bare_rate(cells)
-    with Served(cells.folder, folder / "log") as server:
-        rows, rates = [], {}
+def throughput(cells: Database, log: Path, photo: bytes, backbone: str, seconds: float) -> list[Row]:
+    """Answer as many clients as there are, and compare with the encoder alone."""
+    rows: list[Row] = []
+    rates, before = {}, bare_rate(cells)
+    with Served(cells.folder, log) as server:
         load(server.port, photo, 8, seconds / 3)  # warm
         for clients in CLIENTS:
             took, elapsed = load(server.port, photo, clients, seconds)
             rates[clients] = len(took) / elapsed
             rows += [
-                {"case": f"p50 with {clients} clients", "value": 1000 * statistics.median(took), "unit": "ms"},
-                {"case": f"p95 with {clients} clients", "value": 1000 * float(np.quantile(took, 0.95)), "unit": "ms"},
+                {"case": f"{backbone}: p50, {clients} clients", "value": 1000 * statistics.median(took), "unit": "ms"},
+                {
+                    "case": f"{backbone}: p95, {clients} clients",
+                    "value": 1000 * float(np.quantile(took, 0.95)),
+                    "unit": "ms",
+                },
             ]
-        rows += overload(server.port, photo, 2 * max(rates.values()), seconds)
-        start_mb = server.memory_mb()
-        load(server.port, photo, 8, requests=many)
-        rows.append(
-            {
-                "case": f"memory after {many} more requests",
-                "value": server.memory_mb() / start_mb,
-                "unit": "of before",
-                "against": f"{start_mb:.0f} MB",
-            }
-        )
     bare = statistics.median([*before, *bare_rate(cells)])
-    against = f"bare {backbone} encoder at batch {BATCH}"
-    ratios = [
-        {"case": f"throughput with {clients} clients", "value": rate / bare, "unit": "ratio", "against": against}
+    ratios: list[Row] = [
+        {
+            "case": f"{backbone}: throughput, {clients} clients",
+            "value": rate / bare,
+            "unit": "ratio",
+            "against": f"bare encoder at batch {BATCH}",
+        }
         for clients, rate in rates.items()
     ]
-    return [*ratios, *rows, *heat.measure(folder, photo)]
+    return [*ratios, *rows]
+
+
+def endurance(cells: Path, log: Path, photo: bytes, seconds: float, many: int) -> list[Row]:
+    """Offer twice what can be answered, then watch the memory over many requests."""
+    with Served(cells, log) as server:
+        took, elapsed = load(server.port, photo, max(CLIENTS), seconds)
+        rows = overload(server.port, photo, 2 * len(took) / elapsed, seconds)
+        start_mb = server.memory_mb()
+        load(server.port, photo, 8, requests=many)
+        grown = server.memory_mb() / start_mb
+    return [
+        *rows,
+        {
+            "case": f"memory after {many} more requests",
+            "value": grown,
+            "unit": "of before",
+            "against": f"{start_mb:.0f} MB",
+        },
+    ]
 
 
 def bare_rate(cells: Database) -> list[float]:

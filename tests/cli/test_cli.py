@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cellcode import __version__
 from cellcode.cli import main
 from cellcode.database import Database
 from cellcode.files import sampled_digest
@@ -258,3 +259,17 @@ def test_the_python_recipe_imports_lazily() -> None:
     code = "import sys, cellcode; print('torch' in sys.modules, callable(cellcode.Locator.open))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert not ended.value.code
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_the_encoder_is_exported_for_openvino(town_cells: Database, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    done = cellcode("export", town_cells.folder, "--to", "openvino", "--uri", tmp_path / "encoder")
+    assert Path(done.stdout.strip()).is_file()
+    assert (tmp_path / "encoder" / "encoder.bin").is_file()

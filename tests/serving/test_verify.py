@@ -27,7 +27,8 @@ def test_the_claim_is_ranked_among_all_cells(server, photos: Photos, locator: Lo
         said = server.post("/v1/verify", photos[:1], lat=lat, lon=lon).json()
         assert said["claim"]["cell"] == s2.tokens([cell])[0]
         assert abs(said["claim"]["rank"] - rank) <= 1  # scores that are equal but for rounding
-        assert said["claim"]["percentile"] == pytest.approx(100 * (1 - (rank - 1) / (len(share) - 1)), abs=1)
+        step = 100 / (len(share) - 1)
+        assert said["claim"]["percentile"] == pytest.approx(100 - step * (rank - 1), abs=1.01 * step)
         assert said["claim"]["probability"] == pytest.approx(share[rank - 1], rel=0.02)
         around = np.append(s2.all_neighbors([cell]), cell)
         mass, near = share[np.isin(hits.cell_ids[0], around)].sum(), np.isin(database.ids, around).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ BATCH = 64
 
 
 class Engine(Protocol):
-    """Embeds photos at the encoder's size."""
+    """Embeds photos at the encoder's size; may be called by several threads."""
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
         """Embed (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
@@ -47,26 +48,35 @@ class TorchEngine:
 class OpenVinoEngine:
     """The encoder compiled by OpenVINO for the CPU, in the precision that it chooses for it.
 
+    Args:
+        calls: at the same time; each has its share of the cores.
+
     Raises:
         MissingExtraError: the extra `openvino` is not installed.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._compiled = _openvino().Core().compile_model(openvino_model(database), "CPU")
+    def __init__(self, database: Database, calls: int = 1) -> None:
+        self._compiled = _openvino().Core().compile_model(openvino_model(database), "CPU", {"NUM_STREAMS": str(calls)})
+        self._own = threading.local()  # a request of OpenVINO serves one thread at a time
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
         """See `Engine`."""
-        parts = [
-            self._compiled([np.ascontiguousarray(pixels[first : first + BATCH])])[0]
-            for first in range(0, len(pixels), BATCH)
-        ]
-        vectors = np.concatenate(parts).astype(np.float32)
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        parts = []
+        for first in range(0, len(pixels), BATCH):
+            batch = np.ascontiguousarray(pixels[first : first + BATCH])
+            parts.append(np.array(self._own.request.infer([batch])[0], np.float32))  # a copy: its memory is used again
+        vectors = np.concatenate(parts)
         # Its products may be in bfloat16, the norm among them.
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def make(name: str, database: Database) -> Engine:
+def make(name: str, database: Database, calls: int = 1) -> Engine:
     """Return the engine of this name.
+
+    Args:
+        calls: threads that will use it at the same time.
 
     Raises:
         UsageError: there is none.
@@ -75,7 +85,7 @@ def make(name: str, database: Database) -> Engine:
     if name == "torch":
         return TorchEngine(database)
     if name == "openvino":
-        return OpenVinoEngine(database)
+        return OpenVinoEngine(database, calls)
     raise UsageError(f"engine {name!r} is unknown; choose torch or openvino")
 
 

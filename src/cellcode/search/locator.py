@@ -37,16 +37,19 @@ class Locator:
         database: an open database.
         searcher: how its codes are searched; None: a `DatabaseSearcher`.
         engine: what runs the encoder, "torch" or "openvino".
+        calls: threads that will call `embed` at the same time.
 
     Raises:
         UsageError, MissingExtraError: see `engines.make`.
     """
 
-    def __init__(self, database: Database, searcher: Searcher | None = None, engine: str = "torch") -> None:
+    def __init__(
+        self, database: Database, searcher: Searcher | None = None, engine: str = "torch", calls: int = 1
+    ) -> None:
         self.database = database
         self.searcher = searcher or DatabaseSearcher(database)
         self._centres = confidence.everywhere(database.ids)
-        self._engine = engines.make(engine, database)
+        self._engine = engines.make(engine, database, calls)
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:

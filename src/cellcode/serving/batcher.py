@@ -1,4 +1,4 @@
-"""Micro-batching: what waits while one call is at work is answered together by the next."""
+"""Micro-batching: what waits while calls are at work is answered together by the next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Hands items to a function in a thread, as many as wait and fit.
+    """Hands items to a function in threads, as many as wait and fit.
 
     No timer holds an item back: a lone one is worked on at once, and under load batches fill while the one before runs.
 
@@ -23,7 +23,8 @@ class Batcher(Generic[Item, Result]):
         work: from items to as many results, in their order; a result that is an exception is raised to its asker.
         most: items of one call.
         waiting: items that may wait; more are refused.
-        thread: of one worker.
+        threads: where the function is called.
+        calls: at work at the same time, at most.
     """
 
     def __init__(
@@ -31,11 +32,12 @@ class Batcher(Generic[Item, Result]):
         work: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         most: int,
         waiting: int,
-        thread: ThreadPoolExecutor,
+        threads: ThreadPoolExecutor,
+        calls: int = 1,
     ) -> None:
-        self._work, self._most, self._waiting, self._thread = work, most, waiting, thread
+        self._work, self._most, self._waiting, self._threads, self._calls = work, most, waiting, threads, calls
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._runner: asyncio.Task[None] | None = None
+        self._runners: set[asyncio.Task[None]] = set()
         self.sizes: Callable[[int], object] = lambda size: None  # told the size of each call
 
     @property
@@ -53,8 +55,10 @@ class Batcher(Generic[Item, Result]):
             raise Problem("overloaded", f"{len(self._queue)} photos are waiting already", retry_after_s=1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run())
+        if len(self._runners) < self._calls:
+            runner = asyncio.create_task(self._run())
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
         return await future
 
     async def _run(self) -> None:
@@ -69,7 +73,7 @@ class Batcher(Generic[Item, Result]):
                 continue
             self.sizes(len(taken))
             try:
-                results = await loop.run_in_executor(self._thread, self._work, [item for item, _ in taken])
+                results = await loop.run_in_executor(self._threads, self._work, [item for item, _ in taken])
             except Exception as error:
                 results = [error] * len(taken)
             for (_, future), result in zip(taken, results, strict=True):

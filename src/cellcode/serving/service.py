@@ -76,16 +76,18 @@ class Service:
         self, folder: Path | str, settings: Settings, aerial: Path | str | None = None, engine: str = "torch"
     ) -> None:
         self.settings, self.database = settings, Database.open(folder)
-        self.locator = Locator(self.database, engine=engine)
+        self.locator = Locator(self.database, engine=engine, calls=settings.encoder_calls)
         source = open_source(aerial) if aerial is not None else None
         zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
         self.imagery = Imagery(source, *zooms) if source is not None else None
         self.users = 0
         self._decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._encoding = ThreadPoolExecutor(settings.encoder_calls, thread_name_prefix="encode")
         self._searching = ThreadPoolExecutor(1, thread_name_prefix="search")  # searchers are not for several threads
         # Decoding is bounded with the queue: what is decoded waits there.
-        self.encoder = Batcher(self._embed, settings.encoder_batch, settings.queue, self._encoding)
+        self.encoder = Batcher(
+            self._embed, settings.encoder_batch, settings.queue, self._encoding, settings.encoder_calls
+        )
         self.searches = Batcher(self._answer, settings.encoder_batch, 2 * settings.queue, self._searching)
         self._decodes = asyncio.Semaphore(settings.queue)
         self._warm()

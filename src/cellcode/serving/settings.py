@@ -51,6 +51,7 @@ class Settings(BaseModel):
     requests: int = Field(128, ge=1, description="with photos, at work at the same time")
     queue: int = Field(256, ge=1, description="photos decoded and waiting for the encoder")
     encoder_batch: int = Field(16, ge=1, description="photos in one call of the encoder")
+    encoder_calls: int = Field(2, ge=1, description="calls of the encoder at the same time, which share the cores")
     rate_per_minute: float | None = Field(None, gt=0, description="photos a minute of one key, or of one address")
     imagery_min_zoom: int = Field(12, ge=0, description="coarsest tiles of the imagery; lower ones read far more of it")
     imagery_max_zoom: int = Field(19, ge=0)
