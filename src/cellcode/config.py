@@ -150,6 +150,11 @@ class AugmentationConfig(Frozen):
     tile_rotation_deg: float = Field(180.0, ge=0, le=180)
     tile_exposure: Share = 0.15
     tile_white_balance: Share = 0.08
+    tile_dates: int = Field(
+        1,
+        ge=1,
+        description="dates of imagery that tiles are drawn from, where a source lists several; 1: none but its own",
+    )
 
 
 class ValidationConfig(Frozen):

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
 import rasterio.warp
+from PIL import Image
 from rasterio.transform import Affine
+
+from cellcode.remote import Client, Politeness
 
 Float64 = npt.NDArray[np.float64]
 
@@ -111,3 +120,173 @@ def write_ramp() -> Callable[..., Ramp]:
         return Ramp(path, crs, transform, width, height, lat_deg, lon_deg)
 
     return write
+
+
+class Waves:
+    """Imagery that is known everywhere: smooth waves over Web Mercator, so that a shift shows as a change of colour."""
+
+    LENGTHS_M = (41.0, 53.0, 67.0)  # of the waves of red, green and blue
+
+    def colours(self, x: Float64, y: Float64) -> Float64:
+        """Red, green and blue at positions in Web Mercator."""
+        red, green, blue = (2 * np.pi / length for length in self.LENGTHS_M)
+        return np.stack(
+            [
+                128 + 60 * np.sin(red * x) + 40 * np.cos(green * y),
+                128 + 60 * np.cos(green * (x + y)),
+                120 + 50 * np.sin(blue * y) + 30 * np.cos(red * (x - y)),
+            ],
+            axis=-1,
+        )
+
+    def box(
+        self, left: float, bottom: float, right: float, top: float, side_px: int, crs: str = "EPSG:3857"
+    ) -> npt.NDArray[np.uint8]:
+        """A picture of a box of Web Mercator, or of another CRS."""
+        along = (np.arange(side_px) + 0.5) / side_px
+        x, y = np.meshgrid(left + (right - left) * along, top - (top - bottom) * along)
+        if crs != "EPSG:3857":
+            x, y = _carry(crs, "EPSG:3857", x, y)
+        return np.rint(self.colours(x, y)).astype(np.uint8)
+
+    @functools.lru_cache(maxsize=500)  # noqa: B019 - the waves are the same for ever
+    def tile(self, z: int, x: int, y: int, side_px: int = 256) -> npt.NDArray[np.uint8]:
+        """A tile of the web, y from the north."""
+        half, side = np.pi * 6_378_137, 2 * np.pi * 6_378_137 / 2**z
+        return self.box(x * side - half, half - (y + 1) * side, (x + 1) * side - half, half - y * side, side_px)
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Float64:
+        """What a crop shows, by PROJ alone."""
+        along = (np.arange(size_px) + 0.5) * size_m / size_px - size_m / 2
+        right, up = np.meshgrid(along, -along)
+        turn = np.deg2rad(bearing_deg)
+        east, north = right * np.cos(turn) + up * np.sin(turn), up * np.cos(turn) - right * np.sin(turn)
+        local = f"+proj=aeqd +lat_0={lat_deg!r} +lon_0={lon_deg!r} +ellps=WGS84 +units=m"
+        return self.colours(*_carry(local, "EPSG:3857", east, north))
+
+
+class TileServer:
+    """A real server on loopback that answers as `route` says, and misbehaves where `faults` says so.
+
+    Attributes:
+        route: takes the path and the query (names in lower case) and returns a body, or None for 404.
+        faults: what is done instead, by path: one each time the path is asked for; the last one for ever if it ends with "...".
+        asked: paths with their queries, and headers, in order.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.faults: dict[str, list[str]] = {}
+        self.route: Callable[[str, dict[str, str]], bytes | None] = lambda path, query: None
+        self.etags = False
+        self.hung = threading.Event()  # lets go of requests that hang
+        self._lock = threading.Lock()
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                with served._lock:
+                    served.asked.append((self.path, dict(self.headers)))
+                    waiting = served.faults.get(parts.path, [])
+                    fault = waiting[0] if waiting else ""
+                    if waiting and not fault.endswith("..."):
+                        waiting.pop(0)
+                query = {name.lower(): value for name, value in parse_qsl(parts.query, keep_blank_values=True)}
+                body = served.route(parts.path, query)
+                if fault:
+                    self.misbehave(fault.removesuffix("..."), body or b"")
+                elif body is None:
+                    self.answer(404, b"no such tile", "text/plain")
+                elif served.etags and self.headers.get("If-None-Match") == f'"{hashlib.sha1(body).hexdigest()}"':
+                    self.answer(304, b"")
+                else:
+                    self.answer(200, body)
+
+            def answer(self, status: int, body: bytes, kind: str = "image/png", **headers: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                if served.etags and status == 200:
+                    self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+                for name, value in ({"Content_Length": str(len(body))} | headers).items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def misbehave(self, fault: str, body: bytes) -> None:
+                self.close_connection = fault in ("hang", "cut", "long")
+                if fault == "hang":
+                    served.hung.wait(10)
+                elif fault in ("cut", "long"):
+                    part = body[: len(body) // 2] if fault == "cut" else body
+                    self.answer(200, part, Content_Length=str(len(body) + 100))
+                elif fault == "truncated":  # whole by its length, but half an image
+                    self.answer(200, body[: len(body) // 2])
+                elif fault == "html":
+                    self.answer(200, b"<html>sorry</html>", "text/html")
+                elif fault == "elsewhere":
+                    self.answer(302, b"", Location="http://127.0.0.2:1/")
+                elif fault == "429 after":
+                    self.answer(429, b"", Retry_After="0")
+                elif fault == "empty":
+                    self.answer(200, b"")
+                else:
+                    self.answer(int(fault), b"", "text/plain")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def paths(self) -> list[str]:
+        """What was asked for, without queries."""
+        return [urlsplit(path).path for path, _ in self.asked]
+
+    def close(self) -> None:
+        self.hung.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@functools.lru_cache(maxsize=500)
+def _png(shape: tuple[int, ...], data: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+_WAVES = Waves()
+
+
+@pytest.fixture
+def waves() -> Waves:
+    return _WAVES
+
+
+@pytest.fixture
+def encode() -> Callable[[npt.NDArray[np.uint8]], bytes]:
+    """Pixels as a PNG file."""
+    return lambda pixels: _png(pixels.shape, pixels.tobytes())
+
+
+@pytest.fixture
+def tile_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TileServer]:
+    """The server, which may be asked although it is on this machine; the cache is in the test's folder."""
+    monkeypatch.setenv("CELLCODE_ALLOW_PRIVATE", "1")
+    monkeypatch.setenv("CELLCODE_CACHE", str(tmp_path / "cache"))
+    server = TileServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hasty() -> Client:
+    """A client that gives up soon."""
+    return Client(
+        Politeness(requests_per_s=2000, tries=3, timeout_s=5, patience_s=30, first_wait_s=0.01), allow_private=True
+    )

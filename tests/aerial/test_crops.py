@@ -32,7 +32,7 @@ def _points(count: int) -> tuple[Any, Any]:
 
 def test_crops_are_those_read_one_by_one_in_the_order_of_the_points(source: AerialSource) -> None:
     lat, lon = _points(60)
-    pixels, mask, _ = read_crops(source, lat, lon, size_m=40, size_px=24, bearing_deg=20)
+    pixels, mask, *_ = read_crops(source, lat, lon, size_m=40, size_px=24, bearing_deg=20)
     assert (pixels.shape, pixels.dtype) == ((61, 24, 24, 3), np.uint8)
     assert (mask.shape, mask.dtype) == ((61, 24, 24), np.bool_)
     assert 0.05 < mask.mean() < 0.95
@@ -44,15 +44,15 @@ def test_crops_are_those_read_one_by_one_in_the_order_of_the_points(source: Aeri
 
 def test_order_of_the_points_does_not_matter(source: AerialSource) -> None:
     lat, lon = _points(60)
-    pixels, mask, _ = read_crops(source, lat, lon, size_m=40, size_px=24)
+    pixels, mask, *_ = read_crops(source, lat, lon, size_m=40, size_px=24)
     for order in (np.arange(61)[::-1], np.random.default_rng(2).permutation(61)):
-        got_pixels, got_mask, _ = read_crops(source, lat[order], lon[order], size_m=40, size_px=24)
+        got_pixels, got_mask, *_ = read_crops(source, lat[order], lon[order], size_m=40, size_px=24)
         np.testing.assert_array_equal(got_pixels, pixels[order])
         np.testing.assert_array_equal(got_mask, mask[order])
 
 
 def test_no_points_give_no_crops(source: AerialSource) -> None:
-    pixels, mask, _ = read_crops(source, np.empty(0), np.empty(0), size_m=40, size_px=24)
+    pixels, mask, *_ = read_crops(source, np.empty(0), np.empty(0), size_m=40, size_px=24)
     assert (pixels.shape, mask.shape) == ((0, 24, 24, 3), (0, 24, 24))
 
 

@@ -5,9 +5,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 
+from cellcode.aerial import open_source
+from cellcode.aerial.missing import Missing
 from cellcode.aerial.mosaic import MosaicSource
-from cellcode.errors import InputError
+from cellcode.errors import InputError, UsageError
 
 Write = Callable[..., Any]
 LAT, LON = 48.85, 2.35
@@ -170,4 +173,44 @@ def test_raster_that_cannot_be_used_is_named(write_ramp: Write, tmp_path: Path) 
     (tmp_path / "m/broken.tif").write_bytes(b"no raster")
     (tmp_path / "m/notes.txt").write_text("passed over")
     with pytest.raises(InputError, match=r"broken\.tif cannot be read as a raster"):
+        MosaicSource(tmp_path / "m")
+
+
+def test_newest_raster_comes_first_if_that_is_preferred(write_ramp: Write, tmp_path: Path) -> None:
+    """The older has all of the crop, the newer half of it; a raster without a date comes last."""
+
+    def write(name: str, value: int, columns: float, date: str | None) -> Any:
+        pixels = np.full((3, 256, 256), value, np.uint8)
+        tag = _tag(TIFFTAG_DATETIME=f"{date}:01:01 00:00:00") if date else None
+        lat, lon = (LAT, LON) if not columns else first.moved(columns, 0)
+        return write_ramp(tmp_path / "m" / name, "EPSG:32631", lat, lon, pixels=pixels, after=tag)
+
+    first = write("undated.tif", 20, 0, None)
+    write("old.tif", 100, 0, "2019")
+    write("new.tif", 200, 128, "2023")
+    crop = open_source(f"{tmp_path / 'm'}#prefer=newest").read(LAT, LON, 90, 90)
+    columns, _ = first.at(LAT, LON, 90, 90)
+    clear = np.abs(columns - 127.5) > 2
+    np.testing.assert_array_equal(crop.pixels[clear][:, 0], np.where(columns > 127.5, 200, 100)[clear])
+    assert crop.date == "2019-01-01"
+    most = MosaicSource(tmp_path / "m")
+    assert set(np.unique(most.read(LAT, LON, 90, 90).pixels)) == {100}
+    assert MosaicSource(tmp_path / "m", "newest").identity != most.identity
+    with pytest.raises(UsageError, match="must be one of imagery, newest"):
+        open_source(f"{tmp_path / 'm'}#prefer=oldest")
+
+
+def test_raster_off_the_globe_is_left_out_named_and_counted(
+    write_ramp: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ramp(tmp_path / "m/good.tif", "EPSG:32631", LAT, LON)
+    bad = write_ramp(tmp_path / "m/bad.tif", "EPSG:32631", LAT, LON)
+    with rasterio.open(bad.path, "r+") as dataset:
+        dataset.crs = "EPSG:4326"  # eastings and northings taken for degrees
+    mosaic = MosaicSource(tmp_path / "m")
+    assert mosaic.read(LAT, LON, 50, 20).mask.all()
+    assert mosaic.missing == {Missing("off the globe", "bad.tif"): 1}
+    assert "1 of 2 rasters left out: " in capsys.readouterr().err
+    (tmp_path / "m/good.tif").unlink()
+    with pytest.raises(InputError, match=r"bad\.tif: its georeference lies off the globe"):
         MosaicSource(tmp_path / "m")

@@ -23,11 +23,13 @@ class Crops(NamedTuple):
         pixels: (N, size_px, size_px, 3) uint8.
         mask: (N, size_px, size_px) bool.
         dates: (N,) datetime64[D], NaT where not known.
+        complete: (N,) bool, False where something is masked that may be there later.
     """
 
     pixels: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.bool_]
     dates: npt.NDArray[np.datetime64]
+    complete: npt.NDArray[np.bool_]
 
 
 def read_crops(
@@ -48,11 +50,12 @@ def read_crops(
     count = len(lat_deg)
     pixels = np.empty((count, size_px, size_px, 3), np.uint8)
     mask, dates = np.empty((count, size_px, size_px), bool), np.full(count, "NaT", "datetime64[D]")
+    complete = np.ones(count, bool)
     order = np.argsort(s2.cell_ids(lat_deg, lon_deg, s2.MAX_LEVEL)) if count else np.empty(0, np.int64)
 
     def cut(row: int) -> None:
         crop = source.read(float(lat_deg[row]), float(lon_deg[row]), size_m, size_px, bearing_deg)
-        pixels[row], mask[row] = crop.pixels, crop.mask
+        pixels[row], mask[row], complete[row] = crop.pixels, crop.mask, crop.complete
         if crop.date:
             dates[row] = np.datetime64(crop.date, "D")
 
@@ -60,4 +63,4 @@ def read_crops(
         done = threads.map(cut, order.tolist())
         for _ in track(done, description, count) if description else done:
             pass
-    return Crops(pixels, mask, dates)
+    return Crops(pixels, mask, dates, complete)

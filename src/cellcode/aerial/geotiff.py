@@ -1,4 +1,4 @@
-"""GeoTIFF, COG and VRT through rasterio.
+"""GeoTIFF, COG and VRT through rasterio, from a disk, by http and https, and from S3.
 
 A crop is read as one window at the overview next finer than asked, and warped once. Its corners come from metric offsets
 on the ellipsoid, transformed to the raster's CRS; between them the warp is projective. The projective
@@ -19,49 +19,46 @@ import numpy.typing as npt
 import rasterio
 import rasterio.warp
 import shapely
-from PIL import Image
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
+from cellcode.aerial.rasterfile import raster_file
 from cellcode.aerial.source import Crop
+from cellcode.aerial.warp import crop_corners, sides, warp
 from cellcode.errors import InputError
-from cellcode.files import sampled_digest
 from cellcode.geography import Region
-from cellcode.geography.distance import offset, wrap_lon
+from cellcode.geography.distance import wrap_lon
+from cellcode.remote import Client
 
 Float64 = npt.NDArray[np.float64]
 _WGS84 = "EPSG:4326"
 _EDGE_POINTS = 21  # per side, when the outline of the raster is carried to degrees
 
 
+class OffGlobeError(InputError):
+    """A raster's georeference leads to no place on the Earth."""
+
+
 class GeoTiffSource:
     """One raster file. Can be read from several threads: each opens its own handle.
 
     Args:
-        path: a file that GDAL opens, 8 bits a channel, with 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 bands; a fourth
-            band is alpha if the file says so and is otherwise ignored (near infrared).
+        path: a file that GDAL opens, or the address of a TIFF (see `raster_file`); 8 bits a channel, with 1 (grey), 2 (grey and
+            alpha), 3 (RGB) or 4 bands; a fourth band is alpha if the file says so and is otherwise ignored (near infrared).
+        client: that asks for a remote file first; None: one of its own.
 
     Raises:
-        InputError: the file cannot be read, lies nowhere, or its pixels cannot be understood.
+        InputError: the file cannot be read, or its pixels cannot be understood.
+        OffGlobeError: its georeference leads to no place on the Earth.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, client: Client | None = None) -> None:
+        self._file = raster_file(path, client)
+        self.path = self._file.shown
         self._local = threading.local()
         self._opened: list[Any] = []
-        dataset = self._dataset()
-        self._bands = _usable_bands(dataset, self.path)
-        self._outline = _outline(dataset, self.path)
-        self._inverse = ~dataset.transform
-        self.attribution = dataset.tags().get("TIFFTAG_COPYRIGHT") or dataset.tags().get("TIFFTAG_ARTIST") or ""
-        self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
-        self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
-        self.bounds = self.footprint().bounds
-        # Of the files that a VRT refers to, size and time.
-        others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != self.path]
-        digest = sampled_digest(self.path, samples=256, sample_bytes=16_384)
-        what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, digest, others)
-        self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+        with self._file.environment():
+            self._describe(self._dataset())
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`."""
@@ -79,16 +76,16 @@ class GeoTiffSource:
         shape = tuple(max(1, math.ceil(side / step)) for side in (high - low)[::-1])
         scale = np.array(shape[::-1]) / (high - low)
         try:
-            colour = dataset.read(
-                self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
-            )
-            mask = self._mask(dataset, window, shape)
+            with self._file.environment():
+                colour = dataset.read(
+                    self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
+                )
+                mask = self._mask(dataset, window, shape)
         except rasterio.errors.RasterioError:
-            raise InputError(
-                f"{self.path} is damaged: its pixels around {lat_deg:.5f}, {lon_deg:.5f} cannot be read"
-            ) from None
+            self._local.dataset = None  # GDAL remembers a fault: the next try needs a handle of its own
+            raise self._file.damage(lat_deg, lon_deg) from None
         source = np.concatenate([np.broadcast_to(colour, (3, *shape)), mask[None]]).transpose(1, 2, 0)
-        pixels, seen = _warp(np.ascontiguousarray(source), (corners - low) * scale, size_px)
+        pixels, seen = warp(np.ascontiguousarray(source), (corners - low) * scale, size_px)
         return Crop(pixels, seen, self.attribution, self.date)
 
     def footprint(self) -> Region:
@@ -113,23 +110,31 @@ class GeoTiffSource:
         """Close the source."""
         self.close()
 
+    def _describe(self, dataset: Any) -> None:
+        """Take what the file says of itself."""
+        self._bands = _usable_bands(dataset, self.path)
+        self._outline = _outline(dataset, self.path)
+        self._inverse = ~dataset.transform
+        self.attribution = dataset.tags().get("TIFFTAG_COPYRIGHT") or dataset.tags().get("TIFFTAG_ARTIST") or ""
+        self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
+        self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
+        self.bounds = self.footprint().bounds
+        # Of the files that a VRT refers to, size and time.
+        others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != Path(self._file.gdal)]
+        what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, self._file.digest(), others)
+        self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
     def _dataset(self) -> Any:
         """The calling thread's handle: GDAL's are not safe to share."""
         dataset = getattr(self._local, "dataset", None)
         if dataset is None:
-            try:
-                dataset = rasterio.open(self.path)
-            except rasterio.errors.RasterioError as error:
-                raise InputError(f"{self.path} cannot be read as a raster ({error})") from None
-            self._local.dataset = dataset
+            dataset = self._local.dataset = self._file.open()
             self._opened.append(dataset)
         return dataset
 
     def _corner_pixels(self, lat_deg: float, lon_deg: float, size_m: float, bearing_deg: float) -> Float64:
         """Column and row, from the file's corner, of the crop's upper left, lower left, lower right, upper right."""
-        right, up = np.array([-0.5, -0.5, 0.5, 0.5]) * size_m, np.array([0.5, -0.5, -0.5, 0.5]) * size_m
-        cos, sin = math.cos(math.radians(bearing_deg)), math.sin(math.radians(bearing_deg))
-        lat, lon = offset(lat_deg, lon_deg, right * cos + up * sin, up * cos - right * sin)
+        lat, lon = crop_corners(lat_deg, lon_deg, size_m, bearing_deg)
         dataset = self._dataset()
         x, y = rasterio.warp.transform(_WGS84, dataset.crs, lon, lat)
         if dataset.crs.is_geographic:  # a raster that runs past 180 degrees
@@ -150,46 +155,7 @@ class GeoTiffSource:
 
 def _decimation(corners: Float64, size_px: int) -> float:
     """File pixels for each pixel to be read: reads between one and two times the resolution that is asked for."""
-    sides = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1)
-    return max(1.0, float(sides.min()) / size_px / 1.5)
-
-
-def _warp(
-    source: npt.NDArray[np.uint8], corners: Float64, size_px: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Map the quadrilateral `corners` (UL, LL, LR, UR; pixels from the corner of `source`) to a square, bilinearly.
-
-    Returns its pixels and its mask. Colours are weighted with their mask, so that they do not fade into missing pixels
-    beside them.
-    """
-    # A frame of empty pixels: Pillow leaves half a pixel at the rim empty, and outside the file there is no imagery.
-    padded = np.pad(source, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
-    weight = np.pad(source[..., 3], 1, mode="edge").astype(np.float32) / 255
-    padded[..., :3] = np.pad(source[..., :3], ((1, 1), (1, 1), (0, 0)), mode="edge") * weight[..., None]
-    coefficients = _projective(size_px, corners + 1)
-
-    def warp(band: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        # Float images, because Pillow cuts 8-bit values off where it should round them.
-        image = Image.fromarray(np.ascontiguousarray(band, np.float32))
-        size = (size_px, size_px)
-        return np.asarray(image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR))
-
-    mask = warp(padded[..., 3]) >= 127.5
-    missing = bool((weight < 1).any())
-    share = np.maximum(warp(weight), 1e-3) if missing else np.ones((), np.float32)
-    bands = [warp(padded[..., band]) / share for band in range(3)]
-    pixels = np.clip(np.rint(np.stack(bands, axis=-1)), 0, 255).astype(np.uint8) * mask[..., None]
-    return pixels, mask
-
-
-def _projective(size_px: int, corners: Float64) -> list[float]:
-    """Eight coefficients that take the square's corners (UL, LL, LR, UR) to `corners`, as Pillow wants them."""
-    square = np.array([[0, 0], [0, size_px], [size_px, size_px], [size_px, 0]], np.float64)
-    rows, values = [], []
-    for (x, y), (u, v) in zip(square, corners, strict=True):
-        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-        values += [u, v]
-    return [float(value) for value in np.linalg.solve(np.array(rows), np.array(values))]
+    return max(1.0, float(sides(corners).min()) / size_px / 1.5)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -197,7 +163,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 
 
-def _usable_bands(dataset: Any, path: Path) -> list[int]:
+def _usable_bands(dataset: Any, path: str) -> list[int]:
     """Bands to read as colour: [1, 2, 3] or [1]."""
     kinds = set(dataset.dtypes)
     if kinds != {"uint8"}:
@@ -215,7 +181,7 @@ def _usable_bands(dataset: Any, path: Path) -> list[int]:
     raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
 
 
-def _outline(dataset: Any, path: Path) -> shapely.Geometry:
+def _outline(dataset: Any, path: str) -> shapely.Geometry:
     """Outline in degrees, within -180..180."""
     if dataset.crs is None or dataset.transform.is_identity:
         raise InputError(
@@ -230,10 +196,10 @@ def _outline(dataset: Any, path: Path) -> shapely.Geometry:
     try:
         lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, x, y)
     except rasterio.errors.RasterioError as error:
-        raise InputError(f"{path}: its CRS cannot be carried to degrees ({error})") from None
+        raise OffGlobeError(f"{path}: its CRS cannot be carried to degrees ({error})") from None
     points = np.stack([lon, lat], axis=1)
     if not np.isfinite(points).all() or np.abs(points[:, 1]).max() > 90.0001 or np.abs(points[:, 0]).max() > 540:
-        raise InputError(f"{path}: its georeference lies off the globe; check its CRS")
+        raise OffGlobeError(f"{path}: its georeference lies off the globe; check its CRS")
     steps = np.diff(points[:, 0], append=points[0, 0])
     if np.abs(steps).max() > 180 or np.abs(points[:, 0]).max() > 180:
         return Region.geojson({"type": "Polygon", "coordinates": [[*points.tolist(), points[0].tolist()]]}).shape

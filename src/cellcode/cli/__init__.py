@@ -21,6 +21,7 @@ from cellcode.cli import (
     merge,
     plan,
     pmtiles,
+    presets,
     results,
     serve,
     simulate,
@@ -38,20 +39,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import cellcode
+
+        print(cellcode.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; works behind any command."),
     allow_private: bool = typer.Option(
         False, "--allow-private", help="Sources may name addresses that are not public; works behind any command."
     ),
-    version: bool = typer.Option(False, "--version", help="Print the version."),
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
 ) -> None:
     """Visual geo-localization: a photo taken on the ground goes in, a place on the map comes out."""
-    if version:
-        import cellcode
-
-        print(cellcode.__version__)
-        raise typer.Exit
 
 
 for verb in (
@@ -64,6 +68,7 @@ for verb in (
     locate,
     serve,
     info,
+    presets,
     clip,
     split,
     merge,

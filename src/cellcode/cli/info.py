@@ -56,7 +56,10 @@ def _photos(manifest: dict[str, Any], path: Path) -> Lines:
     table = PhotoTable.load(path)
     days = np.unique(table.captured_at[~np.isnat(table.captured_at)].astype("datetime64[D]"))
     headings = int(np.isfinite(table.heading_deg).sum())
-    rejected = manifest.get("rejected") or {}
+    rejected, missing = (
+        "; ".join(f"{count} {reason}" for reason, count in (manifest.get(name) or {}).items()) or "none"
+        for name in ("rejected", "missing")
+    )
     return [
         ("photo table", str(path)),
         ("photos", f"{len(table)} ({', '.join(f'{count} {name}' for name, count in manifest['splits'].items())})"),
@@ -64,7 +67,8 @@ def _photos(manifest: dict[str, Any], path: Path) -> Lines:
         ("dates", f"{len(days)} days, {days[0]} to {days[-1]}" if len(days) else "unknown"),
         ("with heading", str(headings)),
         ("devices", str(len({name for name in table.column("device") if name}))),
-        ("rejected", "; ".join(f"{count} {reason}" for reason, count in rejected.items()) or "none"),
+        ("rejected", rejected),
+        ("missing", missing),
         ("split rule", str(manifest.get("split_rule") or "the list's own")),
         ("licences", ", ".join(manifest["licences"]) or "not stated"),
         ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
+from cellcode.aerial.missing import missing, passing, told
 from cellcode.database import confidence, join, parts
 from cellcode.database.calibration import Calibration, fit
 from cellcode.database.codes import fuse
@@ -105,6 +106,7 @@ def run(
     working.mkdir(parents=True, exist_ok=True)
     with locked(working / LOCK):
         folders, counts = _encode(run, source, plan, working, earlier)
+        masked = parts.masked(folders)
         shutil.rmtree(working / FINISHED, ignore_errors=True)  # of a build that was killed while it wrote
         (working / FINISHED).mkdir()
         _write(run, source, folders, counts, strangers, working / FINISHED)
@@ -112,6 +114,8 @@ def run(
         shutil.rmtree(working)
     made = Database.open(out)
     cells = made.manifest["cells"]
+    if masked:
+        print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
     print(
         f"{cells['total']} cells ({cells['both']} with both terms, {cells['aerial_only']} with imagery only, "
         f"{cells['prototype_only']} with a prototype only; {cells['left_out']} left out); {counts['encoded']:.0f} tiles "
@@ -155,6 +159,7 @@ def _encode(
     if done:
         print(f"continuing: {done} of {len(folders)} shards are there", file=sys.stderr)
     total: dict[str, float] = {"encoded": 0, "reused": 0, "cells": 0}
+    unfinished = 0
     errors = {
         "aerial_error": reuse.database.manifest["codes"]["aerial_error"] if reuse else 0.0,
         "prototype_error": 0.0,
@@ -162,12 +167,22 @@ def _encode(
     with Meter("encoding cells", plan.total) as meter:
         for shard, folder in zip(plan.shards, folders, strict=True):
             if not folder.is_dir():
-                parts.write_part(run, source, plan.cells(shard), folder, reuse)
+                faults = passing(missing(source))
+                counted = parts.write_part(run, source, plan.cells(shard), folder, reuse)
+                if counted["incomplete"] or passing(missing(source)) != faults:
+                    shutil.rmtree(folder)  # kept, the next build would take it for finished
+                    unfinished += 1
+                    continue
             counted = read_json(folder / COUNTS)
             total = {name: total[name] + counted[name] for name in total}
             errors = {name: max(errors[name], counted[name]) for name in errors}
             meter.note(f"{s2.tokens(shard)[0]}")
             meter.advance(int(counted["cells"] + counted["left_out"]))
+    if unfinished:
+        raise InputError(
+            f"{told(passing(missing(source)))}; without them {unfinished} of {len(folders)} shards are not finished: build "
+            f"again to fetch them, the others are kept in {working}"
+        )
     if not total["cells"]:
         shutil.rmtree(working)
         share = run.config.build.min_imagery_share

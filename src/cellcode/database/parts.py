@@ -6,7 +6,8 @@ A shard is a folder that appears when it is finished, so an interrupted build co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ import torch
 from cellcode import cpu
 from cellcode.aerial import AerialSource
 from cellcode.aerial.crops import read_crops
+from cellcode.aerial.missing import Missing, missing
 from cellcode.database.codes import upsample
 from cellcode.database.database import Database
 from cellcode.database.plan import covered, has_prototype
-from cellcode.files import atomic_folder, write_json
+from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
 from cellcode.model.precision import autocast, choose_device
 from cellcode.runs import Run
@@ -32,6 +34,7 @@ Float32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.uint64]
 NAMES = ("ids", "aerial", "prototypes", "has_aerial", "has_prototype", "digests", "imagery_date")
 COUNTS = "counts.json"
+MASKED = "masked"  # in the counts: what of the imagery was missing, and how often
 
 
 class Part(NamedTuple):
@@ -66,9 +69,10 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
     """Encode the cells of a shard into a folder; return what was counted.
 
     `left_out` cells have neither a tile with enough imagery nor a prototype; `encoded` and `reused` tiles; `aerial_error` and
-    `prototype_error` are the largest distances of a float16 row from its float32 original.
+    `prototype_error` are the largest distances of a float16 row from its float32 original; `incomplete` tiles lack imagery
+    that could not be fetched now and may be there later.
     """
-    near_photos = has_prototype(run, ids)
+    near_photos, masked_before = has_prototype(run, ids), missing(source)
     aerial, digests, dates, counts = _aerial_terms(run, source, ids, reuse)
     has_aerial = digests != 0
     kept = has_aerial | near_photos
@@ -85,13 +89,22 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
     with atomic_folder(folder) as temporary:
         for name, values in part._asdict().items():
             np.save(temporary / f"{name}.npy", values)
-        write_json(temporary / COUNTS, counts)
+        write_json(temporary / COUNTS, counts | {MASKED: list((missing(source) - masked_before).items())})
     return counts
 
 
 def read_part(folder: Path) -> Part:
     """Open a shard that `write_part` wrote, memory-mapped."""
     return Part(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES))
+
+
+def masked(folders: Iterable[Path]) -> Counter[Missing]:
+    """Count what was masked in the imagery of shards, also in those that an earlier process wrote."""
+    total: Counter[Missing] = Counter()
+    for folder in folders:
+        for why, number in read_json(folder / COUNTS)[MASKED]:
+            total[Missing(*why)] += number
+    return total
 
 
 def row_error(rows: Float32, narrow: npt.NDArray[np.float16]) -> float:
@@ -121,8 +134,9 @@ def _aerial_terms(
     """Return embeddings (n, D), digests (n,) of the tiles (0: not enough imagery), their dates (n,), and counts."""
     aerial = np.zeros((len(ids), run.config.model.dim), np.float16)
     digests, dates = np.zeros(len(ids), np.uint64), np.full(len(ids), "NaT", "datetime64[D]")
-    counts = {"encoded": 0, "reused": 0, "aerial_error": 0.0, "prototype_error": 0.0}
-    for rows, pixels, tile_digests, tile_dates in _tiles(run, source, ids):
+    counts = {"encoded": 0, "reused": 0, "incomplete": 0, "aerial_error": 0.0, "prototype_error": 0.0}
+    for rows, pixels, tile_digests, tile_dates, incomplete in _tiles(run, source, ids):
+        counts["incomplete"] += incomplete
         digests[rows], dates[rows] = tile_digests, tile_dates
         fresh = np.ones(len(rows), bool)
         if reuse is not None:
@@ -138,12 +152,16 @@ def _aerial_terms(
 
 
 class _Tiles(NamedTuple):
-    """Tiles with enough imagery: rows (m,), pixels as the encoder takes them, uint8, digests (m,) uint64, dates (m,)."""
+    """Tiles with enough imagery: rows (m,), pixels as the encoder takes them, uint8, digests (m,) uint64, dates (m,).
+
+    And how many of all that were read are incomplete.
+    """
 
     rows: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
     digests: Ids
     dates: npt.NDArray[np.datetime64]
+    incomplete: int
 
 
 def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
@@ -165,15 +183,15 @@ def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
 def _read(run: Run, source: AerialSource, ids: Ids, rows: npt.NDArray[np.int64]) -> _Tiles:
     tile = run.config.tile
     lat, lon = s2.cell_centers(ids[rows])
-    first, *wider = [
-        read_crops(source, lat, lon, size_m=tile.size_m * scale, size_px=tile.size_px) for scale in tile.scales
-    ]
+    views = [read_crops(source, lat, lon, size_m=tile.size_m * scale, size_px=tile.size_px) for scale in tile.scales]
+    first, *wider = views
+    incomplete = int((~np.logical_and.reduce([crops.complete for crops in views])).sum())
     enough = first.mask.mean(axis=(1, 2)) >= run.config.build.min_imagery_share
     pixels = first.pixels[enough]
     if wider:
         pixels = np.stack([pixels, *(crops.pixels[enough] for crops in wider)], axis=1)
-    digests = np.array([_digest(views) for views in pixels], np.uint64)
-    return _Tiles(rows[enough], pixels, digests, first.dates[enough])
+    digests = np.array([_digest(tile_pixels) for tile_pixels in pixels], np.uint64)
+    return _Tiles(rows[enough], pixels, digests, first.dates[enough], incomplete)
 
 
 def _digest(pixels: npt.NDArray[np.uint8]) -> int:

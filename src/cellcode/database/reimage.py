@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.aerial import AerialSource, open_source
+from cellcode.aerial.missing import missing, refuse_passing, told
 from cellcode.database import join, parts, patch, plan
 from cellcode.database.database import Database
 from cellcode.database.layout import AERIAL, IDS, refuse_to_overwrite
@@ -73,6 +74,9 @@ def imagery(
         "attributions": sorted({*manifest["attributions"], *filter(None, [source.attribution])}),
     }
     grown = patch.write(whole, cells, out, values)
+    masked = missing(source)
+    if masked:
+        print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
     print(
         f"{len(made.ids)} cells took the new imagery; database {grown.identity} in {out}",
         file=sys.stderr,
@@ -90,6 +94,7 @@ def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, re
             part = parts.read_part(folder / str(number))
             made.append([np.array(values[part.has_aerial]) for values in part])
             meter.advance(len(ids))
+    refuse_passing(source, "nothing is changed; run this again, what was fetched is kept")
     if not any(len(values[0]) for values in made):
         share = run.config.build.min_imagery_share
         raise InputError(f"no tile of the region has at least {share:.0%} imagery; check --aerial and --region")

@@ -59,7 +59,7 @@ class Reply:
 
     Attributes:
         url: that answered, after redirects.
-        status: 200, or 304 where a condition was sent and nothing has changed.
+        status: 200, 206 where a range was asked for, or 304 where a condition was sent and nothing has changed.
         headers: their names in any case.
     """
 
@@ -238,7 +238,7 @@ class _Passing(Exception):
 
 def _raise_for_status(reply: Reply) -> None:
     status, shown = reply.status, redact(reply.url)
-    if status in (200, 304, *_REDIRECTS):
+    if status in (200, 206, 304, *_REDIRECTS):
         return
     if status == 429:
         raise _Passing("too many requests (429)", "too many requests", status, _retry_after_s(reply))

@@ -60,7 +60,7 @@ class Photos:
 
 
 class Tiles:
-    """Tiles around photos, moved and turned at random.
+    """Tiles around photos, moved and turned at random, each of a date drawn at random where the store keeps several.
 
     Args:
         store: surroundings of the photos' cells, and of others for tiles from anywhere.
@@ -97,7 +97,9 @@ class Tiles:
         moves = augment.uniform(len(rows), 3).double().numpy()
         reach_m = random.tile_translation_m
         lat_deg, lon_deg = distance.offset(lat_deg, lon_deg, moves[:, 0] * reach_m, moves[:, 1] * reach_m)
-        tiles, _ = self.store.cut(rows, lat_deg, lon_deg, moves[:, 2] * random.tile_rotation_deg)
+        # Where nothing varies nothing is drawn: the draws that follow stay what they are.
+        date = torch.randint(self.store.dates, (len(rows),)).numpy() if self.store.dates > 1 else None
+        tiles, _ = self.store.cut(rows, lat_deg, lon_deg, moves[:, 2] * random.tile_rotation_deg, date)
         together = tiles.flatten(1, -3)  # the scales of a tile, one below the other, are in the same light
         lit = augment.light(together.permute(0, 3, 1, 2), random.tile_exposure, random.tile_white_balance)
         return lit.clamp(0, 255).permute(0, 2, 3, 1).reshape(tiles.shape), lat_deg, lon_deg

@@ -7,7 +7,9 @@ each would cost some ten milliseconds; cutting it from the kept surroundings cos
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cellcode.aerial import AerialSource, Crop
+from cellcode.aerial.missing import missing, refuse_passing, told
+from cellcode.aerial.several import editions
 from cellcode.config import TileConfig
 from cellcode.files import atomic_path
 from cellcode.geography import distance, s2
@@ -42,6 +46,13 @@ class TileStore:
         reach_m: how far from a position in a cell the centre of its tile may lie.
         path: file that holds the surroundings; further scales are beside it. They can be deleted after training.
         shared: files that are there already are of the same cells and tiles: they are used instead of reading again.
+        dates: of the imagery to keep each cell at, where a source has several (see `several.editions`).
+
+    Attributes:
+        dates: that are kept, at least one.
+
+    Raises:
+        InputError: some of the imagery could not be fetched, but may be there later.
     """
 
     def __init__(
@@ -52,8 +63,11 @@ class TileStore:
         reach_m: float,
         path: Path,
         shared: bool = False,
+        dates: int = 1,
     ) -> None:
         self.cells = cells
+        views = editions(source, dates)
+        self.dates = len(views)
         self.lat_deg, self.lon_deg = s2.cell_centers(cells)
         corners = s2.cell_polygons(cells)
         farthest_m = distance.haversine_m(
@@ -65,28 +79,45 @@ class TileStore:
         ready = shared and all(each.is_file() for each in paths)
         with ExitStack() as stack:  # the files appear whole: another training may look for them
             made = paths if ready else [stack.enter_context(atomic_path(each)) for each in paths]
+            count = self.dates * len(cells)
             self._scales = [
-                _Surroundings(len(cells), tile.size_m * scale, tile.size_px, reach_m, each, "r+" if ready else "w+")
+                _Surroundings(count, tile.size_m * scale, tile.size_px, reach_m, each, "r+" if ready else "w+")
                 for scale, each in zip(tile.scales, made, strict=True)
             ]
             if not ready:
-                self._read(source)
+                self._read(views)
+                refuse_passing(source, "start the training again, what was fetched is kept")
+                masked = missing(source)
+                if masked:
+                    print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
         for scale, each in zip(self._scales, paths, strict=True):
             scale.path = each
 
-    def _read(self, source: AerialSource) -> None:
-        with Meter("reading imagery around cells", len(self.cells)) as meter:
-            for row, (lat_deg, lon_deg) in enumerate(zip(self.lat_deg.tolist(), self.lon_deg.tolist(), strict=True)):
+    def _read(self, views: list[AerialSource]) -> None:
+        """Keep every cell as each view shows it; those of a later view follow all of the one before."""
+        places = list(zip(self.lat_deg.tolist(), self.lon_deg.tolist(), strict=True))
+        with Meter("reading imagery around cells", len(views) * len(places)) as meter:
+            for row, (view, (lat_deg, lon_deg)) in enumerate(itertools.product(views, places)):
                 for scale in self._scales:
-                    scale.keep(row, source.read(lat_deg, lon_deg, scale.side_px * scale.gsd_m, scale.side_px))
+                    scale.keep(row, view.read(lat_deg, lon_deg, scale.side_px * scale.gsd_m, scale.side_px))
                 meter.advance()
 
     def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
         """Rows of the cells that hold these positions; they must be among `cells`."""
         return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
 
-    def cut(self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64) -> tuple[Tensor, Tensor]:
+    def cut(
+        self,
+        rows: Indices,
+        lat_deg: Float64,
+        lon_deg: Float64,
+        bearing_deg: Float64,
+        date: Indices | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Cut one tile a row of the store, centred on a position, its top towards `bearing_deg`.
+
+        Args:
+            date: number of a date, below `dates`, for each tile; None: the first, which is what the source itself shows.
 
         Returns:
             (B, size_px, size_px, 3) float32 in 0..255, or (B, S, size_px, size_px, 3) where there are S > 1 scales, and the
@@ -94,7 +125,8 @@ class TileStore:
         """
         east_m, north_m = distance.local_m(self.lat_deg[rows], self.lon_deg[rows], lat_deg, lon_deg)
         bearing_rad = np.deg2rad(bearing_deg)
-        tiles = [scale.cut(rows, east_m, north_m, bearing_rad) for scale in self._scales]
+        kept = rows if date is None else rows + date * len(self.cells)
+        tiles = [scale.cut(kept, east_m, north_m, bearing_rad) for scale in self._scales]
         share = tiles[0][:, 3].mean(dim=(1, 2)) / 255
         pixels = [tile[:, :3].permute(0, 2, 3, 1) for tile in tiles]
         return (pixels[0] if len(pixels) == 1 else torch.stack(pixels, dim=1)), share

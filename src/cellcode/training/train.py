@@ -16,7 +16,7 @@ from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
 from cellcode.errors import InputError
-from cellcode.geography import s2
+from cellcode.geography import distance, s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast, choose_device
 from cellcode.model.prototypes import Prototypes
@@ -33,6 +33,7 @@ from cellcode.training.trainer import Model, Trainer
 
 CACHE = "cache"
 STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
+STRANGERS_M = 2000.0  # how far around the photos' box they are looked for
 
 
 def run(
@@ -202,13 +203,12 @@ def make_inputs(
 def _tile_store(
     source: AerialSource, cells: npt.NDArray[np.uint64], config: Config, cache: Path, shared: Path | None
 ) -> TileStore:
-    reach_m = config.augmentation.tile_translation_m
+    reach_m, dates = config.augmentation.tile_translation_m, config.augmentation.tile_dates
     if shared is None:
-        return TileStore(source, cells, config.tile, reach_m, cache / "imagery.npy")
-    content = f"{source.identity} {config.tile.model_dump_json()} {reach_m}".encode() + cells.tobytes()
-    return TileStore(
-        source, cells, config.tile, reach_m, shared / f"{hashlib.sha256(content).hexdigest()[:16]}.npy", True
-    )
+        return TileStore(source, cells, config.tile, reach_m, cache / "imagery.npy", dates=dates)
+    what = f"{source.identity} {config.tile.model_dump_json()} {reach_m}" + (f" {dates}" if dates > 1 else "")
+    name = hashlib.sha256(what.encode() + cells.tobytes()).hexdigest()[:16]
+    return TileStore(source, cells, config.tile, reach_m, shared / f"{name}.npy", True, dates)
 
 
 def _freeze(inputs: Photos | Tiles, count: int, encoder: Encoder, config: Config, path: Path) -> Cached:
@@ -230,15 +230,31 @@ def store_cells(training: PhotoTable, source: AerialSource, config: Config) -> n
     """Cells whose imagery training needs: those with photos and, for tiles from anywhere, some of the others."""
     level = config.levels.cell
     cells = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, level))
-    if not config.training.random_tiles:
+    if not config.training.random_tiles or config.training.regime != "full":
         return cells
     rng = np.random.default_rng([config.training.seed, 4])
-    west, south, east, north = source.bounds
+    west, south, east, north = _near(training, source)
     wanted = STRANGERS_PER_CELL * len(cells)
     lat_deg, lon_deg = rng.uniform(south, north, 4 * wanted), rng.uniform(west, east, 4 * wanted)
     covered = source.covers(lat_deg, lon_deg)
     others = np.setdiff1d(s2.cell_ids(lat_deg[covered], lon_deg[covered], level), cells)
     return np.union1d(cells, rng.permutation(others)[:wanted])
+
+
+def _near(training: PhotoTable, source: AerialSource) -> tuple[float, float, float, float]:
+    """Return the part of the imagery's bounds around the photos: a service has a whole country, which would all be fetched."""
+    west, south, east, north = source.bounds
+    lat_deg, lon_deg = training.lat_deg, training.lon_deg
+    low_lat, low_lon = distance.offset(lat_deg.min(), lon_deg.min(), -STRANGERS_M, -STRANGERS_M)
+    high_lat, high_lon = distance.offset(lat_deg.max(), lon_deg.max(), STRANGERS_M, STRANGERS_M)
+    if west > east or low_lon > high_lon:  # across the antimeridian
+        return source.bounds
+    return (
+        max(float(low_lon), west),
+        max(float(low_lat), south),
+        min(float(high_lon), east),
+        min(float(high_lat), north),
+    )
 
 
 def _require_supervision(config: Config, training: PhotoTable, source: AerialSource | None) -> None:

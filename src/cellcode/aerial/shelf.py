@@ -1,0 +1,78 @@
+"""Decoded tiles that were used last, loaded once even when several threads ask at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Shelf(Generic[K, V]):
+    """The values used last, up to a size.
+
+    Args:
+        limit: of the sum of the sizes.
+        size: of a value.
+    """
+
+    def __init__(self, limit: int, size: Callable[[V], int]) -> None:
+        self._limit, self._size, self._total = limit, size, 0
+        self._entries: OrderedDict[K, Future[V]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K, load: Callable[[], V]) -> V:
+        """Return the value of a key, loading it if it is not there; an error of `load` reaches all who wait for it."""
+        with self._lock:
+            entry = self._entries.get(key)
+            mine = entry is None
+            if entry is None:
+                entry = self._entries[key] = Future()
+            else:
+                self._entries.move_to_end(key)
+        if not mine:
+            return entry.result()
+        try:
+            value = load()
+        except BaseException as error:
+            self.drop(key)
+            entry.set_exception(error)
+            raise
+        with self._lock:
+            entry.set_result(value)
+            if self._entries.get(key) is entry:  # it may have been dropped meanwhile
+                self._total += self._size(value)
+                self._shrink()
+        return value
+
+    def __contains__(self, key: K) -> bool:
+        """Tell whether a value is there, without loading it."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.done()
+
+    def drop(self, key: K) -> None:
+        """Forget a key; who waits for it still gets its value."""
+        with self._lock:
+            self._forget(key)
+
+    def drop_if(self, meant: Callable[[K], bool]) -> None:
+        """Forget the keys for which `meant` is true."""
+        with self._lock:
+            for key in [key for key in self._entries if meant(key)]:
+                self._forget(key)
+
+    def _shrink(self) -> None:
+        while self._total > self._limit:
+            oldest = next((key for key, entry in self._entries.items() if entry.done()), None)
+            if oldest is None:
+                return
+            self._forget(oldest)
+
+    def _forget(self, key: K) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None and entry.done() and entry.exception() is None:
+            self._total -= self._size(entry.result())
