@@ -29,7 +29,7 @@ def position(lat_deg: float, lon_deg: float) -> dict[int, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_photo() -> Callable[..., Path]:
     """Write noise as a photo of the path's kind, with EXIF.
 
@@ -77,5 +77,46 @@ def png_header() -> Callable[[int, int], bytes]:
             for kind, data in chunks
         )
         return b"\x89PNG\r\n\x1a\n" + body
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gpano() -> Callable[..., bytes]:
+    """An XMP packet with GPano properties, as attributes or as elements; both are usual."""
+
+    def make(*, elements: bool = False, **properties: Any) -> bytes:
+        if elements:
+            inner = "".join(f"<GPano:{name}>{value}</GPano:{name}>" for name, value in properties.items())
+            body = f"<rdf:Description {_GPANO}>{inner}</rdf:Description>"
+        else:
+            inner = " ".join(f'GPano:{name}="{value}"' for name, value in properties.items())
+            body = f"<rdf:Description {_GPANO} {inner}/>"
+        return (
+            '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+            f'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">{body}</rdf:RDF></x:xmpmeta>'
+            '<?xpacket end="w"?>\0'
+        ).encode()
+
+    return make
+
+
+_GPANO = 'xmlns:GPano="http://ns.google.com/photos/1.0/panorama/"'
+
+
+@pytest.fixture(scope="session")
+def raw_gps() -> Callable[[dict[int, tuple[int, int, bytes]]], bytes]:
+    """EXIF with a GPS directory whose entries are written as they are given: tag to type, count and value."""
+
+    def make(entries: dict[int, tuple[int, int, bytes]]) -> bytes:
+        start = 8 + 2 + 12 + 4  # header, and a directory with nothing but the pointer to this one
+        after = start + 2 + 12 * len(entries) + 4
+        directory, values = struct.pack(">H", len(entries)), b""
+        for tag, (kind, count, value) in sorted(entries.items()):
+            place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(">I", after + len(values))
+            values += value if len(value) > 4 else b""
+            directory += struct.pack(">HHI", tag, kind, count) + place
+        pointer = struct.pack(">HHHII", 1, ExifTags.IFD.GPSInfo, 4, 1, start)
+        return b"Exif\0\0MM\0*\0\0\0\x08" + pointer + bytes(4) + directory + bytes(4) + values
 
     return make

@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import IFDRational
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
 from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos.panorama import PanoramaRule
 
 GPS = ExifTags.GPS
 Write = Callable[..., Path]
@@ -203,8 +204,6 @@ def test_source_of_no_known_kind_is_refused(write_photo: Write, tmp_path: Path) 
         ingest.run(tmp_path / "nothing", out=tmp_path / "table")
     with pytest.raises(UsageError, match="neither a folder"):
         ingest.run(write_photo(tmp_path / "a.jpg"), out=tmp_path / "table")
-    with pytest.raises(UsageError, match="not supported yet"):
-        ingest.run("mapillary:2,48,3,49", out=tmp_path / "table")
 
 
 def test_run_splits_a_folder_by_position_unless_told_otherwise(write_photo: Write, tmp_path: Path) -> None:
@@ -216,3 +215,30 @@ def test_run_splits_a_folder_by_position_unless_told_otherwise(write_photo: Writ
     assert table.notes["split_rule"]["kind"] == "position"
     everything = ingest.run(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"))
     assert (everything.split == "train").all()
+
+
+def test_table_holds_photos_placed_by_a_track_and_views_of_panoramas(
+    write_photo: Write, gpano: Callable[..., bytes], tmp_path: Path
+) -> None:
+    points = ((48, "08:00:00"), (48.0005, "08:00:40"))
+    track = "".join(f'<trkpt lat="{lat}" lon="2"><time>2024-07-06T{time}Z</time></trkpt>' for lat, time in points)
+    (tmp_path / "walk.gpx").write_text(f"<gpx><trk><trkseg>{track}</trkseg></trk></gpx>")
+    detail = {ExifTags.Base.DateTimeOriginal: "2024:07:06 09:58:50"}
+    pano = gpano(ProjectionType="equirectangular", PoseHeadingDegrees=30)
+    write_photo(tmp_path / "p/placed.jpg", None, size=(64, 32), detail=detail, xmp=pano)
+    write_photo(tmp_path / "p/plain.jpg", -33.9, 18.4)
+    options = ingest.Options(
+        gpx=(tmp_path / "walk.gpx",),
+        camera_zone="+02:00",
+        clock_offset_s=90,
+        panoramas=PanoramaRule(count=2, width_px=32, height_px=32),
+    )
+    ingest.run(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"), options=options)
+    table = PhotoTable.load(tmp_path / "table")
+    assert table.column("source") == ["folder+gpx", "folder+gpx", "folder"]
+    assert table.lat_deg.tolist() == pytest.approx([48.00025, 48.00025, -33.9])
+    assert table.heading_deg[:2].tolist() == [30, 210]
+    assert table.fov_deg[:2].tolist() == [90, 90]
+    assert table.captured_at[0] == np.datetime64("2024-07-06T08:00:20")
+    assert all(path.is_file() for path in table.files)
+    assert _rejects(tmp_path / "table") == {}

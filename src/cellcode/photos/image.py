@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cellcode.errors import InputError
+from cellcode.errors import InputError, MissingExtraError
 
 MAX_PIXELS = 178_956_970  # above it Pillow itself refuses, as a decompression bomb
 MIN_SIDE_PX = 16
@@ -25,6 +25,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 Source = Path | str | bytes | BinaryIO
+# Brands of an ISO media file that holds a still picture coded as HEVC.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _BITS_PER_SAMPLE = 258  # a TIFF tag; Pillow would cut the lower bits off unseen
 _EIGHT_BIT = {"RGB", "RGBA", "RGBX", "L", "LA", "La", "P", "PA", "1", "YCbCr"}
 
@@ -37,10 +39,15 @@ class PhotoTooLargeError(PhotoError):
     """A photo with more pixels than the limit."""
 
 
+class HeicSupportError(MissingExtraError, PhotoError):
+    """A photo of a kind that only an extra reads, which is not installed."""
+
+
 def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a photo without decoding it and check what its header says.
 
     Raises:
+        HeicSupportError: a HEIC, and the extra that reads it is not installed; a PhotoError too.
         PhotoError: empty, not an image, animated, too small, over `max_pixels`, CMYK or more than 8 bits a channel
             (their colours cannot be told without a profile).
     """
@@ -65,8 +72,8 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PhotoTooLargeError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
     if min(width, height) < MIN_SIDE_PX:
         raise PhotoError(f"{name}: {width} x {height} pixels, too small for a photo")
-    # A phone's MPO holds a second view or a preview behind the photo: it is one photo all the same.
-    if _frames(image, name) > 1 and image.format != "MPO":
+    # A phone's MPO or HEIC holds a second view, a preview or a burst behind the photo: it is one photo all the same.
+    if _frames(image, name) > 1 and image.format not in ("MPO", "HEIF"):
         raise PhotoError(f"{name}: animated or with several pages, not a photo")
     if image.mode not in _EIGHT_BIT:
         kind = "CMYK" if image.mode == "CMYK" else f"mode {image.mode}, more than 8 bits a channel"
@@ -111,6 +118,16 @@ def read_pixels(
 
 
 def _open(source: Path | str | BinaryIO) -> Image.Image:
+    try:
+        return _pillow_open(source)
+    except UnidentifiedImageError:
+        if not _is_heic(source):
+            raise
+        _learn_heic("photo" if not isinstance(source, Path | str) else str(source))
+        return _pillow_open(source)
+
+
+def _pillow_open(source: Path | str | BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by the caller
         try:
@@ -118,6 +135,27 @@ def _open(source: Path | str | BinaryIO) -> Image.Image:
         except Image.DecompressionBombError:
             name = source if isinstance(source, Path | str) else "photo"
             raise PhotoTooLargeError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
+
+
+def _is_heic(source: Path | str | BinaryIO) -> bool:
+    """Tell by the first bytes; a stream is left at its beginning."""
+    if isinstance(source, Path | str):
+        with Path(source).open("rb") as file:
+            head = file.read(12)
+    else:
+        source.seek(0)
+        head = source.read(12)
+        source.seek(0)
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
+
+
+def _learn_heic(name: str) -> None:
+    """Teach Pillow to open HEIC: header only, as other kinds, so that the limit of pixels holds before decoding."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise HeicSupportError("pillow-heif", "heic", f"{name}: a HEIC photo") from None
+    register_heif_opener(thumbnails=False)  # the picture itself, at every size
 
 
 def _frames(image: Image.Image, name: str) -> int:

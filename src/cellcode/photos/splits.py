@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from cellcode.errors import UsageError
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
@@ -15,6 +16,7 @@ from cellcode.photos.table import PhotoTable
 
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+_TOGETHER = 20_000  # photos whose neighbours are looked for at once
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,25 @@ def assign(table: PhotoTable, rule: SplitRule) -> PhotoTable:
 def _near_test(table: PhotoTable, split: npt.NDArray[np.str_], buffer_m: float) -> Mask:
     """Training photos nearer than `buffer_m` to a test photo."""
     lat, lon = table.lat_deg, table.lon_deg
-    test = split == "test"
+    test = np.flatnonzero(split == "test")
     near = np.zeros(len(table), bool)
-    # Rows of latitude bound the comparisons: only test photos within the buffer's height matter.
-    order = np.flatnonzero(test)[np.argsort(lat[test])]
-    height_deg = np.rad2deg(buffer_m / EARTH_RADIUS_M)
-    first = np.searchsorted(lat[order], lat - height_deg)
-    last = np.searchsorted(lat[order], lat + height_deg, side="right")
-    for row in np.flatnonzero((split == "train") & (last > first)):
-        others = order[first[row] : last[row]]
-        near[row] = (haversine_m(lat[row], lon[row], lat[others], lon[others]) < buffer_m).any()
+    # Test photos near the antimeridian are there a second time, a full turn away, so that boxes may reach over it.
+    turns = np.concatenate([lon[test], lon[test] - 360, lon[test] + 360])
+    tree = shapely.STRtree(shapely.points(turns, np.tile(lat[test], 3)))
+    train = np.flatnonzero(split == "train")
+    for start in range(0, len(train), _TOGETHER):
+        rows = train[start : start + _TOGETHER]
+        found, others = tree.query(_boxes(lat[rows], lon[rows], buffer_m))
+        rows, others = rows[found], test[others % len(test)] if len(test) else others
+        near[rows[haversine_m(lat[rows], lon[rows], lat[others], lon[others]) < buffer_m]] = True
     return near
+
+
+def _boxes(lat_deg: Float64, lon_deg: Float64, radius_m: float) -> npt.NDArray[np.object_]:
+    """Boxes in longitude and latitude around the circles of a radius around points."""
+    radius = min(radius_m / EARTH_RADIUS_M * 1.001, np.pi / 2)
+    reach = np.sin(radius) / np.maximum(np.cos(np.deg2rad(lat_deg)), 1e-12)
+    # The circle's widest longitude; one around a pole has all of them.
+    half = np.where(reach < 1, np.rad2deg(np.arcsin(np.minimum(reach, 1))), 180.0)
+    height = np.rad2deg(radius)
+    return np.asarray(shapely.box(lon_deg - half, lat_deg - height, lon_deg + half, lat_deg + height))

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cellcode.errors import InputError
@@ -83,13 +84,15 @@ class PhotoTable:
 
     @property
     def captured_at(self) -> npt.NDArray[np.datetime64]:
-        """Capture times as recorded, datetime64[ms] (N,), NaT where unknown."""
+        """Capture times, UTC or as the camera showed them, datetime64[ms] (N,), NaT where unknown."""
         return np.asarray(self.rows.column("captured_at").to_numpy(zero_copy_only=False), "datetime64[ms]")
 
     @property
     def split(self) -> npt.NDArray[np.str_]:
         """Split of each photo, (N,): train, validation (fits the calibration), test or none."""
-        return np.array(self.column("split"), dtype=str)
+        encoded = self.rows.column("split").combine_chunks().dictionary_encode()
+        names = np.array(encoded.dictionary.to_pylist(), dtype="<U10")
+        return np.asarray(names[encoded.indices.to_numpy()])
 
     @property
     def files(self) -> list[Path]:
@@ -119,14 +122,15 @@ class PhotoTable:
     def save(self, folder: Path | str) -> Self:
         """Write photos.parquet and manifest.json into `folder` and return the table."""
         folder = Path(folder)
-        with atomic_path(folder / "photos.parquet") as path:
-            pq.write_table(self.rows, path)
         root = self.root.resolve()
         try:  # relative, so that table and photos can move together
             shown = os.path.relpath(root, folder.resolve())
         except ValueError:  # another drive
             shown = str(root)
-        write_json(folder / "manifest.json", self._manifest(shown))
+        # Both are written before either takes its place: an interruption leaves the old table, or the new one.
+        with atomic_path(folder / "manifest.json") as manifest, atomic_path(folder / "photos.parquet") as path:
+            pq.write_table(self.rows, path)
+            write_json(manifest, self._manifest(shown))
         return self
 
     @classmethod
@@ -151,7 +155,11 @@ class PhotoTable:
                 rows = rows.append_column(field, pa.nulls(len(rows), field.type))
         if not rows.schema.equals(SCHEMA):
             raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
-        notes = {key: manifest[key] for key in ("rejected", "split_rule") if key in manifest}
+        if manifest.get("photos") != len(rows):
+            raise InputError(
+                f"{folder}: photos.parquet has {len(rows)} photos, its manifest another number; ingest again"
+            )
+        notes = {key: manifest[key] for key in ("rejected", "missing", "split_rule") if key in manifest}
         return cls(rows, Path(os.path.normpath(folder / manifest["root"])), notes)
 
     def _floats(self, name: str) -> npt.NDArray[np.float32]:
@@ -172,4 +180,4 @@ class PhotoTable:
         }
 
     def _distinct(self, name: str) -> list[str]:
-        return sorted({value for value in self.column(name) if value})
+        return sorted(value for value in pc.unique(self.rows.column(name)).to_pylist() if value)

@@ -1,0 +1,129 @@
+"""What it costs to ingest photos: a million rows of a Parquet list, and the ways to look at the photos of a list.
+
+    python benchmarks/ingest.py [--quick] [--json FILE]
+
+`cellcode ingest` runs as a user runs it, in a process of its own; times are of the whole command, memory is the largest it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import report
+from PIL import Image
+from report import Row
+
+BAD_SHARE = 0.001
+PHOTO_PX = (1280, 960)
+
+
+def main() -> None:
+    """Run all parts and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows and photos")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), arguments.quick)
+    report.show(rows, arguments.json)
+
+
+def measure(folder: Path, quick: bool) -> list[Row]:
+    """Write the lists and ingest them."""
+    count, photos = (100_000, 100) if quick else (1_000_000, 1_000)
+    write_list(folder / "many.parquet", count)
+    region = ["--region", "2,48,2.9,49"]
+    rows = case(f"{count:,} rows of Parquet, in a region", folder, "many.parquet", "none", *region)
+    rows += case(
+        "the same, all of them, buffer of 50 m",
+        folder,
+        "many.parquet",
+        "none",
+        "--split",
+        "position",
+        "--buffer-m",
+        "50",
+    )
+    write_photos(folder, photos)
+    start_s = ingest(folder, "few.parquet", "none")[0]
+    for check in ("decode", "header"):
+        took_s, _ = ingest(folder, "few.parquet", check)
+        rate = photos / max(took_s - start_s, 1e-3)
+        rows.append({"case": f"--check {check}, JPEG of 1.2 megapixels", "value": rate, "unit": "photos/s"})
+    return rows
+
+
+def case(name: str, folder: Path, file: str, check: str, *options: str) -> list[Row]:
+    """Seconds and memory of one command."""
+    took_s, peak_mb = ingest(folder, file, check, *options)
+    return [
+        {"case": name, "value": took_s, "unit": "s"},
+        {"case": f"{name}: peak memory", "value": peak_mb, "unit": "MB"},
+    ]
+
+
+def ingest(folder: Path, file: str, check: str, *options: str) -> tuple[float, float]:
+    """Return the seconds and the largest resident memory, in MB, of a `cellcode ingest`."""
+    program = str(Path(sys.executable).with_name("cellcode"))
+    command = [program, "ingest", str(folder / file), "--out", str(folder / "table"), "--check", check, *options]
+    started = time.perf_counter()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit((folder / "log").read_text())
+    return time.perf_counter() - started, used.ru_maxrss / 1000
+
+
+def write_list(path: Path, count: int) -> None:
+    """Write a list of photos that do not exist, around a town of about 70 x 110 km, a few of its lines unusable."""
+    rng = np.random.default_rng(0)
+    lat, lon = rng.uniform(48, 49, count), rng.uniform(2, 3, count)
+    lat[rng.random(count) < BAD_SHARE] = np.nan
+    names = np.arange(count)
+    again = rng.random(count) < BAD_SHARE
+    names[again] = names[rng.integers(0, count, again.sum())]
+    days = rng.integers(0, 2000, count).astype("timedelta64[D]")
+    columns = {
+        "file": [f"photos/{name // 1000:04}/{name:010}.jpg" for name in names],
+        "lat": lat,
+        "lon": lon,
+        "heading": rng.uniform(0, 360, count),
+        "captured_at": np.datetime64("2020-01-01T12:00:00", "ms") + days,
+        "sequence": [f"sequence-{name // 300}" for name in names],
+        "licence": ["CC-BY-SA-4.0"] * count,
+        "attribution": [f"person {name // 5000}" for name in names],
+        "width": np.full(count, 2048, np.int32),
+        "height": np.full(count, 1536, np.int32),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """Write photos and their list."""
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 255, (PHOTO_PX[1] // 16, PHOTO_PX[0] // 16, 3), np.uint8))
+    coarse.resize(PHOTO_PX, Image.Resampling.BICUBIC).save(folder / "0.jpg", quality=90)
+    for number in range(1, count):
+        (folder / f"{number}.jpg").hardlink_to(folder / "0.jpg")
+    columns = {
+        "file": [f"{number}.jpg" for number in range(count)],
+        "lat": rng.uniform(48, 49, count),
+        "lon": rng.uniform(2, 3, count),
+        "width": np.full(count, PHOTO_PX[0]),
+        "height": np.full(count, PHOTO_PX[1]),
+    }
+    pq.write_table(pa.table(columns), folder / "few.parquet")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Which photos of a source are wanted: by place, by date, and a random choice of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cellcode.errors import UsageError
+from cellcode.geography import Region
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked of a photo.
+
+    Attributes:
+        since, until: first and last capture time; without a zone they are UTC. Photos without a date are then left out.
+        max_photos: a random choice of so many, the same at every run; None: all.
+
+    Raises:
+        UsageError: a value that cannot be meant.
+    """
+
+    region: Region | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    max_photos: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.max_photos is not None and self.max_photos < 1:
+            raise UsageError(f"max_photos is {self.max_photos}, it must be at least 1")
+        if self.since and self.until and utc(self.since) > utc(self.until):
+            raise UsageError(f"since {self.since} is after until {self.until}")
+
+    def mask(self, rows: pa.Table) -> tuple[Mask, Counter[str]]:
+        """Tell which rows of a photo table lie in the region and between the dates; count the others by the reason."""
+        wanted, left_out = np.ones(len(rows), bool), Counter[str]()
+        if self.region is not None and len(rows):
+            wanted = self.region.contains(rows["lat_deg"].to_numpy(), rows["lon_deg"].to_numpy())
+            left_out["outside the region"] = int((~wanted).sum())
+        if self.since is not None or self.until is not None:
+            taken = np.asarray(rows["captured_at"].to_numpy(), "datetime64[ms]")
+            unknown = np.isnat(taken)
+            outside = np.zeros(len(rows), bool)
+            if self.since is not None:
+                outside |= taken < np.datetime64(utc(self.since), "ms")
+            if self.until is not None:
+                outside |= taken > np.datetime64(utc(self.until), "ms")
+            left_out["without a capture date"] = int((wanted & unknown).sum())
+            left_out["outside the dates"] = int((wanted & outside).sum())
+            wanted = wanted & ~outside & ~unknown
+        return wanted, +left_out  # + drops zeros
+
+    def choose(self, rows: pa.Table) -> tuple[Mask, Counter[str]]:
+        """Tell which `max_photos` rows are taken: those whose names have the lowest digests, in any order of the rows."""
+        if self.max_photos is None or len(rows) <= self.max_photos:
+            return np.ones(len(rows), bool), Counter()
+        digests = [hashlib.sha256(file.encode()).digest()[:8] for file in rows["file"].to_pylist()]
+        lots = np.frombuffer(b"".join(digests), ">u8")
+        chosen = np.zeros(len(rows), bool)
+        chosen[np.argsort(lots, kind="stable")[: self.max_photos]] = True
+        return chosen, Counter({"not chosen": len(rows) - self.max_photos})
+
+
+def keep(rows: pa.Table, wanted: Mask) -> pa.Table:
+    """Return the rows of a mask (N,); nothing is copied where all are wanted."""
+    return rows if wanted.all() else rows.filter(pa.array(wanted))
+
+
+def utc(moment: datetime) -> datetime:
+    """Return a time as UTC without a zone; one without a zone stays as it is."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

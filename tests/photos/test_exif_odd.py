@@ -1,0 +1,194 @@
+"""Tags of other types than they should be, magnetic headings, and what XMP adds."""
+
+import struct
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
+
+from cellcode.errors import MissingExtraError
+from cellcode.photos import magnetic
+from cellcode.photos.exif import Facts, read_facts
+from cellcode.photos.folder_source import read_folder
+from cellcode.photos.image import PhotoError, open_photo
+
+GPS = ExifTags.GPS
+ASCII, RATIONAL, SRATIONAL, DOUBLE = 2, 5, 10, 12
+GOOD = {
+    GPS.GPSLatitudeRef: (ASCII, 2, b"N\0"),
+    GPS.GPSLatitude: (RATIONAL, 3, struct.pack(">6I", 48, 1, 30, 1, 0, 1)),
+    GPS.GPSLongitudeRef: (ASCII, 2, b"W\0"),
+    GPS.GPSLongitude: (RATIONAL, 3, struct.pack(">6I", 2, 1, 15, 1, 0, 1)),
+}
+Write = Callable[..., Path]
+Raw = Callable[[dict[int, tuple[int, int, bytes]]], bytes]
+
+
+def _facts(path: Path, **options: bool) -> Facts:
+    return read_facts(open_photo(path), path.name, **options)
+
+
+def _save(path: Path, exif: bytes) -> Path:
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize(
+    "latitude",
+    [
+        (DOUBLE, 3, struct.pack(">3d", 48, 30, 0)),
+        (SRATIONAL, 3, struct.pack(">6i", 48, 1, 30, 1, 0, 1)),
+        (RATIONAL, 3, struct.pack(">6I", 97, 2, 0, 1, 0, 1)),
+    ],
+    ids=["doubles", "signed", "decimal degrees"],
+)
+def test_numbers_of_another_type_are_numbers(latitude: tuple[int, int, bytes], raw_gps: Raw, tmp_path: Path) -> None:
+    facts = _facts(_save(tmp_path / "a.jpg", raw_gps({**GOOD, GPS.GPSLatitude: latitude})))
+    assert (facts.lat_deg, facts.lon_deg) == (48.5, -2.25)
+
+
+@pytest.mark.parametrize(
+    "latitude",
+    [
+        (ASCII, 9, b"48 30 30\0"),
+        (ASCII, 4, b"48\0\0"),
+        (SRATIONAL, 3, struct.pack(">6i", -48, 1, 30, 1, 0, 1)),
+        (DOUBLE, 3, struct.pack(">3d", float("nan"), 30, 0)),
+        (DOUBLE, 3, struct.pack(">3d", float("inf"), 30, 0)),
+        (RATIONAL, 1, struct.pack(">2I", 485, 10)),
+        (RATIONAL, 5, struct.pack(">10I", *[1] * 10)),
+    ],
+    ids=["words", "word", "negative", "nan", "infinite", "one number", "five numbers"],
+)
+def test_what_is_no_triple_of_positive_numbers_is_refused(
+    latitude: tuple[int, int, bytes], raw_gps: Raw, tmp_path: Path
+) -> None:
+    path = _save(tmp_path / "a.jpg", raw_gps({**GOOD, GPS.GPSLatitude: latitude}))
+    with pytest.raises(PhotoError, match="damaged"):
+        _facts(path)
+    facts = _facts(path, need_position=False)
+    assert np.isnan([facts.lat_deg, facts.lon_deg]).all()
+    assert facts.position_fault is not None
+
+
+@pytest.mark.parametrize("value", [struct.pack(">2i", -90, 1), struct.pack(">2i", 90, 0)])
+def test_direction_that_is_none_is_left_out(value: bytes, raw_gps: Raw, tmp_path: Path) -> None:
+    direction = {GPS.GPSImgDirection: (SRATIONAL, 1, value)}
+    assert _facts(_save(tmp_path / "a.jpg", raw_gps({**GOOD, **direction}))).heading_deg is None
+
+
+@pytest.mark.parametrize(
+    ("place", "date", "noaa_deg"),  # from the test values that NOAA publishes with the models, at sea level
+    [
+        ((80, 0), datetime(2020, 1, 1), -1.28),
+        ((0, 120), datetime(2020, 1, 1), 0.16),
+        ((-80, 240), datetime(2020, 1, 1), 69.36),
+        ((80, 0), datetime(2025, 1, 1), 1.28),
+        ((0, 120), datetime(2025, 1, 1), -0.16),
+        ((-80, 240), datetime(2025, 1, 1), 68.78),
+    ],
+)
+def test_declination_is_that_of_the_published_test_values(
+    place: tuple[float, float], date: datetime, noaa_deg: float
+) -> None:
+    pytest.importorskip("pygeomag")
+    assert magnetic.declination_deg(*place, date) == pytest.approx(noaa_deg, abs=0.006)
+
+
+def test_there_is_no_declination_without_a_model_or_at_the_pole() -> None:
+    pytest.importorskip("pygeomag")
+    assert magnetic.declination_deg(48, 2, datetime(2009, 12, 31)) is None
+    assert magnetic.declination_deg(48, 2, datetime(2010, 1, 1)) is not None
+    assert magnetic.declination_deg(48, 2, datetime(2029, 12, 31)) is not None
+    assert magnetic.declination_deg(48, 2, datetime(2030, 1, 1)) is None
+    assert magnetic.declination_deg(86.5, 163, datetime(2020, 6, 1)) is None
+
+
+def _with_magnetic_heading(write_photo: Write, path: Path, date: str | None) -> Path:
+    detail = {ExifTags.Base.DateTimeOriginal: date} if date else {}
+    gps = {GPS.GPSImgDirection: IFDRational(350), GPS.GPSImgDirectionRef: "M"}
+    return write_photo(path, 47.6205, -122.3493, gps=gps, detail=detail)
+
+
+def test_magnetic_heading_becomes_true_and_what_cannot_be_turned_is_counted(
+    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pygeomag")
+    for name, date in (("a", "2025:04:02 00:00:00"), ("b", "2005:04:02 00:00:00"), ("c", None), ("d", None)):
+        _with_magnetic_heading(write_photo, tmp_path / f"{name}.jpg", date)
+    rows = [item for item in read_folder(tmp_path) if isinstance(item, dict)]
+    assert rows[0]["heading_deg"] == pytest.approx(350 + 15.066 - 360, abs=0.01)
+    assert [row["heading_deg"] for row in rows[1:]] == [None] * 3
+    said = capsys.readouterr().err
+    assert "2 magnetic headings left out, of photos without a date" in said
+    assert "1 magnetic headings left out, of a date or place without a magnetic model" in said
+
+
+def test_without_the_extra_magnetic_headings_are_left_out_and_counted(
+    write_photo: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygeomag", None)
+    magnetic._model.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"cellcode\[magnetic\]"):
+        magnetic.declination_deg(48, 2, datetime(2025, 1, 1))
+    _with_magnetic_heading(write_photo, tmp_path / "a.jpg", "2025:04:02 00:00:00")
+    assert [item["heading_deg"] for item in read_folder(tmp_path) if isinstance(item, dict)] == [None]
+    assert "1 magnetic headings left out (turning a magnetic heading" in capsys.readouterr().err
+
+
+def _xmp(properties: str) -> bytes:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:exif="http://ns.adobe.com/exif/1.0/" xmlns:cc="http://creativecommons.org/ns#"'
+        f"{properties}</rdf:Description></rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("lat", "lon", "expected"),
+    [
+        ("48,30.6N", "2,15E", (48.51, 2.25)),
+        ("48,30,36N", "2,15,0W", (48.51, -2.25)),
+        ("33,54S", "18,24E", (-33.9, 18.4)),
+        ("48.51N", "2.25E", (48.51, 2.25)),
+    ],
+)
+def test_position_in_xmp_counts_where_exif_has_none(
+    lat: str, lon: str, expected: tuple[float, float], write_photo: Write, tmp_path: Path
+) -> None:
+    packet = _xmp(f' exif:GPSLatitude="{lat}" exif:GPSLongitude="{lon}">')
+    facts = _facts(write_photo(tmp_path / "a.jpg", None, xmp=packet))
+    assert (facts.lat_deg, facts.lon_deg) == pytest.approx(expected)
+    own = _facts(write_photo(tmp_path / "b.jpg", 10, 20, xmp=packet))
+    assert (own.lat_deg, own.lon_deg) == (10, 20)
+
+
+@pytest.mark.parametrize("lat", ["48,30.6", "48,30.6E", "-48,30N", "91,0N", "", "0,0N"])
+def test_odd_position_in_xmp_is_none(lat: str, write_photo: Write, tmp_path: Path) -> None:
+    packet = _xmp(f' exif:GPSLatitude="{lat}" exif:GPSLongitude="0,0E">')
+    with pytest.raises(PhotoError, match="no GPS position"):
+        _facts(write_photo(tmp_path / "a.jpg", None, xmp=packet))
+
+
+def test_licence_in_xmp_reaches_the_row(write_photo: Write, tmp_path: Path) -> None:
+    address = "https://creativecommons.org/licenses/by/4.0/"
+    write_photo(tmp_path / "a.jpg", xmp=_xmp(f'><cc:license rdf:resource="{address}"/>'))
+    (row,) = read_folder(tmp_path)
+    assert isinstance(row, dict)
+    assert row["licence"] == address
+
+
+def test_damaged_xmp_is_fatal_only_where_it_may_hide_a_panorama(
+    write_photo: Write, gpano: Callable[..., bytes], tmp_path: Path
+) -> None:
+    bomb = b'<!DOCTYPE a [<!ENTITY b "b">]><a>&b;</a>'
+    for number, packet in enumerate((b"<x", b"\xff\xfe\0", bomb)):
+        assert _facts(write_photo(tmp_path / f"{number}.jpg", xmp=packet)).panorama is None
+    cut = gpano(ProjectionType="equirectangular")[:-60]
+    with pytest.raises(PhotoError, match="XMP is damaged"):
+        _facts(write_photo(tmp_path / "pano.jpg", xmp=cut))
