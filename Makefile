@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo results test test-ui lint format types bench clean
+.PHONY: demo results test test-ui test-peers lint format types bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
@@ -19,6 +19,11 @@ test: $(VENV)/.dev
 # In a browser: Debian's chromium, which is installed if it is missing (as root or with sudo).
 test-ui: $(VENV)/.ui
 	$(BIN)/python -m pytest -m ui tests/ui
+
+# Against servers that others wrote, in an environment of their own: titiler, moto, and GeoVisio over Debian's PostgreSQL with PostGIS,
+# which is installed if it is missing (as root or with sudo).
+test-peers: $(VENV)/.peers
+	$(BIN)/python -m pytest -m peers tests/peers
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -53,4 +58,12 @@ $(VENV)/.ui: $(VENV)/.dev
 	$(PIP) install --constraint constraints.txt --editable ".[dev,ui]"
 	command -v chromium > /dev/null || { S=$$(test $$(id -u) = 0 || echo sudo); \
 	  $$S apt-get -q update && $$S apt-get -q install --yes --no-install-recommends chromium; }
+	touch $@
+
+$(VENV)/.peers: tests/peers/constraints.txt $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip --disable-pip-version-check --quiet install --constraint tests/peers/constraints.txt \
+	  titiler.application uvicorn geovisio "moto[server]"
+	ls /usr/share/postgresql/*/extension/postgis.control > /dev/null 2>&1 || { S=$$(test $$(id -u) = 0 || echo sudo); \
+	  $$S apt-get -q update && $$S apt-get -q install --yes --no-install-recommends postgresql-15-postgis-3; }
 	touch $@

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from cellcode.errors import InputError, UsageError
-from cellcode.geography import geojson, polygon, s2
+from cellcode.geography import countries, geojson, polygon, s2
 from cellcode.geography.cap import CapArea
 from cellcode.geography.cellset import CellsArea
 from cellcode.geography.polygon import PolygonArea
 
 Area = PolygonArea | CapArea | CellsArea
+_NAMES = re.compile(r"[^\W\d_]+(\s*\+\s*[^\W\d_]+)*")  # words of letters alone, joined by +
 
 
 def parse(text: str) -> tuple[Area, bool]:
@@ -31,9 +33,12 @@ def parse(text: str) -> tuple[Area, bool]:
         return PolygonArea(geojson.read(Path(rest))), inverted
     if rest.count(",") == 3:
         return polygon.box(*_numbers(text, rest, "west,south,east,north", 4)), inverted
+    if _NAMES.fullmatch(rest):
+        return PolygonArea(countries.outline(rest)), inverted
     raise UsageError(
         f"region {text!r} is neither west,south,east,north in degrees nor a GeoJSON file, nor cap:LAT,LON,RADIUS_M, "
-        "cells:TOKEN,... or cells:FILE; not: before any of them means the rest of the Earth"
+        "cells:TOKEN,..., cells:FILE or codes of countries such as BE+DE+NL; not: before any of them means the rest of the "
+        "Earth"
     )
 
 

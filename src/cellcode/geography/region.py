@@ -81,9 +81,10 @@ class Region:
         """Return the region of a command line.
 
         The forms are `west,south,east,north` in degrees (west > east crosses the antimeridian), the path of a GeoJSON file,
-        `cap:LAT,LON,RADIUS_M` for the points within a distance of a point, and `cells:TOKEN,TOKEN,...` or `cells:FILE`
-        (a text file with one token per line) for S2 cells of any levels. `not:` before any of them means the rest of
-        the Earth.
+        `cap:LAT,LON,RADIUS_M` for the points within a distance of a point, `cells:TOKEN,TOKEN,...` or `cells:FILE`
+        (a text file with one token per line) for S2 cells of any levels, and codes of countries (ISO 3166-1) and presets
+        joined by `+`, such as `BE+DE+NL`; see `geography.countries`. `not:` before any of them means the rest of the
+        Earth.
 
         Raises:
             UsageError: the text has none of these forms, or numbers out of range.

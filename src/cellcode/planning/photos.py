@@ -1,0 +1,96 @@
+"""What is known of the photos of a region before they are there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from cellcode.config import Config
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import Region, s2
+from cellcode.photos import PhotoTable
+
+BYTES = 500_000  # of a photo nothing is known of: a JPEG about 2048 pixels wide
+TEST_SHARE = 0.1  # what `ingest` keeps for testing where it is not told otherwise
+SAMPLE = 200  # photos of a table whose files are weighed
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of a region.
+
+    Attributes:
+        source: where they are, for people.
+        count: all of them.
+        training: those that training reads, its validation photos included.
+        bytes_each: mean size of a file.
+        to_fetch: how many are not on this machine.
+        visited: cells of each level with training photos, where positions are known: the first of the prototypes, then of the
+            database.
+    """
+
+    source: str
+    count: int
+    training: int
+    bytes_each: float
+    to_fetch: int
+    visited: tuple[int, int] | None = None
+
+    @classmethod
+    def of_count(cls, count: int) -> Self:
+        """Return so many photos of which nothing else is known.
+
+        Raises:
+            UsageError: the count is negative.
+        """
+        if count < 0:
+            raise UsageError(f"the number of photos is {count}, it must be at least 0")
+        return cls("as given", count, round(count * (1 - TEST_SHARE)), BYTES, count)
+
+    @classmethod
+    def of_table(cls, folder: Path | str, region: Region, config: Config) -> Self:
+        """Return the photos of a table that lie in the region.
+
+        Raises:
+            InputError: the folder holds no photo table, or one with nothing in the region.
+        """
+        table = PhotoTable.load(folder)
+        table = table.select(region.contains(table.lat_deg, table.lon_deg))
+        if not len(table):
+            raise InputError(f"{folder}: none of its photos lies in the region; check that both are of one place")
+        training = table.select(np.isin(table.split, ["train", "validation"]))
+        levels = (config.levels.prototype, config.levels.cell)
+        lat, lon = training.lat_deg, training.lon_deg
+        visited = [len(np.unique(s2.cell_ids(lat, lon, level))) for level in levels]
+        files = table.files[:: max(1, len(table) // SAMPLE)]
+        sizes = [path.stat().st_size for path in files if path.is_file()]
+        each = float(np.mean(sizes)) if sizes else float(BYTES)
+        return cls(str(folder), len(table), len(training), each, 0, (visited[0], visited[1]))
+
+    @classmethod
+    def of_service(cls, spec: str, region: Region) -> Self:
+        """Return what an online service offers in the region; it is asked for its listing and for a few photos.
+
+        Raises:
+            UsageError: the service is unknown.
+            RemoteError: it cannot be asked.
+        """
+        from cellcode.photos.online import offer
+
+        found = offer(spec, region)
+        each = found.sample_bytes or float(BYTES)
+        training = round(found.photos * (1 - TEST_SHARE))
+        return cls(found.source, found.photos, training, each, found.photos - found.present)
+
+    def cells(self, of_region: int, which: int) -> int:
+        """Return the cells of the region that have training photos: 0 those of the prototypes, 1 those of the database.
+
+        Where positions are not known, photos fall on the cells at random; real ones keep to streets, so these are many.
+        """
+        if self.visited is not None:
+            return min(self.visited[which], of_region)
+        return round(-of_region * math.expm1(-self.training / max(of_region, 1)))
