@@ -162,6 +162,15 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         PhotoTable.load(folder)
 
 
+def test_a_table_of_two_halves_is_refused(tmp_path: Path) -> None:
+    """The photos of one run beside the manifest of another."""
+    folder = tmp_path / "table"
+    _table(tmp_path).save(folder)
+    pq.write_table(_table(tmp_path, 5).rows, folder / "photos.parquet")
+    with pytest.raises(InputError, match="has 5 photos, its manifest another number"):
+        PhotoTable.load(folder)
+
+
 def test_manifest_that_is_no_object_is_refused_in_a_sentence(tmp_path: Path) -> None:
     _table(tmp_path).save(tmp_path / "table")
     (tmp_path / "table/manifest.json").write_text("[]")

@@ -64,8 +64,8 @@ def command(
             rich_help_panel=_CAMERA,
         ),
     ] = None,
-    rate: Annotated[float, Option(help="Requests a second to one host.", rich_help_panel=_SERVICES)] = 10.0,
-    connections: Annotated[int, Option(help="Connections to one host.", rich_help_panel=_SERVICES)] = 4,
+    rate: Annotated[float, Option(min=0.01, help="Requests a second to one host.", rich_help_panel=_SERVICES)] = 10.0,
+    connections: Annotated[int, Option(min=1, help="Connections to one host.", rich_help_panel=_SERVICES)] = 4,
     min_width_px: Annotated[int, Option(help="Fetch pictures at least so wide.", rich_help_panel=_SERVICES)] = 480,
     min_quality: Annotated[
         float | None, Option(help="0 to 1, as Mapillary rates photos.", rich_help_panel=_SERVICES)

@@ -105,7 +105,7 @@ def listed(dataset: Dataset, selection: Selection, where: str) -> tuple[Listed, 
     files = [f"{split}.csv" for split in SPLITS]
     present = [name for name in dataset.names() if name in files]
     if not present:
-        raise InputError(f"{where} holds neither train.csv nor test.csv of OSV-5M")
+        raise InputError(f"{where or '.'} holds neither train.csv nor test.csv of OSV-5M")
     parts = [
         select(_Csv(dataset.local(name), name.removesuffix(".csv")), _NAMES, "osv5m", selection)
         for name in sorted(present)

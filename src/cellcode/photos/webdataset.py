@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,40 +34,37 @@ class _Sample:
 
     def reason(self) -> str | None:
         """Why it is of no use."""
-        if self.fault is None and self.photo is None:
+        if self.fault is not None:
+            return self.fault
+        if self.photo is None:
             return "no photo beside its JSON"
-        return self.fault if self.fault or self.properties is not None else "no JSON beside the photo"
+        return "no JSON beside the photo" if self.properties is None else None
 
 
-@dataclass
 class TarList:
-    """The samples of all shards in a folder; see `list_files.PhotoList`.
+    """The samples of all shards in a folder, as a list of photos; see `list_files.PhotoList`.
 
     Attributes:
         places: the photo of each key, which is SHARD/KEY.
+
+    Raises:
+        InputError: there are no shards.
     """
 
-    folder: Path
-    names: list[str] = field(default_factory=lambda: [KEY])
-    placed: bool = False
-    places: dict[str, Member] = field(default_factory=dict)
+    placed = False
 
-    def __post_init__(self) -> None:
-        """Read the names of all members, and their JSON.
-
-        Raises:
-            InputError: there are no shards.
-        """
-        shards = shard_files(self.folder)
+    def __init__(self, folder: Path) -> None:
+        """Read the names of all members, and their JSON."""
+        self._folder, self._samples = folder, dict[str, _Sample]()
+        shards = shard_files(folder)
         if not shards:
-            raise InputError(f"{self.folder} holds no shards ({', '.join(_SHARDS)})")
-        self._samples: dict[str, _Sample] = {}
+            raise InputError(f"{folder} holds no shards ({', '.join(_SHARDS)})")
         for path in track(shards, "reading shards", len(shards)):
             self._read_shard(path)
-        for key, sample in self._samples.items():
-            if sample.photo is not None and sample.reason() is None:
-                self.places[key] = sample.photo
-        self.names += list(dict.fromkeys(name for each in self._samples.values() for name in each.properties or {}))
+        self.places = {key: each.photo for key, each in self._samples.items() if each.photo and not each.reason()}
+        self.names = list(
+            dict.fromkeys([KEY, *(name for each in self._samples.values() for name in each.properties or {})])
+        )
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
         """See `PhotoList`; a line is a sample."""
@@ -84,7 +81,7 @@ class TarList:
             yield Lines(numbers, {**columns, "file": pa.array(some, pa.string())}, faults)
 
     def _read_shard(self, path: Path) -> None:
-        shard = path.relative_to(self.folder).as_posix()
+        shard = path.relative_to(self._folder).as_posix()
         stem = shard.removesuffix(next(suffix for suffix in _SHARDS if shard.endswith(suffix)))
         try:
             with tarfile.open(path) as tar:
