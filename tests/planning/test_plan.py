@@ -53,9 +53,9 @@ def one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("region", "size_px"),
     [
-        ("4.90,52.36,4.93,52.38", 64),  # some 2 km
+        ("4.900,52.360,4.920,52.372", 64),  # more than a kilometre
         ("10.000,0.000,10.012,0.010", 128),
-        ("18.90,69.64,18.96,69.66", 64),
+        ("18.90,69.640,18.94,69.653", 64),
         ("cap:52.09,5.12,700", 128),
     ],
 )
