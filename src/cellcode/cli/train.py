@@ -1,5 +1,6 @@
 """cellcode train."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,4 +22,5 @@ def command(
     from cellcode.training import train
 
     train.run(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
-    print(out)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+        print(out)

@@ -70,6 +70,14 @@ def sum_gradients(parameters: list[Tensor]) -> None:
             p.grad.copy_(part.view_as(p))
 
 
+def average_(tensors: list[Tensor]) -> None:
+    """Replace tensors of floating point numbers by their means over processes."""
+    if _several():
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                total_(tensor).div_(world())
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if _several():

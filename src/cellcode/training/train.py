@@ -17,19 +17,23 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
 from cellcode.errors import InputError
 from cellcode.geography import s2
+from cellcode.model import collectives
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast, choose_device
 from cellcode.model.prototypes import Prototypes
+from cellcode.model.sharded import ShardedPrototypes
 from cellcode.photos import PhotoTable
 from cellcode.photos.pixels import load_pixels
 from cellcode.photos.splits import by_position
 from cellcode.runs import CellFacts, Run, Validation
+from cellcode.training import distribution
 from cellcode.training.checkpoint import FOLDER as CHECKPOINT
 from cellcode.training.checkpoint import Identity
 from cellcode.training.inputs import Cached, Photos, Tiles
 from cellcode.training.sampling import PlaceSampler
 from cellcode.training.tiles import TileStore
 from cellcode.training.trainer import Model, Trainer
+from cellcode.training.validation import MOST, Recall
 
 CACHE = "cache"
 STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
@@ -58,17 +62,30 @@ def run(
     Raises:
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
-    prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache)
+    config = config if isinstance(config, Config) else configuration.load(config)
+    with distribution.joined(config.training.device) as device, distribution.only_first_speaks():
+        prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
+        prepared.trainer.fit(resume)
+        made = _finish(prepared)
+        if not collectives.rank():
+            shutil.rmtree(prepared.trainer.folder / CACHE, ignore_errors=True)
+        return made if made is not None else Run.load(out)
+
+
+def _finish(prepared: Prepared) -> Run | None:
+    """Write the run. With several processes the first one does it, and the others get None when it is there."""
     trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
-    trainer.fit(resume)
-    shutil.rmtree(trainer.folder / CACHE, ignore_errors=True)
     trained, config = trainer.trained.eval().cpu(), trainer.config
+    prototypes = trained.prototypes if trainer.table is None else trainer.table.whole()
+    if collectives.rank():
+        collectives.barrier()
+        return None
     made = Run(
         folder=trainer.folder,
         config=config,
         ground=trained.ground,
         aerial=trained.aerial,
-        prototypes=trained.prototypes,
+        prototypes=prototypes,
         facts=CellFacts.of_photos(training.lat_deg, training.lon_deg, training.captured_at, config.levels.cell),
         validation=_embed_validation(validation, trained.ground, config),
         manifest=_manifest(training, prepared.source),
@@ -78,6 +95,7 @@ def run(
         f"run {made.identity} in {trainer.folder}",
         file=sys.stderr,
     )
+    collectives.barrier()
     return made
 
 
@@ -99,24 +117,49 @@ def prepare(
     out: Path | str,
     resume: bool,
     imagery_cache: Path | None = None,
+    device: torch.device | None = None,
 ) -> Prepared:
-    """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments."""
+    """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments.
+
+    Args:
+        device: of this process; None: the configuration's.
+    """
     config = config if isinstance(config, Config) else configuration.load(config)
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
     source = open_source(aerial) if aerial is not None else None
     training, validation = split_validation(table, config)
     _require_supervision(config, training, source)
     folder = Path(out)
-    _clear(folder, resume)
+    if not collectives.rank():
+        _clear(folder, resume)
+    collectives.barrier()
     pixels, training = decode(training, config, "reading training photos")
     torch.manual_seed(config.training.seed)
-    device = choose_device(config.training.device)
+    device = device or choose_device(config.training.device)
     model = make_model(config, training, source is not None).to(device)
-    inputs = make_inputs(config, model, pixels, training, source, folder / CACHE, device, imagery_cache)
-    identity = Identity(config, _digest(training), source.identity if source is not None else None)
+    inputs = make_inputs(config, model, pixels, training, source, _cache(folder), device, imagery_cache)
+    cells = len(np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype)))
+    imagery = source.identity if source is not None else None
+    identity = Identity(config, _digest(training), imagery, len(training), cells)
     sampler = make_sampler(config, training)
-    trainer = Trainer(config, model, inputs.photos, inputs.tiles, sampler, folder, identity, device)
+    trainer = Trainer(
+        config,
+        model,
+        inputs.photos,
+        inputs.tiles,
+        sampler,
+        folder,
+        identity,
+        device,
+        make_table(config, training, device),
+        _recall(validation, config),
+    )
     return Prepared(trainer, training, validation, source)
+
+
+def _cache(folder: Path) -> Path:
+    """Return where this process keeps what it computes once, such as the imagery that it cuts tiles from."""
+    return folder / CACHE / str(collectives.rank())
 
 
 def _clear(folder: Path, resume: bool) -> None:
@@ -158,12 +201,32 @@ def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, Pho
 def make_model(config: Config, training: PhotoTable, has_aerial: bool) -> Model:
     """Encoders with fresh or pretrained weights, and a prototype for every prototype cell with a training photo."""
     prototypes = None
-    if config.loss.query_prototype:
+    if config.loss.query_prototype and config.prototypes.table == "whole":
         ids = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype))
         prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
     ground = Encoder(config.model.ground, config.model.dim)
     aerial = Encoder(config.model.aerial, config.model.dim, len(config.tile.scales)) if has_aerial else None
     return Model(ground, aerial, prototypes)
+
+
+def make_table(config: Config, training: PhotoTable, device: torch.device) -> ShardedPrototypes | None:
+    """Give the same prototypes as a table split over processes, where the configuration says so."""
+    if not config.loss.query_prototype or config.prototypes.table == "whole":
+        return None
+    ids = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype))
+    model, seed = config.model, config.training.seed
+    return ShardedPrototypes(ids, model.dim, model.interpolation_radius_cells, config.prototypes, seed, device)
+
+
+def _recall(validation: PhotoTable, config: Config) -> Recall | None:
+    """Give the recall of a sample of the validation photos within the middle one of the evaluation's radii."""
+    if not config.training.validate_every_steps or not config.loss.query_prototype or not len(validation):
+        return None
+    chosen = np.zeros(len(validation), bool)
+    chosen[np.random.default_rng([config.training.seed, 7]).permutation(len(validation))[:MOST]] = True
+    pixels, sample = decode(validation.select(chosen), config, "reading validation photos")
+    radii_m = config.evaluation.radii_m
+    return Recall(pixels, sample.lat_deg, sample.lon_deg, radii_m[len(radii_m) // 2])
 
 
 @dataclass(frozen=True)
@@ -190,7 +253,11 @@ def make_inputs(
     if source is not None:
         cells = store_cells(training, source, config)
         store = _tile_store(source, cells, config, cache, imagery_cache)
-        tiles = Tiles(store, training.lat_deg, training.lon_deg, config, device)
+        shares = config.training.model_copy(
+            update={"random_tiles": -(-config.training.random_tiles // collectives.world())}
+        )
+        share = config.model_copy(update={"training": shares})  # each process draws its part of them
+        tiles = Tiles(store, training.lat_deg, training.lon_deg, share, device)
     if config.training.regime == "full":
         return Samples(photos, tiles)
     cached_photos = _freeze(photos, len(training), model.ground, config, cache / "photos.npy")
