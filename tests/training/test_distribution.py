@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from cellcode import config as configuration
 from cellcode.config import Config
-from cellcode.errors import InputError
+from cellcode.errors import InputError, UsageError
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training import checkpoint, train
@@ -91,62 +91,81 @@ def test_several_processes_learn_what_one_learns(world: int, peer: ModuleType, t
         assert np.ptp(one["losses"], axis=0).max() > 0.01
 
 
-def test_a_training_of_two_processes_is_resumed_by_one_and_read_as_any_other(
-    small_config: Configure, table: Path, grid_imagery: Path, log_lines: Log, tmp_path: Path
-) -> None:
-    config = small_config(*SHARDED, "training.keep_checkpoints=9", "training.ema=0.9", "training.random_tiles=3")
-    path = tmp_path / "config.yaml"
-    path.write_text(configuration.dump(config), encoding="utf-8")
-    out = tmp_path / "run"
-    texts = _run(2, "train", path, table, out, "", "", grid_imagery)
+@pytest.fixture(scope="session")
+def two(
+    small_config: Configure, table: Path, grid_imagery: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A configuration and what two processes made of it."""
+    folder = tmp_path_factory.mktemp("two")
+    more = ("training.keep_checkpoints=9", "training.ema=0.9", "training.random_tiles=3")
+    path = folder / "config.yaml"
+    path.write_text(configuration.dump(small_config(*SHARDED, *more)), encoding="utf-8")
+    texts = _run(2, "train", path, table, folder / "run", "", "", grid_imagery)
     assert "trained on 36 photos" in texts[0]
     assert "trained on" not in texts[1]
-    lines = log_lines(out)
+    return path, folder / "run"
+
+
+def test_what_two_processes_train_is_a_run_that_one_can_continue(
+    two: tuple[Path, Path], table: Path, grid_imagery: Path, log_lines: Log, tmp_path: Path
+) -> None:
+    config, made = two
+    lines = log_lines(made)
     assert [line["step"] for line in lines] == list(range(8))
     assert lines[-1]["loss"] < lines[0]["loss"]
-    run = Run.load(out)
+    run = Run.load(made)
     assert run.prototypes is not None
-    assert len(list((out / "checkpoint" / "00000006").glob("rows-*"))) == 2
-    assert not (out / "cache").exists()
-
-    # One process goes on from step 6 of the two.
+    assert not (made / "cache").exists()
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
     shutil.rmtree(out / "checkpoint" / "00000008")
+    assert len(list((out / "checkpoint" / "00000006").glob("rows-*"))) == 2
+
     resumed = train.run(config, table, grid_imagery, out=out, resume=True)
     assert [line["step"] for line in log_lines(out)] == list(range(8))
     assert log_lines(out)[:6] == lines[:6]
     assert resumed.prototypes is not None
     # The two ways of drawing augmentations differ, and so do the last two steps; the table is near all the same.
-    cosines = (resumed.prototypes.all() * run.prototypes.all()).sum(dim=1)
-    assert cosines.min() > 0.99
+    assert (resumed.prototypes.all() * run.prototypes.all()).sum(dim=1).min() > 0.99
 
 
-@pytest.mark.parametrize(("die", "reason"), [("kill", ""), ("error", "the cat ate photo 7")])
-def test_when_a_process_dies_the_others_stop_naming_it(
-    die: str, reason: str, small_config: Configure, table: Path, tmp_path: Path
+def test_when_a_process_is_killed_the_other_stops_naming_it_and_both_resume_to_the_same_end(
+    two: tuple[Path, Path], table: Path, grid_imagery: Path, log_lines: Log, tmp_path: Path
 ) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(configuration.dump(small_config(*SHARDED)), encoding="utf-8")
-    processes = _start(2, "train", path, table, tmp_path / "run", "", die)
+    config, whole = two
+    out = tmp_path / "run"
+    _check_death(_start(2, "train", config, table, out, "", "kill", grid_imagery), "")
+    assert [path.name for path in (out / "checkpoint").glob("[!.]*")] == ["00000003"]
+    _run(2, "train", config, table, out, "resume", "", grid_imagery)
+    assert log_lines(out) == log_lines(whole)
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, out))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_when_a_process_fails_the_other_stops_saying_why(
+    two: tuple[Path, Path], table: Path, grid_imagery: Path, tmp_path: Path
+) -> None:
+    processes = _start(2, "train", two[0], table, tmp_path / "run", "", "error", grid_imagery)
+    _check_death(processes, "the cat ate photo 7")
+
+
+def _check_death(processes: list[subprocess.Popen[str]], reason: str) -> None:
     processes[1].wait(timeout=300)
     died = time.monotonic()
     text = processes[0].communicate(timeout=60)[1]
+    processes[1].communicate()
     assert time.monotonic() - died < 60
     assert processes[0].returncode == 1
-    assert "process 0 stops because process 1 died: " + reason in text
-    processes[1].communicate()
-    # What was saved before is whole, and training goes on from it.
-    assert [path.name for path in (tmp_path / "run" / "checkpoint").glob("[!.]*")] == ["00000003"]
+    assert f"process 0 stops because process 1 died: {reason}" in text
 
 
 def test_batches_that_do_not_divide_by_the_processes_are_refused(
-    small_config: Configure, table: Path, tmp_path: Path
+    small_config: Configure, grid_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(configuration.dump(small_config("training.batch_size=6")), encoding="utf-8")
-    processes = _start(2, "train", path, table, tmp_path / "run")
-    texts = [process.communicate(timeout=300)[1] for process in processes]
-    assert all(process.returncode == 1 for process in processes)
-    assert any("3 places a batch do not divide by 2 processes" in text for text in texts)
+    monkeypatch.setattr("cellcode.model.collectives.world", lambda: 3)
+    with pytest.raises(UsageError, match="4 places a batch do not divide by 3 processes"):
+        train.prepare(small_config(), grid_photos, out=tmp_path, resume=False)
 
 
 def test_a_sharded_training_stopped_and_resumed_is_the_one_never_stopped(

@@ -28,12 +28,15 @@ def gather(x: Tensor) -> Tensor:
     """Return the rows of all processes in their order, (world * N, ...) from (N, ...); differentiable."""
     if not _several():
         return x
-    return torch.cat(differentiable.all_gather(x.contiguous()))
+    return torch.cat(differentiable.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
 
 
 def total(x: Tensor) -> Tensor:
     """Return the sum over processes; differentiable."""
-    return differentiable.all_reduce(x) if _several() else x
+    if not _several():
+        return x
+    summed: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    return summed
 
 
 def total_(x: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def sum_gradients(parameters: list[Tensor]) -> None:
         for p in same:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         together = total_(torch.cat([p.grad.reshape(-1) for p in same if p.grad is not None]))
-        for p, part in zip(same, together.split([p.numel() for p in same]), strict=True):
+        for p, part in zip(same, torch.split(together, [p.numel() for p in same]), strict=True):
             assert p.grad is not None
             p.grad.copy_(part.view_as(p))
 

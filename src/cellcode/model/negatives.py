@@ -72,7 +72,7 @@ class Clusters:
         """Draw `each` rows of the cluster of every given row, with repetitions; (N * each,)."""
         own = self.of_row[rows]
         at = self.start[own][:, None] + rng.integers(0, self.count[own][:, None], (len(rows), each))
-        return self.order[at].astype(np.int64).ravel()
+        return np.asarray(self.order[at], np.int64).ravel()
 
 
 def centroids(vectors: Float32, clusters: int, seed: int) -> Float32:
