@@ -218,6 +218,14 @@ class TrainingConfig(Frozen):
     seed: int = 0
 
 
+class StreamConfig(Frozen):
+    """How packed photos are read in training; it counts for them only."""
+
+    window_shards: int = Field(4, ge=1, description="shards whose photos are shuffled together; twice as many are held")
+    threads: int = Field(0, ge=0, description="that decode photos, in each process; 0: one a core")
+    damaged_share: Share = Field(0.01, description="photos of an epoch that may be unreadable before training stops")
+
+
 class BuildConfig(Frozen):
     """From a run to cell codes."""
 
@@ -265,6 +273,7 @@ class Config(Frozen):
     augmentation: AugmentationConfig = AugmentationConfig()
     validation: ValidationConfig = ValidationConfig()
     training: TrainingConfig = TrainingConfig()
+    stream: StreamConfig = StreamConfig()
     build: BuildConfig = BuildConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

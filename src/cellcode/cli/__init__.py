@@ -19,6 +19,7 @@ from cellcode.cli import (
     ingest,
     locate,
     merge,
+    pack,
     results,
     serve,
     simulate,
@@ -52,6 +53,7 @@ def options(
 for verb in (
     simulate,
     ingest,
+    pack,
     train,
     build,
     evaluate,

@@ -9,7 +9,9 @@ from typer import Argument, Option
 
 def command(
     config: Annotated[Path, Argument(help="A YAML configuration; configs/ has some.")],
-    photos: Annotated[Path, Option(help="Photo table.")],
+    photos: Annotated[
+        str, Option(help="Photo table, or packed photos: their folder, or an address such as s3://BUCKET/SHARDS.")
+    ],
     out: Annotated[Path, Option(help="Folder for the run.")],
     aerial: Annotated[
         str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")

@@ -27,6 +27,7 @@ from cellcode.training.inputs import Indices, Inputs, Photos
 from cellcode.training.log import Log
 from cellcode.training.objective import Objective
 from cellcode.training.sampling import PlaceSampler
+from cellcode.training.stream import Stream
 from cellcode.training.validation import Recall
 
 
@@ -55,7 +56,7 @@ class Trainer:
     model: Model
     photos: Inputs
     tiles: Inputs | None
-    sampler: PlaceSampler
+    sampler: PlaceSampler | Stream
     folder: Path
     identity: checkpoint.Identity
     device: torch.device
@@ -65,7 +66,7 @@ class Trainer:
     def __post_init__(self) -> None:
         """Set up the objective, the optimiser and the average."""
         training = self.config.training
-        places = len(self.sampler.batch(0)) // self.sampler.photos_per_place
+        places = self.sampler.photos_per_batch // self.sampler.photos_per_place
         if places % collectives.world():
             raise UsageError(
                 f"{places} places a batch do not divide by {collectives.world()} processes; set "
@@ -174,7 +175,7 @@ class Trainer:
         return indices[collectives.rank() * share : (collectives.rank() + 1) * share]
 
     def _photos_a_step(self) -> int:
-        return len(self.sampler.batch(0)) * self.config.training.accumulation
+        return self.sampler.photos_per_batch * self.config.training.accumulation
 
     def _require_finite(self, step: int, number: int, losses: dict[str, Tensor], told: Tensor) -> None:
         """Stop on a loss that is no number, all processes together, and keep the batch for inspection.
