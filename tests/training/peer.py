@@ -66,7 +66,7 @@ def teach(case: str, steps: int = 4) -> dict[str, np.ndarray]:
 
 def main() -> None:
     work, *arguments = sys.argv[1:]
-    distribution.BEAT_S, distribution.SILENCE_S = 0.2, 3.0
+    distribution.BEAT_S, distribution.SILENCE_S = 0.2, 15.0
     try:
         {"teach": _teach, "train": _train}[work](*arguments)
     except CellcodeError as error:

@@ -23,7 +23,8 @@ from cellcode.model import collectives, negatives
 from cellcode.model.prototypes import Float64, Ids, Prototypes, neighbours
 from cellcode.model.rowwise import RowwiseAdam
 
-BLOCK = 1 << 16  # rows made or read at a time
+BLOCK = 1 << 16  # rows made at a time
+SCORED = 1 << 13  # rows compared with all centroids at a time
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -196,8 +197,8 @@ class ShardedPrototypes:
             found += torch.from_numpy(negatives.centroids(vectors.cpu().numpy(), len(found), self.seed)).to(found)
         found = collectives.total_(found)
         own = torch.zeros(count, dtype=torch.int32, device=self.weight.device)
-        for first in range(self.start, self.stop, BLOCK):
-            last = min(first + BLOCK, self.stop)
+        for first in range(self.start, self.stop, SCORED):
+            last = min(first + SCORED, self.stop)
             rows = self.unit_rows(torch.arange(first - self.start, last - self.start))
             own[first:last] = (rows @ found.T).argmax(dim=1).int()
         self.clusters = negatives.Clusters.of(collectives.total_(own).cpu().numpy(), len(found))

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 
 import torch
@@ -97,9 +97,9 @@ class Watch:
         if not isinstance(error, (CellcodeError, KeyboardInterrupt, SystemExit)):
             self._stopped.wait(SILENCE_S + 2 * BEAT_S if isinstance(error, RuntimeError) else 0)
         text = str(error).splitlines()[0] if str(error) else ""
-        self.store.set(
-            f"failed {self.rank}", text if isinstance(error, CellcodeError) else f"{type(error).__name__}: {text}"
-        )
+        reason = text if isinstance(error, CellcodeError) else f"{type(error).__name__}: {text}"
+        with suppress(RuntimeError):  # the store is gone if the process that kept it is
+            self.store.set(f"failed {self.rank}", reason)
         self._stopped.set()
         time.sleep(2 * BEAT_S)  # if the store is in this process, the others have to read it
 
