@@ -57,9 +57,11 @@ def main() -> None:
         print(peak_bytes(*arguments.peak))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = (
-            recall_rows(*arguments.recall, Path(folder)) if arguments.recall else measure(Path(folder), arguments.quick)
-        )
+        if arguments.recall:
+            photos, aerial = arguments.recall
+            rows = recall_rows(photos, aerial, Path(folder))
+        else:
+            rows = measure(Path(folder), arguments.quick)
     report.show(rows, arguments.json)
 
 

@@ -6,12 +6,16 @@ the backward of each exchange sums what all of them ask for. Every process has t
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn import functional as differentiable
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 def rank() -> int:
@@ -46,14 +50,14 @@ def total_(x: Tensor) -> Tensor:
     return x
 
 
-def gather_array(x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def gather_array(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """Return the rows of all processes in their order; (world * N, ...) from (N, ...) of one shape."""
     if not _several():
         return x
     mine = torch.from_numpy(np.ascontiguousarray(x)).to(_device())
     parts = [torch.empty_like(mine) for _ in range(world())]
     dist.all_gather(parts, mine)
-    return torch.cat(parts).cpu().numpy()
+    return np.asarray(torch.cat(parts).cpu().numpy(), x.dtype)
 
 
 def sum_gradients(parameters: list[Tensor]) -> None:

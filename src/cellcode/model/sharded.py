@@ -176,7 +176,7 @@ class ShardedPrototypes:
             torch.cat([grad for _, grad in used if grad is not None]),
         )
         if len(used) > 1:
-            rows, where = rows.unique(return_inverse=True)
+            rows, where = torch.unique(rows, return_inverse=True)
             gradient = gradient.new_zeros(len(rows), self.dim).index_add_(0, where, gradient)
         self.optimizer.step(rows, gradient, rate, (self.seed * 1_000_003 + step) * 4096 + collectives.rank())
 

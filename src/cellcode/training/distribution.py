@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,9 +43,9 @@ def joined(device_name: str) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     store, rank, world = next(rendezvous("env://"))
-    group = dist.PrefixStore("group", store)
+    group, watched = (dist.PrefixStore(name, store) for name in ("group", "watch"))  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=group, rank=rank, world_size=world)
-    watch = Watch(dist.PrefixStore("watch", store), rank, world)
+    watch = Watch(watched, rank, world)
     try:
         yield device
         watch.end()
@@ -69,11 +70,11 @@ class Watch:
     """Tells the others that this process lives, and ends it when one of them does not.
 
     Args:
-        store: where all processes of the training read and write.
+        store: a torch.distributed.Store, where all processes of the training read and write.
         rank, world: number of this process and how many there are.
     """
 
-    def __init__(self, store: dist.Store, rank: int, world: int) -> None:
+    def __init__(self, store: Any, rank: int, world: int) -> None:
         self.store, self.rank = store, rank
         self._others = set(range(world)) - {rank}
         self._stopped = threading.Event()

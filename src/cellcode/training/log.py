@@ -38,7 +38,7 @@ class Log:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin)
 
     def __enter__(self) -> Log:
         return self
@@ -49,7 +49,7 @@ class Log:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
 
     def write(self, step: int, losses: dict[str, float], photos: int, seconds: float) -> None:
         """Write the losses of a step that took `seconds` for `photos` photos of all processes."""
@@ -71,7 +71,7 @@ class Log:
         if self._board is not None:
             for name, value in record.items():
                 if name != "step":
-                    self._board.add_scalar(name, value, record["step"])  # type: ignore[no-untyped-call]
+                    self._board.add_scalar(name, value, record["step"])
 
 
 def peak_memory() -> int:
