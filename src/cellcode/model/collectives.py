@@ -6,14 +6,13 @@ the backward of each exchange sums what all of them ask for. Every process has t
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn import functional as differentiable
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -28,18 +27,47 @@ def world() -> int:
     return dist.get_world_size() if _several() else 1
 
 
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; each gets back the sum of what all want of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # one output, one gradient
+        wanted = total_(gradient.clone(memory_format=torch.contiguous_format))
+        return wanted[rank() * ctx.count : (rank() + 1) * ctx.count]
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of what all want of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return total_(x.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return total_(gradient.clone(memory_format=torch.contiguous_format))
+
+
 def gather(x: Tensor) -> Tensor:
     """Return the rows of all processes in their order, (world * N, ...) from (N, ...); differentiable."""
     if not _several():
         return x
-    return torch.cat(differentiable.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
+    rows: Tensor = _Gather.apply(x.contiguous())  # type: ignore[no-untyped-call]
+    return rows
 
 
 def total(x: Tensor) -> Tensor:
     """Return the sum over processes; differentiable."""
     if not _several():
         return x
-    summed: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
     return summed
 
 
