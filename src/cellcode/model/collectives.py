@@ -38,7 +38,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # one output, one gradient
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         wanted = total_(gradient.clone(memory_format=torch.contiguous_format))
         return wanted[rank() * ctx.count : (rank() + 1) * ctx.count]
 
@@ -51,7 +51,7 @@ class _Total(torch.autograd.Function):
         return total_(x.clone(memory_format=torch.contiguous_format))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total_(gradient.clone(memory_format=torch.contiguous_format))
 
 
