@@ -12,7 +12,6 @@ opens; keys and endpoint of a store come from the environment.
 
 from __future__ import annotations
 
-import io
 import json
 import zlib
 from dataclasses import dataclass
@@ -176,18 +175,21 @@ class PackedPhotos:
         """
         part = self._table(f"{split}/{name}.parquet", _NEEDED)
         index = {column: part.column(column).to_numpy(zero_copy_only=False) for column in _NEEDED}
-        data, missing = b"", ""
+        data, missing = memoryview(b""), ""
         try:
-            with self._files.open_input_stream(f"{self._root}/{split}/{name}.tar") as stream:
-                data = stream.read()
+            data = self._read(f"{split}/{name}.tar")
         except (OSError, pa.ArrowException) as error:
             missing = f"the shard cannot be read ({str(error).splitlines()[0]})"
-        return LoadedShard(f"{self.place}/{split}/{name}.tar", memoryview(data), missing, index)
+        return LoadedShard(f"{self.place}/{split}/{name}.tar", data, missing, index)
+
+    def _read(self, name: str) -> memoryview:
+        """Read a file in one piece: as a stream of unknown length it would be gathered from pieces and copied."""
+        with self._files.open_input_file(f"{self._root}/{name}") as file:
+            return memoryview(file.read_buffer(file.size()))
 
     def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         try:
-            with self._files.open_input_stream(f"{self._root}/{name}") as stream:
-                return pq.read_table(io.BytesIO(stream.read()), columns=columns)
+            return pq.read_table(pa.BufferReader(self._read(name)), columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{self.place}/{name} cannot be read ({str(error).splitlines()[0]})") from None
 

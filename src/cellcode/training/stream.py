@@ -158,7 +158,7 @@ class Stream:
         if reasons:
             self._count(step, reasons, numbers)
             rows = replacements(np.isin(rows, list(reasons)), self.photos_per_place)
-        pixels = np.stack([made[row] for row in rows])  # type: ignore[arg-type]  # the rows with pixels
+        pixels = np.stack([made[row] for row in rows])
         lat_deg, lon_deg = self._positions(step, numbers[rows])
         return Batch(numbers[rows], pixels, lat_deg, lon_deg)
 
