@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,38 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
     names = sorted(path.name for path in (tmp_path / checkpoint.FOLDER / "00000001").iterdir())
     assert names == ["state.json", "state.safetensors"]
+
+
+def test_the_last_ones_are_kept_and_the_best(tmp_path: Path) -> None:
+    network = _network(0)
+    state = State({"model": network}, _optimizer(network, False))
+    for step, score in ((1, 0.3), (2, 0.8), (3, None), (4, 0.5), (5, None)):
+        checkpoint.save(tmp_path, step, state, OWN, keep=2, score=score)
+    assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == [
+        "00000002",
+        "00000004",
+        "00000005",
+    ]
+    assert checkpoint.load(tmp_path, state, OWN) == 5
+
+
+def test_what_a_power_cut_left_is_not_picked_up(tmp_path: Path) -> None:
+    network = _network(0)
+    state = State({"model": network}, _optimizer(network, False))
+    checkpoint.save(tmp_path, 1, state, OWN)
+    whole = tmp_path / checkpoint.FOLDER / "00000001"
+    shutil.copytree(whole, tmp_path / checkpoint.FOLDER / ".partial")
+    shutil.copytree(whole, tmp_path / checkpoint.FOLDER / "00000002")
+    (tmp_path / checkpoint.FOLDER / "00000002" / "state.json").unlink()
+    assert checkpoint.load(tmp_path, state, OWN) == 1
+    checkpoint.save(tmp_path, 2, state, OWN)  # and is no obstacle
+    assert checkpoint.load(tmp_path, state, OWN) == 2
+
+
+def test_a_damaged_checkpoint_is_told_apart_from_none(tmp_path: Path) -> None:
+    network = _network(0)
+    state = State({"model": network}, _optimizer(network, False))
+    checkpoint.save(tmp_path, 1, state, OWN)
+    (tmp_path / checkpoint.FOLDER / "00000001" / "state.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="00000001 is damaged"):
+        checkpoint.load(tmp_path, state, OWN)
