@@ -136,6 +136,30 @@ class LossConfig(Frozen):
         return self
 
 
+class PrototypesConfig(Frozen):
+    """How the table of prototypes is held and what a step compares with it; docs/scaling.md.
+
+    A `whole` table is a parameter like any other, and every process has a copy. A `sharded` one is split over the
+    processes, its optimiser keeps one moment a row, and a step may look at some rows only.
+    """
+
+    table: Literal["whole", "sharded"] = "whole"
+    storage: Literal["float32", "bfloat16"] = "float32"
+    negatives: Literal["all", "sampled"] = "all"
+    share: Share = Field(0.1, description="of all rows, drawn at random in each step")
+    most_rows: int = Field(16384, ge=1, description="rows drawn at random in a step are not more than this")
+    hard_rows: int = Field(
+        0, ge=0, description="for each cell of a batch, rows a step that look like it, from clusters of the prototypes"
+    )
+    mine_every_steps: int = Field(1000, ge=1, description="steps between two clusterings for `hard_rows`")
+
+    @model_validator(mode="after")
+    def _only_a_sharded_table_is_sampled(self) -> PrototypesConfig:
+        if self.table == "whole" and (self.negatives == "sampled" or self.storage != "float32"):
+            raise ValueError("sampled negatives and bfloat16 storage need prototypes.table: sharded")
+        return self
+
+
 class AugmentationConfig(Frozen):
     """Random changes of photos and tiles during training; every figure is the end of a uniform range."""
 
@@ -185,11 +209,26 @@ class TrainingConfig(Frozen):
     warmup_share: Share = 0.1
     gradient_norm: Positive = 5.0
     ema: Share = 0.0
+    accumulation: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again for the gradient: memory for time"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_steps: int = Field(200, ge=1)
+    keep_checkpoints: int = Field(1, ge=1, description="the last ones; the best by validation recall is kept besides")
+    validate_every_steps: int = Field(0, ge=0, description="recall of a sample of the validation photos; 0: never")
     log_every_steps: int = Field(10, ge=1)
+    tensorboard: bool = Field(False, description="write what is logged for TensorBoard too")
     seed: int = 0
+
+
+class StreamConfig(Frozen):
+    """How packed photos are read in training; it counts for them only."""
+
+    window_shards: int = Field(4, ge=1, description="shards whose photos are shuffled together; twice as many are held")
+    threads: int = Field(0, ge=0, description="that decode photos, in each process; 0: one a core")
+    damaged_share: Share = Field(0.01, description="photos of an epoch that may be unreadable before training stops")
 
 
 class BuildConfig(Frozen):
@@ -235,11 +274,19 @@ class Config(Frozen):
     tile: TileConfig = TileConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    prototypes: PrototypesConfig = PrototypesConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     validation: ValidationConfig = ValidationConfig()
     training: TrainingConfig = TrainingConfig()
+    stream: StreamConfig = StreamConfig()
     build: BuildConfig = BuildConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _distant_labels_need_every_row(self) -> Config:
+        if self.loss.prototype_labels == "haversine" and self.prototypes.table == "sharded":
+            raise ValueError("loss.prototype_labels haversine needs prototypes.table: whole")
+        return self
 
 
 def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:

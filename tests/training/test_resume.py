@@ -146,14 +146,14 @@ def test_resuming_with_another_configuration_is_refused_and_the_difference_named
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     _interrupted(small_config(), grid_photos, None, tmp_path, last=4)
-    state = (tmp_path / "checkpoint" / "state.safetensors").read_bytes()
+    state = (tmp_path / "checkpoint" / "00000003" / "state.safetensors").read_bytes()
     with pytest.raises(InputError) as caught:
         train.run(small_config("training.epochs=3", "loss.scale=5"), grid_photos, out=tmp_path, resume=True)
     message = str(caught.value)
     assert "training.epochs: 2 -> 3" in message
     assert "loss.scale: 20.0 -> 5.0" in message
     assert "\n" not in message
-    assert (tmp_path / "checkpoint" / "state.safetensors").read_bytes() == state
+    assert (tmp_path / "checkpoint" / "00000003" / "state.safetensors").read_bytes() == state
 
 
 def test_resuming_with_other_photos_is_refused(

@@ -145,7 +145,7 @@ def test_only_photos_of_the_training_split_are_used(
 def test_an_average_is_what_the_run_keeps(small_config: Configure, grid_photos: PhotoTable, tmp_path: Path) -> None:
     plain = train.run(small_config(), grid_photos, out=tmp_path / "plain")
     averaged = train.run(small_config("training.ema=0.9"), grid_photos, out=tmp_path / "averaged")
-    state = load_file(tmp_path / "averaged" / "checkpoint" / "state.safetensors")
+    state = load_file(tmp_path / "averaged" / "checkpoint" / "00000008" / "state.safetensors")
     for name, value in averaged.ground.state_dict().items():
         assert torch.equal(value, state[f"average.module.ground.{name}"]), name
     for name, value in plain.ground.state_dict().items():

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from cellcode.config import Config
-from cellcode.errors import CellcodeError
+from cellcode.errors import CellcodeError, MissingExtraError
+from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training import train
+from cellcode.training.log import Log
 from cellcode.training.trainer import Trainer, learning_rate_factor, parameter_groups
+from cellcode.training.validation import Recall
 
 Configure = Callable[..., Config]
-Log = Callable[[Path], list[dict[str, Any]]]
+Lines = Callable[[Path], list[dict[str, Any]]]
 
 
 def _trainer(config: Config, photos: PhotoTable, aerial: Path | None, out: Path) -> Trainer:
@@ -147,7 +150,7 @@ def test_the_same_step_draws_the_same_batch_and_changes_whatever_came_before(
 
 
 def test_the_log_has_a_line_every_few_steps_and_one_for_the_last(
-    small_config: Configure, grid_photos: PhotoTable, log_lines: Log, tmp_path: Path
+    small_config: Configure, grid_photos: PhotoTable, log_lines: Lines, tmp_path: Path
 ) -> None:
     train.run(small_config("training.log_every_steps=3"), grid_photos, out=tmp_path)
     lines = log_lines(tmp_path)
@@ -164,8 +167,15 @@ def test_a_loss_that_is_no_number_stops_the_training_by_a_sentence(
     trainer = _trainer(small_config(), grid_photos, None, tmp_path)
     with torch.no_grad():
         trainer.model.ground.projection.weight.fill_(math.nan)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     with pytest.raises(CellcodeError, match="the loss of step 4 is not finite"):
         trainer.step(4)
+    with np.load(tmp_path / "stopped" / "step-4-process-0.npz") as kept:
+        np.testing.assert_array_equal(kept["indices"], trainer.sampler.batch(4))
+        assert np.isnan(kept["query_prototype"]).any()
+        assert kept["pixels"].shape == (8, 32, 32, 3)
+    for name, p in trainer.model.named_parameters():
+        assert torch.equal(p, before[name]) or name == "ground.projection.weight"
 
 
 def test_the_average_follows_the_weights_exponentially(
@@ -204,3 +214,76 @@ def test_a_long_memory_in_a_short_training_does_not_keep_the_start(
         trainer.step(step)
     end = trainer.model.ground.projection.weight.detach()
     assert (trainer.trained.ground.projection.weight - start).norm() > 0.3 * (end - start).norm()
+
+
+def test_accumulated_batches_are_one_step_along_the_mean_of_their_gradients(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    one = _trainer(small_config("training.gradient_norm=1000"), grid_photos, None, tmp_path / "one")
+    two = _trainer(
+        small_config("training.gradient_norm=1000", "training.accumulation=2"), grid_photos, None, tmp_path / "two"
+    )
+    assert two.steps == one.steps // 2
+    for trainer in (one, two):
+        trainer.model.eval()  # no batch statistics
+    torch.manual_seed(one.config.training.seed * 1_000_003 + 1)
+    sums: dict[str, torch.Tensor] = {}
+    for number in (2, 3):
+        one.model.zero_grad()
+        sum(loss.mean() for loss in one.losses(number).values()).backward()  # type: ignore[union-attr]
+        for name, p in one.model.named_parameters():
+            assert p.grad is not None
+            sums[name] = sums.get(name, torch.zeros_like(p)) + p.grad / 2
+    two.step(1)
+    for name, p in two.model.named_parameters():
+        torch.testing.assert_close(p.grad, sums[name], atol=1e-6, rtol=1e-4)
+
+
+def test_activations_computed_again_give_the_same_step(
+    small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, tmp_path: Path
+) -> None:
+    made = []
+    for again in ("false", "true"):
+        config = small_config(f"training.activation_checkpointing={again}")
+        trainer = _trainer(config, grid_photos, grid_imagery, tmp_path / again)
+        made.append((trainer.step(0), dict(trainer.model.named_parameters())))
+    assert made[0][0] == made[1][0]
+    for name, p in made[0][1].items():
+        torch.testing.assert_close(p, made[1][1][name])
+
+
+def test_recall_is_logged_and_the_best_checkpoint_kept(
+    small_config: Configure, grid_photos: PhotoTable, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = iter([0.2, 0.9, 0.5, 0.4])
+    monkeypatch.setattr(Recall, "__call__", lambda *_: next(told))
+    config = small_config("training.validate_every_steps=2", "training.checkpoint_every_steps=2")
+    train.run(config, grid_photos, out=tmp_path)
+    recalls = {line["step"]: line["validation_recall"] for line in log_lines(tmp_path) if "validation_recall" in line}
+    assert recalls == {1: 0.2, 3: 0.9, 5: 0.5, 7: 0.4}
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["00000004", "00000008"]
+
+
+@pytest.mark.parametrize("table", ["whole", "sharded"])
+def test_recall_is_the_share_of_photos_whose_best_prototype_is_near(
+    table: str, small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
+) -> None:
+    config = small_config(f"prototypes.table={table}", "training.validate_every_steps=4", "evaluation.radii_m=[150]")
+    trainer = train.prepare(config, grid_photos, out=tmp_path, resume=False).trainer
+    recall, ground = trainer.validation, trainer.model.ground.eval()
+    assert recall is not None
+    prototypes = trainer.table.whole() if trainer.table is not None else trainer.model.prototypes
+    assert prototypes is not None
+    with torch.no_grad():
+        best = (ground(torch.from_numpy(recall.pixels)) @ prototypes.all().T).argmax(dim=1).numpy()
+    lat, lon = s2.cell_centers(prototypes.ids[best])
+    near = distance.haversine_m(recall.lat_deg, recall.lon_deg, lat, lon) < 150
+    assert recall(ground, trainer.table or prototypes) == pytest.approx(near.mean())
+
+
+def test_tensorboard_without_its_package_names_the_extra(
+    small_config: Configure, grid_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"cellcode\[tensorboard\]"):
+        Log(tmp_path, 0, tensorboard=True)

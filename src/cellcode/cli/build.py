@@ -27,6 +27,13 @@ def command(
             help="A photo table from outside the region: answers then say how probable it is that a photo is inside."
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        Option(
+            help="Encode on a Ray cluster: its address, auto for the one of this machine, local for all its cores. Paths "
+            "are the same on every node. Needs the extra ray."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, Option("--set", help="Override a setting: build.a=b; may be repeated.")
     ] = None,
@@ -43,5 +50,6 @@ def command(
         reuse=reuse,
         elsewhere=elsewhere,
         overrides=overrides or (),
+        cluster=cluster,
     )
     print(out)

@@ -1,5 +1,6 @@
 """cellcode train."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,9 @@ from typer import Argument, Option
 
 def command(
     config: Annotated[Path, Argument(help="A YAML configuration; configs/ has some.")],
-    photos: Annotated[Path, Option(help="Photo table.")],
+    photos: Annotated[
+        str, Option(help="Photo table, or packed photos: their folder, or an address such as s3://BUCKET/SHARDS.")
+    ],
     out: Annotated[Path, Option(help="Folder for the run.")],
     aerial: Annotated[
         str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")
@@ -21,4 +24,5 @@ def command(
     from cellcode.training import train
 
     train.run(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
-    print(out)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+        print(out)

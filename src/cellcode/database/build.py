@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from safetensors.torch import save_file
 
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.missing import missing, passing, told
-from cellcode.database import confidence, join, parts
+from cellcode.aerial.missing import told
+from cellcode.database import confidence, join, parts, remotely
 from cellcode.database.calibration import Calibration, fit
 from cellcode.database.codes import fuse
 from cellcode.database.database import Database
@@ -46,15 +48,21 @@ from cellcode.database.npyfile import RowWriter
 from cellcode.database.parts import COUNTS, Reuse, row_error
 from cellcode.database.plan import Plan, choose
 from cellcode.database.similarity import Terms
-from cellcode.errors import InputError
+from cellcode.errors import InputError, UsageError
 from cellcode.files import locked, read_json, replace_folder, write_json
 from cellcode.geography import Region, s2
 from cellcode.index.codeset import CodeSet
 from cellcode.photos import PhotoTable
 from cellcode.progress import Meter
 from cellcode.runs import Run, architecture
+from cellcode.tasks import over_ranges
 
 Float32 = npt.NDArray[np.float32]
+Shards = Iterable[tuple[npt.NDArray[np.uint64], Path]]  # cells, and the folder that they are encoded into
+Encoded = tuple[
+    Path, str | None
+]  # a shard's folder; what of the imagery it lacks for now, in which case it is not there
+Encoder = Callable[[Shards], Iterator[Encoded]]
 BLOCK = 65536
 RADIUS_CELLS = 1.5  # the neighbourhood that counts as right when the calibration is fitted, in mean cell edges
 PLAN, LOCK, FINISHED = "plan.json", "lock", "database"  # in the folder of an unfinished build
@@ -70,6 +78,7 @@ def run(
     reuse: Database | Path | str | None = None,
     elsewhere: PhotoTable | Path | str | None = None,
     overrides: Iterable[str] = (),
+    cluster: str | None = None,
 ) -> Database:
     """Build a database.
 
@@ -84,6 +93,8 @@ def run(
         elsewhere: photos (of any split) that were not taken in the region, or the folder of their table; with them
             answers tell how probable it is that a photo was taken in the region.
         overrides: `build.key=value`, in place of the run's `config.build`.
+        cluster: Ray cluster that encodes the shards (see `tasks.over_ranges`); run, imagery and `out` have the same paths
+            on all its nodes. Rounding may differ from one machine's.
 
     Returns:
         The database, open.
@@ -104,8 +115,11 @@ def run(
     strangers = embed_elsewhere(run, elsewhere, plan) if elsewhere is not None else None
     working = out.with_name(f".{out.name}.building")
     working.mkdir(parents=True, exist_ok=True)
+    encoder: Encoder = partial(_one_by_one, run, source, earlier)
+    if cluster is not None:
+        encoder = partial(_on_cluster, _ingredients(run, aerial, earlier), cluster)
     with locked(working / LOCK):
-        folders, counts = _encode(run, source, plan, working, earlier)
+        folders, counts = _encode(run, source, plan, working, earlier, encoder)
         masked = parts.masked(folders)
         shutil.rmtree(working / FINISHED, ignore_errors=True)  # of a build that was killed while it wrote
         (working / FINISHED).mkdir()
@@ -136,8 +150,35 @@ def _reusable(run: Run, reuse: Database | Path | str | None) -> Reuse | None:
     return Reuse(earlier)
 
 
+def _one_by_one(run: Run, source: AerialSource | None, reuse: Reuse | None, shards: Shards) -> Iterator[Encoded]:
+    for ids, folder in shards:
+        yield folder, parts.write_whole(run, source, ids, folder, reuse)
+
+
+def _on_cluster(ingredients: remotely.Ingredients, address: str, shards: Shards) -> Iterator[Encoded]:
+    calls = ((ingredients, ids, str(folder)) for ids, folder in shards)
+    for (_, _, folder), lacks in over_ranges(remotely.encode, calls, address):
+        yield Path(folder), lacks
+
+
+def _ingredients(run: Run, aerial: AerialSource | Path | str | None, reuse: Reuse | None) -> remotely.Ingredients:
+    if not isinstance(aerial, Path | str | None):
+        raise UsageError("a build on a cluster opens the imagery on every node: give its path, not an open source")
+    return remotely.Ingredients(
+        str(run.folder.resolve()),
+        configuration.dump(run.config),
+        _anywhere(aerial) if aerial is not None else None,
+        str(reuse.database.folder.resolve()) if reuse is not None else None,
+    )
+
+
+def _anywhere(aerial: Path | str) -> str:
+    """Return a path that a worker in another folder can open; an address stays as it is."""
+    return str(Path(aerial).resolve()) if Path(aerial).exists() else str(aerial)
+
+
 def _encode(
-    run: Run, source: AerialSource | None, plan: Plan, working: Path, reuse: Reuse | None
+    run: Run, source: AerialSource | None, plan: Plan, working: Path, reuse: Reuse | None, encoder: Encoder
 ) -> tuple[list[Path], dict[str, float]]:
     """Write the shards that are not there yet; return all of them in order, and their counts."""
     identity = {
@@ -155,32 +196,30 @@ def _encode(
                 shutil.rmtree(folder)
     write_json(working / PLAN, identity)
     folders = [working / token for token in s2.tokens(plan.shards)]
-    done = sum(folder.is_dir() for folder in folders)
+    done = [folder for folder in folders if folder.is_dir()]
     if done:
-        print(f"continuing: {done} of {len(folders)} shards are there", file=sys.stderr)
+        print(f"continuing: {len(done)} of {len(folders)} shards are there", file=sys.stderr)
+    left = [(shard, folder) for shard, folder in zip(plan.shards, folders, strict=True) if folder not in set(done)]
     total: dict[str, float] = {"encoded": 0, "reused": 0, "cells": 0}
-    unfinished = 0
+    unfinished, lacking = 0, ""
     errors = {
         "aerial_error": reuse.database.manifest["codes"]["aerial_error"] if reuse else 0.0,
         "prototype_error": 0.0,
     }
     with Meter("encoding cells", plan.total) as meter:
-        for shard, folder in zip(plan.shards, folders, strict=True):
-            if not folder.is_dir():
-                faults = passing(missing(source))
-                counted = parts.write_part(run, source, plan.cells(shard), folder, reuse)
-                if counted["incomplete"] or passing(missing(source)) != faults:
-                    shutil.rmtree(folder)  # kept, the next build would take it for finished
-                    unfinished += 1
-                    continue
+        finished = ((folder, None) for folder in done)
+        for folder, lacks in chain(finished, encoder((plan.cells(shard), folder) for shard, folder in left)):
+            if lacks is not None:
+                unfinished, lacking = unfinished + 1, lacks
+                continue
             counted = read_json(folder / COUNTS)
             total = {name: total[name] + counted[name] for name in total}
             errors = {name: max(errors[name], counted[name]) for name in errors}
-            meter.note(f"{s2.tokens(shard)[0]}")
+            meter.note(folder.name)
             meter.advance(int(counted["cells"] + counted["left_out"]))
     if unfinished:
         raise InputError(
-            f"{told(passing(missing(source)))}; without them {unfinished} of {len(folders)} shards are not finished: build "
+            f"{lacking}; without them {unfinished} of {len(folders)} shards are not finished: build "
             f"again to fetch them, the others are kept in {working}"
         )
     if not total["cells"]:

@@ -6,6 +6,7 @@ A shard is a folder that appears when it is finished, so an interrupted build co
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import torch
 from cellcode import cpu
 from cellcode.aerial import AerialSource
 from cellcode.aerial.crops import read_crops
-from cellcode.aerial.missing import Missing, missing
+from cellcode.aerial.missing import Missing, missing, passing, told
 from cellcode.database.codes import upsample
 from cellcode.database.database import Database
 from cellcode.database.plan import covered, has_prototype
@@ -91,6 +92,17 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
             np.save(temporary / f"{name}.npy", values)
         write_json(temporary / COUNTS, counts | {MASKED: list((missing(source) - masked_before).items())})
     return counts
+
+
+def write_whole(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> str | None:
+    """Write a shard that lacks no imagery that may be there later; else return what is missing, and leave no folder."""
+    faults = passing(missing(source))
+    counts = write_part(run, source, ids, folder, reuse)
+    now = passing(missing(source))
+    if counts["incomplete"] or now != faults:
+        shutil.rmtree(folder)  # kept, the next build would take it for finished
+        return told(now)
+    return None
 
 
 def read_part(folder: Path) -> Part:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cellcode.errors import InputError, MissingExtraError, UsageError
 
@@ -33,9 +34,12 @@ class Backbone(nn.Module):
         channels: C of the final map.
         mean, std: what pixels in 0..1 are normalised with.
         origin: the configuration of a transformers model; None for other backbones.
+        recompute: keep only the inputs of blocks in training, and compute the rest again for the gradient: memory for time.
+            Running statistics then see every batch twice.
     """
 
     origin: Any = None
+    recompute = False
 
     def __init__(
         self,
@@ -51,7 +55,8 @@ class Backbone(nn.Module):
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run blocks[start:stop]; the input of block 0 is (B, 3, H, W), normalised."""
         for block in self.blocks[start:stop]:
-            x = block(x)
+            again = self.recompute and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return x
 
     def features(self, x: Tensor) -> Features:

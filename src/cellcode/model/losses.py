@@ -1,4 +1,8 @@
-"""Losses: a row of similarities in, one value per row out."""
+"""Losses: a row of similarities in, one value per row out.
+
+Each loss over prototypes exists twice: from a row of similarities, and from the sums of that row, which processes that hold
+parts of the row can add up. Both give the same value.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +63,31 @@ def softmax_towards(similarity: Tensor, targets: Tensor, scale: float) -> Tensor
         (B,) float32.
     """
     return -(targets * F.log_softmax(scale * similarity.float(), dim=1)).sum(dim=1)
+
+
+def multi_similarity_of_sums(
+    own: Tensor, known: Tensor, push_log_sum: Tensor, alpha: float, beta: float, threshold: float
+) -> Tensor:
+    """`multi_similarity` with one positive a row.
+
+    Args:
+        own: (B,) similarity of the positive.
+        known: (B,) bool, whether there is one.
+        push_log_sum: (B,) log(1 + sum over negatives of exp(beta (s - threshold))).
+    """
+    pull = F.softplus(-alpha * (own.float() - threshold)) * known
+    return pull / alpha + push_log_sum / beta
+
+
+def softmax_towards_of_sums(attraction: Tensor, label: Tensor, log_sum: Tensor, scale: float) -> Tensor:
+    """`softmax_towards`.
+
+    Args:
+        attraction: (B,) sum over the row of target times s.
+        label: (B,) sum of the targets.
+        log_sum: (B,) log(sum over the row of exp(scale s)).
+    """
+    return label * log_sum - scale * attraction.float()
 
 
 def _log_one_plus_sum_exp(exponents: Tensor) -> Tensor:

@@ -41,25 +41,8 @@ class Prototypes(nn.Module):
         return ranges.rows_of_ids(self.ids, ids)
 
     def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
-        """Return rows (B, 9) int64 and kernel weights (B, 9) float32 around positions.
-
-        Rows that the table does not have get weight 0, the others sum to 1; all are 0 where none is near.
-        """
-        own = s2.cell_ids(lat_deg, lon_deg, self.level)
-        around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
-        center_lat, center_lon = (a.reshape(around.shape) for a in s2.cell_centers(around))
-        apart_m = distance.haversine_m(lat_deg[:, None], lon_deg[:, None], center_lat, center_lon)
-        if self.radius_cells:
-            edges = center_lat[:, _EDGES], center_lon[:, _EDGES]
-            widths_m = distance.haversine_m(center_lat[:, :1], center_lon[:, :1], *edges).mean(axis=1)
-            weight = np.clip(1 - (apart_m / (self.radius_cells * widths_m[:, None])) ** 2, 0, None) ** 2
-        else:
-            weight = (np.arange(9) == 0) * np.ones_like(apart_m)
-        rows = self.lookup(around)
-        weight = np.where((rows >= 0) & ~_repeated(around), weight, 0.0)
-        total = weight.sum(axis=1, keepdims=True)
-        weight = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-        return torch.from_numpy(np.maximum(rows, 0)), torch.from_numpy(weight.astype(np.float32))
+        """Return rows and weights around positions; see `neighbours`."""
+        return neighbours(self.ids, self.level, self.radius_cells, lat_deg, lon_deg)
 
     def interpolate(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted mean of prototypes at unit length, (B, D) float32."""
@@ -70,6 +53,29 @@ class Prototypes(nn.Module):
     def all(self) -> Tensor:
         """Return every prototype at unit length, (P, D) float32."""
         return F.normalize(self.weight, dim=1)
+
+
+def neighbours(ids: Ids, level: int, radius_cells: float, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
+    """Return rows (B, 9) int64 and kernel weights (B, 9) float32 around positions; the kernel is that of `Prototypes`.
+
+    Rows are those of the sorted table `ids`, 0 where it does not have a cell. Those get weight 0, the others sum to 1; all are
+    0 where none is near.
+    """
+    own = s2.cell_ids(lat_deg, lon_deg, level)
+    around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
+    center_lat, center_lon = (a.reshape(around.shape) for a in s2.cell_centers(around))
+    apart_m = distance.haversine_m(lat_deg[:, None], lon_deg[:, None], center_lat, center_lon)
+    if radius_cells:
+        edges = center_lat[:, _EDGES], center_lon[:, _EDGES]
+        widths_m = distance.haversine_m(center_lat[:, :1], center_lon[:, :1], *edges).mean(axis=1)
+        weight = np.clip(1 - (apart_m / (radius_cells * widths_m[:, None])) ** 2, 0, None) ** 2
+    else:
+        weight = (np.arange(9) == 0) * np.ones_like(apart_m)
+    rows = ranges.rows_of_ids(ids, around)
+    weight = np.where((rows >= 0) & ~_repeated(around), weight, 0.0)
+    total = weight.sum(axis=1, keepdims=True)
+    weight = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+    return torch.from_numpy(np.maximum(rows, 0)), torch.from_numpy(weight.astype(np.float32))
 
 
 def _repeated(ids: Ids) -> npt.NDArray[np.bool_]:

@@ -4,6 +4,9 @@ Source: Lindenberger et al. 2025 (the pairs), Wang et al. 2019 (the multi-simila
 for near cells and the optional photo-photo pair are our choice. Optional too: photo-tile pairs in both directions, after
 Fervers et al. 2024 (with our masks, neither decoupled nor with smoothed labels), and the labels of PIGEON. Every
 function returns one value per row, so that a bad photo can be found.
+
+With several processes each has the rows of its own photos and tiles; the columns, tiles and photos that they are compared with,
+are those of all processes. So the mean over all rows is the loss of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -17,8 +20,17 @@ from torch import Tensor
 
 from cellcode.config import Config, LossConfig
 from cellcode.geography import distance, s2
-from cellcode.model.losses import multi_similarity, softmax_contrast, softmax_towards
+from cellcode.model import collectives
+from cellcode.model.losses import (
+    multi_similarity,
+    multi_similarity_of_sums,
+    softmax_contrast,
+    softmax_towards,
+    softmax_towards_of_sums,
+)
 from cellcode.model.prototypes import Prototypes
+from cellcode.model.sharded import ShardedPrototypes
+from cellcode.training.around import Around, AroundSharded, Near, around
 
 Float64 = npt.NDArray[np.float64]
 
@@ -32,23 +44,6 @@ class Places:
     lon_deg: Float64
 
 
-@dataclass(frozen=True)
-class Around:
-    """The prototypes around N positions: rows and weights (N, 9) of `Prototypes.neighbours`."""
-
-    prototypes: Prototypes
-    index: Tensor
-    weight: Tensor
-
-    def any(self) -> Tensor:
-        """Tell which positions have a prototype near them, (N,) bool."""
-        return self.weight.sum(dim=1) > 0
-
-    def interpolate(self) -> Tensor:
-        """Return the prototype interpolated at each position, (N, D)."""
-        return self.prototypes.interpolate(self.index, self.weight)
-
-
 class Objective:
     """Losses of a batch.
 
@@ -57,31 +52,32 @@ class Objective:
         prototypes: None switches Q-P and A-P off.
     """
 
-    def __init__(self, config: Config, prototypes: Prototypes | None) -> None:
+    def __init__(self, config: Config, prototypes: Prototypes | ShardedPrototypes | None) -> None:
         self.config, self.prototypes = config.loss, prototypes
         self.near_prototype_m = config.loss.near_prototype_cells * s2.mean_edge_m(config.levels.prototype)
-        if prototypes is not None:
+        if isinstance(prototypes, Prototypes):
             self._lat_deg, self._lon_deg = s2.cell_centers(prototypes.ids)
 
-    def __call__(self, photos: Places, tiles: Places | None, strangers: int = 0) -> dict[str, Tensor]:
+    def __call__(self, photos: Places, tiles: Places | None, strangers: int = 0, draw: int = 0) -> dict[str, Tensor]:
         """Return the losses by pair, each with one value per photo or tile.
 
         Args:
             photos: the batch's photos.
             tiles: their tiles, followed by `strangers` tiles from anywhere, which ask for no prototype and no photo: most of
                 them lie where there is none. To the photos they are as any other tile.
+            draw: number of the draw of a sharded table's rows; the same in every process.
         """
         losses, weights = {}, self.config
         own = _first(tiles, len(tiles.embeddings) - strangers) if tiles is not None else None
-        near_photos, near_tiles = self._around(photos, own)
+        near_photos, near_tiles = self._around(photos, own, draw)
         if near_photos is not None and weights.query_prototype:
             losses["query_prototype"] = weights.query_prototype * self.to_prototypes(photos, near_photos)
         if tiles is not None and weights.query_aerial:
             # Both directions together weigh what one does alone.
             weight = weights.query_aerial / (2 if weights.symmetric else 1)
-            losses["query_aerial"] = weight * self.to_tiles(photos, tiles)
+            losses["query_aerial"] = weight * self.to_tiles(photos, _of_all(tiles))
             if weights.symmetric and own is not None:
-                losses["aerial_query"] = weight * self.to_tiles(own, photos)
+                losses["aerial_query"] = weight * self.to_tiles(own, _of_all(photos))
         if own is not None and near_tiles is not None:
             if weights.aerial_prototype:
                 losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, near_tiles)
@@ -91,26 +87,23 @@ class Objective:
             losses["query_query"] = weights.query_query * self.between(photos)
         return losses
 
-    def _around(self, photos: Places, tiles: Places | None) -> tuple[Around | None, Around | None]:
+    def _around(self, photos: Places, tiles: Places | None, draw: int) -> tuple[Near | None, Near | None]:
         """Look up the prototypes around photos and tiles, in one go: its time goes into calls, not into numbers."""
         if self.prototypes is None:
             return None, None
         if tiles is None:
-            return Around(self.prototypes, *self.prototypes.neighbours(photos.lat_deg, photos.lon_deg)), None
-        index, weight = self.prototypes.neighbours(
-            np.concatenate([photos.lat_deg, tiles.lat_deg]), np.concatenate([photos.lon_deg, tiles.lon_deg])
-        )
-        count = len(photos.lat_deg)
-        return (
-            Around(self.prototypes, index[:count], weight[:count]),
-            Around(self.prototypes, index[count:], weight[count:]),
-        )
+            return around(self.prototypes, photos.lat_deg, photos.lon_deg, draw), None
+        lat_deg = np.concatenate([photos.lat_deg, tiles.lat_deg])
+        near = around(self.prototypes, lat_deg, np.concatenate([photos.lon_deg, tiles.lon_deg]), draw)
+        return near.part(0, len(photos.lat_deg)), near.part(len(photos.lat_deg), len(lat_deg))
 
-    def to_prototypes(self, places: Places, near: Around) -> Tensor:
+    def to_prototypes(self, places: Places, near: Near) -> Tensor:
         """Positive: the prototype interpolated at the position. Negatives: all prototypes that are not near. (N,).
 
         The softmax takes soft labels instead; see `_towards_prototypes`.
         """
+        if isinstance(near, AroundSharded):
+            return self._to_sharded(places, near)
         if self.config.kind == "softmax":
             return self._towards_prototypes(places, near)
         own = near.interpolate()  # N x D
@@ -137,6 +130,25 @@ class Objective:
         targets.scatter_add_(1, near.index.to(similarity.device), near.weight.to(similarity.device))
         return softmax_towards(similarity, targets, self.config.scale)
 
+    def _to_sharded(self, places: Places, near: AroundSharded) -> Tensor:
+        """As `to_prototypes`, from sums over the rows that each process looks at; (N,)."""
+        config, table = self.config, near.table
+        everywhere = _of_all(places)
+        mine = slice(collectives.rank() * len(places.lat_deg), (collectives.rank() + 1) * len(places.lat_deg))
+        weight = near.weight.to(near.mean.device)
+        if config.kind == "softmax":
+            log_sum = table.log_sum(near.selection, everywhere.embeddings, config.scale)[mine]
+            # The labels are the weights of the mean, so that what they attract is linear in it.
+            attraction = (places.embeddings * near.mean).sum(dim=1)
+            return softmax_towards_of_sums(attraction, weight.sum(dim=1), log_sum, config.scale)
+        close = ~_farther(everywhere, *table.centers(near.selection), self.near_prototype_m)
+        shift = -config.beta * config.threshold
+        push = table.log_sum(near.selection, everywhere.embeddings, config.beta, shift, close, plus_one=True)[mine]
+        own = (places.embeddings * near.interpolate()).sum(dim=1)
+        return multi_similarity_of_sums(
+            own, near.any().to(own.device), push, config.alpha, config.beta, config.threshold
+        )
+
     def _haversine_labels(self, places: Places) -> Tensor:
         """Smoothed labels of PIGEON (Haas et al., CVPR 2024, eq. 2), (N, P) float32.
 
@@ -156,25 +168,34 @@ class Objective:
         positives, negatives = apart_m < self.config.positive_aerial_m, apart_m > self.config.near_aerial_m
         return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
 
-    def to_codes(self, photos: Places, tiles: Places, near: Around) -> Tensor:
+    def to_codes(self, photos: Places, tiles: Places, near: Near) -> Tensor:
         """As `to_tiles`, with the codes the database would have there: tile plus interpolated prototype. (N,).
 
         Each term alone learns to answer by itself; this pair lets one make up for what the other misses.
         """
         codes = tiles.embeddings + near.interpolate()
-        return self.to_tiles(photos, Places(codes, tiles.lat_deg, tiles.lon_deg))
+        return self.to_tiles(photos, _of_all(Places(codes, tiles.lat_deg, tiles.lon_deg)))
 
     def between(self, photos: Places) -> Tensor:
         """Photos of one place attract, photos of places that are not near repel each other; (N,)."""
-        apart_m = _apart_m(photos, photos.lat_deg, photos.lon_deg)
+        others = _of_all(photos)
+        apart_m = _apart_m(photos, others.lat_deg, others.lon_deg)
         positives, negatives = apart_m < self.config.positive_query_m, apart_m > self.config.near_query_m
-        np.fill_diagonal(positives, False)
-        similarity = photos.embeddings @ photos.embeddings.T
+        np.fill_diagonal(positives[:, collectives.rank() * len(positives) :], False)
+        similarity = photos.embeddings @ others.embeddings.T
         return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
 
 
 def _first(places: Places, count: int) -> Places:
     return Places(places.embeddings[:count], places.lat_deg[:count], places.lon_deg[:count])
+
+
+def _of_all(places: Places) -> Places:
+    """Gather the places of all processes, in their order; each has as many."""
+    if collectives.world() == 1:
+        return places
+    lat_deg, lon_deg = collectives.gather_array(np.stack([places.lat_deg, places.lon_deg], axis=1)).T
+    return Places(collectives.gather(places.embeddings), lat_deg, lon_deg)
 
 
 def _loss(similarity: Tensor, positives: Tensor, negatives: Tensor, config: LossConfig) -> Tensor:

@@ -38,6 +38,11 @@ class PlaceSampler:
         """Steps that show as many photos as there are."""
         return max(1, len(self._order) // (self.anchors_per_batch * self.photos_per_place))
 
+    @property
+    def photos_per_batch(self) -> int:
+        """Photos of a batch."""
+        return self.anchors_per_batch * self.photos_per_place
+
     def batch(self, step: int) -> Indices:
         """Photo indices of a step, (anchors * photos_per_place,); the photos of a place are next to each other."""
         number, position = divmod(step, self._batches_per_pass)

@@ -17,19 +17,26 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
 from cellcode.errors import InputError
 from cellcode.geography import distance, s2
+from cellcode.model import collectives
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast, choose_device
 from cellcode.model.prototypes import Prototypes
+from cellcode.model.sharded import ShardedPrototypes
 from cellcode.photos import PhotoTable
 from cellcode.photos.pixels import load_pixels
+from cellcode.photos.shards import PackedPhotos, is_packed
 from cellcode.photos.splits import by_position
 from cellcode.runs import CellFacts, Run, Validation
+from cellcode.training import distribution
 from cellcode.training.checkpoint import FOLDER as CHECKPOINT
 from cellcode.training.checkpoint import Identity
 from cellcode.training.inputs import Cached, Photos, Tiles
+from cellcode.training.packed import PackedTraining, unpack
 from cellcode.training.sampling import PlaceSampler
+from cellcode.training.stream import Stream, StreamedPhotos, StreamedTiles
 from cellcode.training.tiles import TileStore
 from cellcode.training.trainer import Model, Trainer
+from cellcode.training.validation import MOST, Recall
 
 CACHE = "cache"
 STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
@@ -49,8 +56,8 @@ def run(
 
     Args:
         config: a configuration, or the path of one.
-        photos: a photo table; its split "train" is used. Its split "validation" fits the calibration; without photos in
-            it, part of "train" is kept out for that.
+        photos: a photo table, or packed photos in a folder or a store; its split "train" is used. Its split "validation"
+            fits the calibration; without photos in it, part of "train" of a table is kept out for that.
         aerial: imagery; None trains prototypes only.
         out: the run's folder.
         resume: continue from the checkpoint in `out`, as if never stopped.
@@ -59,18 +66,31 @@ def run(
     Raises:
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
-    prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache)
+    config = config if isinstance(config, Config) else configuration.load(config)
+    with distribution.joined(config.training.device) as device, distribution.only_first_speaks():
+        prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
+        prepared.trainer.fit(resume)
+        made = _finish(prepared)
+        if not collectives.rank():
+            shutil.rmtree(prepared.trainer.folder / CACHE, ignore_errors=True)
+        return made if made is not None else Run.load(out)
+
+
+def _finish(prepared: Prepared) -> Run | None:
+    """Write the run. With several processes the first one does it, and the others get None when it is there."""
     trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
-    trainer.fit(resume)
-    shutil.rmtree(trainer.folder / CACHE, ignore_errors=True)
     trained, config = trainer.trained.eval().cpu(), trainer.config
+    prototypes = trained.prototypes if trainer.table is None else trainer.table.whole()
+    if collectives.rank():
+        collectives.barrier()
+        return None
     made = Run(
         folder=trainer.folder,
         config=config,
         ground=trained.ground,
         aerial=trained.aerial,
-        prototypes=trained.prototypes,
-        facts=CellFacts.of_photos(training.lat_deg, training.lon_deg, training.captured_at, config.levels.cell),
+        prototypes=prototypes,
+        facts=_facts(training, config.levels.cell),
         validation=_embed_validation(validation, trained.ground, config),
         manifest=_manifest(training, prepared.source),
     ).save()
@@ -79,6 +99,7 @@ def run(
         f"run {made.identity} in {trainer.folder}",
         file=sys.stderr,
     )
+    collectives.barrier()
     return made
 
 
@@ -87,7 +108,7 @@ class Prepared:
     """A trainer with everything it was made from."""
 
     trainer: Trainer
-    training: PhotoTable
+    training: PhotoTable | PackedTraining
     validation: PhotoTable
     source: AerialSource | None
 
@@ -100,24 +121,66 @@ def prepare(
     out: Path | str,
     resume: bool,
     imagery_cache: Path | None = None,
+    device: torch.device | None = None,
 ) -> Prepared:
-    """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments."""
+    """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments.
+
+    Args:
+        device: of this process; None: the configuration's.
+    """
     config = config if isinstance(config, Config) else configuration.load(config)
-    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
-    source = open_source(aerial) if aerial is not None else None
-    training, validation = split_validation(table, config)
-    _require_supervision(config, training, source)
     folder = Path(out)
-    _clear(folder, resume)
-    pixels, training = decode(training, config, "reading training photos")
+    source = open_source(aerial) if aerial is not None else None
+    training, validation = _photos(photos, config, _cache(folder))
+    _require_supervision(config, training, source)
+    if not collectives.rank():
+        _clear(folder, resume)
+    collectives.barrier()
+    device = device or choose_device(config.training.device)
+    if isinstance(training, PhotoTable):
+        pixels, training = decode(training, config, "reading training photos")
     torch.manual_seed(config.training.seed)
-    device = choose_device(config.training.device)
     model = make_model(config, training, source is not None).to(device)
-    inputs = make_inputs(config, model, pixels, training, source, folder / CACHE, device, imagery_cache)
-    identity = Identity(config, _digest(training), source.identity if source is not None else None)
-    sampler = make_sampler(config, training)
-    trainer = Trainer(config, model, inputs.photos, inputs.tiles, sampler, folder, identity, device)
+    sampler: PlaceSampler | Stream
+    if isinstance(training, PhotoTable):
+        inputs = make_inputs(config, model, pixels, training, source, _cache(folder), device, imagery_cache)
+        sampler = make_sampler(config, training)
+    else:
+        sampler = training.stream(config)
+        inputs = _streamed(config, sampler, training, source, _cache(folder), device, imagery_cache)
+    cells = len(np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype)))
+    imagery = source.identity if source is not None else None
+    identity = Identity(config, _digest(training), imagery, len(training), cells)
+    trainer = Trainer(
+        config,
+        model,
+        inputs.photos,
+        inputs.tiles,
+        sampler,
+        folder,
+        identity,
+        device,
+        make_table(config, training, device),
+        _recall(validation, config),
+    )
     return Prepared(trainer, training, validation, source)
+
+
+def _photos(
+    photos: PhotoTable | Path | str, config: Config, cache: Path
+) -> tuple[PhotoTable | PackedTraining, PhotoTable]:
+    """Return the photos to train on, from a table or packed, and those to validate with, whose files are at hand."""
+    if isinstance(photos, PhotoTable):
+        return split_validation(photos, config)
+    if not is_packed(photos):
+        return split_validation(PhotoTable.load(Path(photos)), config)
+    packed = PackedPhotos.open(photos)
+    return PackedTraining.of(packed, config), unpack(packed, "validation", cache / "validation")
+
+
+def _cache(folder: Path) -> Path:
+    """Return where this process keeps what it computes once, such as the imagery that it cuts tiles from."""
+    return folder / CACHE / str(collectives.rank())
 
 
 def _clear(folder: Path, resume: bool) -> None:
@@ -156,10 +219,10 @@ def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, Pho
     return table.select(~chosen), table.select(chosen)
 
 
-def make_model(config: Config, training: PhotoTable, has_aerial: bool) -> Model:
+def make_model(config: Config, training: PhotoTable | PackedTraining, has_aerial: bool) -> Model:
     """Encoders with fresh or pretrained weights, and a prototype for every prototype cell with a training photo."""
     prototypes = None
-    if config.loss.query_prototype:
+    if config.loss.query_prototype and config.prototypes.table == "whole":
         ids = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype))
         prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
     ground = Encoder(config.model.ground, config.model.dim)
@@ -167,11 +230,31 @@ def make_model(config: Config, training: PhotoTable, has_aerial: bool) -> Model:
     return Model(ground, aerial, prototypes)
 
 
+def make_table(config: Config, training: PhotoTable | PackedTraining, device: torch.device) -> ShardedPrototypes | None:
+    """Give the same prototypes as a table split over processes, where the configuration says so."""
+    if not config.loss.query_prototype or config.prototypes.table == "whole":
+        return None
+    ids = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype))
+    model, seed = config.model, config.training.seed
+    return ShardedPrototypes(ids, model.dim, model.interpolation_radius_cells, config.prototypes, seed, device)
+
+
+def _recall(validation: PhotoTable, config: Config) -> Recall | None:
+    """Give the recall of a sample of the validation photos within the middle one of the evaluation's radii."""
+    if not config.training.validate_every_steps or not config.loss.query_prototype or not len(validation):
+        return None
+    chosen = np.zeros(len(validation), bool)
+    chosen[np.random.default_rng([config.training.seed, 7]).permutation(len(validation))[:MOST]] = True
+    pixels, sample = decode(validation.select(chosen), config, "reading validation photos")
+    radii_m = config.evaluation.radii_m
+    return Recall(pixels, sample.lat_deg, sample.lon_deg, radii_m[len(radii_m) // 2])
+
+
 @dataclass(frozen=True)
 class Samples:
     """What the encoders of a training are fed."""
 
-    photos: Photos | Cached
+    photos: Photos | Cached | StreamedPhotos
     tiles: Tiles | Cached | None
 
 
@@ -191,13 +274,36 @@ def make_inputs(
     if source is not None:
         cells = store_cells(training, source, config)
         store = _tile_store(source, cells, config, cache, imagery_cache)
-        tiles = Tiles(store, training.lat_deg, training.lon_deg, config, device)
+        tiles = Tiles(store, training.lat_deg, training.lon_deg, _own_strangers(config), device)
     if config.training.regime == "full":
         return Samples(photos, tiles)
     cached_photos = _freeze(photos, len(training), model.ground, config, cache / "photos.npy")
     if tiles is None or model.aerial is None:
         return Samples(cached_photos, None)
     return Samples(cached_photos, _freeze(tiles, len(training), model.aerial, config, cache / "tiles.npy"))
+
+
+def _streamed(
+    config: Config,
+    stream: Stream,
+    training: PackedTraining,
+    source: AerialSource | None,
+    cache: Path,
+    device: torch.device,
+    imagery_cache: Path | None,
+) -> Samples:
+    """Give photos that are read as they are needed and, with imagery, tiles around them."""
+    photos = StreamedPhotos(stream, config, device)
+    if source is None:
+        return Samples(photos, None)
+    store = _tile_store(source, store_cells(training, source, config), config, cache, imagery_cache)
+    return Samples(photos, StreamedTiles(store, stream, _own_strangers(config), device))
+
+
+def _own_strangers(config: Config) -> Config:
+    """Return the configuration with the share of the tiles from anywhere that each process draws."""
+    count = -(-config.training.random_tiles // collectives.world())
+    return config.model_copy(update={"training": config.training.model_copy(update={"random_tiles": count})})
 
 
 def _tile_store(
@@ -226,7 +332,7 @@ def make_sampler(config: Config, training: PhotoTable) -> PlaceSampler:
     return PlaceSampler(cells.view(np.int64), rule.batch_size, rule.photos_per_place, rule.seed)
 
 
-def store_cells(training: PhotoTable, source: AerialSource, config: Config) -> npt.NDArray[np.uint64]:
+def store_cells(training: PhotoTable | PackedTraining, source: AerialSource, config: Config) -> npt.NDArray[np.uint64]:
     """Cells whose imagery training needs: those with photos and, for tiles from anywhere, some of the others."""
     level = config.levels.cell
     cells = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, level))
@@ -241,7 +347,7 @@ def store_cells(training: PhotoTable, source: AerialSource, config: Config) -> n
     return np.union1d(cells, rng.permutation(others)[:wanted])
 
 
-def _near(training: PhotoTable, source: AerialSource) -> tuple[float, float, float, float]:
+def _near(training: PhotoTable | PackedTraining, source: AerialSource) -> tuple[float, float, float, float]:
     """Return the part of the imagery's bounds around the photos: a service has a whole country, which would all be fetched."""
     west, south, east, north = source.bounds
     lat_deg, lon_deg = training.lat_deg, training.lon_deg
@@ -257,7 +363,7 @@ def _near(training: PhotoTable, source: AerialSource) -> tuple[float, float, flo
     )
 
 
-def _require_supervision(config: Config, training: PhotoTable, source: AerialSource | None) -> None:
+def _require_supervision(config: Config, training: PhotoTable | PackedTraining, source: AerialSource | None) -> None:
     """Refuse, before any work, a training that has nothing to learn from."""
     loss = config.loss
     if source is None:
@@ -272,7 +378,8 @@ def _require_supervision(config: Config, training: PhotoTable, source: AerialSou
     if not covered.any():
         raise InputError("no training photo lies in the aerial imagery; check the photos' region and the raster's CRS")
     if not covered.all():
-        print(f"{(~covered).sum()} of {len(training)} training photos lie outside the imagery", file=sys.stderr)
+        what = "training photos" if isinstance(training, PhotoTable) else "cells with training photos"
+        print(f"{(~covered).sum()} of {len(covered)} {what} lie outside the imagery", file=sys.stderr)
 
 
 def decode(table: PhotoTable, config: Config, description: str) -> tuple[npt.NDArray[np.uint8], PhotoTable]:
@@ -302,17 +409,22 @@ def _embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Val
     return Validation(table.lat_deg, table.lon_deg, queries)
 
 
-def _digest(table: PhotoTable) -> str:
-    """Digest of which photos were trained on and where they are."""
-    files = "\n".join(str(name) for name in table.column("file")).encode()
-    return hashlib.sha256(files + table.lat_deg.tobytes() + table.lon_deg.tobytes()).hexdigest()[:16]
+def _facts(training: PhotoTable | PackedTraining, level: int) -> CellFacts:
+    if isinstance(training, PackedTraining):
+        return training.facts
+    return CellFacts.of_photos(training.lat_deg, training.lon_deg, training.captured_at, level)
 
 
-def _manifest(training: PhotoTable, source: AerialSource | None) -> dict[str, object]:
-    def distinct(name: str) -> list[str]:
-        return sorted({str(value) for value in training.column(name) if value is not None})
+def _digest(training: PhotoTable | PackedTraining) -> str:
+    """Digest of which photos are trained on and where they are."""
+    if isinstance(training, PackedTraining):
+        return training.packed.identity
+    files = "\n".join(str(name) for name in training.column("file")).encode()
+    return hashlib.sha256(files + training.lat_deg.tobytes() + training.lon_deg.tobytes()).hexdigest()[:16]
 
-    licences, attributions = distinct("licence"), distinct("attribution")
+
+def _manifest(training: PhotoTable | PackedTraining, source: AerialSource | None) -> dict[str, object]:
+    licences, attributions = _distinct(training, "licence"), _distinct(training, "attribution")
     if source is not None:
         licences, attributions = sorted({*licences, source.licence}), sorted({*attributions, source.attribution})
     lat_deg, lon_deg = training.lat_deg, training.lon_deg
@@ -323,3 +435,9 @@ def _manifest(training: PhotoTable, source: AerialSource | None) -> dict[str, ob
         "attributions": [text for text in attributions if text],
         "imagery": source.identity if source is not None else None,
     }
+
+
+def _distinct(training: PhotoTable | PackedTraining, name: str) -> list[str]:
+    if isinstance(training, PackedTraining):
+        return list(training.packed.manifest[f"{name}s"])
+    return sorted({str(value) for value in training.column(name) if value is not None})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from cellcode.config import Config
-from cellcode.errors import CellcodeError
+from cellcode.errors import CellcodeError, UsageError
+from cellcode.model import collectives
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast
 from cellcode.model.prototypes import Prototypes
+from cellcode.model.sharded import ShardedPrototypes
 from cellcode.progress import Meter
 from cellcode.training import checkpoint
-from cellcode.training.inputs import Inputs
+from cellcode.training.inputs import Indices, Inputs, Photos
+from cellcode.training.log import Log
 from cellcode.training.objective import Objective
 from cellcode.training.sampling import PlaceSampler
+from cellcode.training.stream import Stream
+from cellcode.training.validation import Recall
 
 
 class Model(nn.Module):
@@ -38,25 +43,40 @@ class Model(nn.Module):
 class Trainer:
     """Trains `model` on photos and, if there are any, tiles.
 
+    With several processes each embeds its share of every batch and sums its gradients with the others'; see `Objective`.
+
     Attributes:
         average: exponential moving average of the model, used after training; None when `training.ema` is 0.
-        folder: receives checkpoints and log.jsonl.
+        folder: receives checkpoints, log.jsonl and, should the loss stop being a number, the batch.
+        table: prototypes that are sharded; the model then has none.
+        validation: tells the recall of a sample of photos that training does not see.
     """
 
     config: Config
     model: Model
     photos: Inputs
     tiles: Inputs | None
-    sampler: PlaceSampler
+    sampler: PlaceSampler | Stream
     folder: Path
     identity: checkpoint.Identity
     device: torch.device
+    table: ShardedPrototypes | None = None
+    validation: Recall | None = None
 
     def __post_init__(self) -> None:
         """Set up the objective, the optimiser and the average."""
         training = self.config.training
-        self.steps = training.epochs * self.sampler.steps_per_epoch
-        self.objective = Objective(self.config, self.model.prototypes)
+        places = self.sampler.photos_per_batch // self.sampler.photos_per_place
+        if places % collectives.world():
+            raise UsageError(
+                f"{places} places a batch do not divide by {collectives.world()} processes; set "
+                "training.batch_size so that they do"
+            )
+        self.steps = max(1, training.epochs * self.sampler.steps_per_epoch // training.accumulation)
+        self.objective = Objective(self.config, self.table or self.model.prototypes)
+        for encoder in (self.model.ground, self.model.aerial):
+            if encoder is not None:
+                encoder.backbone.recompute = training.activation_checkpointing
         # Fused: on a CPU the plain update takes as long as a small encoder.
         self.optimizer = torch.optim.AdamW(list(parameter_groups(self.model, self.config)), fused=True)
         self.average: AveragedModel | None = None
@@ -75,52 +95,69 @@ class Trainer:
     def fit(self, resume: bool) -> None:
         """Run all steps, from the checkpoint if `resume`."""
         every = self.config.training
-        kept: dict[str, nn.Module] = {"model": self.model}
-        if self.average is not None:
-            kept["average"] = self.average
-        begin = checkpoint.load(self.folder, kept, self.optimizer, self.identity) if resume else 0
-        log = self.folder / "log.jsonl"
-        _keep_lines(log, begin)
+        begin = checkpoint.load(self.folder, self._state(), self.identity) if resume else 0
         self.model.train()
-        with log.open("a", encoding="utf-8") as lines, Meter("training", self.steps) as meter:
+        score = None
+        with Log(self.folder, begin, every.tensorboard) as log, Meter("training", self.steps) as meter:
             meter.advance(begin)
             for step in range(begin, self.steps):
                 started = time.perf_counter()
                 losses = self.step(step)
                 if step % every.log_every_steps == 0 or step == self.steps - 1:
-                    record = {"step": step, **losses, "seconds": round(time.perf_counter() - started, 4)}
-                    lines.write(json.dumps(record) + "\n")
-                    lines.flush()
+                    log.write(step, losses, self._photos_a_step(), time.perf_counter() - started)
                     meter.note(f"loss {losses['loss']:.3f}")
                 meter.advance()
+                if self.validation is not None and (step + 1) % every.validate_every_steps == 0:
+                    score = self._recall()
+                    log.write_recall(step, score)
                 if (step + 1) % every.checkpoint_every_steps == 0:
-                    checkpoint.save(self.folder, step + 1, kept, self.optimizer, self.identity)
-        checkpoint.save(self.folder, self.steps, kept, self.optimizer, self.identity)
+                    self._save(step + 1, score)
+                    score = None
+        self._save(self.steps, score)
 
     def step(self, step: int) -> dict[str, float]:
         """Take one step and return the mean of each pair's loss and their sum."""
+        training = self.config.training
         # Every draw of a step comes from this seed: a resumed run draws what the uninterrupted one would have.
-        torch.manual_seed(self.config.training.seed * 1_000_003 + step)
-        factor = learning_rate_factor(step, self.steps, self.config.training.warmup_share)
+        torch.manual_seed(training.seed * 1_000_003 + step + (collectives.rank() << 40))
+        factor = learning_rate_factor(step, self.steps, training.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        losses = self.losses(step)
-        total = torch.stack([loss.mean() for loss in losses.values()]).sum()
-        if not torch.isfinite(total):
-            raise CellcodeError(f"the loss of step {step} is not finite; lower training.learning_rate and train again")
+        if (
+            self.table is not None
+            and self.config.prototypes.hard_rows
+            and step % self.config.prototypes.mine_every_steps == 0
+        ):
+            self.table.mine()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        shares = training.accumulation * collectives.world()
+        reported: dict[str, Tensor] = {}
+        for number in range(step * training.accumulation, (step + 1) * training.accumulation):
+            losses = self.losses(number)
+            means = torch.stack([loss.mean() for loss in losses.values()])
+            total = means.sum()
+            told = collectives.total_(torch.cat([means.detach(), total.detach()[None]])) / shares
+            self._require_finite(step, number, losses, told)
+            (total / shares).backward()  # type: ignore[no-untyped-call]
+            for name, value in zip([*losses, "loss"], told, strict=True):
+                reported[name] = reported.get(name, 0) + value
+        self._update(step, factor)
+        return {name: round(float(value), 5) for name, value in reported.items()}
+
+    def _update(self, step: int, factor: float) -> None:
+        """Exchange gradients, clip those of the encoders, and move every weight."""
+        collectives.sum_gradients([p for p in self.model.parameters() if p.requires_grad])
         encoders = [p for name, p in self.model.named_parameters() if not name.startswith("prototypes")]
         nn.utils.clip_grad_norm_(encoders, self.config.training.gradient_norm)
         self.optimizer.step()
+        if self.table is not None:
+            self.table.update(self.config.training.prototype_learning_rate * factor, step)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        means = {name: round(float(loss.mean().detach()), 5) for name, loss in losses.items()}
-        return means | {"loss": round(float(total.detach()), 5)}
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Embed the batch of a step and return its losses by pair."""
-        indices = self.sampler.batch(step)
+    def losses(self, number: int) -> dict[str, Tensor]:
+        """Embed this process's share of a batch and return its losses by pair."""
+        indices = self._share(number)
         # One tile a place is enough: the photos of a place share it.
         anchors = indices[:: self.sampler.photos_per_place]
         with autocast(self.config.training.precision, self.device):
@@ -129,7 +166,56 @@ class Trainer:
             if self.tiles is not None and self.model.aerial is not None:
                 tiles = self.tiles.embed(self.model.aerial, anchors)
         strangers = len(tiles.embeddings) - len(anchors) if tiles is not None else 0
-        return self.objective(photos, tiles, strangers)
+        return self.objective(photos, tiles, strangers, draw=number)
+
+    def _share(self, number: int) -> Indices:
+        """Return the photos of a batch that this process embeds."""
+        indices = self.sampler.batch(number)
+        share = len(indices) // collectives.world()
+        return indices[collectives.rank() * share : (collectives.rank() + 1) * share]
+
+    def _photos_a_step(self) -> int:
+        return self.sampler.photos_per_batch * self.config.training.accumulation
+
+    def _require_finite(self, step: int, number: int, losses: dict[str, Tensor], told: Tensor) -> None:
+        """Stop on a loss that is no number, all processes together, and keep the batch for inspection.
+
+        On CUDA this waits for the device once a step, where the loss is small beside the embedding.
+        """
+        if torch.isfinite(told[-1]):
+            return
+        indices = self._share(number)
+        kept: dict[str, Any] = {name: loss.detach().float().cpu().numpy() for name, loss in losses.items()}
+        path = self.folder / "stopped" / f"step-{step}-process-{collectives.rank()}.npz"
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(self.photos, Photos):
+            kept["pixels"] = self.photos.pixels[indices]
+        np.savez(path, step=step, indices=indices, **kept)
+        raise CellcodeError(
+            f"the loss of step {step} is not finite; its photos and losses are in {path.parent}: look at them, or lower "
+            "training.learning_rate and train again"
+        )
+
+    def _recall(self) -> float:
+        assert self.validation is not None
+        trained = self.trained.eval()
+        with autocast(self.config.training.precision, self.device):
+            recall = self.validation(trained.ground, self.table or trained.prototypes)
+        self.model.train()
+        return recall
+
+    def _state(self) -> checkpoint.State:
+        modules: dict[str, nn.Module] = {"model": self.model}
+        if self.average is not None:
+            modules["average"] = self.average
+        return checkpoint.State(modules, self.optimizer, self.table)
+
+    def _save(self, step: int, score: float | None) -> None:
+        """Write a checkpoint. Running statistics, of each process's photos until here, become their mean."""
+        state = self._state()
+        for module in state.modules.values():
+            collectives.average_(list(module.buffers()))
+        checkpoint.save(self.folder, step, state, self.identity, self.config.training.keep_checkpoints, score)
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
@@ -173,12 +259,3 @@ def parameter_groups(model: Model, config: Config) -> Iterator[dict[str, Any]]:
         groups.setdefault(key, []).append(parameter)
     for (peak, decay), parameters in groups.items():
         yield {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
-
-
-def _keep_lines(log: Path, begin: int) -> None:
-    """Drop the log lines of steps that will be taken again."""
-    if log.is_file():
-        lines = log.read_text(encoding="utf-8").splitlines()
-        # The stop may have torn the last line.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < begin]
-        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -1,0 +1,193 @@
+"""What training costs at the scale of a continent: prototypes by the million, and the loop around the encoders.
+
+    python benchmarks/training.py [--quick] [--json FILE]
+    python benchmarks/training.py --recall PHOTOS AERIAL [--json FILE]     recall against the share of negatives; an hour
+
+Ratios are medians over pairs of alternating runs. Peak memory is that of a process of its own, everything included: Python,
+torch, the ground encoder and its activations. The second form trains on a table of photos once for each share and once
+with all negatives in one and in two processes, and evaluates each; it belongs on the benchmark region of docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import report
+import torch
+from pipeline import loop_over_bare, paired_ratio
+
+from cellcode import config as configuration
+from cellcode.config import Config, LossConfig, PrototypesConfig
+from cellcode.database import build
+from cellcode.evaluation import evaluate
+from cellcode.geography import s2
+from cellcode.model.encoder import Encoder
+from cellcode.model.sharded import ShardedPrototypes
+from cellcode.photos import PhotoTable, ingest
+from cellcode.photos.splits import SplitRule
+from cellcode.simulation import simulate
+from cellcode.training.log import peak_memory
+from cellcode.training.objective import Objective, Places
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+CONTINENT, SMALL = 5_500_000, 10_000
+BATCH, DRAWN = 256, 4096
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def main() -> None:
+    """Run the parts asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the prototypes and photos, fewer repetitions")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--recall", nargs=2, type=Path, metavar=("PHOTOS", "AERIAL"), help="the second form")
+    parser.add_argument("--peak", nargs=2, type=int, metavar=("ROWS", "DIM"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(peak_bytes(*arguments.peak))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.recall:
+            photos, aerial = arguments.recall
+            rows = recall_rows(photos, aerial, Path(folder))
+        else:
+            rows = measure(Path(folder), arguments.quick)
+    report.show(rows, arguments.json)
+
+
+def measure(folder: Path, quick: bool) -> list[report.Row]:
+    """Time and memory of a step by the number of prototypes, and the loop over bare encoders."""
+    count = CONTINENT // 10 if quick else CONTINENT
+    return [
+        *step_ratios(count, repeats=5 if quick else 21),
+        *memory_rows(count, 128),
+        *memory_rows(count, 256),
+        loop_row(folder, 1000 if quick else 10_000, repeats=3 if quick else 9),
+    ]
+
+
+def step_ratios(count: int, repeats: int) -> list[report.Row]:
+    """Compare a step with `count` prototypes and one with few, with as many rows drawn."""
+    many, few = prototype_work(count, 128), prototype_work(SMALL, 128)
+    encoder = encoder_work()
+    whole = paired_ratio(lambda: many(encoder()), lambda: few(encoder()), repeats)
+    vectors = torch.nn.functional.normalize(torch.randn(BATCH, 128), dim=1).requires_grad_()
+    alone = paired_ratio(lambda: many(vectors), lambda: few(vectors), repeats)
+    against = f"{SMALL:,} prototypes"
+    return [
+        {"case": f"training step, {count:,} prototypes", "value": whole, "unit": "x", "against": against},
+        {"case": f"its part without encoders, {count:,} prototypes", "value": alone, "unit": "x", "against": against},
+    ]
+
+
+def memory_rows(count: int, dim: int) -> list[report.Row]:
+    """Peak memory of a process that takes a few steps, and its ratio to the table and the optimiser's state."""
+    command = [sys.executable, __file__, "--peak", str(count), str(dim)]
+    peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    kept = count * (4 * dim + 8)
+    case = f"peak memory, {count:,} prototypes, D = {dim}"
+    return [
+        {"case": case, "value": peak / kept, "unit": "x", "against": "table and row-wise state"},
+        {"case": case, "value": peak / 1e9, "unit": "GB"},
+    ]
+
+
+def peak_bytes(count: int, dim: int) -> int:
+    """Return the peak memory of this process after a few steps."""
+    work, encoder = prototype_work(count, dim), encoder_work(dim)
+    for _ in range(3):
+        work(encoder())
+    return peak_memory()
+
+
+def encoder_work(dim: int = 128) -> Callable[[], torch.Tensor]:
+    """Return a function that embeds a batch of photos with the demo's ground encoder, ready for a gradient."""
+    config = configuration.load(CONFIGS / "demo.yaml")
+    encoder = Encoder(config.model.ground, dim)
+    photos = torch.randint(0, 255, (BATCH, config.photo.height_px, config.photo.width_px, 3), dtype=torch.uint8)
+    return lambda: encoder(photos)
+
+
+def prototype_work(count: int, dim: int) -> Callable[[torch.Tensor], None]:
+    """Return a function that takes the prototypes' part of a step for a batch of embeddings, backward included."""
+    rule = PrototypesConfig(table="sharded", negatives="sampled", share=1.0, most_rows=DRAWN)
+    config = Config(loss=LossConfig(kind="softmax"), prototypes=rule)
+    table = ShardedPrototypes(continent(count), dim, 1.2, rule, seed=0)
+    objective, draw = Objective(config, table), iter(range(1_000_000))
+
+    def work(embeddings: torch.Tensor) -> None:
+        number = next(draw)
+        at = np.random.default_rng(number).integers(0, count, BATCH)
+        places = Places(embeddings, *s2.cell_centers(table.ids[at]))
+        losses = objective(places, None, draw=number)
+        losses["query_prototype"].mean().backward()  # type: ignore[no-untyped-call]
+        table.update(1e-2, number)
+
+    return work
+
+
+def continent(count: int) -> npt.NDArray[np.uint64]:
+    """Return `count` neighbouring cells of level 15, sorted; 5.5 million of them are a third of a level-3 cell."""
+    first = s2.cell_ids(np.array([48.0]), np.array([8.0]), 15)[0]
+    return np.asarray(first + np.arange(count, dtype=np.uint64) * (np.uint64(2) << np.uint64(2 * (s2.MAX_LEVEL - 15))))
+
+
+def loop_row(folder: Path, photos: int, repeats: int) -> report.Row:
+    """Time the loop over at least `photos` files; a rendered tenth of them, copied under other names."""
+    world = simulate.run(folder / "world", size_km=1.0, photos=photos // 10)
+    for path in list(world.photos_dir.glob("*.jpg")):
+        for copy in range(9):
+            shutil.copy2(path, path.with_name(f"{path.stem}-{copy}.jpg"))
+    table = ingest.folder(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
+    config = configuration.load(CONFIGS / "demo.yaml", ["training.epochs=1", f"training.batch_size={BATCH}"])
+    row = loop_over_bare(config, table, world.aerial_path, folder / "run", repeats)
+    return row | {"case": f"training step, {len(table):,} photos"}
+
+
+def recall_rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
+    """Recall@1 within 200 m by share of negatives; then all of them in two processes."""
+    settings = configuration.load(CONFIGS / "benchmark.yaml")
+    rows = [_trained_recall(settings, "whole table, Adam", photos, aerial, folder / "whole")]
+    for share in SHARES:
+        rule = PrototypesConfig(table="sharded", negatives="sampled", share=share, hard_rows=4, mine_every_steps=500)
+        config = settings.model_copy(update={"prototypes": rule})
+        rows.append(_trained_recall(config, f"{share:.0%} of negatives", photos, aerial, folder / str(share)))
+    everything = settings.model_copy(update={"prototypes": PrototypesConfig(table="sharded")})
+    for processes in (1, 2):
+        case = f"all negatives, {processes} processes"
+        rows.append(_trained_recall(everything, case, photos, aerial, folder / f"all-{processes}", processes))
+    return rows
+
+
+def _trained_recall(config: Config, case: str, photos: Path, aerial: Path, out: Path, processes: int = 1) -> report.Row:
+    """Train, build and evaluate."""
+    out.mkdir(parents=True)
+    (out / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
+    arguments = ["train", out / "config.yaml", "--photos", photos, "--aerial", aerial, "--out", out / "run"]
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
+    threads = str(max(1, torch.get_num_threads() // processes))
+    subprocess.run(
+        [sys.executable, "-m", *launcher, "cellcode", *map(str, arguments)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+    )
+    build.run(out / "run", aerial, out=out / "db")
+    evaluate.run(out / "db", PhotoTable.load(photos), out=out / "report")
+    found = json.loads((out / "report" / "report.json").read_text())["systems"]["hybrid"]
+    low, high = (100 * end for end in found["interval_95"]["1"]["200"])
+    unit = f"% recall@1 in 200 m, 95 % of resamples in {low:.1f}..{high:.1f}"
+    return {"case": case, "value": 100 * found["recall"]["1"]["200"], "unit": unit}
+
+
+if __name__ == "__main__":
+    main()

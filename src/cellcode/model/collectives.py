@@ -1,0 +1,129 @@
+"""What processes exchange in a step, through torch.distributed. With one process every function returns its argument.
+
+The rule for gradients: each process computes the loss of its own rows, the loss of the batch is the sum over processes, and
+the backward of each exchange sums what all of them ask for. Every process has to call the same functions in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def rank() -> int:
+    """Return the number of this process, 0..world() - 1."""
+    return dist.get_rank() if _several() else 0
+
+
+def world() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if _several() else 1
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; each gets back the sum of what all want of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        wanted = total_(gradient.clone(memory_format=torch.contiguous_format))
+        return wanted[rank() * ctx.count : (rank() + 1) * ctx.count]
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of what all want of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return total_(x.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total_(gradient.clone(memory_format=torch.contiguous_format))
+
+
+def gather(x: Tensor) -> Tensor:
+    """Return the rows of all processes in their order, (world * N, ...) from (N, ...); differentiable."""
+    if not _several():
+        return x
+    rows: Tensor = _Gather.apply(x.contiguous())  # type: ignore[no-untyped-call]
+    return rows
+
+
+def total(x: Tensor) -> Tensor:
+    """Return the sum over processes; differentiable."""
+    if not _several():
+        return x
+    summed: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def total_(x: Tensor) -> Tensor:
+    """Sum in place over processes, without a gradient."""
+    if _several():
+        dist.all_reduce(x)
+    return x
+
+
+def gather_array(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Return the rows of all processes in their order; (world * N, ...) from (N, ...) of one shape."""
+    if not _several():
+        return x
+    mine = torch.from_numpy(np.ascontiguousarray(x)).to(_device())
+    parts = [torch.empty_like(mine) for _ in range(world())]
+    dist.all_gather(parts, mine)
+    return np.asarray(torch.cat(parts).cpu().numpy(), x.dtype)
+
+
+def sum_gradients(parameters: list[Tensor]) -> None:
+    """Sum the gradients of parameters over processes, in one exchange for each type of number.
+
+    A parameter without a gradient here counts as zeros, so that what is exchanged has the same shape everywhere.
+    """
+    if not _several():
+        return
+    for kind in sorted({p.dtype for p in parameters}, key=str):
+        same = [p for p in parameters if p.dtype == kind]
+        for p in same:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        together = total_(torch.cat([p.grad.reshape(-1) for p in same if p.grad is not None]))
+        for p, part in zip(same, torch.split(together, [p.numel() for p in same]), strict=True):
+            assert p.grad is not None
+            p.grad.copy_(part.view_as(p))
+
+
+def average_(tensors: list[Tensor]) -> None:
+    """Replace tensors of floating point numbers by their means over processes."""
+    if _several():
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                total_(tensor).div_(world())
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if _several():
+        dist.barrier()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _device() -> torch.device:
+    """Return where the back end exchanges tensors."""
+    cuda = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")

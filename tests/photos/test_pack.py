@@ -1,0 +1,206 @@
+"""Packing and reading back, against the photo table and the files it was made from, and against tarfile."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cellcode.errors import InputError
+from cellcode.geography import s2
+from cellcode.photos import PhotoError, PhotoTable, ingest, pack, read_pixels
+from cellcode.photos.pack import Packing
+from cellcode.photos.shards import PackedPhotos, is_packed
+
+SMALL = Packing(level=18, group_photos=4, shard_photos=16)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoTable:
+    """150 photos at 40 places of a level-18 cell each; three splits; one of them is a PNG."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    lines = ["file,lat,lon,split,captured_at,licence"]
+    for number in range(150):
+        lat_deg, lon_deg = 48.0 + 0.002 * (number % 8), 2.0 + 0.003 * (number % 5)
+        name = f"{number}.{'png' if number == 7 else 'jpg'}"
+        Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(folder / name)
+        split = "test" if number % 10 == 0 else "validation" if number % 10 == 1 else "train"
+        lines.append(f"{name},{lat_deg},{lon_deg},{split},2024-05-01T12:00:00,CC0-1.0")
+    (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ingest.csv(folder / "list.csv", out=folder / "table")
+
+
+@pytest.fixture(scope="module")
+def packed(photos: PhotoTable, tmp_path_factory: pytest.TempPathFactory) -> PackedPhotos:
+    return pack.run(photos, SMALL, out=tmp_path_factory.mktemp("packed") / "shards")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_photo_is_packed_once_with_its_row_and_its_bytes(photos: PhotoTable, packed: PackedPhotos) -> None:
+    expected = {row["file"]: row for row in photos.rows.to_pylist()}
+    seen = []
+    for split in ("train", "validation", "test"):
+        shards = packed.shards(split)
+        assert shards.photos.sum() == (photos.split == split).sum()
+        for name in shards.names:
+            loaded = packed.load(split, name)
+            for row, described in enumerate(packed.rows(split, name).to_pylist()):
+                assert described == expected[described["file"]]
+                assert loaded.image(row) == (photos.root / described["file"]).read_bytes()
+                seen.append(described["file"])
+    assert sorted(seen) == sorted(expected)
+
+
+def test_a_tar_is_what_webdataset_reads(photos: PhotoTable, packed: PackedPhotos) -> None:
+    (name, *_) = packed.shards("train").names
+    with tarfile.open(Path(packed.place) / "train" / f"{name}.tar") as tar:
+        members = tar.getnames()
+        pairs = list(zip(members[::2], members[1::2], strict=True))
+        for image, described in pairs:
+            assert image.split(".")[0] == described.split(".")[0]
+            facts = json.load(tar.extractfile(described))  # type: ignore[arg-type]
+            assert tar.extractfile(image).read() == (photos.root / facts["file"]).read_bytes()  # type: ignore[union-attr]
+            assert (facts["lat_deg"], facts["licence"]) == (pytest.approx(48.0, abs=0.1), "CC0-1.0")
+    assert len(pairs) == packed.shards("train").photos[0]
+
+
+def test_photos_of_a_place_lie_together_in_groups_that_no_shard_cuts(packed: PackedPhotos) -> None:
+    shards = packed.shards("train")
+    seen: set[int] = set()
+    near = 0
+    for number, name in enumerate(shards.names):
+        group = packed.load("train", name).index["group"]
+        rows = packed.rows("train", name)
+        cells = s2.cell_ids(rows["lat_deg"].to_numpy(), rows["lon_deg"].to_numpy(), 18)
+        assert not seen & set(group.tolist())
+        seen |= set(group.tolist())
+        sizes = [np.count_nonzero(group == each) for each in np.unique(group)]
+        assert max(sizes) <= 4
+        assert shards.groups[number].tolist() == [sizes.count(size) for size in (1, 2, 3, 4)]
+        for each in np.unique(group):
+            assert len(np.unique(cells[group == each])) == 1
+        near += np.count_nonzero(cells[1:] == cells[:-1])
+    assert near > len(seen) / 2
+    assert packed.cells("train", 18).tolist() == sorted({*packed.cells("train", 18).tolist()})
+
+
+def test_an_interrupted_packing_is_continued_to_the_same_bytes(
+    photos: PhotoTable, packed: PackedPhotos, tmp_path: Path
+) -> None:
+    whole = contents(Path(packed.place))
+    out = tmp_path / "shards"
+    pack.run(photos, SMALL, out=out)
+    (out / "manifest.json").rename(out / "plan.json")  # as if it had been killed in its third shard
+    for name in ("000002.tar", "000002.parquet", "000003.parquet"):
+        (out / "train" / name).unlink()
+    (out / "train" / "000003.tar").write_bytes(b"half")
+    with pytest.raises(InputError, match="finish making them"):
+        PackedPhotos.open(out)
+    kept = (out / "train" / "000001.tar").stat().st_mtime_ns
+    pack.run(photos, SMALL, out=out)
+    assert contents(out) == whole
+    assert (out / "train" / "000001.tar").stat().st_mtime_ns == kept
+    with pytest.raises(InputError, match="other packed photos"):
+        pack.run(photos, Packing(level=18, shard_photos=16), out=out)
+
+
+def test_photos_that_cannot_be_read_are_left_out_and_named(
+    photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tmp_path / "photos"
+    files.mkdir()
+    for path in photos.files:
+        (files / path.name).write_bytes(path.read_bytes())
+    (files / "2.jpg").unlink()
+    (files / "3.jpg").write_bytes(b"no picture")
+    moved = PhotoTable(photos.rows, files)
+    packed = pack.run(moved, SMALL, out=tmp_path / "shards")
+    assert set(packed.manifest["rejected"]) == {"2.jpg", "3.jpg"}
+    assert packed.manifest["photos"] == 148
+    assert "2 left out" in capsys.readouterr().err
+    assert packed.shards("train").photos.sum() == packed.manifest["splits"]["train"]
+
+
+def test_images_are_encoded_again_at_the_size_asked_for(photos: PhotoTable, tmp_path: Path) -> None:
+    packed = pack.run(photos, Packing(level=18, shard_photos=64, size_px=(24, 16), quality=95), out=tmp_path / "shards")
+    (name, *_) = packed.shards("train").names
+    loaded = packed.load("train", name)
+    rows = packed.rows("train", name).to_pylist()
+    for row in (0, 1, 2):
+        own = read_pixels(loaded.image(row), 24, 16)
+        original = read_pixels(photos.root / rows[row]["file"], 24, 16)
+        assert np.abs(own.astype(float) - original).mean() < 40  # noise suffers from JPEG, and is still the same noise
+        assert np.corrcoef(own.ravel(), original.ravel())[0, 1] > 0.5
+
+
+def test_damage_of_a_shard_is_found_in_the_photos_it_hits(photos: PhotoTable, tmp_path: Path) -> None:
+    packed = pack.run(photos, SMALL, out=tmp_path / "shards")
+    path = tmp_path / "shards" / "train" / "000000.tar"
+    loaded = packed.load("train", "000000")
+    offset = int(loaded.index["offset"][1]) + 100
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 255
+    path.write_bytes(data[: int(loaded.index["offset"][-1]) + 5])
+    damaged = packed.load("train", "000000")
+    assert damaged.image(0) == loaded.image(0)
+    with pytest.raises(PhotoError, match=r"000000\.tar, \d+\.\w+: its bytes"):
+        damaged.image(1)
+    with pytest.raises(PhotoError, match="ends before it"):
+        damaged.image(len(loaded.index["offset"]) - 1)
+    path.unlink()
+    with pytest.raises(PhotoError, match="the shard cannot be read"):
+        packed.load("train", "000000").image(0)
+
+
+def test_folders_are_told_apart(photos: PhotoTable, packed: PackedPhotos, tmp_path: Path) -> None:
+    assert is_packed(packed.place)
+    assert not is_packed(photos.root / "table")
+    assert not is_packed(tmp_path)
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        pack.run(photos, SMALL, out=tmp_path)
+    with pytest.raises(InputError, match="cellcode pack"):
+        PackedPhotos.open(tmp_path)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
+    """An S3-compatible store on this machine, moto's; gives the address that a folder was copied to."""
+    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    pytest.importorskip("flask", reason="moto's server is not installed")
+    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    running = server.ThreadedMotoServer("127.0.0.1", 0)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3 = pytest.importorskip("boto3", reason="boto3, which makes the bucket, is not installed")
+
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+    client.create_bucket(Bucket="photos")
+
+    def copy(folder: Path) -> str:
+        for name, data in contents(folder).items():
+            client.put_object(Bucket="photos", Key=f"shards/{name}", Body=data)
+        return "s3://photos/shards"
+
+    yield copy
+    running.stop()
+
+
+def test_a_store_gives_what_the_folder_gives(store: Callable[[Path], str], packed: PackedPhotos) -> None:
+    far = PackedPhotos.open(store(Path(packed.place)))
+    assert far.manifest == packed.manifest
+    (name, *_) = far.shards("train").names
+    here, there = packed.load("train", name), far.load("train", name)
+    assert bytes(here.data) == bytes(there.data)
+    assert there.image(3) == here.image(3)
+    with pytest.raises(InputError, match="s3://photos/nothing"):
+        PackedPhotos.open("s3://photos/nothing")
