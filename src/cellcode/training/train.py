@@ -40,7 +40,7 @@ from cellcode.training.validation import MOST, Recall
 
 CACHE = "cache"
 STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
-STRANGERS_M = 2000.0  # how far around the photos' box they are looked for
+STRANGERS_M = 5000.0  # how far around the photos' box they are looked for
 
 
 def run(
