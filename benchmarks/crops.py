@@ -9,10 +9,8 @@ database does. Rates are of CPU time, all threads together, so that a second cor
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,19 +46,9 @@ ROUNDS = 5
 TARGETS = {"COG in UTM, warped": 80.0, "MBTiles cache": 250.0}
 
 
-def main() -> None:
-    """Run all parts and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller raster, fewer rounds")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), 8192 if arguments.quick else 16384, 3 if arguments.quick else ROUNDS)
-    report.show(rows, arguments.json)
-
-
-def measure(folder: Path, side_px: int, rounds: int) -> list[report.Row]:
+def measure(folder: Path, quick: bool) -> list[report.Row]:
     """Render, cut tiles, and read crops from each."""
+    side_px, rounds = (8192, 3) if quick else (16384, ROUNDS)
     raster = render(folder / "cog.tif", side_px)
     provider = Cut(raster)
     tiles = CachedTiles(provider, folder / "tiles.mbtiles")
@@ -167,4 +155,4 @@ def cells(raster: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64
 
 
 if __name__ == "__main__":
-    main()
+    report.run(__doc__, "a smaller raster, fewer rounds", measure)

@@ -7,12 +7,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -37,17 +35,6 @@ try:
 finally:
     print(pathlib.Path("/proc/self/status").read_text())
 """
-
-
-def main() -> None:
-    """Run all parts and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows and photos")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), arguments.quick)
-    report.show(rows, arguments.json)
 
 
 def measure(folder: Path, quick: bool) -> list[Row]:
@@ -152,4 +139,4 @@ def write_photos(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report.run(__doc__, "a tenth of the rows and photos", measure)

@@ -9,14 +9,12 @@ repeat them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
 import shutil
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import report
 from PIL import Image
+from report import Row
 
 from cellcode import config as configuration
 from cellcode.config import Config
@@ -36,22 +35,10 @@ from cellcode.photos.shards import PackedPhotos
 from cellcode.photos.table import SCHEMA
 from cellcode.training.packed import PackedTraining
 
-Row = dict[str, Any]
 Size = tuple[int, int]
 USUAL, SMALL = (192, 144), (64, 48)  # small ones for memory, where only their number counts
 DISTINCT = 1000
 ROUNDS = 5
-
-
-def main() -> None:
-    """Run all parts and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the photos")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), arguments.quick)
-    report.show(rows, arguments.json)
 
 
 def measure(folder: Path, quick: bool) -> list[Row]:
@@ -229,4 +216,4 @@ def settings() -> Config:
 if __name__ == "__main__":
     if not Path("/proc/self/status").exists():
         sys.exit("memory is read from /proc, which this system does not have")
-    main()
+    report.run(__doc__, "a tenth of the photos", measure)

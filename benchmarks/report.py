@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 Row = dict[str, Any]
+
+
+def run(doc: str | None, quick: str, measure: Callable[[Path, bool], list[Row]]) -> None:
+    """Be the command line of a benchmark: measure in a folder that is removed afterwards, and show the rows.
+
+    Args:
+        doc: shown by --help.
+        quick: what --quick does.
+        measure: called with the folder and whether --quick was given.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), arguments.quick)
+    show(rows, arguments.json)
 
 
 def show(rows: list[Row], path: Path | None) -> None:

@@ -12,7 +12,6 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Any
 
-import pyarrow.parquet as pq
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -58,6 +57,8 @@ def _codes(word: str, text: str) -> tuple[str, ...]:
 @cache
 def _table() -> list[dict[str, Any]]:
     """Rows with code, alpha3, name and outline (WKB)."""
+    import pyarrow.parquet as pq  # a quarter of what importing this room would take, for regions that few name
+
     with as_file(files("cellcode.geography") / "outlines.parquet") as path:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from cellcode.aerial.several import SeveralSource
 from cellcode.aerial.tilesource import USUAL_TILE_PX, TileSource
 from cellcode.config import Config
 from cellcode.geography import Region, distance
+from cellcode.training.tiles import surroundings_px
 
 BYTES_A_PIXEL = 0.3  # of a JPEG of aerial imagery, as services send them
 REACH = 1.25  # radians times 2^level: no point of a cell is farther from its centre (S2's largest diagonal is 2.44)
@@ -43,7 +43,7 @@ def training_windows(config: Config) -> list[Window]:
     windows = []
     for scale in config.tile.scales:
         gsd_m = config.tile.size_m * scale / config.tile.size_px
-        side_px = 2 * math.ceil(reach_m / gsd_m) + math.ceil(config.tile.size_px * math.sqrt(2)) + 5
+        side_px = surroundings_px(config.tile.size_px, gsd_m, reach_m)
         windows.append(Window(side_px * gsd_m, side_px))
     return windows
 

@@ -137,6 +137,16 @@ class TileStore:
             scale.close()
 
 
+def window_px(size_px: int) -> int:
+    """Return the edge of the square cut for one tile: the circle around it, since tiles turn, and pixels for interpolation."""
+    return math.ceil(size_px * math.sqrt(2)) + 3
+
+
+def surroundings_px(size_px: int, gsd_m: float, reach_m: float) -> int:
+    """Return the edge of what is kept around a cell, in which a tile fits whose centre lies up to `reach_m` away."""
+    return 2 * math.ceil(reach_m / gsd_m) + window_px(size_px) + 2
+
+
 class _Surroundings:
     """Squares around cells in a memory-mapped file, at the resolution of a tile of `size_m`."""
 
@@ -145,9 +155,8 @@ class _Surroundings:
     ) -> None:
         self.size_px, self.path = size_px, path
         self.gsd_m = size_m / size_px
-        # A turned tile needs the circle around it; two pixels more for the interpolation.
-        self.window_px = math.ceil(size_px * math.sqrt(2)) + 3
-        self.side_px = 2 * math.ceil(reach_m / self.gsd_m) + self.window_px + 2
+        self.window_px = window_px(size_px)
+        self.side_px = surroundings_px(size_px, self.gsd_m, reach_m)
         self._pixels = np.lib.format.open_memmap(
             path, mode=mode, dtype=np.uint8, shape=(count, self.side_px, self.side_px, 4)
         )

@@ -16,8 +16,9 @@ from cellcode.geography import Region
 from cellcode.photos.item import Reject
 from cellcode.photos.online.options import Options
 from cellcode.photos.online.quadrants import Answer, Box
-from cellcode.photos.online.record import Kind, Record, Rendition, number, point, safe_name, text, utc
+from cellcode.photos.online.record import Kind, Record, Rendition, number, point, safe_name, text
 from cellcode.photos.online.service import Found, Redirects, descriptions, reject, search
+from cellcode.photos.selection import utc
 from cellcode.remote import Client, MissingError, RemoteError
 
 PREFIX = "mapillary:"

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cellcode.errors import UsageError
-from cellcode.photos.online.record import Record, utc
+from cellcode.photos.online.record import Record
 from cellcode.photos.panorama import PanoramaRule
+from cellcode.photos.selection import utc
 from cellcode.remote import Politeness
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, Self
 
 from cellcode.photos.panorama import WHOLE, Area
@@ -107,11 +107,6 @@ def point(geometry: object) -> tuple[float, float] | None:
     if lat is None or lon is None or abs(lat) > 90 or abs(lon) > 180 or lat == lon == 0:
         return None
     return lat, lon
-
-
-def utc(moment: datetime) -> datetime:
-    """Return a time as UTC without a zone; one without a zone is taken for UTC."""
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def text(value: object) -> str | None:
