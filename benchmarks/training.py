@@ -1,18 +1,16 @@
 """What training costs at the scale of a continent: prototypes by the million, and the loop around the encoders.
 
     python benchmarks/training.py [--quick] [--json FILE]
-    python benchmarks/training.py --recall PHOTOS AERIAL [--json FILE]     recall against the share of negatives; an hour
+    python benchmarks/training.py --recall PHOTOS AERIAL FOLDER [--json FILE]     what recall it costs; an hour or two
 
 Ratios are medians over pairs of alternating runs. Peak memory is that of a process of its own, everything included: Python,
-torch, the ground encoder and its activations. The second form trains on a table of photos once for each share and once
-with all negatives in one and in two processes, and evaluates each; it belongs on the benchmark region of docs/results.md.
+torch, the ground encoder and its activations. The second form trains and evaluates on a table of photos for each share of
+negatives, in one and in two processes; it belongs on the benchmark region of docs/results.md and goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,16 +22,15 @@ import numpy as np
 import numpy.typing as npt
 import report
 import torch
+import training_recall
 from pipeline import loop_over_bare, paired_ratio
 
 from cellcode import config as configuration
 from cellcode.config import Config, LossConfig, PrototypesConfig
-from cellcode.database import build
-from cellcode.evaluation import evaluate
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.sharded import ShardedPrototypes
-from cellcode.photos import PhotoTable, ingest
+from cellcode.photos import ingest
 from cellcode.photos.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training.log import peak_memory
@@ -42,7 +39,6 @@ from cellcode.training.objective import Objective, Places
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONTINENT, SMALL = 5_500_000, 10_000
 BATCH, DRAWN = 256, 4096
-SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def main() -> None:
@@ -50,18 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the prototypes and photos, fewer repetitions")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--recall", nargs=2, type=Path, metavar=("PHOTOS", "AERIAL"), help="the second form")
+    parser.add_argument("--recall", nargs=3, type=Path, metavar=("PHOTOS", "AERIAL", "FOLDER"), help="the second form")
     parser.add_argument("--peak", nargs=2, type=int, metavar=("ROWS", "DIM"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
         print(peak_bytes(*arguments.peak))
         return
+    if arguments.recall:
+        report.show(training_recall.rows(*arguments.recall), arguments.json)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.recall:
-            photos, aerial = arguments.recall
-            rows = recall_rows(photos, aerial, Path(folder))
-        else:
-            rows = measure(Path(folder), arguments.quick)
+        rows = measure(Path(folder), arguments.quick)
     report.show(rows, arguments.json)
 
 
@@ -152,41 +147,6 @@ def loop_row(folder: Path, photos: int, repeats: int) -> report.Row:
     config = configuration.load(CONFIGS / "demo.yaml", ["training.epochs=1", f"training.batch_size={BATCH}"])
     row = loop_over_bare(config, table, world.aerial_path, folder / "run", repeats)
     return row | {"case": f"training step, {len(table):,} photos"}
-
-
-def recall_rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
-    """Recall@1 within 200 m by share of negatives; then all of them in two processes."""
-    settings = configuration.load(CONFIGS / "benchmark.yaml")
-    rows = [_trained_recall(settings, "whole table, Adam", photos, aerial, folder / "whole")]
-    for share in SHARES:
-        rule = PrototypesConfig(table="sharded", negatives="sampled", share=share, hard_rows=4, mine_every_steps=500)
-        config = settings.model_copy(update={"prototypes": rule})
-        rows.append(_trained_recall(config, f"{share:.0%} of negatives", photos, aerial, folder / str(share)))
-    everything = settings.model_copy(update={"prototypes": PrototypesConfig(table="sharded")})
-    for processes in (1, 2):
-        case = f"all negatives, {processes} processes"
-        rows.append(_trained_recall(everything, case, photos, aerial, folder / f"all-{processes}", processes))
-    return rows
-
-
-def _trained_recall(config: Config, case: str, photos: Path, aerial: Path, out: Path, processes: int = 1) -> report.Row:
-    """Train, build and evaluate."""
-    out.mkdir(parents=True)
-    (out / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
-    arguments = ["train", out / "config.yaml", "--photos", photos, "--aerial", aerial, "--out", out / "run"]
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
-    threads = str(max(1, torch.get_num_threads() // processes))
-    subprocess.run(
-        [sys.executable, "-m", *launcher, "cellcode", *map(str, arguments)],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": threads},
-    )
-    build.run(out / "run", aerial, out=out / "db")
-    evaluate.run(out / "db", PhotoTable.load(photos), out=out / "report")
-    found = json.loads((out / "report" / "report.json").read_text())["systems"]["hybrid"]
-    low, high = (100 * end for end in found["interval_95"]["1"]["200"])
-    unit = f"% recall@1 in 200 m, 95 % of resamples in {low:.1f}..{high:.1f}"
-    return {"case": case, "value": 100 * found["recall"]["1"]["200"], "unit": unit}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""The second form of benchmarks/training.py: what recall costs of negatives, processes, optimisers and ways to draw a batch.
+
+Each case is trained, built and evaluated; what is done already is taken from the folder, so that it can be stopped and
+started again. Differences are of the same photos, with a bootstrap over their cells: they are known better than either recall.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import report
+import torch
+
+from cellcode import config as configuration
+from cellcode.database import build
+from cellcode.evaluation import difference_95, evaluate
+from cellcode.evaluation.metrics import middle_radius_m
+from cellcode.geography import s2
+from cellcode.photos import PhotoTable
+
+CONFIG = Path(__file__).parent.parent / "configs" / "benchmark.yaml"
+SYSTEM = "hybrid"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training: `overrides` of configs/benchmark.yaml, on a number of processes, compared with the case `against`."""
+
+    name: str
+    overrides: tuple[str, ...]
+    against: str | None
+    processes: int = 1
+
+
+SHARDED = ("prototypes.table=sharded",)
+SAMPLED = (*SHARDED, "prototypes.negatives=sampled", "prototypes.hard_rows=4", "prototypes.mine_every_steps=500")
+ALL = "all negatives"
+CASES = (
+    Case(ALL, SHARDED, None),
+    Case("10 % of negatives", (*SAMPLED, "prototypes.share=0.1"), ALL),
+    Case("all negatives, 2 processes", SHARDED, ALL, 2),
+    Case("1 % of negatives", (*SAMPLED, "prototypes.share=0.01"), ALL),
+    Case("all negatives, whole table and Adam", (), ALL),
+    Case("3 % of negatives", (*SAMPLED, "prototypes.share=0.03"), ALL),
+    Case("30 % of negatives", (*SAMPLED, "prototypes.share=0.3"), ALL),
+)
+
+
+def rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
+    """Recall@1 within the middle radius of every case, and its difference to the one that it is compared with."""
+    found: dict[str, npt.NDArray[np.bool_]] = {}
+    made: list[report.Row] = []
+    place = _places(PhotoTable.load(photos).of_split("test"))
+    for case in CASES:
+        hits = found[case.name] = _hits(
+            case, photos, aerial, folder / case.name.replace(" ", "-").replace("%", "percent")
+        )
+        unit = "% recall@1"
+        if case.against is not None:
+            base = found[case.against].astype(float)
+            low, high = (100 * end for end in difference_95(hits.astype(float), base, place))
+            unit += f"; {100 * (hits.mean() - base.mean()):+.2f} ({low:+.2f} to {high:+.2f}) against {case.against}"
+        made.append({"case": case.name, "value": 100 * float(hits.mean()), "unit": unit})
+        print(f"{case.name}: {made[-1]['value']:.2f} {unit}", file=sys.stderr)
+    return made
+
+
+def _hits(case: Case, photos: Path, aerial: Path, out: Path) -> npt.NDArray[np.bool_]:
+    """Tell for each test photo whether its best cell lies within the middle radius."""
+    config = configuration.load(CONFIG, case.overrides)
+    told = out / "report" / "report.json"
+    if not told.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
+        _train(case, out, photos, aerial)
+        build.run(out / "run", aerial, out=out / "cells")
+        evaluate.run(out / "cells", PhotoTable.load(photos), out=out / "report")
+    assert json.loads(told.read_text())["unreadable"] == []
+    error_m = pq.read_table(out / "report" / "predictions.parquet")[f"{SYSTEM}_error_m"].to_numpy()
+    return np.asarray(error_m < middle_radius_m(config.evaluation.radii_m))
+
+
+def _train(case: Case, out: Path, photos: Path, aerial: Path) -> None:
+    """Train as a user does; a training that was stopped goes on."""
+    arguments = ["train", out / "config.yaml", "--photos", photos, "--aerial", aerial, "--out", out / "run"]
+    resume = ["--resume"] if (out / "run" / "checkpoint").is_dir() else []
+    several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}", "-m"]
+    launcher = several if case.processes > 1 else []
+    threads = str(max(1, torch.get_num_threads() // case.processes))
+    subprocess.run(
+        [sys.executable, "-m", *launcher, "cellcode", *map(str, arguments), *resume],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+    )
+
+
+def _places(table: PhotoTable) -> npt.NDArray[np.int64]:
+    """Number the cells of photos, which the bootstrap draws."""
+    return s2.cell_ids(table.lat_deg, table.lon_deg, configuration.load(CONFIG).levels.cell).view(np.int64)
