@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo results test test-ui test-peers lint format types bench clean
+.PHONY: demo results test test-scale test-ui test-peers lint format types bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
@@ -15,6 +15,10 @@ results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Trainings of several processes, under torchrun.
+test-scale: $(VENV)/.dev
+	$(BIN)/python -m pytest -m scale tests/scale tests/training
 
 # In a browser: Debian's chromium, which is installed if it is missing (as root or with sudo).
 test-ui: $(VENV)/.ui

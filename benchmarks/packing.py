@@ -2,18 +2,17 @@
 
     python benchmarks/packing.py [--quick] [--json FILE]
 
-Rates are medians of interleaved rounds in this run, all from the page cache, per second of CPU time. Memory is the resident
-memory that is no file of a process of its own, at its peak while it streams a whole epoch; photos beyond the first thousand
-repeat them.
+Shards and files are read in turn, each first in every other round, all from the page cache; a ratio is the median of those
+of the rounds, by the clock and by CPU time. Memory is the resident memory that is no file of a process of its own, at its
+peak while it packs or streams a whole epoch: few photos, many of as many places, and many of twenty times as many places,
+so that what grows with photos is told from what grows with cells. Photos beyond the first thousand repeat them.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
-import statistics
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import report
 from PIL import Image
@@ -29,6 +29,7 @@ from report import Row
 
 from cellcode import config as configuration
 from cellcode.config import Config
+from cellcode.geography import s2
 from cellcode.photos import PhotoTable, pack, read_pixels
 from cellcode.photos.pack import Packing
 from cellcode.photos.shards import PackedPhotos
@@ -38,43 +39,44 @@ from cellcode.training.packed import PackedTraining
 Size = tuple[int, int]
 USUAL, SMALL = (192, 144), (64, 48)  # small ones for memory, where only their number counts
 DISTINCT = 1000
-ROUNDS = 5
+ROUNDS = 9
 
 
 def measure(folder: Path, quick: bool) -> list[Row]:
     """Write JPEGs, pack them, and time reading; then pack and stream few and many photos in processes of their own."""
     few, many = (1_000, 20_000) if quick else (10_000, 200_000)
-    table = write_photos(folder / "photos", few, USUAL)
+    write_photos(folder / "photos", few, USUAL)
+    table = table_of(folder / "photos", few, few, few // 3, USUAL)
     return [*rates(table, folder), *memory(folder, few, many)]
 
 
-def write_photos(folder: Path, count: int, size_px: Size) -> PhotoTable:
-    """Give a table of JPEGs of some noise; those after the first DISTINCT are copies of these."""
+def write_photos(folder: Path, count: int, size_px: Size) -> None:
+    """Write JPEGs of some noise; those after the first DISTINCT are copies of these."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     width_px, height_px = size_px
-    # Links would be read from the processor's cache, where the photos of a shard never are.
-    again: Callable[[Path, Path], object] = os.link if size_px == SMALL else shutil.copyfile
     for number in range(count):
         path = folder / f"{number:06d}.jpg"
-        if path.exists():
-            continue
         if number < DISTINCT:
             coarse = rng.integers(0, 255, (height_px // 8, width_px // 8, 3), np.uint8)
             image = np.asarray(Image.fromarray(coarse).resize((width_px, height_px)), np.int16)
             noisy = np.clip(image + rng.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(path, quality=90)
-        else:
-            again(folder / f"{number % DISTINCT:06d}.jpg", path)
-    place = rng.integers(0, count // 3, count)
+        else:  # not links: they would be read from the processor's cache, where the photos of a shard never are
+            shutil.copyfile(folder / f"{number % DISTINCT:06d}.jpg", path)
+
+
+def table_of(folder: Path, files: int, count: int, places: int, size_px: Size) -> PhotoTable:
+    """Give a table of `count` photos at so many places, which repeats the files of the folder."""
+    place = np.random.default_rng(0).integers(0, places, count)
     values: dict[str, Any] = {
-        "file": [f"{number:06d}.jpg" for number in range(count)],
+        "file": [f"{number % files:06d}.jpg" for number in range(count)],
         "lat_deg": 48.0 + 0.003 * (place // 200),
         "lon_deg": 2.0 + 0.003 * (place % 200),
         "split": ["train"] * count,
         "source": ["made"] * count,
-        "width_px": np.full(count, width_px),
-        "height_px": np.full(count, height_px),
+        "width_px": np.full(count, size_px[0]),
+        "height_px": np.full(count, size_px[1]),
     }
     columns = [
         pa.array(values[field.name], field.type) if field.name in values else pa.nulls(count, field.type)
@@ -85,54 +87,42 @@ def write_photos(folder: Path, count: int, size_px: Size) -> PhotoTable:
 
 def rates(table: PhotoTable, folder: Path) -> list[Row]:
     """Photos a second: bytes and decoded pixels, from shards and from files one by one; and of packing."""
-    packing = Packing(shard_photos=2048)
     begin = time.process_time()
-    packed = pack.run(table, packing, out=folder / "shards")
+    packed = pack.run(table, Packing(shard_photos=2048), out=folder / "shards")
     packing_s = time.process_time() - begin
     config = settings()
     files = table.files
     first = int(packed.shards("train").photos[0])  # decoding takes long enough with those of one shard
-    cases: dict[str, Callable[[], None]] = {
-        "files": lambda: read_files(files),
-        "shards": lambda: read_shards(packed),
-        "decoded files": lambda: decode_files(files[:first], config),
-        "decoded shards": lambda: decode_shard(packed, config),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(ROUNDS):
-        for name, case in cases.items():
-            seconds[name].append(timed(case))
-    median = {name: statistics.median(each) for name, each in seconds.items()}
-    count = len(table)
-    return [
-        {"case": "JPEGs one by one, bytes", "value": count / median["files"], "unit": "photos/s CPU"},
-        {"case": "shards read back, bytes", "value": count / median["shards"], "unit": "photos/s CPU"},
-        {
-            "case": "shards over JPEGs one by one, bytes",
-            "value": median["files"] / median["shards"],
-            "unit": "x",
-            "against": ">= 0.9",
-        },
-        {"case": "JPEGs one by one, decoded", "value": first / median["decoded files"], "unit": "photos/s CPU"},
-        {
-            "case": "shards over JPEGs one by one, decoded",
-            "value": median["decoded files"] / median["decoded shards"],
-            "unit": "x",
-            "against": ">= 0.9",
-        },
-        {
-            "case": "packing over reading one by one, bytes",
-            "value": median["files"] / packing_s,
-            "unit": "x",
-        },
-        {"case": "packing", "value": count / packing_s, "unit": "photos/s CPU"},
-    ]
+    read = alternate(lambda: read_files(files), lambda: read_shards(packed))
+    decoded = alternate(lambda: decode_files(files[:first], config), lambda: decode_shard(packed, config))
+    rows: list[Row] = []
+    for what, count, seconds in (("bytes", len(table), read), ("decoded", first, decoded)):
+        by_files, by_shards = np.moveaxis(seconds, 1, 0)  # each (rounds, 2): by the clock, and of CPU time
+        for number, clock in enumerate(("", " CPU")):
+            per_s, ratios = count / np.median(by_files[:, number]), by_files[:, number] / by_shards[:, number]
+            low, high = np.quantile(ratios, [0.25, 0.75])
+            rows += [
+                {"case": f"JPEGs one by one, {what}", "value": float(per_s), "unit": f"photos/s{clock}"},
+                {
+                    "case": f"shards over JPEGs one by one, {what}{clock}",
+                    "value": float(np.median(ratios)),
+                    "unit": "x",
+                    "against": f">= 0.9; half of the rounds {low:.2f} to {high:.2f}",
+                },
+            ]
+    rows.append({"case": "packing", "value": len(table) / packing_s, "unit": "photos/s CPU"})
+    return rows
 
 
-def timed(case: Callable[[], None]) -> float:
-    begin = time.process_time()
-    case()
-    return time.process_time() - begin
+def alternate(one: Callable[[], None], other: Callable[[], None]) -> npt.NDArray[np.float64]:
+    """Time two cases in turn, each first in every other round: seconds by the clock and of CPU time, (ROUNDS, 2, 2)."""
+    seconds = np.empty((ROUNDS + 1, 2, 2))
+    for number in range(ROUNDS + 1):
+        for case in (0, 1) if number % 2 else (1, 0):
+            begin = time.perf_counter(), time.process_time()
+            (one, other)[case]()
+            seconds[number, case] = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    return seconds[1:]  # the first round fills caches
 
 
 def read_files(files: list[Path]) -> None:
@@ -159,42 +149,42 @@ def decode_shard(packed: PackedPhotos, config: Config) -> None:
 
 
 def memory(folder: Path, few: int, many: int) -> list[Row]:
-    """Peak memory of packing and of streaming an epoch, few and many photos, each in a process of its own."""
+    """Peak memory of packing and of streaming an epoch, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    peaks: dict[tuple[str, int], float] = {}
-    for count in (few, many):
-        write_photos(folder / "small", count, SMALL).save(folder / f"table-{count}")
-        for what in ("packing", "streaming"):
-            answer = folder / f"{what}-{count}.json"
-            process = context.Process(target=at_peak, args=(what, folder, count, answer))
+    write_photos(folder / "small", min(DISTINCT, few), SMALL)
+    cases = {"few": (few, few // 3), "many": (many, few // 3), "spread": (many, many // 3)}
+    rows: list[Row] = []
+    cells = dict.fromkeys(cases, 0)
+    for name, (count, places) in cases.items():
+        table = table_of(folder / "small", min(DISTINCT, few), count, places, SMALL).save(folder / f"table-{name}")
+        cells[name] = len(np.unique(s2.cell_ids(table.lat_deg, table.lon_deg, Packing().level)))
+    for what in ("packing", "streaming"):
+        peaks: dict[str, float] = {}
+        for name, (count, _) in cases.items():
+            answer = folder / f"{what}-{name}.json"
+            process = context.Process(target=at_peak, args=(what, folder, name, answer))
             process.start()
             process.join()
-            peaks[what, count] = json.loads(answer.read_text())
-    return [
-        row
-        for what in ("packing", "streaming")
-        for row in (
-            {"case": f"{what} {few:,} photos, peak memory", "value": peaks[what, few] / 1e6, "unit": "MB"},
-            {
-                "case": f"{what} {many:,} photos, peak memory",
-                "value": peaks[what, many] / 1e6,
-                "unit": "MB",
-                "against": f"{few:,} photos: {peaks[what, few] / 1e6:.0f} MB",
-            },
-        )
-    ]
+            peaks[name] = json.loads(answer.read_text())
+            case = f"{what} {count:,} photos in {cells[name]:,} cells, peak memory"
+            rows.append({"case": case, "value": peaks[name] / 1e6, "unit": "MB"})
+        by_photo = (peaks["many"] - peaks["few"]) / (many - few)
+        by_cell = (peaks["spread"] - peaks["many"]) / (cells["spread"] - cells["many"])
+        rows.append({"case": f"{what}, memory for each further photo", "value": by_photo, "unit": "bytes"})
+        rows.append({"case": f"{what}, memory for each further cell", "value": by_cell, "unit": "bytes"})
+    return rows
 
 
-def at_peak(what: str, folder: Path, count: int, answer: Path) -> None:
+def at_peak(what: str, folder: Path, name: str, answer: Path) -> None:
     """Pack, or stream an epoch, and write the peak of this process's memory in bytes."""
     peak, ended = [0], threading.Event()
     watch = threading.Thread(target=watch_memory, args=(peak, ended))
     watch.start()
     if what == "packing":
-        pack.run(folder / f"table-{count}", Packing(shard_photos=512), out=folder / f"shards-{count}")
+        pack.run(folder / f"table-{name}", Packing(shard_photos=512), out=folder / f"shards-{name}")
     else:
         config = settings()
-        stream = PackedTraining.of(PackedPhotos.open(folder / f"shards-{count}"), config).stream(config)
+        stream = PackedTraining.of(PackedPhotos.open(folder / f"shards-{name}"), config).stream(config)
         for step in range(stream.steps_per_epoch):
             stream.read(step)
         stream.close()

@@ -9,7 +9,7 @@ encoder times are forward and backward (loop) or forward (build) on tensors that
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import statistics
 import tempfile
 import time
@@ -30,6 +30,7 @@ from cellcode.photos import PhotoTable, ingest
 from cellcode.photos.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training import train
+from cellcode.training.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 CPU = torch.device("cpu")
@@ -62,30 +63,32 @@ def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
 def loop_over_bare(
     config: configuration.Config, table: PhotoTable, aerial: Path, out: Path, repeats: int
 ) -> dict[str, Any]:
-    """Median step of the loop over median forward and backward of the same encoders on the same shapes."""
-    run = train.run(config, table, aerial, out=out)
-    steps = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text().splitlines()]
+    """Train, for the parts that follow, and compare a step of the loop with its encoders alone."""
+    train.run(config, table, aerial, out=out)
     trainer = train.prepare(config, table, aerial, out=out / "again", resume=False).trainer
+    return {"case": "training step", **loop_ratio(trainer, repeats)}
+
+
+def loop_ratio(trainer: Trainer, repeats: int, steps: int = 4) -> dict[str, Any]:
+    """Compare steps that follow one another with forward and backward of the encoders on tensors of their shapes in memory.
+
+    The bare backward begins at the sum of the embeddings: losses, their gradients and the optimiser are the loop's.
+    """
     trainer.model.train()
-    batch = trainer.sampler.batch(0)
-    size, photo = config.tile.size_px, config.photo
-    photos = torch.rand(len(batch), photo.height_px, photo.width_px, 3) * 255
-    tiles = len(batch) // config.training.photos_per_place + config.training.random_tiles
-    crops = torch.rand(tiles, size, size, 3) * 255
-    ground, aerial_encoder = trainer.model.ground, trainer.model.aerial
-    assert aerial_encoder is not None
-    assert run.aerial is not None
+    batch, number = trainer.ahead.take(0), itertools.count()
 
     def bare() -> None:
-        with autocast(config.training.precision, CPU):
-            total = ground(photos).sum() + aerial_encoder(crops).sum()
-        total.backward()
+        with autocast(trainer.config.training.precision, trainer.device):
+            total = batch.photos.embed(trainer.ground, trainer.device).embeddings.sum()
+            if batch.tiles is not None and trainer.aerial is not None:
+                total = total + batch.tiles.embed(trainer.aerial, trainer.device).embeddings.sum()
+        total.backward()  # type: ignore[no-untyped-call]
 
-    def step() -> None:
-        trainer.step(len(steps))
+    def several(work: Callable[[], object]) -> Callable[[], None]:
+        return lambda: [work() for _ in range(steps)].clear()
 
-    ratio = paired_ratio(step, bare, repeats)
-    return {"case": "training step", "value": ratio, "unit": "x", "against": "bare forward and backward"}
+    ratio = paired_ratio(several(lambda: trainer.step(next(number))), several(bare), repeats)
+    return {"value": ratio, "unit": "x", "against": "bare forward and backward"}
 
 
 def build_over_bare(run: Path, aerial: Path, out: Path) -> list[dict[str, Any]]:

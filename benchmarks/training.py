@@ -23,16 +23,17 @@ import numpy.typing as npt
 import report
 import torch
 import training_recall
-from pipeline import loop_over_bare, paired_ratio
+from pipeline import loop_ratio, paired_ratio
 
 from cellcode import config as configuration
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.sharded import ShardedPrototypes
-from cellcode.photos import ingest
+from cellcode.photos import ingest, pack
 from cellcode.photos.splits import SplitRule
 from cellcode.simulation import simulate
+from cellcode.training import train
 from cellcode.training.log import peak_memory
 from cellcode.training.objective import Objective, Places
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the prototypes and photos, fewer repetitions")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--recall", nargs=3, type=Path, metavar=("PHOTOS", "AERIAL", "FOLDER"), help="the second form")
-    parser.add_argument("--peak", nargs=2, type=int, metavar=("ROWS", "DIM"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=3, type=int, metavar=("ROWS", "DIM", "HARD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
         print(peak_bytes(*arguments.peak))
@@ -66,8 +67,9 @@ def measure(folder: Path, quick: bool) -> list[report.Row]:
     return [
         *step_ratios(count, repeats=5 if quick else 21),
         *memory_rows(count, 128),
+        *memory_rows(count, 128, hard=4),
         *memory_rows(count, 256),
-        loop_row(folder, 1000 if quick else 10_000, repeats=3 if quick else 9),
+        *loop_rows(folder, 1000 if quick else 10_000, repeats=3 if quick else 9),
     ]
 
 
@@ -85,21 +87,21 @@ def step_ratios(count: int, repeats: int) -> list[report.Row]:
     ]
 
 
-def memory_rows(count: int, dim: int) -> list[report.Row]:
+def memory_rows(count: int, dim: int, hard: int = 0) -> list[report.Row]:
     """Peak memory of a process that takes a few steps, and its ratio to the table and the optimiser's state."""
-    command = [sys.executable, __file__, "--peak", str(count), str(dim)]
+    command = [sys.executable, __file__, "--peak", str(count), str(dim), str(hard)]
     peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
     kept = count * (4 * dim + 8)
-    case = f"peak memory, {count:,} prototypes, D = {dim}"
+    case = f"peak memory, {count:,} prototypes, D = {dim}" + (", clustered for hard rows" if hard else "")
     return [
         {"case": case, "value": peak / kept, "unit": "x", "against": "table and row-wise state"},
         {"case": case, "value": peak / 1e9, "unit": "GB"},
     ]
 
 
-def peak_bytes(count: int, dim: int) -> int:
+def peak_bytes(count: int, dim: int, hard: int) -> int:
     """Return the peak memory of this process after a few steps."""
-    work, encoder = prototype_work(count, dim), encoder_work(dim)
+    work, encoder = prototype_work(count, dim, hard), encoder_work(dim)
     for _ in range(3):
         work(encoder())
     return peak_memory()
@@ -113,11 +115,13 @@ def encoder_work(dim: int = 128) -> Callable[[], torch.Tensor]:
     return lambda: encoder(photos)
 
 
-def prototype_work(count: int, dim: int) -> Callable[[torch.Tensor], None]:
+def prototype_work(count: int, dim: int, hard: int = 0) -> Callable[[torch.Tensor], None]:
     """Return a function that takes the prototypes' part of a step for a batch of embeddings, backward included."""
-    rule = PrototypesConfig(table="sharded", negatives="sampled", share=1.0, most_rows=DRAWN)
+    rule = PrototypesConfig(table="sharded", negatives="sampled", share=1.0, most_rows=DRAWN, hard_rows=hard)
     config = Config(loss=LossConfig(kind="softmax"), prototypes=rule)
     table = ShardedPrototypes(continent(count), dim, 1.2, rule, seed=0)
+    if hard:
+        table.mine()
     objective, draw = Objective(config, table), iter(range(1_000_000))
 
     def work(embeddings: torch.Tensor) -> None:
@@ -137,16 +141,24 @@ def continent(count: int) -> npt.NDArray[np.uint64]:
     return np.asarray(first + np.arange(count, dtype=np.uint64) * (np.uint64(2) << np.uint64(2 * (s2.MAX_LEVEL - 15))))
 
 
-def loop_row(folder: Path, photos: int, repeats: int) -> report.Row:
-    """Time the loop over at least `photos` files; a rendered tenth of them, copied under other names."""
+def loop_rows(folder: Path, photos: int, repeats: int) -> list[report.Row]:
+    """Time the loop over at least `photos` packed photos, read while it goes; a rendered tenth of them, under ten names."""
     world = simulate.run(folder / "world", size_km=1.0, photos=photos // 10)
     for path in list(world.photos_dir.glob("*.jpg")):
         for copy in range(9):
             shutil.copy2(path, path.with_name(f"{path.stem}-{copy}.jpg"))
     table = ingest.folder(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
-    config = configuration.load(CONFIGS / "demo.yaml", ["training.epochs=1", f"training.batch_size={BATCH}"])
-    row = loop_over_bare(config, table, world.aerial_path, folder / "run", repeats)
-    return row | {"case": f"training step, {len(table):,} photos"}
+    pack.run(table, pack.Packing(size_px=(192, 144), shard_photos=512), out=folder / "shards")
+    rows: list[report.Row] = []
+    for name, batch, encoder in (("town", 32, "EfficientNet"), ("demo", BATCH, "the demo's encoder")):
+        changes = ["training.regime=full", f"training.batch_size={batch}", "training.epochs=100"]
+        config = configuration.load(CONFIGS / f"{name}.yaml", changes)
+        trainer = train.prepare(
+            config, str(folder / "shards"), world.aerial_path, out=folder / name, resume=False
+        ).trainer
+        row = loop_ratio(trainer, repeats, steps=4 if name == "demo" else 2)
+        rows.append({"case": f"training step, {len(table):,} photos, {encoder}", **row})
+    return rows
 
 
 if __name__ == "__main__":

@@ -41,15 +41,20 @@ class Case:
 
 
 SHARDED = ("prototypes.table=sharded",)
-SAMPLED = (*SHARDED, "prototypes.negatives=sampled", "prototypes.hard_rows=4", "prototypes.mine_every_steps=500")
-ALL = "all negatives"
-CASES = (
+MINED = "prototypes.mine_every_steps=500"
+SAMPLED = (*SHARDED, "prototypes.negatives=sampled", "prototypes.hard_rows=4", MINED)
+ALL, WHOLE = "all negatives", "all negatives, whole table and Adam"
+CASES = (  # those that answer most come first
     Case(ALL, SHARDED, None),
     Case("10 % of negatives", (*SAMPLED, "prototypes.share=0.1"), ALL),
     Case("all negatives, 2 processes", SHARDED, ALL, 2),
+    Case(WHOLE, (), ALL),
     Case("1 % of negatives", (*SAMPLED, "prototypes.share=0.01"), ALL),
-    Case("all negatives, whole table and Adam", (), ALL),
+    Case("4 places that look alike", ("training.alike_places=4", MINED), WHOLE),
+    Case("cells by the root of their photos", ("training.tempering=0.5",), WHOLE),
     Case("3 % of negatives", (*SAMPLED, "prototypes.share=0.03"), ALL),
+    Case("8 places that look alike", ("training.alike_places=8", MINED), WHOLE),
+    Case("cells evenly", ("training.tempering=0",), WHOLE),
     Case("30 % of negatives", (*SAMPLED, "prototypes.share=0.3"), ALL),
 )
 

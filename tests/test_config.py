@@ -120,6 +120,8 @@ def test_an_override_that_cannot_be_understood_is_refused(tmp_path: Path, overri
         "loss.haversine_m=0",
         "levels.cell=31",
         "loss.alpha=-1",
+        "training.tempering=1.5",
+        "training.alike_places=0",
     ],
 )
 def test_a_value_out_of_its_range_is_refused_by_the_name_of_its_key(override: str) -> None:
@@ -221,3 +223,37 @@ def test_haversine_labels_are_refused_without_a_softmax() -> None:
     with pytest.raises(UsageError, match=r"set loss\.kind to softmax"):
         configuration.parse({"loss": {"prototype_labels": "haversine"}})
     assert configuration.parse({"loss": {"prototype_labels": "haversine", "kind": "softmax"}}).loss.haversine_m == 75
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": {"query_prototype": 0}}, r"loss\.query_prototype 0 trains none"),
+        ({"training": {"batch_size": 60}}, "does not divide the 30 places of a batch"),
+        ({"loss": {"query_aerial": 0}}, "needs a loss between photos and tiles of a batch"),
+    ],
+)
+def test_places_that_look_alike_are_refused_where_they_cannot_be_found_or_would_teach_nothing(
+    values: dict[str, dict[str, int]], message: str
+) -> None:
+    training = {"alike_places": 4, **values.get("training", {})}
+    with pytest.raises(UsageError, match=message):
+        configuration.parse({**values, "training": training})
+    assert configuration.parse({"training": {"alike_places": 4}}).training.alike_places == 4
+
+
+def test_configurations_of_the_regions_differ_in_size_only() -> None:
+    """What is tuned on one holds on the other."""
+    folder = SHIPPED[0].parent
+    one, other = (configuration.load(folder / f"{name}.yaml") for name in ("bedenl", "europewest"))
+    assert (one.levels.prototype, one.levels.cell, one.tile.size_m) == (15, 16, 154.0)  # what the paper says
+    changed = {line.partition(":")[0] for line in configuration.differences(one, other)}
+    assert changed == {
+        "name",
+        "validation.share",
+        "validation.withheld_share",
+        "training.epochs",
+        "training.activation_checkpointing",
+        "training.checkpoint_every_steps",
+        "training.validate_every_steps",
+    }

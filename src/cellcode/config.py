@@ -151,7 +151,9 @@ class PrototypesConfig(Frozen):
     hard_rows: int = Field(
         0, ge=0, description="for each cell of a batch, rows a step that look like it, from clusters of the prototypes"
     )
-    mine_every_steps: int = Field(1000, ge=1, description="steps between two clusterings for `hard_rows`")
+    mine_every_steps: int = Field(
+        1000, ge=1, description="steps between two clusterings, for `hard_rows` and `training.alike_places`"
+    )
 
     @model_validator(mode="after")
     def _only_a_sharded_table_is_sampled(self) -> PrototypesConfig:
@@ -201,7 +203,20 @@ class TrainingConfig(Frozen):
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(256, ge=2)
     photos_per_place: int = Field(2, ge=1)
+    tempering: Share = Field(
+        1.0,
+        description="a cell with n photos is drawn in proportion to n to the power of this; 1: photos are drawn evenly, "
+        "0: cells",
+    )
+    alike_places: int = Field(
+        1, ge=1, description="places of a batch come in groups of this many whose cells look alike; 1: at random"
+    )
     random_tiles: int = Field(0, ge=0, description="extra tiles a batch from anywhere in the imagery, as negatives")
+    imagery: Literal["kept", "read"] = Field(
+        "kept",
+        description="kept: the surroundings of cells with photos are read once, into a file of each process; read: each tile "
+        "is read out of the imagery when it is wanted, for regions where that file would be too large",
+    )
     learning_rate: Positive = 2e-3
     backbone_learning_rate: Positive | None = None
     prototype_learning_rate: Positive = 1e-2
@@ -286,6 +301,28 @@ class Config(Frozen):
     def _distant_labels_need_every_row(self) -> Config:
         if self.loss.prototype_labels == "haversine" and self.prototypes.table == "sharded":
             raise ValueError("loss.prototype_labels haversine needs prototypes.table: whole")
+        return self
+
+    @model_validator(mode="after")
+    def _places_that_look_alike_are_found_and_compared(self) -> Config:
+        training, loss = self.training, self.loss
+        if training.alike_places == 1:
+            return self
+        places = training.batch_size // training.photos_per_place
+        if places % training.alike_places:
+            raise ValueError(
+                f"training.alike_places {training.alike_places} does not divide the {places} places of a batch "
+                "(training.batch_size / training.photos_per_place)"
+            )
+        if not loss.query_prototype:
+            raise ValueError(
+                "training.alike_places takes clusters of prototypes, and loss.query_prototype 0 trains none"
+            )
+        if not (loss.query_aerial or loss.query_cell or loss.query_query):
+            raise ValueError(
+                "training.alike_places needs a loss between photos and tiles of a batch, and loss.query_aerial, "
+                "loss.query_cell and loss.query_query are 0"
+            )
         return self
 
 

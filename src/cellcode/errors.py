@@ -36,3 +36,13 @@ class MissingExtraError(CellcodeError):
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed: pip install 'cellcode[{extra}]'"
         )
+
+
+def sentence(error: BaseException) -> str:
+    """Return what the command line says of an error."""
+    if isinstance(error, CellcodeError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    text = str(error).splitlines()[0] if str(error) else "no message"
+    return f"unexpected {type(error).__name__} ({text}); run again with --debug and report it"

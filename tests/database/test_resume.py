@@ -247,7 +247,7 @@ def test_a_build_killed_while_it_joined_its_shards_leaves_nothing_behind(
 ) -> None:
     region, out, working = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells", tmp_path / ".a.cells.building"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cellcode.database.build._write", lambda *given: _killed(given[-1]))
+        patch.setattr("cellcode.database.build.write", lambda *given: _killed(given[-1]))
         with pytest.raises(KeyboardInterrupt):
             build.run(wide_run, None, region, out=out)
     assert (working / "database" / "half").is_file()

@@ -3,7 +3,7 @@ import numpy.typing as npt
 import pytest
 import rasterio.warp
 
-from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m, local_m, offset, wrap_lon
+from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m, local_m, offset, within_m, wrap_lon
 
 Float64 = npt.NDArray[np.float64]
 DEGREE_M = np.deg2rad(EARTH_RADIUS_M)
@@ -119,3 +119,27 @@ def test_longitudes_in_the_range_are_left_alone_to_the_bit() -> None:
     )
     np.testing.assert_array_equal(wrap_lon(lon), lon)
     assert wrap_lon(181.0) == -179
+
+
+def test_within_is_what_distances_say_but_for_a_hair_at_the_limit() -> None:
+    rng = np.random.default_rng(3)
+    lat, lon = rng.uniform(-89, 89, 60), rng.uniform(-180, 180, 60)
+    apart_m = 10 ** rng.uniform(0, 4, (60, 40))  # around every point, a metre to ten kilometres away
+    bearing = rng.uniform(0, 2 * np.pi, apart_m.shape)
+    lat2, lon2 = offset(lat[:, None], lon[:, None], apart_m * np.sin(bearing), apart_m * np.cos(bearing))
+    limits_m = (10.0, 80.0, 250.0, 420.0)
+    found = within_m(lat, lon, lat2.ravel(), lon2.ravel(), *limits_m)
+    true_m = haversine_m(lat[:, None], lon[:, None], lat2.ravel(), lon2.ravel())
+    for limit_m, near in zip(limits_m, found, strict=True):
+        assert near.shape == true_m.shape
+        clear = np.abs(true_m - limit_m) > 0.0012 * 10 / limit_m
+        np.testing.assert_array_equal(near[clear], (true_m < limit_m)[clear])
+        assert 0 < near.sum() < near.size
+
+
+def test_within_finds_the_limit_to_a_millimetre() -> None:
+    for limit_m in (10.0, 80.0, 250.0):
+        for off_m in (-0.0012, 0.0012):
+            lat2 = 48.0 + np.rad2deg((limit_m + off_m) / EARTH_RADIUS_M)
+            (near,) = within_m(np.array([48.0]), np.array([2.0]), np.array([lat2]), np.array([2.0]), limit_m)
+            assert near.item() == (off_m < 0)

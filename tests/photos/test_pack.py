@@ -1,8 +1,8 @@
 """Packing and reading back, against the photo table and the files it was made from, and against tarfile."""
 
 import json
+import shutil
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from cellcode.geography import s2
 from cellcode.photos import PhotoError, PhotoTable, ingest, pack, read_pixels
 from cellcode.photos.pack import Packing
 from cellcode.photos.shards import PackedPhotos, is_packed
+from cellcode.photos.shuffle import grouped_order
 
 SMALL = Packing(level=18, group_photos=4, shard_photos=16)
 
@@ -155,8 +156,95 @@ def test_damage_of_a_shard_is_found_in_the_photos_it_hits(photos: PhotoTable, tm
     with pytest.raises(PhotoError, match="ends before it"):
         damaged.image(len(loaded.index["offset"]) - 1)
     path.unlink()
-    with pytest.raises(PhotoError, match="the shard cannot be read"):
+    with pytest.raises(PhotoError, match="the shard is missing"):
         packed.load("train", "000000").image(0)
+    path.with_suffix(".parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match=r"train/000000\.parquet cannot be read .*copy it there again"):
+        packed.load("train", "000000")
+
+
+@pytest.mark.parametrize("rows", [7, 64, 1000])
+def test_a_table_in_a_folder_is_packed_a_part_at_a_time_to_the_same_bytes(
+    photos: PhotoTable, packed: PackedPhotos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int
+) -> None:
+    monkeypatch.setattr("cellcode.photos.shuffle.ROWS", rows)
+    monkeypatch.setattr("cellcode.photos.batches.Batches.parts.__defaults__", (None, rows))
+    monkeypatch.setattr(pack, "_AHEAD", 3)
+    photos.save(tmp_path / "table")
+    pack.run(tmp_path / "table", SMALL, out=tmp_path / "shards")
+    assert contents(tmp_path / "shards") == contents(Path(packed.place))
+
+
+def test_the_order_is_in_groups_of_a_cell_that_are_shuffled() -> None:
+    cells = np.random.default_rng(2).integers(1, 500, 6000).astype(np.uint64)
+    order, group = grouped_order(cells, 8, seed=5)
+    assert sorted(order.tolist()) == list(range(6000))
+    assert (np.diff(group) >= 0).all()
+    _, first, sizes = np.unique(group, return_index=True, return_counts=True)
+    assert (cells[order] == np.repeat(cells[order][first], sizes)).all()
+    for cell in np.unique(cells):
+        own = sizes[cells[order][first] == cell]
+        assert len(own) == -(-own.sum() // 8)
+        assert np.ptp(own) <= 1
+    assert abs(np.corrcoef(np.arange(len(first)), cells[order][first].astype(float))[0, 1]) < 0.1
+
+
+@pytest.fixture(scope="module")
+def parts(photos: PhotoTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two packings side by side, of the photos of one side and of the other; cells at the border are in both."""
+    folder = tmp_path_factory.mktemp("parts")
+    west = np.arange(len(photos)) % 3 == 0
+    for name, chosen, group_photos in (("west", west, 3), ("east", ~west, 4)):
+        part = PhotoTable(photos.select(chosen).rows, photos.root)
+        pack.run(part, Packing(level=18, group_photos=group_photos, shard_photos=16), out=folder / name)
+    return folder
+
+
+def test_several_packings_in_a_folder_are_read_as_one(photos: PhotoTable, parts: Path) -> None:
+    joined = PackedPhotos.open(parts)
+    assert is_packed(parts)
+    assert joined.manifest["photos"] == len(photos)
+    assert joined.manifest["splits"] == {
+        name: int((photos.split == name).sum()) for name in ("train", "validation", "test")
+    }
+    shards = joined.shards("train")
+    assert shards.photos.sum() == (photos.split == "train").sum()
+    assert (shards.groups @ np.arange(1, 5)).tolist() == shards.photos.tolist()
+    files = []
+    for name in shards.names:
+        loaded = joined.load("train", name)
+        for row, described in enumerate(joined.rows("train", name).to_pylist()):
+            assert loaded.image(row) == (photos.root / described["file"]).read_bytes()
+            files.append(described["file"])
+    assert sorted(files) == sorted(photos.of_split("train").column("file"))
+    assert (
+        joined.cells("train", 18).tolist()
+        == np.unique(
+            s2.cell_ids(*(each[photos.split == "train"] for each in (photos.lat_deg, photos.lon_deg)), 18)
+        ).tolist()
+    )
+    identities = {joined.identity, *(PackedPhotos.open(parts / name).identity for name in ("east", "west"))}
+    assert len(identities) == 3
+
+
+def test_packings_that_do_not_go_together_are_refused(photos: PhotoTable, parts: Path, tmp_path: Path) -> None:
+    shutil.copytree(parts, tmp_path / "all")
+    north = tmp_path / "all" / "north"
+    few = PhotoTable(photos.select(np.arange(20)).rows, photos.root)
+    for other, reason in (
+        (Packing(level=17), "level of the cells is 18 in one and 17"),
+        (Packing(level=18, fit="crop"), "fit"),
+    ):
+        pack.run(few, other, out=north)
+        with pytest.raises(InputError, match=f"{reason}.*pack one of them again"):
+            PackedPhotos.open(tmp_path / "all")
+        shutil.rmtree(north)
+    shutil.copytree(parts / "west", north)
+    with pytest.raises(InputError, match=r"north and .*west are the same packed photos"):
+        PackedPhotos.open(tmp_path / "all")
+    (north / "manifest.json").rename(north / "plan.json")
+    with pytest.raises(InputError, match="none in north; finish packing it"):
+        PackedPhotos.open(tmp_path / "all")
 
 
 def test_folders_are_told_apart(photos: PhotoTable, packed: PackedPhotos, tmp_path: Path) -> None:
@@ -168,39 +256,5 @@ def test_folders_are_told_apart(photos: PhotoTable, packed: PackedPhotos, tmp_pa
         pack.run(photos, SMALL, out=tmp_path)
     with pytest.raises(InputError, match="cellcode pack"):
         PackedPhotos.open(tmp_path)
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
-    """An S3-compatible store on this machine, moto's; gives the address that a folder was copied to."""
-    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    pytest.importorskip("flask", reason="moto's server is not installed")
-    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    running = server.ThreadedMotoServer("127.0.0.1", 0)
-    running.start()
-    host, port = running.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    boto3 = pytest.importorskip("boto3", reason="boto3, which makes the bucket, is not installed")
-
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-    client.create_bucket(Bucket="photos")
-
-    def copy(folder: Path) -> str:
-        for name, data in contents(folder).items():
-            client.put_object(Bucket="photos", Key=f"shards/{name}", Body=data)
-        return "s3://photos/shards"
-
-    yield copy
-    running.stop()
-
-
-def test_a_store_gives_what_the_folder_gives(store: Callable[[Path], str], packed: PackedPhotos) -> None:
-    far = PackedPhotos.open(store(Path(packed.place)))
-    assert far.manifest == packed.manifest
-    (name, *_) = far.shards("train").names
-    here, there = packed.load("train", name), far.load("train", name)
-    assert bytes(here.data) == bytes(there.data)
-    assert there.image(3) == here.image(3)
-    with pytest.raises(InputError, match="s3://photos/nothing"):
-        PackedPhotos.open("s3://photos/nothing")
+    (tmp_path / "plan.json").write_text("{}")
+    assert is_packed(tmp_path)  # and not finished, which opening it says

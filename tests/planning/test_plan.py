@@ -23,8 +23,8 @@ from cellcode.planning.imagery import tiles, training_windows
 from cellcode.planning.pace import Pace
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
+from cellcode.training.ingredients import split_validation
 from cellcode.training.tiles import TileStore
-from cellcode.training.train import split_validation
 
 
 class CountingTiles:

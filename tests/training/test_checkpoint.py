@@ -170,3 +170,16 @@ def test_a_damaged_checkpoint_is_told_apart_from_none(tmp_path: Path) -> None:
     (tmp_path / checkpoint.FOLDER / "00000001" / "state.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="00000001 is damaged"):
         checkpoint.load(tmp_path, state, OWN)
+
+
+def test_a_checkpoint_of_the_old_layout_is_refused_rather_than_begun_again(tmp_path: Path) -> None:
+    """Before checkpoints had numbers, state.json lay in the folder itself."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text('{"step": 700}', encoding="utf-8")
+    network = _network(0)
+    state = State({"model": network}, _optimizer(network, False))
+    with pytest.raises(InputError, match=r"earlier version.*train without --resume") as refused:
+        checkpoint.load(tmp_path, state, OWN)
+    assert "\n" not in str(refused.value)
+    checkpoint.save(tmp_path, 800, state, OWN)  # a training that began over
+    assert checkpoint.load(tmp_path, state, OWN) == 800

@@ -1,4 +1,4 @@
-"""Several processes over gloo on this machine, started as torchrun starts them."""
+"""Several processes over gloo on this machine, started as torchrun starts them. Under torchrun itself: tests/scale."""
 
 import importlib.util
 import os
@@ -80,7 +80,7 @@ def table(grid_photos: PhotoTable, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.scale)])
 def test_several_processes_learn_what_one_learns(world: int, peer: ModuleType, tmp_path: Path) -> None:
     _run(world, "teach", tmp_path / "many")
     for case in peer.CASES:
@@ -106,6 +106,7 @@ def two(
     return path, folder / "run"
 
 
+@pytest.mark.scale
 def test_what_two_processes_train_is_a_run_that_one_can_continue(
     two: tuple[Path, Path], table: Path, grid_imagery: Path, log_lines: Log, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_what_two_processes_train_is_a_run_that_one_can_continue(
     assert (resumed.prototypes.all() * run.prototypes.all()).sum(dim=1).min() > 0.99
 
 
+@pytest.mark.scale
 def test_when_a_process_is_killed_the_other_stops_naming_it_and_both_resume_to_the_same_end(
     two: tuple[Path, Path], table: Path, grid_imagery: Path, log_lines: Log, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_when_a_process_is_killed_the_other_stops_naming_it_and_both_resume_to_t
         torch.testing.assert_close(other[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
 
 
+@pytest.mark.scale
 def test_when_a_process_fails_the_other_stops_saying_why(
     two: tuple[Path, Path], table: Path, grid_imagery: Path, tmp_path: Path
 ) -> None:

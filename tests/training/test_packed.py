@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cellcode.photos import PhotoTable, pack, read_pixels
 from cellcode.photos.pack import Packing
 from cellcode.photos.shards import PackedPhotos
 from cellcode.runs import CellFacts
+from cellcode.training import ingredients
 from cellcode.training import packed as packing
 from cellcode.training import train as training
 
@@ -25,16 +27,15 @@ FEW = Packing(level=18, shard_photos=6)
 
 @pytest.fixture(scope="module")
 def packed(grid_photos: PhotoTable, small_config: Configure, tmp_path_factory: pytest.TempPathFactory) -> PackedPhotos:
-    _, validation = training.split_validation(grid_photos, small_config())
-    table = packing.set_validation_apart(grid_photos, validation)
-    return pack.run(table, FEW, out=tmp_path_factory.mktemp("packed") / "shards")
+    choose = partial(ingredients.set_apart, config=small_config())
+    return pack.run(grid_photos, FEW, out=tmp_path_factory.mktemp("packed") / "shards", set_apart=choose)
 
 
 def test_facts_of_cells_are_those_of_the_table(
     packed: PackedPhotos, grid_photos: PhotoTable, small_config: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "_MERGED", 2)
-    table, _ = training.split_validation(grid_photos, small_config())
+    table, _ = ingredients.split_validation(grid_photos, small_config())
     expected = CellFacts.of_photos(table.lat_deg, table.lon_deg, table.captured_at, 18)
     for name, value in vars(packing.cell_facts(packed, "train", 18)).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
@@ -42,10 +43,44 @@ def test_facts_of_cells_are_those_of_the_table(
     assert len(packing.PackedTraining.of(packed, small_config())) == len(table)
 
 
+def test_facts_are_right_where_some_photos_have_no_date(
+    grid_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(packing, "_MERGED", 2)
+    known = [None if number % 3 else day for number, day in enumerate(grid_photos.captured_at)]
+    table = grid_photos.with_column("captured_at", known)
+    expected = CellFacts.of_photos(table.lat_deg, table.lon_deg, table.captured_at, 15)  # several photos each
+    made = packing.cell_facts(pack.run(table, FEW, out=tmp_path / "shards"), "train", 15)
+    for name, value in vars(made).items():
+        np.testing.assert_array_equal(value, getattr(expected, name))
+
+
+def test_a_training_on_parts_knows_all_their_photos(
+    grid_photos: PhotoTable, small_config: Configure, tmp_path: Path
+) -> None:
+    config = small_config("training.epochs=1", "stream.window_shards=2")
+    choose = partial(ingredients.set_apart, config=config)
+    for name, chosen in (("a", np.arange(40) % 4 == 0), ("b", np.arange(40) % 4 != 0)):
+        part = PhotoTable(grid_photos.select(chosen).rows, grid_photos.root)
+        pack.run(part, FEW, out=tmp_path / "parts" / name, set_apart=choose)
+    joined = PackedPhotos.open(tmp_path / "parts")
+    validation = packing.unpack(joined, "validation", tmp_path / "unpacked")
+    assert len(validation) == len(set(validation.column("file"))) == joined.manifest["splits"]["validation"]
+    assert {name.split("/")[0] for name in validation.column("file")} == {"a", "b"}
+    assert 1 <= len(packing.unpack(joined, "validation", tmp_path / "few", most=2)) <= 2
+    trained = grid_photos.select(~np.isin(grid_photos.lat_deg, validation.lat_deg))
+    expected = CellFacts.of_photos(trained.lat_deg, trained.lon_deg, trained.captured_at, 15)
+    np.testing.assert_array_equal(packing.cell_facts(joined, "train", 15).ids, expected.ids)
+    run = train.run(config, tmp_path / "parts", out=tmp_path / "run")
+    assert run.manifest["training_photos"] == joined.manifest["splits"]["train"]
+    with pytest.raises(InputError, match=r"another photo table \(\d+ photos in \d+ prototype cells, now \d+ in \d+\)"):
+        train.run(config, tmp_path / "parts" / "b", out=tmp_path / "run", resume=True)
+
+
 def test_validation_photos_are_unpacked(
     packed: PackedPhotos, grid_photos: PhotoTable, small_config: Configure, tmp_path: Path
 ) -> None:
-    _, expected = training.split_validation(grid_photos, small_config())
+    _, expected = ingredients.split_validation(grid_photos, small_config())
     table = packing.unpack(packed, "validation", tmp_path)
     assert len(table) == len(expected) > 1
     own = {tuple(read_pixels(path, 16, 16).ravel().tolist()) for path in table.files}
@@ -109,5 +144,5 @@ def test_the_command_packs_for_a_configuration(
     assert ended.value.code == 0
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["packing"]["size_px"], manifest["packing"]["level"]) == ([48, 48], 18)
-    assert manifest["splits"]["validation"] == len(training.split_validation(grid_photos, small_config())[1])
+    assert manifest["splits"]["validation"] == len(ingredients.split_validation(grid_photos, small_config())[1])
     assert "40 photos in 2 shards" in capsys.readouterr().err

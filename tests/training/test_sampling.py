@@ -42,3 +42,35 @@ def test_fewer_photos_than_a_batch_still_make_one() -> None:
     sampler = PlaceSampler(np.array([4, 4]), 64, 2, seed=0)
     assert sampler.steps_per_epoch == 1
     assert sorted(sampler.batch(0)) == [0, 1]
+
+
+@pytest.mark.parametrize("tempering", [0.0, 0.5])
+def test_a_place_is_drawn_in_proportion_to_a_power_of_its_photos(tempering: float) -> None:
+    """Within one draw of the share of each pass, and over passes all photos of a place get their turns alike."""
+    places = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 60, 40))
+    _, photos = np.unique(places, return_counts=True)
+    expected = len(places) * photos**tempering / (photos**tempering).sum()
+    sampler = PlaceSampler(places, 1, 1, 0, tempering)  # a pass of as many batches as photos
+    shown = np.array([[sampler.batch(step)[0] for step in range(len(places))] for step in (0,)])
+    passes = [sampler._draw(number) for number in range(20)]
+    np.testing.assert_array_equal(shown[0], passes[0])
+    for drawn in passes:
+        often = np.bincount(places[drawn], minlength=40)
+        assert often.sum() == len(places)
+        assert (np.abs(often - expected) < 1).all()
+    turns = np.bincount(np.concatenate(passes), minlength=len(places))
+    for place in range(40):
+        own = turns[places == place]
+        assert own.max() - own.min() <= 20 * 1 / photos[place] + 3
+    assert (passes[0][:200] != passes[1][:200]).any()
+
+
+def test_photos_of_tempered_batches_share_their_place_and_come_from_all_of_it() -> None:
+    places = np.repeat([0, 1, 2], [30, 5, 1])
+    sampler = PlaceSampler(places, 6, 2, 0, 0.0)
+    batches = [sampler.batch(step).reshape(-1, 2) for step in range(120)]
+    for batch in batches:
+        assert (places[batch[:, 0]] == places[batch[:, 1]]).all()
+    shown = np.bincount(np.concatenate(batches)[:, 0], minlength=36)
+    assert (shown > 0).all()
+    assert np.bincount(places, weights=shown) == pytest.approx([120, 120, 120], abs=12)

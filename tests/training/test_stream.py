@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cellcode.config import Config
@@ -15,6 +15,7 @@ from cellcode.photos import PhotoTable, ingest, pack
 from cellcode.photos.pack import Packing
 from cellcode.photos.shards import PackedPhotos
 from cellcode.training.order import Schedule, Window, draw_groups
+from cellcode.training.packed import PackedTraining
 from cellcode.training.stream import Stream, StreamedPhotos, replacements
 
 Configure = Callable[..., Config]
@@ -159,13 +160,13 @@ def test_damage_is_named_replaced_and_stops_above_the_share(
 def test_streamed_photos_are_what_the_encoder_is_fed(packed: PackedPhotos, small_config: Configure) -> None:
     config = small_config()
     made = stream(packed, config)
-    photos = StreamedPhotos(made, config, torch.device("cpu"))
+    photos = StreamedPhotos(made, config)
     numbers = made.batch(0)
-    images, lat_deg, _ = photos.images(numbers)
-    assert images.shape == (8, 32, 32, 3)
-    assert photos.images(numbers[::2])[1].tolist() == lat_deg[::2].tolist()
+    drawn = photos.draw(numbers)
+    assert drawn.inputs.shape == (8, 32, 32, 3)
+    assert photos.draw(numbers[::2]).lat_deg.tolist() == drawn.lat_deg[::2].tolist()
     with pytest.raises(ValueError, match="read last"):
-        photos.images(numbers + COUNT)
+        photos.draw(numbers + COUNT)
     made.close()
 
 
@@ -173,10 +174,11 @@ def test_draws_are_of_one_group_and_show_all_of_it() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(30), rng.integers(1, 8, 30))
     for per_place in (1, 2, 3):
-        draws = draw_groups(group, per_place, rng)
+        often = np.array([-(-np.count_nonzero(group == each) // per_place) for each in range(30)])
+        draws = draw_groups(group, often, per_place, rng)
         assert (group[draws] == group[draws[:, :1]]).all()
         assert np.unique(draws).tolist() == list(range(len(group)))
-        assert len(draws) == sum(-(-np.count_nonzero(group == each) // per_place) for each in range(30))
+        assert np.bincount(group[draws[:, 0]]).tolist() == often.tolist()
 
 
 def test_replacements_stay_in_the_place_where_they_can() -> None:
@@ -187,6 +189,76 @@ def test_replacements_stay_in_the_place_where_they_can() -> None:
 def test_windows_follow_one_another_over_epochs(packed: PackedPhotos) -> None:
     schedule = Schedule(packed.shards("train"), 8, 2, 0, window_shards=4)
     count = len(schedule.windows(0))
-    assert schedule.after(Window(0, 0)) == (0, 1)
-    assert schedule.after(Window(0, count - 1)) == (1, 0)
+    assert schedule.after(Window(0, 0)) == Window(0, 1)
+    assert schedule.after(Window(0, count - 1)) == Window(1, 0)
     assert sorted(np.concatenate(schedule.windows(3)).tolist()) == list(range(len(packed.shards("train").names)))
+
+
+def _groups(packed: PackedPhotos) -> tuple[np.ndarray, np.ndarray]:
+    """The group of every photo and its cell, numbered from 0."""
+    names = packed.shards("train").names
+    group = np.concatenate([packed.load("train", name).index["group"] for name in names])
+    rows = [row for name in names for row in packed.rows("train", name).to_pylist()]
+    cells = s2.cell_ids([row["lat_deg"] for row in rows], [row["lon_deg"] for row in rows], 18)
+    return np.unique(group, return_inverse=True)[1], np.unique(cells, return_inverse=True)[1]
+
+
+@pytest.mark.parametrize("tempering", [0.0, 0.5])
+def test_groups_are_drawn_as_often_as_a_power_of_the_photos_of_their_cells_says(
+    packed: PackedPhotos, small_config: Configure, tempering: float
+) -> None:
+    """In a window with all photos, against the formula, within one draw."""
+    config = small_config("stream.window_shards=99", "training.batch_size=2", f"training.tempering={tempering}")
+    group, cell = _groups(packed)
+    _, first, sizes = np.unique(group, return_index=True, return_counts=True)
+    weight = -(-sizes // 2) * (np.bincount(cell) ** (tempering - 1.0))[cell[first]]
+    made = PackedTraining.of(packed, config).stream(config)
+    shown = np.array(read(made, range(made.steps_per_epoch)))
+    often = np.bincount(group[shown[:, 0]], minlength=len(sizes))
+    assert len(shown) == (-(-sizes // 2)).sum()
+    assert (np.abs(often - len(shown) * weight / weight.sum()) < 1).all()
+    assert (cell[shown[:, 0]] == cell[shown[:, 1]]).all()
+    made.close()
+
+
+def test_draws_of_a_window_come_in_groups_that_look_alike(packed: PackedPhotos, small_config: Configure) -> None:
+    config = small_config("stream.window_shards=99", "training.batch_size=12", "training.alike_places=3")
+    _, cell = _groups(packed)
+    made = PackedTraining.of(packed, config).stream(config)
+    plain = stream(packed, config)
+    ids = np.unique(s2.parents(PackedTraining.of(packed, config).facts.ids, 16))
+    labels = (np.arange(len(ids)) % 4).astype(np.int32)
+    assert made.alike is not None
+    made.alike.kept = {0: labels}
+    steps = range(
+        made.steps_per_epoch, 2 * made.steps_per_epoch
+    )  # not the first window, which begins before any clusters
+    shown, usual = (np.concatenate(read(each, steps)) for each in (made, plain))
+    draws = {tuple(pair) for pair in plain._draws(*_window(plain, steps[0])).tolist()}
+    assert {tuple(pair) for pair in shown.reshape(-1, 2).tolist()} <= draws
+    assert shown.tolist() != usual.tolist()
+    prototype = np.searchsorted(ids, s2.parents(PackedTraining.of(packed, config).facts.ids[cell], 16))
+    of_three = labels[prototype[shown[::2]]].reshape(-1, 3)
+    assert (of_three == of_three[:, :1]).all(axis=1).mean() > 0.9
+    for each in (made, plain):
+        each.close()
+
+
+def _window(made: Stream, step: int) -> tuple[Window, Any]:
+    window = made.schedule.positions(step)[0][0]
+    return window, made._window(window).result()
+
+
+def test_a_window_that_is_shown_again_in_an_epoch_is_shown_from_its_begin(packed: PackedPhotos) -> None:
+    """One process has fewer photos than its share, and begins anew: its windows are told apart by their turns."""
+    shards = packed.shards("train")
+    uneven = Schedule(shards, 12, 2, 0, 1, rank=2, world=3)
+    first: dict[Window, int] = {}
+    for step in range(2 * uneven.steps_per_epoch):
+        for window, _ in uneven.positions(step):
+            first.setdefault(window, step)
+        assert uneven.begin(step) == first[uneven.positions(step)[0][0]]
+    assert {window: uneven.first_step(window) for window in first} == first
+    assert any(window.turn for window in first)
+    with pytest.raises(UsageError, match=r"do not divide by training\.alike_places 3"):
+        Schedule(shards, 24, 2, 0, 1, rank=0, world=3, alike_places=3)

@@ -63,7 +63,7 @@ def test_a_batch_draws_each_tile_from_one_of_the_dates(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tiles = _tiles(_several(10, 15, 20), tmp_path, 3)
     assert tiles.store.dates == 3
-    images, _, _ = tiles.images(np.arange(4).repeat(50))
+    images = tiles.around(np.arange(4).repeat(50)).inputs
     colours = images.flatten(1).round()
     assert (colours == colours[:, :1]).all()  # all scales of a tile are of one date
     values, counts = colours[:, 0].unique(return_counts=True)
@@ -73,14 +73,14 @@ def test_a_batch_draws_each_tile_from_one_of_the_dates(tmp_path: Path) -> None:
 
 def test_only_as_many_dates_as_are_asked_for_are_kept_the_newest_first(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    images, _, _ = _tiles(_several(10, 15, 20), tmp_path, 2).images(np.arange(4).repeat(20))
+    images = _tiles(_several(10, 15, 20), tmp_path, 2).around(np.arange(4).repeat(20)).inputs
     assert images.round().unique().tolist() == [15, 20]
 
 
 def test_date_without_imagery_of_a_place_is_filled(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = SeveralSource([Member(Plain(10, end_deg=0.0), "2010-01-01"), Member(Plain(20), "2020-01-01")])
-    images, _, _ = _tiles(source, tmp_path, 2).images(np.arange(4).repeat(20))
+    images = _tiles(source, tmp_path, 2).around(np.arange(4).repeat(20)).inputs
     assert images.round().unique().tolist() == [20]
 
 
@@ -91,7 +91,8 @@ def test_off_it_changes_neither_tiles_nor_the_draws_that_follow(source: Callable
         torch.manual_seed(5)
         tiles = _tiles(kind, tmp_path / str(len(made)), dates)
         assert tiles.store.dates == 1
-        made.append((*tiles.images(np.arange(4)), torch.rand(3)))
+        drawn = tiles.around(np.arange(4))
+        made.append((drawn.inputs, drawn.lat_deg, drawn.lon_deg, torch.rand(3)))
     for one, other in zip(*made, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
     assert len(list((tmp_path / "0").iterdir())) == len(TILE.scales)
@@ -128,7 +129,7 @@ def test_network_learns_from_all_the_dates_that_are_drawn(dates: int, knows_old:
 
     for _ in range(200):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(scores(tiles.images(places)[0]), torch.from_numpy(places))
+        loss = torch.nn.functional.cross_entropy(scores(tiles.around(places).inputs), torch.from_numpy(places))
         loss.backward()
         optimizer.step()
     with torch.inference_mode():

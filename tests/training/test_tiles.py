@@ -16,6 +16,7 @@ from cellcode.training.tiles import TileStore
 Float64 = npt.NDArray[np.float64]
 PARIS = (48.85, 2.35)
 LEVEL = 16
+CPU = torch.device("cpu")
 TILE = TileConfig(size_m=154.0, size_px=40)
 REACH_M = 60.0
 
@@ -160,7 +161,8 @@ def test_training_tiles_are_cut_where_they_say_within_reach_of_their_photos(tmp_
     torch.manual_seed(0)
     source, tiles = _tiles(tmp_path)
     indices = np.arange(len(tiles.lat_deg)).repeat(20)
-    images, lat, lon = tiles.images(indices)
+    drawn = tiles.around(indices)
+    images, lat, lon = drawn.inputs, drawn.lat_deg, drawn.lon_deg
     for image, *position in zip(images.numpy(), lat.tolist(), lon.tolist(), strict=True):
         expected = source.read(position[0], position[1], TILE.size_m, TILE.size_px).pixels
         np.testing.assert_allclose(image, expected, atol=2)
@@ -176,7 +178,7 @@ def test_training_tiles_are_turned_by_up_to_half_a_circle(tmp_path: Path) -> Non
     torch.manual_seed(0)
     source, tiles = _tiles(tmp_path, tile_rotation_deg=180.0, tile_translation_m=0.0)
     (lat,), (lon,) = tiles.lat_deg[:1], tiles.lon_deg[:1]
-    images, _, _ = tiles.images(np.zeros(40, np.int64))
+    images = tiles.around(np.zeros(40, np.int64)).inputs
     known = np.arange(-180, 180, 3)
     turned = np.stack([source.read(lat, lon, TILE.size_m, TILE.size_px, float(b)).pixels for b in known]).astype(float)
     errors = np.abs(turned[None] - images.numpy()[:, None]).mean((2, 3, 4))
@@ -191,7 +193,7 @@ def test_tiles_from_anywhere_follow_those_of_the_photos(tmp_path: Path) -> None:
     encoder = Encoder(config, 8).eval()
     indices = np.arange(4)
     with torch.no_grad():
-        places = tiles.embed(encoder, indices)
+        places = tiles.draw(indices).embed(encoder, CPU)
     assert places.embeddings.shape == (11, 8)
     assert len(places.lat_deg) == len(places.lon_deg) == 11
     own_m = distance.haversine_m(places.lat_deg[:4], places.lon_deg[:4], tiles.lat_deg[:4], tiles.lon_deg[:4])
@@ -211,7 +213,7 @@ def test_cached_features_are_those_of_the_frozen_blocks(tmp_path: Path) -> None:
     indices = np.array([3, 0, 3, 1])
     with torch.no_grad():
         encoder.eval()
-        direct, places = tiles.embed(encoder, indices), cached.embed(encoder, indices)
+        direct, places = (each.draw(indices).embed(encoder, CPU) for each in (tiles, cached))
     torch.testing.assert_close(places.embeddings, direct.embeddings, atol=2e-3, rtol=0)
     np.testing.assert_array_equal(places.lat_deg, tiles.lat_deg[indices])
     np.testing.assert_array_equal(places.lon_deg, tiles.lon_deg[indices])
@@ -226,7 +228,7 @@ def test_each_cached_view_keeps_the_position_it_was_drawn_at(tmp_path: Path) -> 
     cached = Cached(tiles, len(tiles.lat_deg), encoder, 0, 4, tmp_path / "features.npy", "float32")
     assert len(np.unique(cached.lat_deg)) == cached.lat_deg.size
     with torch.no_grad():
-        places = cached.embed(encoder, np.array([0, 1, 1, 2, 3, 3]))
+        places = cached.draw(np.array([0, 1, 1, 2, 3, 3])).embed(encoder, CPU)
         crops = [source.read(*at, TILE.size_m, TILE.size_px) for at in zip(places.lat_deg, places.lon_deg, strict=True)]
         direct = encoder(torch.from_numpy(np.stack([crop.pixels for crop in crops])))
     assert (direct @ direct.T)[0, 1] < 0.999  # the tiles differ
@@ -293,7 +295,7 @@ def test_all_scales_of_a_training_tile_are_in_the_same_light(tmp_path: Path) -> 
     images = []
     for tiles in (still, lit):
         torch.manual_seed(3)
-        images.append(tiles.images(np.arange(4))[0])
+        images.append(tiles.around(np.arange(4)).inputs)
     gain = images[1] / images[0]
     gain[(images[0] < 20) | (images[1] > 254)] = torch.nan
     gains = torch.nanmedian(gain.flatten(2, 3), dim=2).values  # B x S x 3
@@ -310,7 +312,7 @@ def test_cached_features_of_several_scales_are_those_of_the_frozen_blocks(start:
     cached = Cached(tiles, len(tiles.lat_deg), encoder, start, 2, tmp_path / "features.npy", "float32")
     indices = np.array([3, 0, 3, 1])
     with torch.no_grad():
-        direct, places = tiles.embed(encoder, indices), cached.embed(encoder, indices)
+        direct, places = (each.draw(indices).embed(encoder, CPU) for each in (tiles, cached))
     torch.testing.assert_close(places.embeddings, direct.embeddings, atol=2e-3, rtol=0)
 
 

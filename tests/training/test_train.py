@@ -16,7 +16,7 @@ from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable
 from cellcode.photos.pixels import load_pixels
 from cellcode.runs import Run
-from cellcode.training import train
+from cellcode.training import imagery, ingredients, train
 
 Configure = Callable[..., Config]
 Log = Callable[[Path], list[dict[str, Any]]]
@@ -113,7 +113,7 @@ def test_validation_holds_what_the_trained_ground_encoder_makes_of_photos_kept_o
     count = len(made.validation.lat_deg)
     assert 4 <= count <= 12
     assert made.validation.queries.shape == (count, 16)
-    _, table = train.split_validation(grid_photos, config)
+    _, table = ingredients.split_validation(grid_photos, config)
     pixels, _ = load_pixels(table.files, config.photo)
     with torch.inference_mode():
         expected = Run.load(tmp_path).ground(torch.from_numpy(pixels))
@@ -123,7 +123,7 @@ def test_validation_holds_what_the_trained_ground_encoder_makes_of_photos_kept_o
 
 def test_validation_takes_whole_cells_and_whole_blocks(small_config: Configure, grid_photos: PhotoTable) -> None:
     config = small_config("validation.share=0", "validation.withheld_share=0.5", "levels.prototype=17")
-    training, validation = train.split_validation(grid_photos, config)
+    training, validation = ingredients.split_validation(grid_photos, config)
     assert len(training) + len(validation) == len(grid_photos)
     cells = [set(s2.cell_ids(table.lat_deg, table.lon_deg, 17).tolist()) for table in (training, validation)]
     assert not cells[0] & cells[1]
@@ -134,7 +134,7 @@ def test_only_photos_of_the_training_split_are_used(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     splits = ["train" if number % 2 else "test" for number in range(len(grid_photos))]
-    training, validation = train.split_validation(
+    training, validation = ingredients.split_validation(
         grid_photos.with_column("split", splits).of_split("train"), small_config()
     )
     assert len(training) + len(validation) == len(grid_photos) // 2
@@ -191,7 +191,7 @@ def test_validation_photos_that_cannot_be_read_do_not_cost_the_training(
     shutil.copytree(grid_photos.root, tmp_path / "photos")
     config = small_config("training.epochs=1")
     table = PhotoTable(grid_photos.rows, tmp_path / "photos")
-    _, validation = train.split_validation(table, config)
+    _, validation = ingredients.split_validation(table, config)
     for path in validation.files:
         path.unlink()
     assert len(train.run(config, table, out=tmp_path / "run").validation.lat_deg) == 0
@@ -241,8 +241,8 @@ def test_cells_of_random_tiles_lie_in_the_imagery_and_beside_those_of_photos(
 ) -> None:
     source = open_source(grid_imagery)
     own = np.unique(s2.cell_ids(grid_photos.lat_deg, grid_photos.lon_deg, 18))
-    np.testing.assert_array_equal(train.store_cells(grid_photos, source, small_config()), own)
-    cells = train.store_cells(grid_photos, source, small_config("training.random_tiles=4"))
+    np.testing.assert_array_equal(imagery.store_cells(grid_photos, source, small_config()), own)
+    cells = imagery.store_cells(grid_photos, source, small_config("training.random_tiles=4"))
     others = np.setdiff1d(cells, own)
     assert len(others) > len(own) / 2
     assert np.isin(own, cells).all()
@@ -267,7 +267,9 @@ def test_photos_of_a_validation_split_are_taken_as_they_are(
 
 def test_validation_photos_alone_are_nothing_to_train_on(small_config: Configure, grid_photos: PhotoTable) -> None:
     with pytest.raises(InputError, match="no photos in its split 'train'"):
-        train.split_validation(grid_photos.with_column("split", ["validation"] * len(grid_photos)), small_config())
+        ingredients.split_validation(
+            grid_photos.with_column("split", ["validation"] * len(grid_photos)), small_config()
+        )
 
 
 @pytest.mark.parametrize("regime", ["full", "last_blocks"])

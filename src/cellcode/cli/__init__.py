@@ -7,6 +7,7 @@ import traceback
 
 import typer
 
+from cellcode import torchrun
 from cellcode.cli import (
     build,
     clip,
@@ -29,7 +30,7 @@ from cellcode.cli import (
     split,
     train,
 )
-from cellcode.errors import CellcodeError
+from cellcode.errors import CellcodeError, sentence
 
 app = typer.Typer(
     name="cellcode",
@@ -98,10 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
     except CellcodeError as error:
         if debug:
             traceback.print_exc()
-        print(f"cellcode: {error}", file=sys.stderr)
+        _tell(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("cellcode: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        _tell(error)
         sys.exit(130)
     except BrokenPipeError:  # the reader of stdout has gone, as `head` does
         sys.stderr.close()
@@ -109,9 +110,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        text = str(error).splitlines()[0] if str(error) else "no message"
-        print(
-            f"cellcode: unexpected {type(error).__name__} ({text}); run again with --debug and report it",
-            file=sys.stderr,
-        )
+        _tell(error)
         sys.exit(1)
+
+
+def _tell(error: BaseException) -> None:
+    """Say in one sentence why the command fails; one of several processes leaves that to torchrun."""
+    text = f"cellcode: {sentence(error)}"
+    if not torchrun.tell(text):
+        print(text, file=sys.stderr)

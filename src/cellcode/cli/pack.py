@@ -1,5 +1,6 @@
 """cellcode pack."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,17 +29,14 @@ def command(
     """Pack a photo table into shards that a training reads from end to end, from disk or a store such as S3."""
     from cellcode import config as configuration
     from cellcode.config import Config
-    from cellcode.photos import PhotoTable, pack
-    from cellcode.training.packed import set_validation_apart
-    from cellcode.training.train import split_validation
+    from cellcode.photos import pack
+    from cellcode.training.ingredients import set_apart
 
     settings = configuration.load(config) if config is not None else Config()
-    table = PhotoTable.load(photos)
     size_px = None
-    if config is not None:
-        table = set_validation_apart(table, split_validation(table, settings)[1])
-        if not originals:
-            size_px = (round(settings.photo.width_px * factor), round(settings.photo.height_px * factor))
+    if config is not None and not originals:
+        size_px = (round(settings.photo.width_px * factor), round(settings.photo.height_px * factor))
     packing = pack.Packing(settings.levels.cell, group_photos, shard_photos, size_px, settings.photo.fit, quality, seed)
-    pack.run(table, packing, out=out)
+    choose = partial(set_apart, config=settings) if config is not None else None
+    pack.run(photos, packing, out=out, set_apart=choose)
     print(out)

@@ -27,6 +27,16 @@ def command(
     ] = None,
     no_aerial: Annotated[bool, Option("--no-aerial", help="Without imagery: prototypes only.")] = False,
     mbit_per_s: Annotated[float, Option(help="Rate of the connection.", min=0.001)] = 50.0,
+    processes: Annotated[
+        int | None,
+        Option(help="Derive a training on so many devices, on paper: memory, network and time of a step.", min=1),
+    ] = None,
+    tflops: Annotated[
+        float, Option(help="With --processes: what a device reaches, about a third of its data sheet.", min=0.001)
+    ] = 100.0,
+    gbit_per_s: Annotated[
+        float, Option(help="With --processes: rate of a device's link to others.", min=0.001)
+    ] = 100.0,
     overrides: Annotated[list[str] | None, Option("--set", help="Override a setting: a.b=c; may be repeated.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON: bytes and seconds.")] = False,
 ) -> None:
@@ -36,7 +46,7 @@ def command(
     from cellcode.aerial import open_source
     from cellcode.errors import UsageError
     from cellcode.geography import Region
-    from cellcode.planning import make
+    from cellcode.planning import Device, make
 
     if (photos is None) == (photos_count is None):
         raise UsageError("give --photos or --photos-count, one of them")
@@ -51,6 +61,8 @@ def command(
         with_imagery=not no_aerial,
         mbit_per_s=mbit_per_s,
         tiles_per_s=_tiles_per_s(aerial),
+        processes=processes,
+        device=Device(tflops, gbit_per_s),
     )
     print(json.dumps(plan.to_json()) if as_json else plan.table())
 

@@ -10,7 +10,11 @@ from typer import Argument, Option
 def command(
     config: Annotated[Path, Argument(help="A YAML configuration; configs/ has some.")],
     photos: Annotated[
-        str, Option(help="Photo table, or packed photos: their folder, or an address such as s3://BUCKET/SHARDS.")
+        str,
+        Option(
+            help="Photo table, or packed photos: their folder, a folder of several such folders, or an address such as "
+            "s3://BUCKET/SHARDS."
+        ),
     ],
     out: Annotated[Path, Option(help="Folder for the run.")],
     aerial: Annotated[
@@ -21,8 +25,10 @@ def command(
 ) -> None:
     """Train the encoders and the prototypes."""
     from cellcode import config as configuration
+    from cellcode import torchrun
     from cellcode.training import train
 
+    resume = resume or torchrun.restarts() > 0  # what is done is not thrown away
     train.run(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
         print(out)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from cellcode.database import Database, tradeoff
-from cellcode.database.build import RADIUS_CELLS
 from cellcode.database.imputation import Imputation
 from cellcode.database.similarity import MAX_ENTRIES, Similarities, Terms, compare
+from cellcode.database.writing import RADIUS_CELLS
 from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.progress import Meter

@@ -29,9 +29,11 @@ from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoTable
 from cellcode.runs import architecture
-from cellcode.training import train as training
+from cellcode.training import assembly, ingredients
+from cellcode.training.ahead import Batch
 from cellcode.training.checkpoint import Identity
 from cellcode.training.objective import Places
+from cellcode.training.train import CACHE
 from cellcode.training.trainer import Model, Trainer
 
 Float64 = npt.NDArray[np.float64]
@@ -169,16 +171,16 @@ def train(config: Config, photos: PhotoTable, levels: Sequence[int] | None = Non
     levels = default_levels(config) if levels is None else tuple(levels)
     if not levels or min(levels) < 0 or max(levels) > s2.MAX_LEVEL or any(a >= b for a, b in pairwise(levels)):
         raise UsageError(f"levels {list(levels)}: give S2 levels in 0..{s2.MAX_LEVEL}, each finer than the one before")
-    table, _ = training.split_validation(photos, config)
-    pixels, table = training.decode(table, config, "reading training photos")
+    table, _ = ingredients.split_validation(photos, config)
+    pixels, table = ingredients.decode(table, config, "reading training photos")
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
     classes = [np.unique(s2.cell_ids(table.lat_deg, table.lon_deg, level)) for level in levels]
     model = Hierarchy(config, Encoder(config.model.ground, config.model.dim), classes).to(device)
     with tempfile.TemporaryDirectory(prefix="cellcode-") as name:
         folder = Path(name)
-        inputs = training.make_inputs(config, model, pixels, table, None, folder / training.CACHE, device)
-        sampler = training.make_sampler(config, table)
+        inputs = assembly.make_inputs(config, model, pixels, table, None, folder / CACHE, device)
+        sampler = assembly.make_sampler(config, table)
         identity = Identity(config, photos="", aerial=None)  # nothing resumes from this folder
         trainer = _Trainer(config, model, inputs.photos, None, sampler, folder, identity, device)
         trainer.fit(resume=False)
@@ -190,8 +192,8 @@ def train(config: Config, photos: PhotoTable, levels: Sequence[int] | None = Non
 class _Trainer(Trainer):
     """The loop of training with the losses of a hierarchy."""
 
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(self.model, Hierarchy)
         with autocast(self.config.training.precision, self.device):
-            photos = self.photos.embed(self.model.ground, self.sampler.batch(step))
+            photos = batch.photos.embed(self.ground, self.device)
         return self.model.losses(photos)

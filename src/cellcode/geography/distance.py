@@ -24,6 +24,24 @@ def haversine_m(
     return np.asarray(2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
 
 
+def within_m(
+    lat1_deg: Float64, lon1_deg: Float64, lat2_deg: Float64, lon2_deg: Float64, *limits_m: float
+) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Tell for each of N points which of M others are nearer than each limit, (N, M) for every limit.
+
+    As comparing `haversine_m`, by one product of unit vectors: some thirty times as fast for thousands of points. The cosine is
+    exact to 3e-16, so that a limit is off by at most 3e-16 R^2 / limit: 0.2 mm at 80 m, 1.2 mm at 10 m.
+    """
+    cosine = _unit(lat1_deg, lon1_deg) @ _unit(lat2_deg, lon2_deg).T
+    return tuple(cosine > np.cos(limit_m / EARTH_RADIUS_M) for limit_m in limits_m)
+
+
+def _unit(lat_deg: Float64, lon_deg: Float64) -> Float64:
+    """Unit vectors from the centre of the sphere, (N, 3)."""
+    lat, lon = np.deg2rad(lat_deg), np.deg2rad(lon_deg)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+
+
 def offset(
     lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike, east_m: npt.ArrayLike, north_m: npt.ArrayLike
 ) -> tuple[Float64, Float64]:

@@ -229,6 +229,8 @@ class _Dinov2(Backbone):
             *(_TokenBlock(layer, self.specials) for layer in model.encoder.layer),
             _TokenBlock(model.layernorm, self.specials),
         ]
+        if (mask := getattr(model.embeddings, "mask_token", None)) is not None:
+            mask.requires_grad_(False)  # of its pre-training on hidden patches; no forward here uses it
         specials = self.specials
         super().__init__(blocks, config.hidden_size, mean, std)
         self.specials = specials

@@ -6,13 +6,15 @@ the backward of each exchange sums what all of them ask for. Every process has t
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -79,13 +81,41 @@ def total_(x: Tensor) -> Tensor:
 
 
 def gather_array(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """Return the rows of all processes in their order; (world * N, ...) from (N, ...) of one shape."""
+    """Return the rows of all processes in their order; (world * N, ...) from (N, ...) of one shape.
+
+    It goes from host to host, on gloo, whatever connects the devices.
+    """
     if not _several():
         return x
-    mine = torch.from_numpy(np.ascontiguousarray(x)).to(_device())
+    mine = torch.from_numpy(np.ascontiguousarray(x))
     parts = [torch.empty_like(mine) for _ in range(world())]
     dist.all_gather(parts, mine)
-    return np.asarray(torch.cat(parts).cpu().numpy(), x.dtype)
+    return np.asarray(torch.cat(parts).numpy(), x.dtype)
+
+
+def replicated(module: nn.Module) -> nn.Module:
+    """Return a module whose gradients are summed over processes while its backward goes on; with one process the module.
+
+    It is torch's DistributedDataParallel, which takes means, with a sum instead. Buffers stay each process's own. Every
+    parameter that asks for a gradient has to take part in every forward.
+    """
+    if not _several():
+        return module
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # versions before 2.13 do not know the new name of broadcast_buffers
+        together = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    together.register_comm_hook(None, lambda state, bucket: _sum(bucket))
+    return together
+
+
+def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
+    """Begin to sum a bucket of gradients (torch.distributed.GradBucket) over processes."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed
 
 
 def sum_gradients(parameters: list[Tensor]) -> None:
@@ -121,9 +151,3 @@ def barrier() -> None:
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _device() -> torch.device:
-    """Return where the back end exchanges tensors."""
-    cuda = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")

@@ -40,16 +40,17 @@ class Encoder(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
+    def forward(self, images: Tensor, after: int | None = None) -> Tensor:
+        """Embed images, or what `prefix` returned for `after` blocks.
 
         Args:
             images: (B, H, W, 3), or (B, S, H, W, 3) where S is not 1; uint8 or float in 0..255.
+            after: None: they are images.
 
         Returns:
             (B, D) float32, unit length.
         """
-        return self.from_prefix(self.prefix(images, 0), 0)
+        return self.from_prefix(self.prefix(images, 0), 0) if after is None else self.from_prefix(images, after)
 
     def prefix(self, images: Tensor, stop: int) -> Tensor:
         """Return the output of the first `stop` blocks; 0 gives normalised images (B, 3, H, W).

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from cellcode import cpu
 
@@ -27,3 +32,13 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(
         device.type, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and fast)
     )
+
+
+def send(array: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
+    """Copy numbers of the host to a device; on CUDA without waiting for what it is doing.
+
+    Memory that is not pinned is staged by the driver before the call returns, so that the array may change or go.
+    """
+    here: Any = array if isinstance(array, Tensor) else torch.from_numpy(array)
+    there: Tensor = here.to(device, non_blocking=device.type == "cuda")
+    return there

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellcode.geography import distance, ranges, s2
+from cellcode.model.precision import send
 
 Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint64]
@@ -47,8 +48,8 @@ class Prototypes(nn.Module):
     def interpolate(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted mean of prototypes at unit length, (B, D) float32."""
         device = self.weight.device
-        near = F.normalize(self.weight[rows.to(device)], dim=2)  # B x 9 x D
-        return F.normalize((near * weights.to(device)[..., None]).sum(dim=1), dim=1)
+        near = F.normalize(self.weight[send(rows, device)], dim=2)  # B x 9 x D
+        return F.normalize((near * send(weights, device)[..., None]).sum(dim=1), dim=1)
 
     def all(self) -> Tensor:
         """Return every prototype at unit length, (P, D) float32."""

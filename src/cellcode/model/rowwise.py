@@ -42,13 +42,15 @@ class RowwiseAdam:
         """
         power = gradient.square().mean(dim=1)
         some = power > 0
-        rows, gradient, power = rows[some], gradient[some], power[some]
-        count = self.count[rows] + 1
-        square = DECAY * self.square[rows] + (1 - DECAY) * power
-        self.count[rows], self.square[rows] = count, square
-        size = (square / (1 - DECAY ** count.float())).sqrt() + EPSILON
-        moved = self.table[rows].float() - rate * gradient / size[:, None]
-        self.table[rows] = moved if self.table.dtype == torch.float32 else _rounded(moved, seed)
+        # Every row is computed and those of zeros are put back: to choose them would wait for the device.
+        before, count, square = self.table[rows], self.count[rows], self.square[rows]
+        counted = count + some
+        grown = torch.where(some, DECAY * square + (1 - DECAY) * power, square)
+        size = (grown / (1 - DECAY ** counted.float())).sqrt() + EPSILON
+        moved = before.float() - rate * gradient / size[:, None]
+        self.count[rows], self.square[rows] = counted, grown
+        moved = moved if self.table.dtype == torch.float32 else _rounded(moved, seed)
+        self.table[rows] = torch.where(some[:, None], moved, before)
 
 
 def _rounded(x: Tensor, seed: int) -> Tensor:

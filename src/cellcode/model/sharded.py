@@ -19,12 +19,13 @@ from torch import Tensor
 
 from cellcode.config import PrototypesConfig
 from cellcode.geography import s2
-from cellcode.model import collectives, negatives
+from cellcode.model import clusters, collectives, negatives
+from cellcode.model.clusters import Clusters
+from cellcode.model.precision import send
 from cellcode.model.prototypes import Float64, Ids, Prototypes, neighbours
 from cellcode.model.rowwise import RowwiseAdam
 
 BLOCK = 1 << 16  # rows made at a time
-SCORED = 1 << 13  # rows compared with all centroids at a time
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -33,12 +34,14 @@ class Selection:
     """The rows of this process that a step looks at.
 
     Attributes:
-        rows: (M,) int64, ascending, of this process's part; M is at least 1.
+        host_rows: (M,) int64, ascending, of this process's part; M is at least 1.
+        rows: the same on the device.
         raw: (M, D) float32, a leaf that collects the gradient.
         unit: (M, D) the same at unit length.
         log_count: (M,) log of how many rows each stands for; -inf for a row that is only there so that there is one.
     """
 
+    host_rows: npt.NDArray[np.int64]
     rows: Tensor
     raw: Tensor
     unit: Tensor
@@ -77,7 +80,7 @@ class ShardedPrototypes:
         for first, rows in _first_vectors(self.start, self.stop, len(ids), dim, seed):
             self.weight[first - self.start : first - self.start + len(rows)] = rows
         self.optimizer = RowwiseAdam(self.weight)
-        self.clusters: negatives.Clusters | None = None
+        self.clusters: Clusters | None = None
         self._selections: list[Selection] = []
 
     def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
@@ -97,10 +100,9 @@ class ShardedPrototypes:
         if not len(rows):  # a process without a row takes part in the exchanges all the same
             rows, stands_for = np.zeros(1, np.int64), np.zeros(1, np.float32)
         device = self.weight.device
-        at = torch.from_numpy(rows).to(device)
+        at = send(rows, device)
         raw = self.weight[at].float().requires_grad_()
-        log_count = torch.from_numpy(stands_for).to(device).log()
-        selection = Selection(at, raw, F.normalize(raw, dim=1), log_count)
+        selection = Selection(rows, at, raw, F.normalize(raw, dim=1), send(stands_for, device).log())
         if torch.is_grad_enabled():
             self._selections.append(selection)
         return selection
@@ -129,7 +131,7 @@ class ShardedPrototypes:
             index, weight: (N, 9), what `neighbours` gave for the places of all processes.
         """
         device = self.weight.device
-        index, weight = index.to(device) - self.start, weight.to(device)
+        index, weight = send(index, device) - self.start, send(weight, device)
         at = torch.searchsorted(selection.rows, index).clamp(max=len(selection.rows) - 1)
         weight = weight * (selection.rows[at] == index)
         return collectives.total((selection.unit[at] * weight[..., None]).sum(dim=1))
@@ -153,7 +155,7 @@ class ShardedPrototypes:
         """
         exponents = scale * (embeddings.float() @ selection.unit.T) + (shift + selection.log_count)  # N x M
         if left_out is not None:
-            exponents = exponents.masked_fill(left_out.to(exponents.device), -torch.inf)
+            exponents = exponents.masked_fill(send(left_out, exponents.device), -torch.inf)
         top = exponents.detach().amax(dim=1)
         if collectives.world() > 1:
             dist.all_reduce(top, op=dist.ReduceOp.MAX)
@@ -163,7 +165,7 @@ class ShardedPrototypes:
 
     def centers(self, selection: Selection) -> tuple[Float64, Float64]:
         """Return latitudes and longitudes of the cells of the selection, (M,) each."""
-        return s2.cell_centers(self.ids[self.start + selection.rows.cpu().numpy()])
+        return s2.cell_centers(self.ids[self.start + selection.host_rows])
 
     def update(self, rate: float, step: int) -> None:
         """Step on the rows selected since the last update, with the sum of their gradients."""
@@ -181,27 +183,14 @@ class ShardedPrototypes:
         self.optimizer.step(rows, gradient, rate, (self.seed * 1_000_003 + step) * 4096 + collectives.rank())
 
     def mine(self) -> None:
-        """Cluster the prototypes by their similarity; from now on hard rows are drawn from clusters.
+        """Cluster the prototypes by their similarity; from now on hard rows are drawn from clusters."""
+        self.clusters = self.cluster()
 
-        Centroids come from at most 65,536 rows spread over the table, the clusters hold about the square root of P rows.
-        """
-        count = len(self.ids)
-        clusters = max(1, round(count**0.5))
-        sample, _ = negatives.strata(count, min(count, BLOCK), np.random.default_rng([self.seed, 6]))
-        mine = (sample >= self.start) & (sample < self.stop)
-        vectors = torch.zeros(len(sample), self.dim, device=self.weight.device)
-        vectors[torch.from_numpy(mine)] = self.unit_rows(torch.from_numpy(sample[mine] - self.start))
-        vectors = collectives.total_(vectors)
-        found = torch.zeros(min(clusters, len(sample)), self.dim, device=self.weight.device)
-        if collectives.rank() == 0:
-            found += torch.from_numpy(negatives.centroids(vectors.cpu().numpy(), len(found), self.seed)).to(found)
-        found = collectives.total_(found)
-        own = torch.zeros(count, dtype=torch.int32, device=self.weight.device)
-        for first in range(self.start, self.stop, SCORED):
-            last = min(first + SCORED, self.stop)
-            rows = self.unit_rows(torch.arange(first - self.start, last - self.start))
-            own[first:last] = (rows @ found.T).argmax(dim=1).int()
-        self.clusters = negatives.Clusters.of(collectives.total_(own).cpu().numpy(), len(found))
+    def cluster(self) -> Clusters:
+        """Cluster the prototypes by their similarity."""
+        return clusters.find(
+            lambda rows: self.unit_rows(rows - self.start), self.start, self.stop, len(self.ids), self.seed
+        )
 
     def unit_rows(self, rows: Tensor) -> Tensor:
         """Return rows of this process's part at unit length, float32."""

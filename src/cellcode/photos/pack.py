@@ -13,30 +13,33 @@ import os
 import sys
 import tarfile
 import zlib
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from cellcode.errors import InputError
 from cellcode.files import atomic_path, locked, read_json, write_json
-from cellcode.geography import s2
+from cellcode.photos.batches import ROWS, Batches, plain_memory
 from cellcode.photos.image import PhotoError, open_photo, read_pixels
-from cellcode.photos.shards import FORMAT, MANIFEST, PART_SCHEMA, SHARDS, SHARDS_SCHEMA, VERSION, PackedPhotos
+from cellcode.photos.manifest import FORMAT, MANIFEST, PLAN, VERSION
+from cellcode.photos.shards import PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
+from cellcode.photos.shuffle import Ints, Layout, Spill
+from cellcode.photos.survey import VALIDATION, Facts, Float64, Mask, Splits, set_validation_apart, survey
 from cellcode.photos.table import SPLITS, PhotoTable
 from cellcode.progress import Meter
 
-PLAN, LOCK = "plan.json", ".lock"
+LOCK, SPILL = ".lock", ".rows.arrow"
+_AHEAD = 64  # photos that are read before they are written
 _REJECTED = b"rejected"  # metadata of a shard's Parquet file: photos of it that could not be read, and why
 _KINDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -68,30 +71,53 @@ class _Image:
     data: bytes
 
 
-def run(photos: PhotoTable | Path | str, packing: Packing | None = None, *, out: Path | str) -> PackedPhotos:
+def run(
+    photos: PhotoTable | Path | str,
+    packing: Packing | None = None,
+    *,
+    out: Path | str,
+    set_apart: Callable[[Float64, Float64], Mask] | None = None,
+) -> PackedPhotos:
     """Pack a photo table into the folder `out`; a packing that was interrupted is continued.
 
-    Photos that cannot be read are left out, counted and named.
+    Photos that cannot be read are left out, counted and named. A table in a folder is gone through a part at a time and
+    never held in memory.
+
+    Args:
+        set_apart: chooses validation photos from the training photos of a table that has none, by latitudes and longitudes.
 
     Raises:
         InputError: `out` holds something else, or no photo can be read.
     """
-    packing = packing or Packing()
-    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
-    out = Path(out)
-    identity = _identity(table, packing)
+    with plain_memory():
+        return _run(Batches.of(photos), packing or Packing(), Path(out), set_apart)
+
+
+def _run(
+    table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Mask] | None
+) -> PackedPhotos:
+    facts, cells, split = survey(table, packing.level)
+    if set_apart is not None and not (split == VALIDATION).any():
+        set_validation_apart(table, split, set_apart)
+    identity = _identity(table, split, packing)
     _refuse_others(out, identity)
+    layout = Layout.of(cells, split, packing.group_photos, packing.seed)
+    del cells  # 8 bytes a photo
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK):
         write_json(out / PLAN, {"identity": identity})
-        summaries, rejected = _write_shards(table, packing, out)
+        try:
+            spill = Spill(table, split, layout.place, out / SPILL)
+            summaries, rejected = _write_shards(spill, layout, table.root, packing, out)
+        finally:
+            (out / SPILL).unlink(missing_ok=True)
         if not summaries:
             raise InputError(
-                f"none of the {len(table)} photos can be read: {next(iter(rejected.values()), 'no photos')}"
+                f"none of the {table.photos} photos can be read: {next(iter(rejected.values()), 'no photos')}"
             )
         with atomic_path(out / SHARDS) as path:
             pq.write_table(pa.Table.from_pylist(summaries, SHARDS_SCHEMA), path)
-        write_json(out / MANIFEST, _manifest(table, packing, identity, summaries, rejected))
+        write_json(out / MANIFEST, _manifest(facts, packing, identity, summaries, rejected))
     (out / PLAN).unlink()
     (out / LOCK).unlink()
     packed = sum(summary["photos"] for summary in summaries)
@@ -101,58 +127,30 @@ def run(photos: PhotoTable | Path | str, packing: Packing | None = None, *, out:
     return PackedPhotos.open(out)
 
 
-def grouped_order(cells: npt.NDArray[np.uint64], group_photos: int, seed: int) -> tuple[Int64, Int64]:
-    """Order photos so that groups of one cell lie together and the groups in random order.
-
-    Args:
-        cells: (N,), the place of each photo.
-
-    Returns:
-        Numbers of the photos in their new order, (N,), and the group of each, rising from 0, (N,).
-    """
-    rng = np.random.default_rng([seed, len(cells)])
-    shuffled = rng.permutation(len(cells))
-    by_cell = shuffled[np.argsort(cells[shuffled], kind="stable")]
-    _, start, count = np.unique(cells[by_cell], return_index=True, return_counts=True)
-    rank = np.arange(len(cells)) - np.repeat(start, count)
-    groups = -(-count // group_photos)  # of a cell; as equal in size as can be
-    own = rank * np.repeat(groups, count) // np.repeat(count, count)
-    group = np.repeat(np.cumsum(groups) - groups, count) + own
-    place = rng.permutation(int(groups.sum()))[group]
-    order = np.argsort(place, kind="stable")
-    return by_cell[order], place[order]
-
-
-def _write_shards(table: PhotoTable, packing: Packing, out: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _write_shards(
+    spill: Spill, layout: Layout, root: Path, packing: Packing, out: Path
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Write the shards that are not there yet; describe all that hold photos, and say which photos could not be read."""
-    cells = s2.cell_ids(table.lat_deg, table.lon_deg, packing.level)
-    split_of = table.split
     summaries: list[dict[str, Any]] = []
     rejected: dict[str, str] = {}
-    with Meter("packing photos", len(table)) as meter, ThreadPoolExecutor(os.cpu_count()) as threads:
-        for split in SPLITS:
-            chosen = np.flatnonzero(split_of == split)
-            if not len(chosen):
-                continue
-            order, group = grouped_order(cells[chosen], packing.group_photos, packing.seed)
-            first_of_group = np.searchsorted(group, group)
-            shard = first_of_group // packing.shard_photos  # a group is never cut
-            for number in np.unique(shard).tolist():
-                begin, end = np.searchsorted(shard, [number, number + 1])
+    with Meter("packing photos", len(layout.place)) as meter, ThreadPoolExecutor(os.cpu_count()) as threads:
+        for split, group in layout.groups.items():
+            start = layout.start(split)
+            for number, begin, end in layout.shards(split, packing.shard_photos):
                 stem = out / split / f"{number:06d}"
                 if not stem.with_suffix(".parquet").is_file():
-                    part = table.select(chosen[order[begin:end]])
-                    _write_shard(part, group[begin:end], int(begin), stem, packing, threads)
+                    part = PhotoTable(spill.rows(start + begin, start + end), root)
+                    _write_shard(part, group[begin:end], begin, stem, packing, threads)
                 summary, failed = _describe(split, stem, packing.group_photos)
                 rejected |= failed
                 if summary["photos"]:
                     summaries.append(summary)
-                meter.advance(int(end - begin))
+                meter.advance(end - begin)
     return summaries, rejected
 
 
 def _write_shard(
-    part: PhotoTable, group: Int64, first: int, stem: Path, packing: Packing, threads: ThreadPoolExecutor
+    part: PhotoTable, group: Ints, first: int, stem: Path, packing: Packing, threads: ThreadPoolExecutor
 ) -> None:
     """Write the tar, then the Parquet file, which says that the shard is whole."""
     rejected: dict[str, str] = {}
@@ -160,7 +158,7 @@ def _write_shard(
     places: dict[str, list[Any]] = {name: [] for name in ("key", "member", "offset", "bytes", "crc32")}
     with atomic_path(stem.with_suffix(".tar")) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         described = part.rows.to_pylist()
-        for row, made in enumerate(threads.map(lambda file: _read(file, packing), part.files)):
+        for row, made in enumerate(_read_ahead(part.files, packing, threads)):
             if isinstance(made, str):
                 rejected[described[row]["file"]] = made
                 continue
@@ -173,10 +171,21 @@ def _write_shard(
             _add(tar, f"{key}.json", _json(described[row]))
     rows = part.rows.take(pa.array(kept, pa.int64()))
     columns = [*rows.columns, *(pa.array(values, PART_SCHEMA.field(name).type) for name, values in places.items())]
-    columns.append(pa.array(group[kept]))
+    columns.append(pa.array(group[kept], pa.int64()))
     metadata = {_REJECTED: json.dumps(rejected).encode()}
     with atomic_path(stem.with_suffix(".parquet")) as path:
         pq.write_table(pa.Table.from_arrays(columns, schema=PART_SCHEMA.with_metadata(metadata)), path)
+
+
+def _read_ahead(files: list[Path], packing: Packing, threads: ThreadPoolExecutor) -> Iterator[_Image | str]:
+    """Read photos in many threads, a few ahead of the one that is written: a whole shard of originals may be 10 GB."""
+    coming: deque[Future[_Image | str]] = deque()
+    for file in files:
+        coming.append(threads.submit(_read, file, packing))
+        if len(coming) > _AHEAD:
+            yield coming.popleft().result()
+    for each in coming:
+        yield each.result()
 
 
 def _read(file: Path, packing: Packing) -> _Image | str:
@@ -232,30 +241,37 @@ def _refuse_others(out: Path, identity: str) -> None:
         raise InputError(f"{out} is not empty and holds no packed photos; choose another --out")
 
 
-def _identity(table: PhotoTable, packing: Packing) -> str:
+def _identity(table: Batches, split: Splits, packing: Packing) -> str:
+    """Digest of the photos' names, splits and positions, one column after another, and of how they are packed."""
     digest = hashlib.sha256(json.dumps(asdict(packing)).encode())
-    for name in ("file", "split"):
-        digest.update("\n".join(table.column(name)).encode())
-    digest.update(table.lat_deg.tobytes() + table.lon_deg.tobytes())
+    names = np.array(SPLITS)
+    splits = (names[split[first : first + ROWS]].tolist() for first in range(0, len(split), ROWS))
+    for texts in ((part.column("file").to_pylist() for part in table.parts(["file"])), splits):
+        between = ""
+        for some in texts:
+            digest.update((between + "\n".join(some)).encode())
+            between = "\n"
+    for name in ("lat_deg", "lon_deg"):
+        for part in table.parts([name]):
+            digest.update(part.column(name).to_numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def _manifest(
-    table: PhotoTable, packing: Packing, identity: str, summaries: list[dict[str, Any]], rejected: dict[str, str]
+    facts: Facts, packing: Packing, identity: str, summaries: list[dict[str, Any]], rejected: dict[str, str]
 ) -> dict[str, Any]:
     photos: Counter[str] = Counter()
     for summary in summaries:
         photos[summary["split"]] += summary["photos"]
-    lat_deg, lon_deg = table.lat_deg, table.lon_deg
     return {
         "format": FORMAT,
         "version": VERSION,
         "identity": identity,
         "photos": photos.total(),
         "splits": dict(photos),
-        "bounds": [float(lon_deg.min()), float(lat_deg.min()), float(lon_deg.max()), float(lat_deg.max())],
+        "bounds": list(facts.bounds),
         "packing": asdict(packing),
-        "licences": sorted({text for text in table.column("licence") if text}),
-        "attributions": sorted({text for text in table.column("attribution") if text}),
+        "licences": sorted(facts.licences),
+        "attributions": sorted(facts.attributions),
         "rejected": rejected,
     }

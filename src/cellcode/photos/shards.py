@@ -7,7 +7,7 @@
 
 Photos of one place lie together in groups, and the groups in random order: whoever reads a few shards has pairs of photos
 of one place, from places all over the region. SHARDS is a folder or an address such as s3://BUCKET/SHARDS, which pyarrow
-opens; keys and endpoint of a store come from the environment.
+opens; keys and endpoint of a store come from the environment. A folder of several such folders is read as one: see `manifest`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from pyarrow import fs
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
+from cellcode.photos import manifest
 from cellcode.photos.image import PhotoError
+from cellcode.photos.manifest import FORMAT, MANIFEST, PLAN, Manifest
 from cellcode.photos.table import SCHEMA
 
-FORMAT, VERSION = "cellcode-shards", 1
-MANIFEST, SHARDS = "manifest.json", "shards.parquet"
+SHARDS = "shards.parquet"
 INDEX = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -93,7 +94,7 @@ class ShardList:
     """The shards of one split.
 
     Attributes:
-        names: in the order of their photos.
+        names: in the order of their photos; PART/NAME for those of a part.
         photos: photos of each shard, int64 (S,).
         groups: groups of 1, 2, ... photos of each shard, int64 (S, G).
     """
@@ -113,10 +114,12 @@ class PackedPhotos:
 
     Attributes:
         manifest: see docs/formats.md.
+        parts: folders in `place` that hold the photos; "" if it holds them itself.
     """
 
-    def __init__(self, place: str, files: fs.FileSystem, root: str, manifest: dict[str, Any]) -> None:
+    def __init__(self, place: str, files: fs.FileSystem, root: str, manifest: Manifest) -> None:
         self.place, self.manifest = place, manifest
+        self.parts: list[str] = manifest.get("parts", [""])
         self._files, self._root = files, root
 
     @classmethod
@@ -124,22 +127,20 @@ class PackedPhotos:
         """Open a folder, or an address that pyarrow knows, such as s3://bucket/shards.
 
         Raises:
-            InputError: there are no packed photos, or they were not packed to the end, or are of another version.
+            InputError: there are no packed photos, or they were not packed to the end, or are of another version, or its
+                parts do not go together.
         """
         shown = str(place).rstrip("/")
-        try:
-            files, root = _file_system(shown)
-            with files.open_input_stream(f"{root}/{MANIFEST}") as stream:
-                manifest = json.loads(stream.read())
-        except FileNotFoundError:
-            raise InputError(
-                f"{shown} holds no packed photos (no {MANIFEST}); make them, or finish making them, with `cellcode pack`"
-            ) from None
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{shown}/{MANIFEST} cannot be read ({str(error).splitlines()[0]})") from None
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-            raise InputError(f"{shown}/{MANIFEST} is not a {FORMAT} of version {VERSION}; pack the photos again")
-        return cls(shown, files, root, manifest)
+        files, root = _file_system(shown)
+        found = manifest.read(files, root, shown)
+        if found is None:
+            parts = manifest.read_parts(files, root, shown)
+            if not parts:
+                raise InputError(
+                    f"{shown} holds no packed photos (no {MANIFEST}); make them, or finish making them, with `cellcode pack`"
+                )
+            found = manifest.join(parts, shown)
+        return cls(shown, files, root, found)
 
     @property
     def identity(self) -> str:
@@ -147,22 +148,29 @@ class PackedPhotos:
         return str(self.manifest["identity"])
 
     def shards(self, split: str) -> ShardList:
-        """Return the shards of a split; none if no photo is of it."""
-        rows = self._table(SHARDS)
-        rows = rows.filter(pc.equal(rows["split"], split))
-        groups = rows.column("groups").to_pylist()
-        wide = np.array(groups, np.int64).reshape(len(groups), -1) if groups else np.zeros((0, 1), np.int64)
-        return ShardList(rows.column("name").to_pylist(), rows.column("photos").to_numpy().astype(np.int64), wide)
+        """Return the shards of a split, part after part; none if no photo is of it."""
+        names: list[str] = []
+        photos, groups = [np.zeros(0, np.int64)], [np.zeros((0, 1), np.int64)]
+        for part in self.parts:
+            rows = self._table(f"{part}/{SHARDS}".lstrip("/"))
+            rows = rows.filter(pc.equal(rows["split"], split))
+            if len(rows):
+                names += [f"{part}/{name}".lstrip("/") for name in rows.column("name").to_pylist()]
+                photos.append(rows.column("photos").to_numpy().astype(np.int64))
+                groups.append(np.array(rows.column("groups").to_pylist(), np.int64))
+        widest = max(each.shape[1] for each in groups)
+        wide = [np.pad(each, ((0, 0), (0, widest - each.shape[1]))) for each in groups]
+        return ShardList(names, np.concatenate(photos), np.concatenate(wide))
 
-    def rows(self, split: str, name: str) -> pa.Table:
-        """Return the rows of the photo table of one shard."""
-        return self._table(f"{split}/{name}.parquet", SCHEMA.names)
+    def rows(self, split: str, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of the photo table of one shard, or some columns of them."""
+        return self._table(_path(split, name, ".parquet"), columns or SCHEMA.names)
 
     def cells(self, split: str, level: int) -> npt.NDArray[np.uint64]:
         """Return the distinct cells with photos of a split, sorted, holding one shard's positions at a time."""
         found = np.zeros(0, np.uint64)
         for name in self.shards(split).names:
-            part = self._table(f"{split}/{name}.parquet", ["lat_deg", "lon_deg"])
+            part = self.rows(split, name, ["lat_deg", "lon_deg"])
             ids = s2.cell_ids(part.column("lat_deg").to_numpy(), part.column("lon_deg").to_numpy(), level)
             found = np.union1d(found, ids)
         return found
@@ -173,14 +181,14 @@ class PackedPhotos:
         Raises:
             InputError: the shard's Parquet file cannot be read.
         """
-        part = self._table(f"{split}/{name}.parquet", _NEEDED)
+        part = self._table(_path(split, name, ".parquet"), _NEEDED)
         index = {column: part.column(column).to_numpy(zero_copy_only=False) for column in _NEEDED}
         data, missing = memoryview(b""), ""
         try:
-            data = self._read(f"{split}/{name}.tar")
+            data = self._read(_path(split, name, ".tar"))
         except (OSError, pa.ArrowException) as error:
-            missing = f"the shard cannot be read ({str(error).splitlines()[0]})"
-        return LoadedShard(f"{self.place}/{split}/{name}.tar", data, missing, index)
+            missing = f"the shard {_why(error)}"
+        return LoadedShard(f"{self.place}/{_path(split, name, '.tar')}", data, missing, index)
 
     def _read(self, name: str) -> memoryview:
         """Read a file in one piece: as a stream of unknown length it would be gathered from pieces and copied."""
@@ -191,21 +199,41 @@ class PackedPhotos:
         try:
             return pq.read_table(pa.BufferReader(self._read(name)), columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.place}/{name} cannot be read ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{self.place}/{name} {_why(error)}; copy it there again, or pack again") from None
+
+
+def _why(error: Exception) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({str(error).splitlines()[0]})"
 
 
 def is_packed(place: Path | str) -> bool:
-    """Tell packed photos, here or in a store, from the folder of a photo table."""
+    """Tell packed photos, here or in a store, whole or in parts or not finished, from the folder of a photo table."""
     if "://" in str(place):
         return True
+    folder = Path(place)
+    if (folder / MANIFEST).exists():
+        return _is_packed_whole(folder)
+    return (folder / PLAN).exists() or any(_is_packed_whole(path.parent) for path in folder.glob(f"*/{MANIFEST}"))
+
+
+def _is_packed_whole(folder: Path) -> bool:
     try:
-        return bool(json.loads((Path(place) / MANIFEST).read_text(encoding="utf-8")).get("format") == FORMAT)
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("format") == FORMAT)
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _path(split: str, name: str, suffix: str) -> str:
+    """Return where a file of a shard is: the part comes first."""
+    part, _, number = name.rpartition("/")
+    return f"{part}/{split}/{number}{suffix}".lstrip("/")
 
 
 def _file_system(place: str) -> tuple[fs.FileSystem, str]:
     if "://" not in place:
         return fs.LocalFileSystem(), str(Path(place).resolve())
-    files, root = fs.FileSystem.from_uri(place)
+    try:
+        files, root = fs.FileSystem.from_uri(place)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{place} cannot be opened ({str(error).splitlines()[0]})") from None
     return files, root.rstrip("/")

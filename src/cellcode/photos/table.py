@@ -141,26 +141,14 @@ class PhotoTable:
             InputError: the folder holds no photo table, or one of another version or schema.
         """
         folder = Path(folder)
-        if not (folder / "manifest.json").is_file():
-            raise InputError(f"{folder} is not a photo table (no manifest.json); make one with `cellcode ingest`")
-        manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-            raise InputError(f"{folder}/manifest.json is not a {FORMAT} of version {VERSION}; ingest the photos again")
+        manifest = read_manifest(folder)
         try:
-            rows = pq.read_table(folder / "photos.parquet")
+            rows = complete(pq.read_table(folder / "photos.parquet"))
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{folder}/photos.parquet cannot be read ({str(error).splitlines()[0]})") from None
-        for field in SCHEMA:  # a column that tables of older releases do not have yet
-            if field.nullable and field.name not in rows.column_names:
-                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-        if not rows.schema.equals(SCHEMA):
-            raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
-        if manifest.get("photos") != len(rows):
-            raise InputError(
-                f"{folder}: photos.parquet has {len(rows)} photos, its manifest another number; ingest again"
-            )
-        notes = {key: manifest[key] for key in ("rejected", "missing", "split_rule") if key in manifest}
-        return cls(rows, Path(os.path.normpath(folder / manifest["root"])), notes)
+        check(folder, manifest, rows.schema, len(rows))
+        notes: dict[str, Any] = {key: manifest[key] for key in ("rejected", "missing", "split_rule") if key in manifest}
+        return cls(rows, root_of(folder, manifest), notes)
 
     def _floats(self, name: str) -> npt.NDArray[np.float32]:
         return np.asarray(self.rows.column(name).to_numpy(zero_copy_only=False), np.float32)
@@ -181,3 +169,38 @@ class PhotoTable:
 
     def _distinct(self, name: str) -> list[str]:
         return sorted(value for value in pc.unique(self.rows.column(name)).to_pylist() if value)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of the photo table in a folder.
+
+    Raises:
+        InputError: the folder holds none, or one of another version.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{folder} is not a photo table (no manifest.json); make one with `cellcode ingest`")
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise InputError(f"{folder}/manifest.json is not a {FORMAT} of version {VERSION}; ingest the photos again")
+    return manifest
+
+
+def root_of(folder: Path, manifest: dict[str, Any]) -> Path:
+    """Return the folder that the table's `file` is relative to."""
+    return Path(os.path.normpath(folder / manifest["root"]))
+
+
+def complete(rows: pa.Table) -> pa.Table:
+    """Append columns of the schema that tables of older releases do not have yet."""
+    for field in SCHEMA:
+        if field.nullable and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
+
+
+def check(folder: Path, manifest: dict[str, Any], schema: pa.Schema, photos: int) -> None:
+    """Refuse rows that are not those of a photo table, or not those of its manifest."""
+    if not schema.equals(SCHEMA):
+        raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
+    if manifest.get("photos") != photos:
+        raise InputError(f"{folder}: photos.parquet has {photos} photos, its manifest another number; ingest again")

@@ -22,15 +22,17 @@ from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoTable
 from cellcode.photos.image import read_pixels
 from cellcode.photos.table import SCHEMA
+from cellcode.planning.encoders import flop
 from cellcode.planning.imagery import training_windows
+from cellcode.training.assembly import make_inputs, make_model, make_sampler, make_table
 from cellcode.training.checkpoint import Identity
 from cellcode.training.inputs import Cached
-from cellcode.training.train import make_inputs, make_model, make_sampler
 from cellcode.training.trainer import Model, Trainer
 
 MAX_PLACES = 50_000  # cells of the made-up model; in a larger region a step takes somewhat longer than what is measured
 PHOTO_PX = (2048, 1536)
 MEASURED_S = 2.0  # for the steps of the training; one step is taken at least after a first that does not count
+MEASURED_FLOP = {"cuda": 2e14, "mps": 1e13, "cpu": 4e11}  # of the images of the batch that is measured, at most about
 CROPS = 8
 
 
@@ -41,7 +43,7 @@ class Pace:
     Attributes:
         photo_s: reading a photo, with all cores at it.
         freeze_s: passing a photo, and a tile where there is imagery, through the frozen blocks; 0 in the regime "full".
-        step_s: a step of the training.
+        step_s: a batch of the training; of a large network, as much longer than what was measured as the batch is larger.
         encode_s: embedding a tile.
         window_s, crop_s: cutting a training window and a tile out of imagery; 0 where imagery is fetched or there is none.
         frozen_bytes: what is kept of a photo and a tile after the frozen blocks.
@@ -59,25 +61,28 @@ class Pace:
     encoder_bytes: int
 
 
-def measure(config: Config, region: Region, with_imagery: bool, local: AerialSource | None) -> Pace:
+def measure(
+    config: Config, region: Region, with_imagery: bool, local: AerialSource | None, trains: bool = True
+) -> Pace:
     """Take a few steps of a training and cut a few crops.
 
     Args:
         with_imagery: whether there will be an aerial encoder.
         local: imagery on this machine, to cut crops from.
+        trains: whether this machine does; else nothing is passed through the encoders, `step_s` and `encode_s` are 0.
 
     Raises:
         MissingExtraError: the configuration's backbone needs a package that is not installed.
     """
     with TemporaryDirectory() as folder:
         trainer, freeze_s, frozen_bytes = _trainer(config, region, with_imagery, Path(folder))
-        step_s = _steps(trainer)
+        step_s = _steps(trainer) * config.training.batch_size / trainer.config.training.batch_size if trains else 0.0
         model = trainer.model
         return Pace(
             photo_s=_photo(config, Path(folder)) / (os.cpu_count() or 1),
             freeze_s=freeze_s,
             step_s=step_s,
-            encode_s=_encode(config, model) if with_imagery else 0.0,
+            encode_s=_encode(config, model) if with_imagery and trains else 0.0,
             window_s=_cut(local, region, config, training=True) if local is not None else 0.0,
             crop_s=_cut(local, region, config, training=False) if local is not None else 0.0,
             frozen_bytes=frozen_bytes,
@@ -111,11 +116,14 @@ class _Plain:
 def _trainer(config: Config, region: Region, with_imagery: bool, folder: Path) -> tuple[Trainer, float, int]:
     """Return a trainer of one batch of photos, and the seconds and bytes of the frozen blocks for one of them."""
     rng = np.random.default_rng(0)
-    every = _spread(region, config)
-    batch = every.select(np.arange(config.training.batch_size) % len(every))
+    every, device = _spread(region, config), choose_device(config.training.device)
+    model = make_model(config, every, with_imagery)
+    count, whole = _measured(config, model, device), config.training
+    strangers = -(-whole.random_tiles * count // whole.batch_size)
+    one = {"cached_views": 1, "accumulation": 1, "batch_size": count, "random_tiles": strangers}
+    once = config.model_copy(update={"training": config.training.model_copy(update=one)})
+    batch = every.select(np.arange(once.training.batch_size) % len(every))
     size = (len(batch), config.photo.height_px, config.photo.width_px, 3)
-    model, device = make_model(config, every, with_imagery), choose_device(config.training.device)
-    once = config.model_copy(update={"training": config.training.model_copy(update={"cached_views": 1})})
     started = time.perf_counter()
     imagery: AerialSource | None = _Plain(region) if with_imagery else None
     pixels = rng.integers(0, 255, size, dtype=np.uint8)
@@ -124,8 +132,20 @@ def _trainer(config: Config, region: Region, with_imagery: bool, folder: Path) -
     if config.training.regime != "full":
         freeze_s = (time.perf_counter() - started) / len(batch)
         kept = sum(each.features[0, 0].nbytes for each in (inputs.photos, inputs.tiles) if isinstance(each, Cached))
-    sampler, identity = make_sampler(config, batch), Identity(config, "", None)
-    return Trainer(once, model, inputs.photos, inputs.tiles, sampler, folder, identity, device), freeze_s, kept
+    sampler, identity, table = make_sampler(once, batch), Identity(config, "", None), make_table(config, every, device)
+    return Trainer(once, model, inputs.photos, inputs.tiles, sampler, folder, identity, device, table), freeze_s, kept
+
+
+def _measured(config: Config, model: Model, device: torch.device) -> int:
+    """Return how many photos a batch has, or fewer where these would take minutes."""
+    training = config.training
+    places = training.photos_per_place
+    each = flop(model.ground, config.photo.height_px, config.photo.width_px)
+    if model.aerial is not None:
+        tiles = 1 / places + training.random_tiles / training.batch_size
+        each += tiles * flop(model.aerial, config.tile.size_px, config.tile.size_px)
+    few = max(2, round(MEASURED_FLOP.get(device.type, 4e11) / (3 * each * places))) * places
+    return min(training.batch_size, few)
 
 
 def _spread(region: Region, config: Config) -> PhotoTable:
@@ -168,9 +188,10 @@ def _encode(config: Config, model: Model) -> float:
     """Return the seconds that embedding a tile takes."""
     assert model.aerial is not None
     scales, size = len(config.tile.scales), config.tile.size_px
-    count = min(config.build.batch_size, 64)
-    tiles = torch.zeros((count, size, size, 3) if scales == 1 else (count, scales, size, size, 3), dtype=torch.uint8)
     device, encoder = choose_device(config.training.device), model.aerial.eval()
+    few = max(2, round(MEASURED_FLOP.get(device.type, 4e11) / (4 * flop(encoder, size, size))))  # it is done four times
+    count = min(config.build.batch_size, 64, few)
+    tiles = torch.zeros((count, size, size, 3) if scales == 1 else (count, scales, size, size, 3), dtype=torch.uint8)
 
     def embed() -> None:
         with torch.inference_mode(), autocast(config.training.precision, device):

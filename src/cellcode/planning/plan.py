@@ -10,13 +10,15 @@ from typing import Any
 from cellcode.aerial import AerialSource
 from cellcode.aerial.several import editions
 from cellcode.config import Config
-from cellcode.database.build import MAX_QUERIES
+from cellcode.database.writing import MAX_QUERIES
 from cellcode.geography import Region, ranges
+from cellcode.planning.encoders import costs
 from cellcode.planning.imagery import is_remote, tiles, training_windows
 from cellcode.planning.pace import Pace, measure
+from cellcode.planning.paper import Device, Step, on_paper
 from cellcode.planning.photos import Photos
 from cellcode.remote import Politeness
-from cellcode.training.train import STRANGERS_PER_CELL
+from cellcode.training.imagery import STRANGERS_PER_CELL
 
 COUNTED = 5_000_000  # cells up to which they are counted; the number of more follows from the area
 FACTS_BYTES = 12  # of a cell in cells.parquet
@@ -35,6 +37,8 @@ class Plan:
         tile_level, tiles: of a tile service; None without imagery, or where it is on this machine.
         disk_bytes: at the same time on the disk, photos and tiles included.
         fetch_s, train_s, build_s: fetching everything, training, building the database.
+        step: of a training on several processes. `train_s` is then theirs, and `build_s` that of the device of one of them;
+            None: it is all done on this machine.
     """
 
     area_m2: float
@@ -55,6 +59,7 @@ class Plan:
     fetch_s: float
     train_s: float
     build_s: float
+    step: Step | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -71,10 +76,11 @@ class Plan:
             ("photos to fetch", size(self.photo_bytes)),
             ("imagery to fetch", f"{imagery}, {size(self.imagery_bytes)}" if self.imagery_bytes else "nothing"),
             ("fetching", duration(self.fetch_s)),
-            ("training", duration(self.train_s)),
-            ("building", duration(self.build_s)),
+            ("training", duration(self.train_s) + (" on paper, on the processes below" if self.step else "")),
+            ("building", duration(self.build_s) + (" on paper, on one of them" if self.step else "")),
             ("database", size(self.database_bytes)),
             ("disk needed", f"{size(self.disk_bytes)} of {size(shutil.disk_usage(Path.cwd()).free)} free"),
+            *(self.step.lines() if self.step is not None else []),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
@@ -89,6 +95,8 @@ def make(
     with_imagery: bool = True,
     mbit_per_s: float = MBIT_PER_S,
     tiles_per_s: float = Politeness.requests_per_s,
+    processes: int | None = None,
+    device: Device | None = None,
 ) -> Plan:
     """Estimate what a region takes on this machine.
 
@@ -96,13 +104,16 @@ def make(
         source: the imagery; None: that of a service of map tiles, if `with_imagery`.
         mbit_per_s: of the connection.
         tiles_per_s: that the service of the imagery is asked for at most.
+        processes: that train, elsewhere; None: this machine does.
+        device: of one of them.
 
     Raises:
         EmptyRegionError: the region is smaller than a cell.
         MissingExtraError: the configuration's backbone needs a package that is not installed.
     """
+    config = _untrained(config)
     fetched = with_imagery and (source is None or is_remote(source))
-    pace = measure(config, region, with_imagery, None if fetched else source)
+    pace = measure(config, region, with_imagery, None if fetched else source, trains=processes is None)
     asked = tiles(config, region, source) if fetched else None
     dates = len(editions(source, config.augmentation.tile_dates)) if source is not None else 1
     cells, prototypes = count_cells(region, config.levels.cell), count_cells(region, config.levels.prototype)
@@ -111,6 +122,13 @@ def make(
     kept = database_bytes(config, cells, with_imagery, pace)
     around = dates * kept_cells(config, visited[1]) if with_imagery else 0
     work = training_bytes(config, photos.training, visited[0], around, pace)
+    step = None
+    training_s, encode_s = train_s(config, photos.training, around, pace), pace.encode_s
+    if processes is not None:
+        device, (ground, tile) = device or Device(), costs(config, with_imagery)
+        step = on_paper(config, visited[0], processes, ground, tile, device)
+        training_s = batches(config, photos.training) / config.training.accumulation * step.seconds
+        encode_s = tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
     return Plan(
         area_m2=region.area_m2(),
         prototype_level=config.levels.prototype,
@@ -129,9 +147,21 @@ def make(
         disk_bytes=photo_bytes + (asked.bytes if asked else 0) + work + 2 * kept,  # a build keeps its shards to the end
         fetch_s=fetch_s(photos.to_fetch, photo_bytes, Politeness.requests_per_s, mbit_per_s)
         + (fetch_s(asked.count, asked.bytes, tiles_per_s, mbit_per_s) if asked else 0.0),
-        train_s=train_s(config, photos.training, around, pace),
-        build_s=cells * (pace.encode_s + pace.crop_s),
+        train_s=training_s,
+        build_s=cells * (encode_s + pace.crop_s),
+        step=step,
     )
+
+
+def _untrained(config: Config) -> Config:
+    """Return the configuration with networks of random weights, which take as long: nothing is fetched to plan."""
+    encoders = {name: getattr(config.model, name) for name in ("ground", "aerial")}
+    fresh = {
+        name: each.model_copy(update={"pretrained": False})
+        for name, each in encoders.items()
+        if each.backbone.startswith("hf:")
+    }
+    return config.model_copy(update={"model": config.model.model_copy(update=fresh)})
 
 
 def count_cells(region: Region, level: int) -> int:
@@ -161,12 +191,21 @@ def training_bytes(config: Config, photos: int, prototypes: int, around: int, pa
     """
     windows = around * sum(4 * window.side_px**2 for window in training_windows(config))
     frozen = config.training.cached_views * pace.frozen_bytes * photos if config.training.regime != "full" else 0
-    weights = pace.encoder_bytes + 4 * config.model.dim * prototypes
-    return windows + frozen + 5 * weights  # a checkpoint has the weights, two moments and an average
+    dim, kept = config.model.dim, config.training.keep_checkpoints + int(config.training.validate_every_steps > 0)
+    run = pace.encoder_bytes + 4 * dim * prototypes
+    # A checkpoint has the weights, two moments and an average; of a sharded table it has the rows and two numbers for each.
+    table = (
+        16 * dim
+        if config.prototypes.table == "whole"
+        else dim * (4 if config.prototypes.storage == "float32" else 2) + 8
+    )
+    return windows + frozen + run + kept * (4 * pace.encoder_bytes + table * prototypes)
 
 
 def kept_cells(config: Config, visited: int) -> int:
     """Return the cells around which training keeps imagery: those with photos and, for tiles from anywhere, some others."""
+    if config.training.imagery == "read":
+        return 0
     strangers = config.training.random_tiles > 0 and config.training.regime == "full"
     return visited * (1 + STRANGERS_PER_CELL * int(strangers))
 
@@ -177,12 +216,20 @@ def train_s(config: Config, photos: int, around: int, pace: Pace) -> float:
     Args:
         around: windows of imagery, as many as cells and dates.
     """
-    training = config.training
-    used = photos * (1 - config.validation.share) * (1 - config.validation.withheld_share)
+    frozen = config.training.cached_views * used_photos(config, photos) * pace.freeze_s
+    return photos * pace.photo_s + around * pace.window_s + frozen + batches(config, photos) * pace.step_s
+
+
+def used_photos(config: Config, photos: int) -> float:
+    """Return how many photos are left when those for validation are set apart."""
+    return photos * (1 - config.validation.share) * (1 - config.validation.withheld_share)
+
+
+def batches(config: Config, photos: int) -> float:
+    """Return the batches of a training."""
+    training, used = config.training, used_photos(config, photos)
     together = max(1, training.batch_size // training.photos_per_place) * training.photos_per_place
-    steps = training.epochs * max(1, used // together) if used else 0
-    reading = photos * pace.photo_s + around * pace.window_s
-    return reading + training.cached_views * used * pace.freeze_s + steps * pace.step_s
+    return training.epochs * max(1, used // together) if used else 0
 
 
 def fetch_s(count: int, weight: int, per_s: float, mbit_per_s: float) -> float:

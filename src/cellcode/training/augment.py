@@ -1,4 +1,4 @@
-"""Random changes of photos, on whole batches. Draws come from torch's global generator, which each step seeds.
+"""Random changes of photos, on whole batches. Draws come from the generator that is given; each batch has one of its own.
 
 Photos are never mirrored: a mirrored street is another street.
 """
@@ -7,51 +7,54 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cellcode.config import AugmentationConfig
 
 
-def photos(pixels: Tensor, config: AugmentationConfig) -> Tensor:
+def photos(pixels: Tensor, config: AugmentationConfig, random: Generator = torch.default_generator) -> Tensor:
     """Zoom, shift, tilt, expose, tint, add noise to and partly cover photos.
 
     Args:
         pixels: (B, H, W, 3) uint8.
+        random: where every draw comes from.
 
     Returns:
         (B, H, W, 3) float32 in 0..255.
     """
     images = pixels.permute(0, 3, 1, 2).float()
-    images = _move(images, config)
-    images = light(images, config.exposure, config.white_balance)
+    images = _move(images, config, random)
+    images = light(images, config.exposure, config.white_balance, random)
     if config.noise:
-        images = images + torch.randn_like(images) * (255 * config.noise * torch.rand(len(images), 1, 1, 1))
+        noise = torch.empty_like(images).normal_(generator=random)
+        noise *= 255 * config.noise * torch.rand(len(images), 1, 1, 1, generator=random)
+        images = images.add_(noise)
     if config.erase:
-        images = _erase(images, config.erase)
+        images = _erase(images, config.erase, random)
     return images.clamp_(0, 255).permute(0, 2, 3, 1)
 
 
-def light(images: Tensor, exposure: float, white_balance: float) -> Tensor:
+def light(images: Tensor, exposure: float, white_balance: float, random: Generator = torch.default_generator) -> Tensor:
     """Scale brightness by up to `exposure` and each channel by up to `white_balance`, both as shares; (B, 3, H, W)."""
     batch = len(images)
-    gain = (1 + uniform(batch, 1, 1, 1) * exposure) * (1 + uniform(batch, 3, 1, 1) * white_balance)
-    return images * gain
+    brightness = uniform(batch, 1, 1, 1, random=random)
+    return images * ((1 + brightness * exposure) * (1 + uniform(batch, 3, 1, 1, random=random) * white_balance))
 
 
-def uniform(*shape: int) -> Tensor:
+def uniform(*shape: int, random: Generator = torch.default_generator) -> Tensor:
     """Uniform draws in -1..1."""
-    return torch.rand(*shape) * 2 - 1
+    return torch.rand(*shape, generator=random) * 2 - 1
 
 
-def _move(images: Tensor, config: AugmentationConfig) -> Tensor:
+def _move(images: Tensor, config: AugmentationConfig, random: Generator) -> Tensor:
     batch, _, height, width = images.shape
-    angle = torch.deg2rad(uniform(batch) * config.rotation_deg)
-    scale = 1 + uniform(batch) * config.zoom
+    angle = torch.deg2rad(uniform(batch, random=random) * config.rotation_deg)
+    scale = 1 + uniform(batch, random=random) * config.zoom
     cos, sin = scale * angle.cos(), scale * angle.sin()
     aspect = width / height  # affine_grid works in a square of side 2, whatever the image's shape
     rows = (
-        torch.stack([cos, -sin / aspect, uniform(batch) * config.shift * 2], dim=1),
-        torch.stack([sin * aspect, cos, uniform(batch) * config.shift * 2], dim=1),
+        torch.stack([cos, -sin / aspect, uniform(batch, random=random) * config.shift * 2], dim=1),
+        torch.stack([sin * aspect, cos, uniform(batch, random=random) * config.shift * 2], dim=1),
     )
     grid = sampling_grid(torch.stack(rows, dim=1), height, width)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -68,14 +71,14 @@ def sampling_grid(theta: Tensor, height: int, width: int) -> Tensor:
     return (of_x * x + of_y * y[:, None] + constant).permute(0, 2, 3, 1)
 
 
-def _erase(images: Tensor, share: float) -> Tensor:
+def _erase(images: Tensor, share: float, random: Generator) -> Tensor:
     """Cover a random rectangle with one colour in `share` of the images: what a passing bus does."""
     batch, _, height, width = images.shape
-    size = torch.rand(batch, 2) * 0.3 + 0.1
-    corner = torch.rand(batch, 2) * (1 - size)
+    size = torch.rand(batch, 2, generator=random) * 0.3 + 0.1
+    corner = torch.rand(batch, 2, generator=random) * (1 - size)
     y = (torch.arange(height) + 0.5)[None, :] / height
     x = (torch.arange(width) + 0.5)[None, :] / width
     in_y = (y >= corner[:, :1]) & (y < corner[:, :1] + size[:, :1])
     in_x = (x >= corner[:, 1:]) & (x < corner[:, 1:] + size[:, 1:])
-    covered = in_y[:, None, :, None] & in_x[:, None, None, :] & (torch.rand(batch, 1, 1, 1) < share)
-    return torch.where(covered, torch.rand(batch, 3, 1, 1) * 255, images)
+    covered = in_y[:, None, :, None] & in_x[:, None, None, :] & (torch.rand(batch, 1, 1, 1, generator=random) < share)
+    return torch.where(covered, torch.rand(batch, 3, 1, 1, generator=random) * 255, images)

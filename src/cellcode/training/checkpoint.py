@@ -1,11 +1,12 @@
 """Checkpoints: everything a stopped training needs to go on as if never stopped. Never pickle.
 
     RUN/checkpoint/00000500/                one for each of the last steps kept, and the best one
-        state.safetensors                   weights, buffers, averages and the optimiser's moments
+        state.safetensors                   weights, buffers, averages and the optimiser's moments; clusters that order batches
         rows-0-2750.safetensors             rows 0..2749 of a sharded table and their state, a file for each process
         state.json                          step, configuration, digest of the photo table; comes last
 
-The learning rate, the batch and every random draw are functions of seed and step, so they need no state. The folder is
+The learning rate and every random draw are functions of seed and step, so they need no state, and so are batches, given the
+clusters by which `training.alike` orders them. The folder is
 written under a temporary name by all processes and renamed when all are done; what is left half-written has no such
 name and is never read.
 """
@@ -28,8 +29,9 @@ from cellcode.config import Config
 from cellcode.errors import InputError
 from cellcode.files import read_json, replace_folder, write_json
 from cellcode.model import collectives
-from cellcode.model.negatives import Clusters
+from cellcode.model.clusters import Clusters
 from cellcode.model.sharded import ShardedPrototypes
+from cellcode.training.alike import Alike
 
 FOLDER = "checkpoint"
 _PARTIAL = ".partial"
@@ -52,11 +54,12 @@ class Identity:
 
 @dataclass
 class State:
-    """What is kept: modules by name, the optimiser of their parameters, and the table if it is sharded."""
+    """What is kept: modules by name, the optimiser of their parameters, the table if it is sharded, and what orders batches."""
 
     modules: dict[str, nn.Module]
     optimizer: torch.optim.Optimizer
     table: ShardedPrototypes | None = None
+    alike: Alike | None = None
 
 
 def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score: float | None = None) -> None:
@@ -95,10 +98,16 @@ def load(run: Path, state: State, own: Identity) -> int:
     """Restore the latest checkpoint of `run` and return its step; 0 if there is none.
 
     Raises:
-        InputError: the checkpoint belongs to another configuration, photo table or imagery; the difference is named.
+        InputError: the checkpoint belongs to another configuration, photo table or imagery; the difference is named. Or it
+            was written by a version whose checkpoints were not numbered.
     """
     folders = _finished(run)
     if not folders:
+        if (run / FOLDER / "state.json").exists():
+            raise InputError(
+                f"{run / FOLDER} is of an earlier version of cellcode, which wrote one checkpoint without a number, and "
+                "cannot be gone on from; train without --resume to start over"
+            )
         return 0
     folder = folders[-1]
     facts = read_json(folder / "state.json")
@@ -113,6 +122,8 @@ def load(run: Path, state: State, own: Identity) -> int:
         start = len(name) + 1
         module.load_state_dict({key[start:]: value for key, value in tensors.items() if key.startswith(f"{name}.")})
     _restore_moments(tensors, state.optimizer)
+    if state.alike is not None:
+        state.alike.kept = {int(key[6:]): value.numpy() for key, value in tensors.items() if key.startswith("alike.")}
     return int(facts["step"])
 
 
@@ -138,6 +149,8 @@ def _tensors(state: State) -> dict[str, Tensor]:
         tensors |= {f"{name}.{key}": _copy(value) for key, value in module.state_dict().items()}
     for number, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": _copy(value) for key, value in moments.items()}
+    if state.alike is not None:
+        tensors |= {f"alike.{batch}": torch.from_numpy(labels) for batch, labels in state.alike.kept.items()}
     return tensors
 
 

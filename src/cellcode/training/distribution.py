@@ -8,6 +8,7 @@ finds another dead or failed names it with its reason and ends, so that nobody w
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -15,13 +16,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from cellcode.errors import CellcodeError
+from cellcode import torchrun
+from cellcode.errors import CellcodeError, sentence
 from cellcode.model import collectives
 from cellcode.model.precision import choose_device
 
@@ -33,7 +35,7 @@ SILENCE_S = 30.0  # longer than any call that keeps Python from switching thread
 def joined(device_name: str) -> Iterator[torch.device]:
     """Join the processes that torchrun started and yield the device of this one; without torchrun it is the only one.
 
-    NCCL connects CUDA devices, gloo everything else.
+    NCCL connects CUDA devices, gloo the hosts.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield choose_device(device_name)
@@ -43,8 +45,11 @@ def joined(device_name: str) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     store, rank, world = next(rendezvous("env://"))
-    group, watched = (dist.PrefixStore(name, store) for name in ("group", "watch"))  # type: ignore[attr-defined]
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=group, rank=rank, world_size=world)
+    # Processes that torchrun has started again find in its store what the earlier ones have left.
+    names = (f"{name} {torchrun.restarts()}" for name in ("group", "watch"))
+    group, watched = (dist.PrefixStore(name, store) for name in names)  # type: ignore[attr-defined]
+    back_ends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(back_ends, store=group, rank=rank, world_size=world)
     watch = Watch(watched, rank, world)
     try:
         yield device
@@ -64,6 +69,11 @@ def only_first_speaks() -> Iterator[None]:
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         yield
+
+
+def heard() -> TextIO:
+    """Return where a process that is not the first says what only it knows, such as which photos were damaged."""
+    return sys.__stderr__ if collectives.rank() and sys.__stderr__ is not None else sys.stderr
 
 
 class Watch:
@@ -97,12 +107,20 @@ class Watch:
         """
         if not isinstance(error, (CellcodeError, KeyboardInterrupt, SystemExit)):
             self._stopped.wait(SILENCE_S + 2 * BEAT_S if isinstance(error, RuntimeError) else 0)
-        text = str(error).splitlines()[0] if str(error) else ""
-        reason = text if isinstance(error, CellcodeError) else f"{type(error).__name__}: {text}"
+        reason = sentence(error)
         with suppress(RuntimeError):  # the store is gone if the process that kept it is
+            if (first := self._first_with(reason)) == self.rank:
+                torchrun.tell(f"cellcode: {reason}")
+            else:  # all of them may have met the same, and one is enough to say it
+                torchrun.tell(f"as process {first}", after_another=True)
             self.store.set(f"failed {self.rank}", reason)
         self._stopped.set()
         time.sleep(2 * BEAT_S)  # if the store is in this process, the others have to read it
+
+    def _first_with(self, reason: str) -> int:
+        """Return which process was the first to fail for this reason."""
+        key = f"first with {hashlib.sha256(reason.encode()).hexdigest()}"
+        return int(self.store.compare_set(key, "", str(self.rank)))
 
     def _run(self) -> None:
         beat = 0
@@ -114,11 +132,13 @@ class Watch:
                     self._look_at(other)
             except RuntimeError:
                 if not self._stopped.is_set():
-                    _leave(self.rank, 0, "the store that it keeps is gone")
+                    _leave(self.rank, 0, _store_gone())
 
     def _look_at(self, other: int) -> None:
         if self.store.check([f"failed {other}"]):
-            _leave(self.rank, other, self.store.get(f"failed {other}").decode())
+            # torchrun shows what the processes of a machine say together, and the other has said its reason itself.
+            beside = torchrun.beside(self.rank, other)
+            _leave(self.rank, other, "see there" if beside else self.store.get(f"failed {other}").decode())
         now, (beat, since) = time.monotonic(), self._seen[other]
         if (latest := self.store.get(f"alive {other}").decode()) != beat:
             self._seen[other] = (latest, now)
@@ -126,7 +146,15 @@ class Watch:
             _leave(self.rank, other, f"no sign of life for {SILENCE_S:.0f} s")
 
 
+def _store_gone() -> str:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return "torchrun has ended on its machine; what it printed there says why"
+    return "the store that it keeps is gone"
+
+
 def _leave(rank: int, other: int, reason: str) -> None:
     """End this process at once: its main thread may wait in an exchange for ever."""
-    print(f"process {rank} stops because process {other} died: {reason}", file=sys.__stderr__, flush=True)
+    text = f"cellcode: process {rank} stops because process {other} died: {reason}"
+    if not torchrun.tell(text, after_another=True):
+        print(text, file=sys.__stderr__, flush=True)
     os._exit(1)

@@ -1,37 +1,63 @@
 """What the encoders are fed: augmented pixels, or cached features of augmented pixels when a part of them is frozen.
 
-Both kinds give a batch for photo indices and embed it, so that the loop does not know which regime it runs.
+Both kinds draw a sample for photo indices, so that the loop does not know which regime it runs. What is drawn is a function of
+the indices and the generator, wherever it is done: batches are made in a thread of their own, see `ahead`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from cellcode.config import Config
 from cellcode.geography import distance
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import autocast
+from cellcode.model.precision import autocast, send
 from cellcode.progress import Meter
 from cellcode.training import augment
 from cellcode.training.objective import Places
-from cellcode.training.tiles import TileStore
+from cellcode.training.tilereader import CellTiles
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 CACHE_BATCH = 64
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Randomly changed images, or features of such, ready for an encoder.
+
+    Attributes:
+        inputs: (B, ...), on the CPU.
+        lat_deg, lon_deg: float64 (B,).
+        after: the blocks of the encoder that made the features; None: `inputs` are images.
+    """
+
+    inputs: Tensor
+    lat_deg: Float64
+    lon_deg: Float64
+    after: int | None = None
+
+    def embed(self, encoder: nn.Module, device: torch.device) -> Places:
+        """Embed with an encoder on a device."""
+        return Places(encoder(send(self.inputs, device), after=self.after), self.lat_deg, self.lon_deg)
+
+    def pinned(self) -> Sample:
+        """Return the same in memory from which CUDA copies while the host goes on."""
+        return Sample(self.inputs.pin_memory(), self.lat_deg, self.lon_deg, self.after)
+
+
 class Inputs(Protocol):
     """A source of training samples for one encoder."""
 
-    def embed(self, encoder: Encoder, indices: Indices) -> Places:
-        """Embed a randomly changed sample of each index."""
+    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+        """Draw a randomly changed sample of each index."""
 
 
 class Photos:
@@ -48,15 +74,10 @@ class Photos:
         self.pixels, self.lat_deg, self.lon_deg = pixels, lat_deg, lon_deg
         self.config, self.device = config, device
 
-    def images(self, indices: Indices) -> tuple[Tensor, Float64, Float64]:
-        """Draw augmented photos (B, H, W, 3) float32 and give their positions."""
-        pixels = torch.from_numpy(self.pixels[indices])
-        return augment.photos(pixels, self.config.augmentation), self.lat_deg[indices], self.lon_deg[indices]
-
-    def embed(self, encoder: Encoder, indices: Indices) -> Places:
-        """See `Inputs`."""
-        images, lat_deg, lon_deg = self.images(indices)
-        return Places(encoder(images.to(self.device)), lat_deg, lon_deg)
+    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+        """Draw augmented photos (B, H, W, 3) float32."""
+        images = augment.photos(torch.from_numpy(self.pixels[indices]), self.config.augmentation, random)
+        return Sample(images, self.lat_deg[indices], self.lon_deg[indices])
 
 
 class Tiles:
@@ -68,41 +89,45 @@ class Tiles:
     """
 
     def __init__(
-        self, store: TileStore, lat_deg: Float64, lon_deg: Float64, config: Config, device: torch.device
+        self, store: CellTiles, lat_deg: Float64, lon_deg: Float64, config: Config, device: torch.device
     ) -> None:
         self.store, self.lat_deg, self.lon_deg = store, lat_deg, lon_deg
         self.config, self.device = config, device
         self._rows = store.rows(lat_deg, lon_deg, config.levels.cell)
 
-    def images(self, indices: Indices) -> tuple[Tensor, Float64, Float64]:
-        """Draw a tile around each photo, as `TileStore.cut` gives it, and give the tiles' centres."""
-        return self._cut(self._rows[indices], self.lat_deg[indices], self.lon_deg[indices])
+    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+        """Draw a tile around each photo, as `TileStore.cut` gives it, then `training.random_tiles` from anywhere."""
+        return self._with_strangers(self.around(indices, random), random)
 
-    def strangers(self, count: int) -> tuple[Tensor, Float64, Float64]:
-        """Draw tiles from anywhere in the store."""
-        rows = torch.randint(len(self.store.cells), (count,)).numpy()
-        return self._cut(rows, self.store.lat_deg[rows], self.store.lon_deg[rows])
+    def around(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+        """Draw a tile around each photo; the positions are the tiles' centres."""
+        return self._cut(self._rows[indices], self.lat_deg[indices], self.lon_deg[indices], random)
 
-    def embed(self, encoder: Encoder, indices: Indices) -> Places:
-        """See `Inputs`; `training.random_tiles` tiles from anywhere follow those of the indices."""
-        images, lat_deg, lon_deg = self.images(indices)
-        if count := self.config.training.random_tiles:
-            more, more_lat_deg, more_lon_deg = self.strangers(count)
-            images = torch.cat([images, more])
-            lat_deg, lon_deg = np.concatenate([lat_deg, more_lat_deg]), np.concatenate([lon_deg, more_lon_deg])
-        return Places(encoder(images.to(self.device)), lat_deg, lon_deg)
+    def _with_strangers(self, around: Sample, random: Generator) -> Sample:
+        """Append tiles from anywhere in the store."""
+        count = self.config.training.random_tiles
+        if not count:
+            return around
+        rows = torch.randint(len(self.store.cells), (count,), generator=random).numpy()
+        more = self._cut(rows, self.store.lat_deg[rows], self.store.lon_deg[rows], random)
+        return Sample(
+            torch.cat([around.inputs, more.inputs]),
+            np.concatenate([around.lat_deg, more.lat_deg]),
+            np.concatenate([around.lon_deg, more.lon_deg]),
+        )
 
-    def _cut(self, rows: Indices, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Float64, Float64]:
-        random = self.config.augmentation
-        moves = augment.uniform(len(rows), 3).double().numpy()
-        reach_m = random.tile_translation_m
+    def _cut(self, rows: Indices, lat_deg: Float64, lon_deg: Float64, random: Generator) -> Sample:
+        rule = self.config.augmentation
+        moves = augment.uniform(len(rows), 3, random=random).double().numpy()
+        reach_m = rule.tile_translation_m
         lat_deg, lon_deg = distance.offset(lat_deg, lon_deg, moves[:, 0] * reach_m, moves[:, 1] * reach_m)
         # Where nothing varies nothing is drawn: the draws that follow stay what they are.
-        date = torch.randint(self.store.dates, (len(rows),)).numpy() if self.store.dates > 1 else None
-        tiles, _ = self.store.cut(rows, lat_deg, lon_deg, moves[:, 2] * random.tile_rotation_deg, date)
+        dates = self.store.dates
+        date = torch.randint(dates, (len(rows),), generator=random).numpy() if dates > 1 else None
+        tiles, _ = self.store.cut(rows, lat_deg, lon_deg, moves[:, 2] * rule.tile_rotation_deg, date)
         together = tiles.flatten(1, -3)  # the scales of a tile, one below the other, are in the same light
-        lit = augment.light(together.permute(0, 3, 1, 2), random.tile_exposure, random.tile_white_balance)
-        return lit.clamp(0, 255).permute(0, 2, 3, 1).reshape(tiles.shape), lat_deg, lon_deg
+        lit = augment.light(together.permute(0, 3, 1, 2), rule.tile_exposure, rule.tile_white_balance, random)
+        return Sample(lit.clamp(0, 255).permute(0, 2, 3, 1).reshape(tiles.shape), lat_deg, lon_deg)
 
 
 class Cached:
@@ -129,9 +154,10 @@ class Cached:
             for view in range(views):
                 for first in range(0, count, CACHE_BATCH):
                     batch = np.arange(first, min(first + CACHE_BATCH, count))
-                    images, self.lat_deg[view, batch], self.lon_deg[view, batch] = inputs.images(batch)
+                    drawn = inputs.draw(batch) if isinstance(inputs, Photos) else inputs.around(batch)
+                    self.lat_deg[view, batch], self.lon_deg[view, batch] = drawn.lat_deg, drawn.lon_deg
                     with autocast(precision, self.device):
-                        made = encoder.prefix(images.to(self.device), start).half().cpu().numpy()
+                        made = encoder.prefix(drawn.inputs.to(self.device), start).half().cpu().numpy()
                     if features is None:
                         shape = (views, count, *made.shape[1:])
                         features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
@@ -140,12 +166,11 @@ class Cached:
         assert features is not None
         self.features = features
 
-    def embed(self, encoder: Encoder, indices: Indices) -> Places:
-        """See `Inputs`; a sample's view is drawn at random."""
-        view = torch.randint(len(self.features), (len(indices),)).numpy()
-        features = torch.from_numpy(self.features[view, indices]).to(self.device).float()
-        places = encoder.from_prefix(features, self.start)
-        return Places(places, self.lat_deg[view, indices], self.lon_deg[view, indices])
+    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+        """Draw a view of each sample."""
+        view = torch.randint(len(self.features), (len(indices),), generator=random).numpy()
+        features = torch.from_numpy(self.features[view, indices]).float()
+        return Sample(features, self.lat_deg[view, indices], self.lon_deg[view, indices], self.start)
 
     def close(self) -> None:
         """Delete the file."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cellcode.errors import MissingExtraError
 from cellcode.model import collectives
@@ -28,6 +32,7 @@ class Log:
 
     def __init__(self, folder: Path, begin: int, tensorboard: bool) -> None:
         self._file, self._board = None, None
+        self._seconds, self._steps = 0.0, 0
         if tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError("tensorboard", "tensorboard", "training.tensorboard")
         if collectives.rank():
@@ -51,14 +56,26 @@ class Log:
         if self._board is not None:
             self._board.close()
 
-    def write(self, step: int, losses: dict[str, float], photos: int, seconds: float) -> None:
-        """Write the losses of a step that took `seconds` for `photos` photos of all processes."""
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Time a step, or what of it the host does: the device may be behind, until `write` reads the losses."""
+        started = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - started
+        self._steps += 1
+
+    def write(self, step: int, losses: dict[str, Tensor], photos: int) -> None:
+        """Write the losses of a step, and the mean time of the steps timed since the last line, of `photos` photos each."""
+        started = time.perf_counter()
+        told = {name: round(float(value), 5) for name, value in losses.items()}  # waits for the device
+        seconds = (self._seconds + time.perf_counter() - started) / max(1, self._steps)
+        self._seconds, self._steps = 0.0, 0
         speed = {
             "seconds": round(seconds, 4),
             "photos_per_s": round(photos / seconds, 1),
             "memory_bytes": peak_memory(),
         }
-        self._line({"step": step, **losses, **speed})
+        self._line({"step": step, **told, **speed})
 
     def write_recall(self, step: int, recall: float) -> None:
         """Write the recall of the validation sample after a step."""

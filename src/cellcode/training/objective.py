@@ -28,6 +28,7 @@ from cellcode.model.losses import (
     softmax_towards,
     softmax_towards_of_sums,
 )
+from cellcode.model.precision import send
 from cellcode.model.prototypes import Prototypes
 from cellcode.model.sharded import ShardedPrototypes
 from cellcode.training.around import Around, AroundSharded, Near, around
@@ -111,7 +112,7 @@ class Objective:
         similarity = torch.cat(
             [(places.embeddings * own).sum(1, keepdim=True), places.embeddings @ everyone.T], dim=1
         )  # N x (1 + P)
-        far = _farther(places, self._lat_deg, self._lon_deg, self.near_prototype_m)
+        far = ~_within(places, self._lat_deg, self._lon_deg, self.near_prototype_m)[0]
         first = torch.zeros(similarity.shape, dtype=torch.bool)
         first[:, 0] = near.any()  # a position without a prototype near it has no positive
         others = torch.cat([torch.zeros(len(far), 1, dtype=torch.bool), far], dim=1)
@@ -125,9 +126,9 @@ class Objective:
         similarity = places.embeddings @ near.prototypes.all().T  # N x P
         if self.config.prototype_labels == "haversine":
             targets = self._haversine_labels(places) * near.any()[:, None]
-            return softmax_towards(similarity, targets.to(similarity.device), self.config.scale)
+            return softmax_towards(similarity, send(targets, similarity.device), self.config.scale)
         targets = torch.zeros_like(similarity, dtype=torch.float32)
-        targets.scatter_add_(1, near.index.to(similarity.device), near.weight.to(similarity.device))
+        targets.scatter_add_(1, send(near.index, similarity.device), send(near.weight, similarity.device))
         return softmax_towards(similarity, targets, self.config.scale)
 
     def _to_sharded(self, places: Places, near: AroundSharded) -> Tensor:
@@ -135,18 +136,18 @@ class Objective:
         config, table = self.config, near.table
         everywhere = _of_all(places)
         mine = slice(collectives.rank() * len(places.lat_deg), (collectives.rank() + 1) * len(places.lat_deg))
-        weight = near.weight.to(near.mean.device)
+        weight = send(near.weight, near.mean.device)
         if config.kind == "softmax":
             log_sum = table.log_sum(near.selection, everywhere.embeddings, config.scale)[mine]
             # The labels are the weights of the mean, so that what they attract is linear in it.
             attraction = (places.embeddings * near.mean).sum(dim=1)
             return softmax_towards_of_sums(attraction, weight.sum(dim=1), log_sum, config.scale)
-        close = ~_farther(everywhere, *table.centers(near.selection), self.near_prototype_m)
+        (close,) = _within(everywhere, *table.centers(near.selection), self.near_prototype_m)
         shift = -config.beta * config.threshold
         push = table.log_sum(near.selection, everywhere.embeddings, config.beta, shift, close, plus_one=True)[mine]
         own = (places.embeddings * near.interpolate()).sum(dim=1)
         return multi_similarity_of_sums(
-            own, near.any().to(own.device), push, config.alpha, config.beta, config.threshold
+            own, send(near.any(), own.device), push, config.alpha, config.beta, config.threshold
         )
 
     def _haversine_labels(self, places: Places) -> Tensor:
@@ -155,7 +156,9 @@ class Objective:
         exp(-(d_j - d_own) / tau) for the distances d from the photo to the centres of the cells; tau is `haversine_m`. We let
         them sum to 1, which cancels d_own, so that a photo beside many prototypes weighs no more than another (our choice).
         """
-        apart_m = torch.from_numpy(_apart_m(places, self._lat_deg, self._lon_deg))
+        apart_m = torch.from_numpy(
+            distance.haversine_m(places.lat_deg[:, None], places.lon_deg[:, None], self._lat_deg, self._lon_deg)
+        )
         return torch.softmax(-apart_m / self.config.haversine_m, dim=1).float()
 
     def to_tiles(self, photos: Places, tiles: Places) -> Tensor:
@@ -163,10 +166,10 @@ class Objective:
 
         With the arguments exchanged it is the other direction of a symmetric loss (Fervers et al., ECCV 2024).
         """
-        apart_m = _apart_m(photos, tiles.lat_deg, tiles.lon_deg)
+        limits_m = self.config.positive_aerial_m, self.config.near_aerial_m
+        same, near = _within(photos, tiles.lat_deg, tiles.lon_deg, *limits_m)
         similarity = photos.embeddings @ tiles.embeddings.T  # N x T
-        positives, negatives = apart_m < self.config.positive_aerial_m, apart_m > self.config.near_aerial_m
-        return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
+        return _loss(similarity, same, ~near, self.config)
 
     def to_codes(self, photos: Places, tiles: Places, near: Near) -> Tensor:
         """As `to_tiles`, with the codes the database would have there: tile plus interpolated prototype. (N,).
@@ -179,11 +182,11 @@ class Objective:
     def between(self, photos: Places) -> Tensor:
         """Photos of one place attract, photos of places that are not near repel each other; (N,)."""
         others = _of_all(photos)
-        apart_m = _apart_m(photos, others.lat_deg, others.lon_deg)
-        positives, negatives = apart_m < self.config.positive_query_m, apart_m > self.config.near_query_m
-        np.fill_diagonal(positives[:, collectives.rank() * len(positives) :], False)
+        limits_m = self.config.positive_query_m, self.config.near_query_m
+        same, near = _within(photos, others.lat_deg, others.lon_deg, *limits_m)
+        same[:, collectives.rank() * len(same) :].fill_diagonal_(False)
         similarity = photos.embeddings @ others.embeddings.T
-        return _loss(similarity, torch.from_numpy(positives), torch.from_numpy(negatives), self.config)
+        return _loss(similarity, same, ~near, self.config)
 
 
 def _first(places: Places, count: int) -> Places:
@@ -201,15 +204,13 @@ def _of_all(places: Places) -> Places:
 def _loss(similarity: Tensor, positives: Tensor, negatives: Tensor, config: LossConfig) -> Tensor:
     device = similarity.device
     if config.kind == "softmax":
-        return softmax_contrast(similarity, positives.to(device), negatives.to(device), config.scale)
+        return softmax_contrast(similarity, send(positives, device), send(negatives, device), config.scale)
     return multi_similarity(
-        similarity, positives.to(device), negatives.to(device), config.alpha, config.beta, config.threshold
+        similarity, send(positives, device), send(negatives, device), config.alpha, config.beta, config.threshold
     )
 
 
-def _apart_m(places: Places, lat_deg: Float64, lon_deg: Float64) -> Float64:
-    return np.asarray(distance.haversine_m(places.lat_deg[:, None], places.lon_deg[:, None], lat_deg, lon_deg))
-
-
-def _farther(places: Places, lat_deg: Float64, lon_deg: Float64, limit_m: float) -> Tensor:
-    return torch.from_numpy(_apart_m(places, lat_deg, lon_deg) > limit_m)
+def _within(places: Places, lat_deg: Float64, lon_deg: Float64, *limits_m: float) -> list[Tensor]:
+    """See `distance.within_m`, from places (N,) to positions (M,)."""
+    found = distance.within_m(places.lat_deg, places.lon_deg, lat_deg, lon_deg, *limits_m)
+    return [torch.from_numpy(each) for each in found]

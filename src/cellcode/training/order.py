@@ -15,16 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.errors import InputError, UsageError
+from cellcode.geography import s2
 from cellcode.photos.shards import ShardList
+from cellcode.training.alike import Labels, grouped
+from cellcode.training.sampling import systematic
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 
 
 class Window(NamedTuple):
-    """Shards that are in memory together: the `number`th ones of an epoch."""
+    """Shards that are in memory together: the `number`th ones of an epoch, shown for the `turn`th time in it."""
 
     epoch: int
     number: int
+    turn: int = 0
 
 
 class _Epoch(NamedTuple):
@@ -39,13 +44,15 @@ class Schedule:
     """Which shards a process holds when.
 
     A draw is one place with `photos_per_place` of its photos. In an epoch a group of g photos is drawn
-    ceil(g / photos_per_place) times, which shows every photo.
+    ceil(g / photos_per_place) times, which shows every photo. Weights make some groups of a window more frequent at the cost of
+    others: how many draws a window has is known before it is read, and does not change.
 
     Attributes:
         shards: of the split that is shown.
         batch_size: photos a batch of all processes; rounded down to a multiple of `photos_per_place`.
         window_shards: shards that are in memory together.
         rank, world: number of this process and how many there are.
+        alike_places: draws that come together because they look alike.
     """
 
     shards: ShardList
@@ -55,6 +62,7 @@ class Schedule:
     window_shards: int = 4
     rank: int = 0
     world: int = 1
+    alike_places: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what leaves a process without photos."""
@@ -69,6 +77,11 @@ class Schedule:
             raise UsageError(
                 f"{self.places_per_batch} places a batch do not divide by {self.world} processes; set training.batch_size so "
                 "that they do"
+            )
+        if self.places_per_batch // self.world % self.alike_places:
+            raise UsageError(
+                f"{self.places_per_batch // self.world} places of a process in a batch do not divide by "
+                f"training.alike_places {self.alike_places}; set training.batch_size so that they do"
             )
 
     @property
@@ -93,33 +106,70 @@ class Schedule:
         epoch, number = divmod(step, self.steps_per_epoch)
         ends = self._epoch(epoch).ends
         share = self.places_per_batch // self.world
-        places = (number * share + np.arange(share)) % ends[-1]
+        turn, places = np.divmod(number * share + np.arange(share), ends[-1])
         window = np.searchsorted(ends, places, side="right")
-        cuts = np.flatnonzero(np.diff(window)) + 1
+        cuts = np.flatnonzero(np.diff(window) | np.diff(turn)) + 1
         return [
-            (Window(epoch, int(part[0])), run - (int(ends[part[0] - 1]) if part[0] else 0))
-            for part, run in zip(np.split(window, cuts), np.split(places, cuts), strict=True)
+            (Window(epoch, int(at[0]), int(again[0])), run - (int(ends[at[0] - 1]) if at[0] else 0))
+            for at, again, run in zip(*(np.split(each, cuts) for each in (window, turn, places)), strict=True)
         ]
+
+    def begin(self, step: int) -> int:
+        """Return the first step that shows a part of the first window that this step shows."""
+        window = self.positions(step)[0][0]
+        return self.first_step(window)
+
+    def first_step(self, window: Window) -> int:
+        """Return the first step that shows a part of a window."""
+        return window.epoch * self.steps_per_epoch + self._before(window) // (self.places_per_batch // self.world)
 
     def after(self, window: Window) -> Window:
         """Return the window that follows."""
         if window.number + 1 < len(self.windows(window.epoch)):
-            return Window(window.epoch, window.number + 1)
+            return window._replace(number=window.number + 1)
         return Window(window.epoch + 1, 0)
 
-    def draws(self, window: Window, groups: list[Int64]) -> Int64:
+    def draws(self, window: Window, groups: list[Int64], weights: list[Float64] | None = None) -> Int64:
         """Numbers of the photos of each draw of a window, shuffled, (draws, photos_per_place).
 
         Args:
             groups: for each shard of the window, the group of every photo, rising.
+            weights: for each shard, how much more often than others the group of every photo is to be drawn; None: every
+                photo is shown once.
         """
         shards = self.windows(window.epoch)[window.number]
-        rng = np.random.default_rng([self.seed, 2, *window, self.rank])
+        rng = np.random.default_rng([self.seed, 2, window.epoch, window.number, self.rank])
+        often = [self._plain(group) for group in groups]
+        if weights is not None:
+            firsts = [np.unique(group, return_index=True)[1] for group in groups]
+            weight = [plain * own[first] for plain, own, first in zip(often, weights, firsts, strict=True)]
+            drawn = systematic(np.concatenate(weight), int(np.concatenate(often).sum()), rng)
+            often = np.split(drawn, np.cumsum([len(each) for each in often])[:-1])
         made = [
-            self.shards.starts[shard] + draw_groups(group, self.photos_per_place, rng)
-            for shard, group in zip(shards, groups, strict=True)
+            self.shards.starts[shard] + draw_groups(group, each, self.photos_per_place, rng)
+            for shard, group, each in zip(shards, groups, often, strict=True)
         ]
         return rng.permutation(np.concatenate(made))
+
+    def grouped(self, window: Window, labels: Labels, prototypes: Int64) -> Int64:
+        """Order the draws of a window by clusters of prototypes, see `alike.grouped`; groups begin where a batch does.
+
+        Args:
+            labels: the cluster of each prototype.
+            prototypes: the prototype of each draw.
+        """
+        rng = np.random.default_rng([self.seed, 8, *window, self.rank])
+        lead = -self._before(window) % self.alike_places
+        return grouped(labels, prototypes, self.alike_places, rng, lead)
+
+    def _before(self, window: Window) -> int:
+        """Draws of an epoch before a window."""
+        ends = self._epoch(window.epoch).ends
+        return int(window.turn * ends[-1] + (ends[window.number - 1] if window.number else 0))
+
+    def _plain(self, group: Int64) -> Int64:
+        """How often each group is drawn when every photo is shown once."""
+        return np.asarray(-(-np.unique(group, return_counts=True)[1] // self.photos_per_place))
 
     def _epoch(self, epoch: int) -> _Epoch:
         """Deal the shards of an epoch; the last epochs asked for are remembered, as they are asked for in every step."""
@@ -143,14 +193,45 @@ class Schedule:
         return np.asarray(self.shards.groups @ -(-sizes // self.photos_per_place), np.int64)
 
 
-def draw_groups(group: Int64, photos_per_place: int, rng: np.random.Generator) -> Int64:
-    """Draw photos of each group until all are drawn, (draws, photos_per_place); the last draw is filled up from the first.
+def draw_groups(group: Int64, often: Int64, photos_per_place: int, rng: np.random.Generator) -> Int64:
+    """Draw photos of each group as often as it says, (draws, photos_per_place), in turn and then again from the first.
 
     A group with fewer photos than that repeats them; augmentation makes the copies differ.
     """
     _, start, count = np.unique(group, return_index=True, return_counts=True)
     order = np.lexsort((rng.random(len(group)), group))  # random within each group
-    draws = -(-count // photos_per_place)
-    number = np.arange(draws.sum()) - np.repeat(np.cumsum(draws) - draws, draws)
+    number = np.arange(often.sum()) - np.repeat(np.cumsum(often) - often, often)
     rank = number[:, None] * photos_per_place + np.arange(photos_per_place)
-    return np.asarray(order[np.repeat(start, draws)[:, None] + rank % np.repeat(count, draws)[:, None]])
+    return np.asarray(order[np.repeat(start, often)[:, None] + rank % np.repeat(count, often)[:, None]])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells with photos, for an order that depends on them.
+
+    Attributes:
+        ids: uint64 (C,), sorted, of one level.
+        weight: (C,) how much more often than others the photos of each are shown; None: all as often.
+        prototypes: (C,) row of the prototype that each is in.
+    """
+
+    ids: npt.NDArray[np.uint64]
+    weight: Float64 | None
+    prototypes: Int64
+
+    @classmethod
+    def of(cls, ids: npt.NDArray[np.uint64], photos: npt.NDArray[np.int32], tempering: float, level: int) -> Cells:
+        """Weigh cells with `photos` each so that one with n is shown in proportion to n to the power of `tempering`.
+
+        Args:
+            level: of the prototypes.
+        """
+        prototypes = np.unique(s2.parents(ids, level), return_inverse=True)[1]
+        weight = photos.astype(np.float64) ** (tempering - 1) if tempering != 1 else None
+        return cls(ids, weight, prototypes)
+
+    def rows(self, group: Int64, lat_deg: Float64, lon_deg: Float64) -> Int64:
+        """Return the row of the cell of each photo's group, (N,); the group's first photo says where it is."""
+        _, first, own = np.unique(group, return_index=True, return_inverse=True)
+        level = int(s2.levels(self.ids[:1])[0])
+        return np.searchsorted(self.ids, s2.cell_ids(lat_deg[first], lon_deg[first], level))[own]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cellcode.config import Config
 from cellcode.errors import InputError, UsageError
@@ -20,7 +20,8 @@ from cellcode.photos import PhotoError, PhotoTable
 from cellcode.photos.shards import PackedPhotos
 from cellcode.photos.table import SCHEMA
 from cellcode.runs import CellFacts
-from cellcode.training.order import Schedule
+from cellcode.training.alike import Alike
+from cellcode.training.order import Cells, Schedule
 from cellcode.training.stream import Stream
 
 MOST_VALIDATION = 20_000  # validation photos that are taken out of their shards; enough for every figure they fit
@@ -73,67 +74,93 @@ class PackedTraining:
             config.stream.window_shards,
             collectives.rank(),
             collectives.world(),
+            training.alike_places,
         )
-        return Stream(self.packed, "train", config, schedule)
+        cells, alike = None, Alike.of(config)
+        if alike is not None or training.tempering != 1:
+            cells = Cells.of(self.facts.ids, self.facts.photos, training.tempering, config.levels.prototype)
+        return Stream(self.packed, "train", config, schedule, cells, alike)
 
 
 def cell_facts(packed: PackedPhotos, split: str, level: int) -> CellFacts:
     """Count the photos of a split and their capture days per cell, as `CellFacts.of_photos` does for all at once."""
-    gathered: list[pa.Table] = []
+    gathered: list[_Counts] = []
     for name in packed.shards(split).names:
-        rows = packed.rows(split, name)
-        days = rows.column("captured_at").to_numpy(zero_copy_only=False).astype("datetime64[D]")
-        cells = s2.cell_ids(rows.column("lat_deg").to_numpy(), rows.column("lon_deg").to_numpy(), level)
-        gathered.append(pa.table({"cell": cells, "day": pa.array(days), "photos": np.ones(len(cells), np.int64)}))
+        rows = packed.rows(split, name, ["lat_deg", "lon_deg", "captured_at"])
+        day = rows.column("captured_at").to_numpy(zero_copy_only=False).astype("datetime64[D]")
+        cell = s2.cell_ids(rows.column("lat_deg").to_numpy(), rows.column("lon_deg").to_numpy(), level)
+        gathered.append(_Counts(cell, day, np.ones(len(cell), np.int32)))
         if len(gathered) > _MERGED:
             gathered = [_summed(gathered)]
-    by_day = _summed(gathered)
-    by_cell = by_day.group_by("cell").aggregate([("photos", "sum"), ("day", "count"), ("day", "min"), ("day", "max")])
-    by_cell = by_cell.sort_by("cell")
-    columns = [
-        by_cell.column(name).to_numpy(zero_copy_only=False)
-        for name in ("cell", "photos_sum", "day_count", "day_min", "day_max")
-    ]
-    kinds = ("uint64", "int32", "int32", "datetime64[D]", "datetime64[D]")
-    return CellFacts(*(np.asarray(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+    cell, day, photos = _summed(gathered)
+    start = np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
+    last = np.append(start[1:], len(cell)) - 1
+    undated = np.isnat(day[start])  # comes first, and once
+    first = np.minimum(start + undated, last)
+    dates = last - first + 1 - np.isnat(day[first])
+    return CellFacts(
+        cell[start], np.add.reduceat(photos, start, dtype=np.int32), dates.astype(np.int32), day[first], day[last]
+    )
 
 
-def _summed(tables: list[pa.Table]) -> pa.Table:
-    summed = pa.concat_tables(tables).group_by(["cell", "day"]).aggregate([("photos", "sum")])
-    return summed.rename_columns({"photos_sum": "photos"}).select(["cell", "day", "photos"])
+class _Counts(NamedTuple):
+    """Photos of each cell and day: uint64, datetime64[D] and int32, (N,)."""
+
+    cell: npt.NDArray[np.uint64]
+    day: npt.NDArray[np.datetime64]
+    photos: npt.NDArray[np.int32]
+
+
+def _summed(parts: list[_Counts]) -> _Counts:
+    """Sum counts of the same cell and day; sorted by cell and then by day, unknown ones first."""
+    cell, day, photos = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = np.lexsort((day.view(np.int64), cell))  # as an integer NaT is the smallest
+    cell, day, photos = cell[order], day[order], photos[order]
+    other = (cell[1:] != cell[:-1]) | (day.view(np.int64)[1:] != day.view(np.int64)[:-1])
+    start = np.flatnonzero(np.append(True, other))
+    return _Counts(cell[start], day[start], np.add.reduceat(photos, start, dtype=np.int32))
 
 
 def unpack(packed: PackedPhotos, split: str, folder: Path, most: int = MOST_VALIDATION) -> PhotoTable:
     """Write the images of the first photos of a split, which are in random order, into a folder; return their table.
 
-    Photos that are damaged are left out and counted.
+    Of several parts each gives its share. Photos that are damaged are left out and counted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts, damaged, taken = [SCHEMA.empty_table()], 0, 0
-    for name in packed.shards(split).names:
-        if taken >= most:
-            break
-        loaded, rows = packed.load(split, name), packed.rows(split, name)
-        kept: list[int] = []
-        for row, member in enumerate(loaded.index["member"][: most - taken].tolist()):
-            try:
-                (folder / member).write_bytes(loaded.image(row))
-                kept.append(row)
-            except PhotoError:
-                damaged += 1
-        members = pa.array(loaded.index["member"][kept].tolist(), pa.string())
-        parts.append(rows.take(pa.array(kept, pa.int64())).set_column(0, SCHEMA.field("file"), members))
-        taken += len(kept)
+    shards, damaged = packed.shards(split), 0
+    made = [SCHEMA.empty_table()]
+    part_of = np.array([name.rpartition("/")[0] for name in shards.names])
+    for part in packed.parts:
+        own = np.flatnonzero(part_of == part)
+        left = round(most * int(shards.photos[own].sum()) / max(1, int(shards.photos.sum())))
+        for number in own.tolist():
+            if left <= 0:
+                break
+            rows, lost = _unpack_shard(packed, split, shards.names[number], folder, part, left)
+            made.append(rows)
+            left, damaged = left - len(rows), damaged + lost
     if damaged:
         print(f"{damaged} packed photos of the split {split} are damaged and left out", file=sys.stderr)
-    return PhotoTable(pa.concat_tables(parts).cast(SCHEMA), folder)
+    return PhotoTable(pa.concat_tables(made).cast(SCHEMA), folder)
 
 
-def set_validation_apart(table: PhotoTable, validation: PhotoTable) -> PhotoTable:
-    """Give the photos that were selected from the training split of a table for validation the split "validation"."""
-    split = table.split.astype("<U10")
-    trained = np.flatnonzero(split == "train")
-    files = pa.array(table.column("file")).take(pa.array(trained))
-    chosen: npt.NDArray[np.bool_] = pc.is_in(files, pa.array(validation.column("file"))).to_numpy(zero_copy_only=False)
-    split[trained[chosen]] = "validation"
-    return table.with_column("split", split)
+def _unpack_shard(
+    packed: PackedPhotos, split: str, name: str, folder: Path, part: str, most: int
+) -> tuple[pa.Table, int]:
+    """Write the first images of a shard to folder/part; return their rows and how many were damaged."""
+    loaded, rows = packed.load(split, name), packed.rows(split, name)
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    kept: list[int] = []
+    files: list[str] = []
+    damaged = 0
+    for row, member in enumerate(loaded.index["member"][:most].tolist()):
+        file = Path(part, member)
+        try:
+            (folder / file).write_bytes(loaded.image(row))
+        except PhotoError:
+            damaged += 1
+            continue
+        kept.append(row)
+        files.append(file.as_posix())
+    return rows.take(pa.array(kept, pa.int64())).set_column(
+        0, SCHEMA.field("file"), pa.array(files, pa.string())
+    ), damaged

@@ -9,7 +9,6 @@ stopped in and goes on with the batch it would have had.
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,19 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Generator
 
 from cellcode.config import Config
 from cellcode.errors import InputError
 from cellcode.geography.distance import Float64
-from cellcode.model.encoder import Encoder
 from cellcode.photos.image import PhotoError, read_pixels
 from cellcode.photos.shards import LoadedShard, PackedPhotos
 from cellcode.training import augment
-from cellcode.training.inputs import Indices, Tiles
-from cellcode.training.objective import Places
-from cellcode.training.order import Schedule, Window
-from cellcode.training.tiles import TileStore
+from cellcode.training.alike import Alike
+from cellcode.training.distribution import heard
+from cellcode.training.inputs import Indices, Sample, Tiles
+from cellcode.training.order import Cells, Schedule, Window
+from cellcode.training.tilereader import CellTiles
 
 AHEAD = 2  # batches that are decoded while one is shown
 NAMED = 5  # damaged photos that are named one by one; the rest is counted
@@ -48,10 +47,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Held:
-    """A window in memory."""
+    """A window in memory; `cells` has the row of each photo's cell, for each shard, where the order depends on it."""
 
-    draws: Indices
     shards: dict[int, LoadedShard]
+    cells: list[Indices]
 
 
 class Stream:
@@ -61,15 +60,27 @@ class Stream:
         packed, split: the photos.
         config: size of photos, and `stream`.
         schedule: whose shards are those of the split.
+        cells: with them a photo is shown as often as its cell says; None: as often as any other.
+        alike: the clusters that order the draws of a window; None: they come as they are drawn. Needs `cells`.
     """
 
-    def __init__(self, packed: PackedPhotos, split: str, config: Config, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        packed: PackedPhotos,
+        split: str,
+        config: Config,
+        schedule: Schedule,
+        cells: Cells | None = None,
+        alike: Alike | None = None,
+    ) -> None:
         self.packed, self.split, self.schedule = packed, split, schedule
+        self.cells, self.alike = cells, alike
         self.photo, self.most_damaged = config.photo, config.stream.damaged_share
         self.damaged: Counter[int] = Counter()  # photos that could not be read, by epoch
         self._reader = ThreadPoolExecutor(1, "shards")
         self._decoders = ThreadPoolExecutor(config.stream.threads or os.cpu_count(), "photos")
         self._windows: dict[Window, Future[_Held]] = {}
+        self._drawn: dict[Window, Indices] = {}
         self._coming: dict[int, tuple[Indices, list[Future[Pixels | str]]]] = {}
         self._batch: tuple[int, Batch] | None = None
 
@@ -94,6 +105,10 @@ class Stream:
         numbers = np.full(self.photos_per_batch, -1)
         numbers[self.schedule.rank * share : (self.schedule.rank + 1) * share] = self.read(step).numbers
         return numbers
+
+    def begin(self, step: int) -> int:
+        """Return the first step of the window that this step's share begins in."""
+        return self.schedule.begin(step)
 
     def read(self, step: int) -> Batch:
         """Return this process's share of a step's batch.
@@ -132,7 +147,7 @@ class Stream:
         numbers, decoding = [], []
         for window, places in self.schedule.positions(step):
             held = self._window(window).result()
-            drawn = held.draws[places].ravel()
+            drawn = self._draws(window, held)[places].ravel()
             numbers.append(drawn)
             shards = np.searchsorted(self.schedule.shards.starts, drawn, side="right") - 1
             rows = drawn - self.schedule.shards.starts[shards]
@@ -167,7 +182,7 @@ class Stream:
         epoch = step // self.steps_per_epoch
         distinct = {int(numbers[row]): reason for row, reason in reasons.items()}
         for reason in list(distinct.values())[: max(0, NAMED - self.damaged[epoch])]:
-            print(f"left out: {reason}", file=sys.stderr)
+            print(f"left out: {reason}", file=heard())
         self.damaged[epoch] += len(distinct)
         most = self.most_damaged * float(self.schedule.shards.photos.sum()) / self.schedule.world
         if self.damaged[epoch] > most or len(reasons) == len(numbers):
@@ -196,15 +211,43 @@ class Stream:
         names = self.schedule.shards.names
         numbers = self.schedule.windows(window.epoch)[window.number].tolist()
         shards = {number: self.packed.load(self.split, names[number]) for number in numbers}
-        draws = self.schedule.draws(window, [shard.index["group"] for shard in shards.values()])
-        return _Held(draws, shards)
+        cells = []
+        if self.cells is not None:
+            columns = ("group", "lat_deg", "lon_deg")
+            cells = [self.cells.rows(*(shard.index[name] for name in columns)) for shard in shards.values()]
+        return _Held(shards, cells)
+
+    def _draws(self, window: Window, held: _Held) -> Indices:
+        """Draw a window, (draws, photos_per_place), when its first batch is begun: its clusters may be made just before."""
+        if window not in self._drawn:
+            groups = [shard.index["group"] for shard in held.shards.values()]
+            weight = self.cells.weight if self.cells is not None else None
+            weights = [weight[rows] for rows in held.cells] if weight is not None else None
+            drawn = self.schedule.draws(window, groups, weights)
+            labels = self.alike.at(self.schedule.first_step(window)) if self.alike is not None else None
+            if self.cells is not None and labels is not None:
+                prototypes = self.cells.prototypes[self._of_window(held, drawn[:, 0])]
+                drawn = drawn[self.schedule.grouped(window, labels, prototypes)]
+            self._drawn[window] = drawn
+        return self._drawn[window]
+
+    def _of_window(self, held: _Held, numbers: Indices) -> Indices:
+        """Return the rows of the cells of photos of a window."""
+        starts = self.schedule.shards.starts
+        shard = np.searchsorted(starts, numbers, side="right") - 1
+        made = np.empty(len(numbers), np.int64)
+        for own, rows in zip(held.shards, held.cells, strict=True):
+            of_shard = shard == own
+            made[of_shard] = rows[numbers[of_shard] - starts[own]]
+        return made
 
     def _let_go(self, step: int) -> None:
         """Drop the windows before this step's, and begin to read the one after those of the next steps."""
-        needed = {window for number in range(step, step + AHEAD + 1) for window, _ in self.schedule.positions(number)}
-        self._window(self.schedule.after(max(needed)))
-        needed.add(self.schedule.after(max(needed)))
-        self._windows = {window: held for window, held in self._windows.items() if window in needed}
+        needed = [window for number in range(step, step + AHEAD + 1) for window, _ in self.schedule.positions(number)]
+        following = self.schedule.after(needed[-1])
+        self._window(following)
+        self._windows = {window: held for window, held in self._windows.items() if window in (*needed, following)}
+        self._drawn = {window: drawn for window, drawn in self._drawn.items() if window in needed}
 
 
 def replacements(damaged: npt.NDArray[np.bool_], photos_per_place: int) -> Indices:
@@ -225,31 +268,26 @@ def replacements(damaged: npt.NDArray[np.bool_], photos_per_place: int) -> Indic
 class StreamedPhotos:
     """Photos of a stream as augmented pixels; see `Photos`."""
 
-    def __init__(self, stream: Stream, config: Config, device: torch.device) -> None:
-        self.stream, self.config, self.device = stream, config, device
+    def __init__(self, stream: Stream, config: Config) -> None:
+        self.stream, self.config = stream, config
 
-    def images(self, indices: Indices) -> tuple[Tensor, Float64, Float64]:
-        """Draw augmented photos (B, H, W, 3) float32 of the batch that was read last, and give their positions."""
+    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+        """Draw augmented photos (B, H, W, 3) float32 of the batch that was read last."""
         batch, rows = self.stream.current(indices)
-        pixels = torch.from_numpy(batch.pixels[rows])
-        return augment.photos(pixels, self.config.augmentation), batch.lat_deg[rows], batch.lon_deg[rows]
-
-    def embed(self, encoder: Encoder, indices: Indices) -> Places:
-        """See `Inputs`."""
-        images, lat_deg, lon_deg = self.images(indices)
-        return Places(encoder(images.to(self.device, non_blocking=True)), lat_deg, lon_deg)
+        images = augment.photos(torch.from_numpy(batch.pixels[rows]), self.config.augmentation, random)
+        return Sample(images, batch.lat_deg[rows], batch.lon_deg[rows])
 
 
 class StreamedTiles(Tiles):
     """Tiles around the photos of a stream; see `Tiles`."""
 
-    def __init__(self, store: TileStore, stream: Stream, config: Config, device: torch.device) -> None:
+    def __init__(self, store: CellTiles, stream: Stream, config: Config, device: torch.device) -> None:
         none = np.zeros(0)
         super().__init__(store, none, none, config, device)
         self.stream = stream
 
-    def images(self, indices: Indices) -> tuple[Tensor, Float64, Float64]:
+    def around(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
         """Draw a tile around each photo of the batch that was read last."""
         batch, rows = self.stream.current(indices)
         lat_deg, lon_deg = batch.lat_deg[rows], batch.lon_deg[rows]
-        return self._cut(self.store.rows(lat_deg, lon_deg, self.config.levels.cell), lat_deg, lon_deg)
+        return self._cut(self.store.rows(lat_deg, lon_deg, self.config.levels.cell), lat_deg, lon_deg, random)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from cellcode.config import Config
-from cellcode.errors import CellcodeError, UsageError
+from cellcode.errors import UsageError
 from cellcode.model import collectives
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast
@@ -23,7 +23,10 @@ from cellcode.model.prototypes import Prototypes
 from cellcode.model.sharded import ShardedPrototypes
 from cellcode.progress import Meter
 from cellcode.training import checkpoint
-from cellcode.training.inputs import Indices, Inputs, Photos
+from cellcode.training.ahead import Ahead, Batch
+from cellcode.training.alike import Miner
+from cellcode.training.finite import Finite
+from cellcode.training.inputs import Inputs
 from cellcode.training.log import Log
 from cellcode.training.objective import Objective
 from cellcode.training.sampling import PlaceSampler
@@ -44,6 +47,7 @@ class Trainer:
     """Trains `model` on photos and, if there are any, tiles.
 
     With several processes each embeds its share of every batch and sums its gradients with the others'; see `Objective`.
+    Nothing in a step waits for the device: losses are read when they are logged.
 
     Attributes:
         average: exponential moving average of the model, used after training; None when `training.ema` is 0.
@@ -74,11 +78,17 @@ class Trainer:
             )
         self.steps = max(1, training.epochs * self.sampler.steps_per_epoch // training.accumulation)
         self.objective = Objective(self.config, self.table or self.model.prototypes)
+        self.miner = Miner(self.config, self.table or self.model.prototypes, self.sampler)
         for encoder in (self.model.ground, self.model.aerial):
             if encoder is not None:
                 encoder.backbone.recompute = training.activation_checkpointing
         # Fused: on a CPU the plain update takes as long as a small encoder.
         self.optimizer = torch.optim.AdamW(list(parameter_groups(self.model, self.config)), fused=True)
+        self.ground = collectives.replicated(self.model.ground)
+        self.aerial = collectives.replicated(self.model.aerial) if self.model.aerial is not None else None
+        self._clipped = [p for name, p in self.model.named_parameters() if not name.startswith("prototypes")]
+        self.ahead = Ahead(self._make, self.device, self.steps * training.accumulation)
+        self.finite = Finite(self.folder, self.device)
         self.average: AveragedModel | None = None
         if training.ema:
             self.average = AveragedModel(self.model, multi_avg_fn=moving_average(training.ema), use_buffers=True)
@@ -101,11 +111,11 @@ class Trainer:
         with Log(self.folder, begin, every.tensorboard) as log, Meter("training", self.steps) as meter:
             meter.advance(begin)
             for step in range(begin, self.steps):
-                started = time.perf_counter()
-                losses = self.step(step)
+                with log.timed():
+                    losses = self.step(step)
                 if step % every.log_every_steps == 0 or step == self.steps - 1:
-                    log.write(step, losses, self._photos_a_step(), time.perf_counter() - started)
-                    meter.note(f"loss {losses['loss']:.3f}")
+                    log.write(step, losses, self._photos_a_step())
+                    meter.note(f"loss {float(losses['loss']):.3f}")
                 meter.advance()
                 if self.validation is not None and (step + 1) % every.validate_every_steps == 0:
                     score = self._recall()
@@ -114,87 +124,85 @@ class Trainer:
                     self._save(step + 1, score)
                     score = None
         self._save(self.steps, score)
+        self.ahead.close()
 
-    def step(self, step: int) -> dict[str, float]:
-        """Take one step and return the mean of each pair's loss and their sum."""
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Take one step and return the mean of each pair's loss and their sum, on the device.
+
+        Raises:
+            CellcodeError: the loss is not finite, of this step or, on CUDA, of the one before.
+        """
         training = self.config.training
-        # Every draw of a step comes from this seed: a resumed run draws what the uninterrupted one would have.
-        torch.manual_seed(training.seed * 1_000_003 + step + (collectives.rank() << 40))
+        torch.manual_seed(self._seed(step))  # for layers that draw, as dropout does
         factor = learning_rate_factor(step, self.steps, training.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        if (
-            self.table is not None
-            and self.config.prototypes.hard_rows
-            and step % self.config.prototypes.mine_every_steps == 0
-        ):
-            self.table.mine()
+        self.miner.mine_if_due(step)
         self.optimizer.zero_grad(set_to_none=True)
         shares = training.accumulation * collectives.world()
         reported: dict[str, Tensor] = {}
         for number in range(step * training.accumulation, (step + 1) * training.accumulation):
-            losses = self.losses(number)
-            means = torch.stack([loss.mean() for loss in losses.values()])
-            total = means.sum()
-            told = collectives.total_(torch.cat([means.detach(), total.detach()[None]])) / shares
-            self._require_finite(step, number, losses, told)
-            (total / shares).backward()  # type: ignore[no-untyped-call]
+            batch = self.ahead.take(number)
+            with self._gradients_kept(number + 1 < (step + 1) * training.accumulation):
+                losses = self.losses(batch)
+                means = torch.stack([loss.mean() for loss in losses.values()])
+                total = means.sum()
+                told = collectives.total_(torch.cat([means.detach(), total.detach()[None]])) / shares
+                self.finite.note(step, batch, losses, told[-1])
+                (total / shares).backward()  # type: ignore[no-untyped-call]
             for name, value in zip([*losses, "loss"], told, strict=True):
                 reported[name] = reported.get(name, 0) + value
         self._update(step, factor)
-        return {name: round(float(value), 5) for name, value in reported.items()}
+        return reported
+
+    def _gradients_kept(self, kept: bool) -> ExitStack:
+        """Return a context whose gradients stay in this process if `kept`: those of the last batch of a step go with them."""
+        stack = ExitStack()
+        for encoder in (self.ground, self.aerial):
+            if kept and isinstance(encoder, DistributedDataParallel):
+                stack.enter_context(encoder.no_sync())
+        return stack
 
     def _update(self, step: int, factor: float) -> None:
-        """Exchange gradients, clip those of the encoders, and move every weight."""
-        collectives.sum_gradients([p for p in self.model.parameters() if p.requires_grad])
-        encoders = [p for name, p in self.model.named_parameters() if not name.startswith("prototypes")]
-        nn.utils.clip_grad_norm_(encoders, self.config.training.gradient_norm)
+        """Clip the gradients of the encoders, which the backward has exchanged, and move every weight."""
+        if self.model.prototypes is not None:
+            collectives.sum_gradients(list(self.model.prototypes.parameters()))
+        nn.utils.clip_grad_norm_(self._clipped, self.config.training.gradient_norm)
         self.optimizer.step()
         if self.table is not None:
             self.table.update(self.config.training.prototype_learning_rate * factor, step)
         if self.average is not None:
             self.average.update_parameters(self.model)
 
-    def losses(self, number: int) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Embed this process's share of a batch and return its losses by pair."""
-        indices = self._share(number)
-        # One tile a place is enough: the photos of a place share it.
-        anchors = indices[:: self.sampler.photos_per_place]
         with autocast(self.config.training.precision, self.device):
-            photos = self.photos.embed(self.model.ground, indices)
+            photos = batch.photos.embed(self.ground, self.device)
             tiles = None
-            if self.tiles is not None and self.model.aerial is not None:
-                tiles = self.tiles.embed(self.model.aerial, anchors)
-        strangers = len(tiles.embeddings) - len(anchors) if tiles is not None else 0
-        return self.objective(photos, tiles, strangers, draw=number)
+            if batch.tiles is not None and self.aerial is not None:
+                tiles = batch.tiles.embed(self.aerial, self.device)
+        return self.objective(photos, tiles, batch.strangers, draw=batch.number)
 
-    def _share(self, number: int) -> Indices:
-        """Return the photos of a batch that this process embeds."""
+    def _make(self, number: int) -> Batch:
+        """Draw this process's share of a batch: a function of seed, number and process."""
         indices = self.sampler.batch(number)
         share = len(indices) // collectives.world()
-        return indices[collectives.rank() * share : (collectives.rank() + 1) * share]
+        indices = indices[collectives.rank() * share : (collectives.rank() + 1) * share]
+        random = torch.Generator().manual_seed(self._seed(number))
+        photos = self.photos.draw(indices, random)
+        if self.tiles is None:
+            return Batch(number, indices, photos)
+        # One tile a place is enough: the photos of a place share it.
+        anchors = indices[:: self.sampler.photos_per_place]
+        tiles = self.tiles.draw(anchors, random)
+        return Batch(number, indices, photos, tiles, len(tiles.inputs) - len(anchors))
+
+    def _seed(self, number: int) -> int:
+        """Return the seed of what a step or a batch draws: a resumed run draws what the uninterrupted one would have."""
+        return self.config.training.seed * 1_000_003 + number + (collectives.rank() << 40)
 
     def _photos_a_step(self) -> int:
         return self.sampler.photos_per_batch * self.config.training.accumulation
-
-    def _require_finite(self, step: int, number: int, losses: dict[str, Tensor], told: Tensor) -> None:
-        """Stop on a loss that is no number, all processes together, and keep the batch for inspection.
-
-        On CUDA this waits for the device once a step, where the loss is small beside the embedding.
-        """
-        if torch.isfinite(told[-1]):
-            return
-        indices = self._share(number)
-        kept: dict[str, Any] = {name: loss.detach().float().cpu().numpy() for name, loss in losses.items()}
-        path = self.folder / "stopped" / f"step-{step}-process-{collectives.rank()}.npz"
-        path.parent.mkdir(exist_ok=True)
-        if isinstance(self.photos, Photos):
-            kept["pixels"] = self.photos.pixels[indices]
-        np.savez(path, step=step, indices=indices, **kept)
-        raise CellcodeError(
-            f"the loss of step {step} is not finite; its photos and losses are in {path.parent}: look at them, or lower "
-            "training.learning_rate and train again"
-        )
 
     def _recall(self) -> float:
         assert self.validation is not None
@@ -208,10 +216,11 @@ class Trainer:
         modules: dict[str, nn.Module] = {"model": self.model}
         if self.average is not None:
             modules["average"] = self.average
-        return checkpoint.State(modules, self.optimizer, self.table)
+        return checkpoint.State(modules, self.optimizer, self.table, self.sampler.alike)
 
     def _save(self, step: int, score: float | None) -> None:
         """Write a checkpoint. Running statistics, of each process's photos until here, become their mean."""
+        self.finite.settle()
         state = self._state()
         for module in state.modules.values():
             collectives.average_(list(module.buffers()))

@@ -1,6 +1,8 @@
-"""Recall of a sample of validation photos during training: does the best prototype's cell lie near the photo?"""
+"""Photos that training does not see: the recall of a sample of them on the way, and their embeddings at the end."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cellcode.config import Config
 from cellcode.geography import distance, s2
 from cellcode.model import collectives
 from cellcode.model.encoder import Encoder
+from cellcode.model.precision import autocast
 from cellcode.model.prototypes import Prototypes
 from cellcode.model.sharded import ShardedPrototypes
+from cellcode.photos import PhotoTable
+from cellcode.photos.pixels import load_pixels
+from cellcode.runs import Validation
+from cellcode.training.ingredients import decode
 
 MOST = 1000  # photos: a recall of one half is then known to 3 points
 BATCH = 256
@@ -61,3 +69,29 @@ def _best(queries: Tensor, prototypes: Prototypes | ShardedPrototypes) -> tuple[
         row = torch.where(score > best, at + first + prototypes.start, row)
         best = torch.maximum(score, best)
     return best, row
+
+
+def recall_of_sample(validation: PhotoTable, config: Config) -> Recall | None:
+    """Give the recall of a sample of the validation photos within the middle one of the evaluation's radii."""
+    if not config.training.validate_every_steps or not config.loss.query_prototype or not len(validation):
+        return None
+    chosen = np.zeros(len(validation), bool)
+    chosen[np.random.default_rng([config.training.seed, 7]).permutation(len(validation))[:MOST]] = True
+    pixels, sample = decode(validation.select(chosen), config, "reading validation photos")
+    radii_m = config.evaluation.radii_m
+    return Recall(pixels, sample.lat_deg, sample.lon_deg, radii_m[len(radii_m) // 2])
+
+
+def embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Validation:
+    """Embed all validation photos with the trained encoder, for the calibration of a database."""
+    queries = np.empty((0, config.model.dim), np.float32)
+    pixels, failures = load_pixels(table.files, config.photo, description="reading validation photos")
+    if failures:  # the training is done: whatever they are, it is not thrown away
+        print(f"{len(failures)} of {len(table)} validation photos cannot be read any more", file=sys.stderr)
+    good = np.setdiff1d(np.arange(len(table)), list(failures))
+    pixels, table = pixels[good], table.select(good)
+    if len(table):
+        with torch.inference_mode(), autocast(config.training.precision, torch.device("cpu")):
+            parts = [ground(torch.from_numpy(pixels[i : i + 256])) for i in range(0, len(pixels), 256)]
+        queries = torch.cat(parts).float().numpy()
+    return Validation(table.lat_deg, table.lon_deg, queries)

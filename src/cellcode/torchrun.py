@@ -1,0 +1,47 @@
+"""What a process says last when torchrun has started it.
+
+torchrun ends the other processes of its machine as soon as one has failed and prints a summary, the last thing on stderr. It
+shows there what a process has left in its error file. The failure with the earliest time is its root cause.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+_ERROR_FILE, _RESTARTS = "TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_RESTART_COUNT"
+
+
+def tell(sentence: str, after_another: bool = False) -> bool:
+    """Leave the reason why this process ends to torchrun's summary; what was left before stays.
+
+    Args:
+        after_another: another process failed before this one, within the second perhaps, which is how exact the times are.
+
+    Returns:
+        Whether torchrun will show it; if not, nobody has been told.
+    """
+    name = os.environ.get(_ERROR_FILE)
+    if not name:
+        return False
+    path = Path(name)
+    try:
+        if not path.exists():
+            facts = {"message": sentence, "extraInfo": {"timestamp": str(int(time.time()) + after_another)}}
+            path.write_text(json.dumps({"message": facts}), encoding="utf-8")
+    except OSError:  # such as a full disk
+        return False
+    return True
+
+
+def restarts() -> int:
+    """Return how often torchrun has started the processes again, as it does with --max-restarts after one has failed."""
+    return int(os.environ.get(_RESTARTS, "0"))
+
+
+def beside(rank: int, other: int) -> bool:
+    """Tell whether torchrun started two processes on one machine, whose ends it sums up together."""
+    many = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return bool(os.environ.get(_ERROR_FILE)) and rank // many == other // many

@@ -1,0 +1,86 @@
+"""Aerial tiles for training, read out of the imagery when a batch wants them.
+
+What `TileStore` keeps around a cell is some hundred times what the same ground takes as JPEG, since neighbouring cells keep the
+same ground again: right for a town, too much for a country. Here nothing is kept; a tile costs some milliseconds of a core
+each time.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cellcode.aerial import AerialSource
+from cellcode.aerial.missing import refuse_passing
+from cellcode.aerial.several import editions
+from cellcode.config import TileConfig
+from cellcode.geography import s2
+from cellcode.training.tiles import Float64, Indices, TileStore
+
+
+class TileReader:
+    """Gives the tiles that `TileStore` gives, without a store; the arguments are those of it.
+
+    Args:
+        threads: that read, in this process; 0: one a core.
+
+    Attributes:
+        cells: (C,) uint64, sorted; tiles from anywhere are around their centres `lat_deg`, `lon_deg`.
+        dates: of the imagery that tiles can be of, at least one.
+    """
+
+    def __init__(
+        self, source: AerialSource, cells: npt.NDArray[np.uint64], tile: TileConfig, dates: int = 1, threads: int = 0
+    ) -> None:
+        self.cells, self._source, self._tile = cells, source, tile
+        self._views = editions(source, dates)
+        self.dates = len(self._views)
+        self.lat_deg, self.lon_deg = s2.cell_centers(cells)
+        self._threads = ThreadPoolExecutor(threads or os.cpu_count(), "tiles")
+
+    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
+        """Rows of the cells that hold these positions; they must be among `cells`."""
+        return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
+
+    def cut(
+        self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Indices | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Read one tile for each position; see `TileStore.cut`.
+
+        Raises:
+            InputError: some of the imagery could not be fetched, but may be there later.
+        """
+        tile = self._tile
+        view = np.zeros(len(rows), np.int64) if date is None else date
+        wanted = [
+            (int(v), *position)
+            for v, *position in zip(view, lat_deg.tolist(), lon_deg.tolist(), bearing_deg.tolist(), strict=True)
+        ]
+        shape = (len(wanted), len(tile.scales), tile.size_px, tile.size_px)
+        pixels, share = np.empty((*shape, 3), np.uint8), np.empty(len(wanted), np.float32)
+
+        def read(number: int) -> None:
+            at, lat, lon, bearing = wanted[number]
+            for scale, factor in enumerate(tile.scales):
+                crop = self._views[at].read(lat, lon, tile.size_m * factor, tile.size_px, bearing)
+                pixels[number, scale] = crop.pixels
+                if scale == 0:
+                    share[number] = crop.mask.mean()
+
+        for _ in self._threads.map(read, range(len(wanted))):
+            pass
+        refuse_passing(self._source, "train again with --resume, what was fetched is kept")
+        tiles = torch.from_numpy(pixels).float()
+        return (tiles[:, 0] if len(tile.scales) == 1 else tiles), torch.from_numpy(share)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+CellTiles = TileStore | TileReader
