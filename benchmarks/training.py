@@ -150,14 +150,16 @@ def loop_rows(folder: Path, photos: int, repeats: int) -> list[report.Row]:
     table = ingest.folder(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
     pack.run(table, pack.Packing(size_px=(192, 144), shard_photos=512), out=folder / "shards")
     rows: list[report.Row] = []
-    for name, batch, encoder in (("town", 32, "EfficientNet"), ("demo", BATCH, "the demo's encoder")):
+    for name, batch, case, source in (
+        ("town", 32, "packed photos, EfficientNet", str(folder / "shards")),
+        ("demo", BATCH, "packed photos, the demo's encoder", str(folder / "shards")),
+        ("demo", BATCH, "photos decoded before, the demo's encoder", table),
+    ):
         changes = ["training.regime=full", f"training.batch_size={batch}", "training.epochs=100"]
         config = configuration.load(CONFIGS / f"{name}.yaml", changes)
-        trainer = train.prepare(
-            config, str(folder / "shards"), world.aerial_path, out=folder / name, resume=False
-        ).trainer
+        trainer = train.prepare(config, source, world.aerial_path, out=folder / name, resume=False).trainer
         row = loop_ratio(trainer, repeats, steps=4 if name == "demo" else 2)
-        rows.append({"case": f"training step, {len(table):,} photos, {encoder}", **row})
+        rows.append({"case": f"training step, {len(table):,} {case}", **row})
     return rows
 
 
