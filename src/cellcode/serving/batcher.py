@@ -37,7 +37,7 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self._work, self._most, self._waiting, self._threads, self._calls = work, most, waiting, threads, calls
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._runners: set[asyncio.Task[None]] = set()
+        self._runners: set[asyncio.Task[None] | None] = set()
         self.sizes: Callable[[int], object] = lambda size: None  # told the size of each call
 
     @property
@@ -56,12 +56,17 @@ class Batcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
         if len(self._runners) < self._calls:
-            runner = asyncio.create_task(self._run())
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
+            self._runners.add(asyncio.create_task(self._run()))
         return await future
 
     async def _run(self) -> None:
+        try:
+            await self._work_off()
+        finally:
+            # Here and not in a callback of the task, which comes a turn later: what is queued in between would wait for ever.
+            self._runners.discard(asyncio.current_task())
+
+    async def _work_off(self) -> None:
         loop = asyncio.get_running_loop()
         while self._queue:
             taken: list[tuple[Item, asyncio.Future[Result]]] = []
