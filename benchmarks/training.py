@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,10 @@ from cellcode.photos import ingest, pack
 from cellcode.photos.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training import train
+from cellcode.training.alike import LOOKAHEAD, Alike
 from cellcode.training.log import peak_memory
 from cellcode.training.objective import Objective, Places
+from cellcode.training.sampling import PlaceSampler
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONTINENT, SMALL = 5_500_000, 10_000
@@ -69,6 +72,7 @@ def measure(folder: Path, quick: bool) -> list[report.Row]:
         *memory_rows(count, 128),
         *memory_rows(count, 128, hard=4),
         *memory_rows(count, 256),
+        order_row(1_000_000 if quick else 10_000_000),
         *loop_rows(folder, 1000 if quick else 10_000, repeats=3 if quick else 9),
     ]
 
@@ -139,6 +143,19 @@ def continent(count: int) -> npt.NDArray[np.uint64]:
     """Return `count` neighbouring cells of level 15, sorted; 5.5 million of them are a third of a level-3 cell."""
     first = s2.cell_ids(np.array([48.0]), np.array([8.0]), 15)[0]
     return np.asarray(first + np.arange(count, dtype=np.uint64) * (np.uint64(2) << np.uint64(2 * (s2.MAX_LEVEL - 15))))
+
+
+def order_row(photos: int) -> report.Row:
+    """Order a pass over so many photos, ten a cell on average, by the root of their number and by clusters."""
+    rng = np.random.default_rng(0)
+    cells = np.sort(rng.integers(0, photos // 10, photos))
+    labels = rng.integers(0, 1000, photos // 40 + 1).astype(np.int32)
+    alike = Alike(places=8, period=photos, kept={-LOOKAHEAD: labels})
+    sampler = PlaceSampler(cells, 8192, 2, 0, tempering=0.5, alike=alike, prototypes=cells // 4)
+    started = time.process_time()
+    sampler.batch(LOOKAHEAD)  # the first whole stretch between two clusterings: all of the pass
+    rate = photos / (time.process_time() - started)
+    return {"case": f"ordering a pass over {photos:,} photos", "value": rate / 1e6, "unit": "million photos/CPU-s"}
 
 
 def loop_rows(folder: Path, photos: int, repeats: int) -> list[report.Row]:

@@ -25,9 +25,15 @@ from cellcode.evaluation import difference_95, evaluate
 from cellcode.evaluation.metrics import middle_radius_m
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
+from cellcode.runs import Run
+from cellcode.training import train
+from cellcode.training.alike import LOOKAHEAD, cluster
+from cellcode.training.assembly import make_sampler
+from cellcode.training.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "benchmark.yaml"
 SYSTEM = "hybrid"
+ALIKE, BATCHES = (1, 4, 8, 16, 32), 250
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,7 @@ def rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     made: list[report.Row] = []
     place = _places(PhotoTable.load(photos).of_split("test"))
     for case in CASES:
-        hits = found[case.name] = _hits(
-            case, photos, aerial, folder / case.name.replace(" ", "-").replace("%", "percent")
-        )
+        hits = found[case.name] = _hits(case, photos, aerial, folder / _folder(case.name))
         unit = "% recall@1"
         if case.against is not None:
             base = found[case.against].astype(float)
@@ -75,7 +79,51 @@ def rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
             unit += f"; {100 * (hits.mean() - base.mean()):+.2f} ({low:+.2f} to {high:+.2f}) against {case.against}"
         made.append({"case": case.name, "value": 100 * float(hits.mean()), "unit": unit})
         print(f"{case.name}: {made[-1]['value']:.2f} {unit}", file=sys.stderr)
+    return made + hardness(photos, aerial, folder)
+
+
+def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
+    """Mean losses of batches whose places look alike, all of the same trained networks: how much harder they are."""
+    run = Run.load(folder / _folder(ALL) / "run")
+    config = configuration.load(CONFIG)
+    prepared = train.prepare(config, photos, aerial, out=folder / "hardness", resume=False)
+    trainer, training = prepared.trainer, prepared.training
+    assert isinstance(training, PhotoTable)
+    model = trainer.model
+    assert model.aerial is not None
+    assert run.aerial is not None
+    assert model.prototypes is not None
+    assert run.prototypes is not None
+    for own, trained in ((model.ground, run.ground), (model.aerial, run.aerial), (model.prototypes, run.prototypes)):
+        own.load_state_dict(trained.state_dict())
+    model.eval()
+    labels = cluster(model.prototypes, config.training.seed).of_row
+    made: list[report.Row] = []
+    for places in ALIKE:
+        sampler = make_sampler(configuration.load(CONFIG, [f"training.alike_places={places}"]), training)
+        if sampler.alike is not None:
+            sampler.alike.kept = {-LOOKAHEAD: labels}  # as if they had been made before the first batch
+        trainer.sampler = sampler
+        for pair, losses in _losses(trainer).items():
+            error = float(np.std(losses) / len(losses) ** 0.5)
+            unit = f"mean loss, standard error {error:.3f}"
+            made.append({"case": f"{pair}, {places} places alike", "value": float(np.mean(losses)), "unit": unit})
     return made
+
+
+def _losses(trainer: Trainer) -> dict[str, list[float]]:
+    """Mean losses of the pairs that find their negatives in the batch, of `BATCHES` batches."""
+    found: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for number in range(BATCHES):
+            losses = trainer.losses(trainer.ahead.take(number))
+            for pair in ("query_aerial", "query_cell"):
+                found.setdefault(pair, []).append(float(losses[pair].mean()))
+    return found
+
+
+def _folder(case: str) -> str:
+    return case.replace(" ", "-").replace("%", "percent")
 
 
 def _hits(case: Case, photos: Path, aerial: Path, out: Path) -> npt.NDArray[np.bool_]:
