@@ -56,7 +56,7 @@ def _tiles(source: Any, folder: Path, dates: int) -> Tiles:
     config = Config(tile=TILE, augmentation=AugmentationConfig(tile_dates=dates, **STILL))
     cells = _cells()
     store = TileStore(source, cells, TILE, 60.0, folder / f"{dates}.npy", dates=dates)
-    return Tiles(store, *s2.cell_centers(cells), config, torch.device("cpu"))
+    return Tiles(store, *s2.cell_centers(cells), config)
 
 
 def test_a_batch_draws_each_tile_from_one_of_the_dates(tmp_path: Path) -> None:

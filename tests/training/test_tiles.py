@@ -154,7 +154,7 @@ def _tiles(folder: Path, random_tiles: int = 0, **augmentation: float) -> tuple[
     _, lat, lon = _positions(cells[[0, 2]], 4, 0.0)
     inside = np.isin(s2.cell_ids(lat, lon, LEVEL), cells)
     assert inside.sum() >= 4
-    return source, Tiles(store, lat[inside], lon[inside], config, torch.device("cpu"))
+    return source, Tiles(store, lat[inside], lon[inside], config)
 
 
 def test_training_tiles_are_cut_where_they_say_within_reach_of_their_photos(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def _wide(folder: Path, **augmentation: float) -> Tiles:
     config = Config(tile=WIDE, augmentation=AugmentationConfig.model_validate(still))
     cells = _cells(PARIS)
     store = TileStore(FakeSource(PARIS), cells, WIDE, config.augmentation.tile_translation_m, folder / "imagery.npy")
-    return Tiles(store, *s2.cell_centers(cells), config, torch.device("cpu"))
+    return Tiles(store, *s2.cell_centers(cells), config)
 
 
 def test_all_scales_of_a_training_tile_are_in_the_same_light(tmp_path: Path) -> None:
@@ -290,7 +290,6 @@ def test_all_scales_of_a_training_tile_are_in_the_same_light(tmp_path: Path) -> 
         still.lat_deg,
         still.lon_deg,
         still.config.model_copy(update={"augmentation": AugmentationConfig(tile_exposure=0.2, tile_white_balance=0.1)}),
-        still.device,
     )
     images = []
     for tiles in (still, lit):

@@ -179,7 +179,7 @@ def train(config: Config, photos: PhotoTable, levels: Sequence[int] | None = Non
     model = Hierarchy(config, Encoder(config.model.ground, config.model.dim), classes).to(device)
     with tempfile.TemporaryDirectory(prefix="cellcode-") as name:
         folder = Path(name)
-        inputs = assembly.make_inputs(config, model, pixels, table, None, folder / CACHE, device)
+        inputs = assembly.make_inputs(config, model, pixels, table, None, folder / CACHE)
         sampler = assembly.make_sampler(config, table)
         identity = Identity(config, photos="", aerial=None)  # nothing resumes from this folder
         trainer = _Trainer(config, model, inputs.photos, None, sampler, folder, identity, device)

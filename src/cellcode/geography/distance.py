@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.geography import projection
+
 Float64 = npt.NDArray[np.float64]
 
 EARTH_RADIUS_M = 6_371_008.8  # mean radius (IUGG)
@@ -32,14 +34,11 @@ def within_m(
     As comparing `haversine_m`, by one product of unit vectors: some thirty times as fast for thousands of points. The cosine is
     exact to 3e-16, so that a limit is off by at most 3e-16 R^2 / limit: 0.2 mm at 80 m, 1.2 mm at 10 m.
     """
-    cosine = _unit(lat1_deg, lon1_deg) @ _unit(lat2_deg, lon2_deg).T
+    one, other = (
+        np.stack(projection.to_xyz(*at)) for at in ((lat1_deg, lon1_deg), (lat2_deg, lon2_deg))
+    )  # 3 x N, 3 x M
+    cosine = one.T @ other
     return tuple(cosine > np.cos(limit_m / EARTH_RADIUS_M) for limit_m in limits_m)
-
-
-def _unit(lat_deg: Float64, lon_deg: Float64) -> Float64:
-    """Unit vectors from the centre of the sphere, (N, 3)."""
-    lat, lon = np.deg2rad(lat_deg), np.deg2rad(lon_deg)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 
 def offset(

@@ -182,10 +182,6 @@ class ShardedPrototypes:
             gradient = gradient.new_zeros(len(rows), self.dim).index_add_(0, where, gradient)
         self.optimizer.step(rows, gradient, rate, (self.seed * 1_000_003 + step) * 4096 + collectives.rank())
 
-    def mine(self) -> None:
-        """Cluster the prototypes by their similarity; from now on hard rows are drawn from clusters."""
-        self.clusters = self.cluster()
-
     def cluster(self) -> Clusters:
         """Cluster the prototypes by their similarity."""
         return clusters.find(

@@ -19,6 +19,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from cellcode.errors import InputError, UsageError
+from cellcode.geography import projection
 from cellcode.geography.distance import haversine_m
 
 Float64 = npt.NDArray[np.float64]
@@ -136,18 +137,14 @@ def _between(
     segment: Segment, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], share: Float64
 ) -> tuple[Float64, Float64]:
     """Points at a share of the way on the great circle, by weights of the unit vectors of its ends."""
-    start = _vectors(segment.lat_deg[before], segment.lon_deg[before])
-    end = _vectors(segment.lat_deg[after], segment.lon_deg[after])
+    start, end = (
+        np.stack(projection.to_xyz(segment.lat_deg[at], segment.lon_deg[at]), axis=1) for at in (before, after)
+    )
     angle = 2 * np.arcsin(np.clip(np.linalg.norm(end - start, axis=1) / 2, 0, 1))
     safe = np.maximum(angle, 1e-12)  # two points in one place: the weights become those of a straight line
     first, second = np.sin((1 - share) * safe) / np.sin(safe), np.sin(share * safe) / np.sin(safe)
     x, y, z = (first[:, None] * start + second[:, None] * end).T
-    return np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x))
-
-
-def _vectors(lat_deg: Float64, lon_deg: Float64) -> Float64:
-    lat, lon = np.deg2rad(lat_deg), np.deg2rad(lon_deg)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    return projection.to_degrees(x, y, z)
 
 
 def _bearing_deg(segment: Segment, start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> Float64:

@@ -127,7 +127,7 @@ def _trainer(config: Config, region: Region, with_imagery: bool, folder: Path) -
     started = time.perf_counter()
     imagery: AerialSource | None = _Plain(region) if with_imagery else None
     pixels = rng.integers(0, 255, size, dtype=np.uint8)
-    inputs = make_inputs(once, model.to(device), pixels, batch, imagery, folder, device)
+    inputs = make_inputs(once, model.to(device), pixels, batch, imagery, folder)
     freeze_s, kept = 0.0, 0
     if config.training.regime != "full":
         freeze_s = (time.perf_counter() - started) / len(batch)

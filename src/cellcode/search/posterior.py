@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.geography import projection
 from cellcode.search.searcher import Hits
 
 Float64 = npt.NDArray[np.float64]
@@ -26,6 +27,5 @@ def mean_position(lat_deg: Float64, lon_deg: Float64, probability: Float64) -> t
     Args:
         lat_deg, lon_deg, probability: (K,) of cells; their probabilities need not sum to 1.
     """
-    lat, lon = np.radians(lat_deg), np.radians(lon_deg)
-    x, y, z = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]) @ probability
-    return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))
+    mean_lat_deg, mean_lon_deg = projection.to_degrees(*np.stack(projection.to_xyz(lat_deg, lon_deg)) @ probability)
+    return float(mean_lat_deg), float(mean_lon_deg)

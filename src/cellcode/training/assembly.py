@@ -76,16 +76,15 @@ def make_inputs(
     training: PhotoTable,
     source: AerialSource | None,
     cache: Path,
-    device: torch.device,
     imagery_cache: Path | None = None,
 ) -> Samples:
     """Give photos (N, H, W, 3) and, with imagery, tiles around them; parts that a regime freezes are cached in `cache`."""
-    photos = Photos(pixels, training.lat_deg, training.lon_deg, config, device)
+    photos = Photos(pixels, training.lat_deg, training.lon_deg, config)
     tiles = None
     if source is not None:
         cells = store_cells(training, source, config)
         store = tile_store(source, cells, config, cache, imagery_cache)
-        tiles = Tiles(store, training.lat_deg, training.lon_deg, _own_strangers(config), device)
+        tiles = Tiles(store, training.lat_deg, training.lon_deg, _own_strangers(config))
     if config.training.regime == "full":
         return Samples(photos, tiles)
     cached_photos = _freeze(photos, len(training), model.ground, config, cache / "photos.npy")
@@ -100,7 +99,6 @@ def stream_inputs(
     training: PackedTraining,
     source: AerialSource | None,
     cache: Path,
-    device: torch.device,
     imagery_cache: Path | None,
 ) -> Samples:
     """Give photos that are read as they are needed and, with imagery, tiles around them."""
@@ -108,7 +106,7 @@ def stream_inputs(
     if source is None:
         return Samples(photos, None)
     store = tile_store(source, store_cells(training, source, config), config, cache, imagery_cache)
-    return Samples(photos, StreamedTiles(store, stream, _own_strangers(config), device))
+    return Samples(photos, StreamedTiles(store, stream, _own_strangers(config)))
 
 
 def _own_strangers(config: Config) -> Config:

@@ -13,8 +13,8 @@ from cellcode.config import Config
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training.packed import PackedTraining
-from cellcode.training.tilereader import CellTiles, TileReader
-from cellcode.training.tiles import TileStore
+from cellcode.training.tilereader import TileReader
+from cellcode.training.tiles import CellTiles, TileStore
 
 STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
 MOST_STRANGERS = 1_000_000  # of them; more are never drawn in a training

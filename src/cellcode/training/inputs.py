@@ -22,7 +22,7 @@ from cellcode.model.precision import autocast, send
 from cellcode.progress import Meter
 from cellcode.training import augment
 from cellcode.training.objective import Places
-from cellcode.training.tilereader import CellTiles
+from cellcode.training.tiles import CellTiles
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -68,11 +68,9 @@ class Photos:
         lat_deg, lon_deg: float64 (N,).
     """
 
-    def __init__(
-        self, pixels: npt.NDArray[np.uint8], lat_deg: Float64, lon_deg: Float64, config: Config, device: torch.device
-    ) -> None:
+    def __init__(self, pixels: npt.NDArray[np.uint8], lat_deg: Float64, lon_deg: Float64, config: Config) -> None:
         self.pixels, self.lat_deg, self.lon_deg = pixels, lat_deg, lon_deg
-        self.config, self.device = config, device
+        self.config = config
 
     def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
         """Draw augmented photos (B, H, W, 3) float32."""
@@ -88,11 +86,9 @@ class Tiles:
         lat_deg, lon_deg: float64 (N,), positions of the photos.
     """
 
-    def __init__(
-        self, store: CellTiles, lat_deg: Float64, lon_deg: Float64, config: Config, device: torch.device
-    ) -> None:
+    def __init__(self, store: CellTiles, lat_deg: Float64, lon_deg: Float64, config: Config) -> None:
         self.store, self.lat_deg, self.lon_deg = store, lat_deg, lon_deg
-        self.config, self.device = config, device
+        self.config = config
         self._rows = store.rows(lat_deg, lon_deg, config.levels.cell)
 
     def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
@@ -144,7 +140,8 @@ class Cached:
     def __init__(
         self, inputs: Photos | Tiles, count: int, encoder: Encoder, start: int, views: int, path: Path, precision: str
     ) -> None:
-        self.start, self.device, self.path = start, inputs.device, path
+        self.start, self.path = start, path
+        device = encoder.projection.weight.device
         encoder.eval()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lat_deg = np.empty((views, count))
@@ -156,8 +153,8 @@ class Cached:
                     batch = np.arange(first, min(first + CACHE_BATCH, count))
                     drawn = inputs.draw(batch) if isinstance(inputs, Photos) else inputs.around(batch)
                     self.lat_deg[view, batch], self.lon_deg[view, batch] = drawn.lat_deg, drawn.lon_deg
-                    with autocast(precision, self.device):
-                        made = encoder.prefix(drawn.inputs.to(self.device), start).half().cpu().numpy()
+                    with autocast(precision, device):
+                        made = encoder.prefix(drawn.inputs.to(device), start).half().cpu().numpy()
                     if features is None:
                         shape = (views, count, *made.shape[1:])
                         features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

@@ -28,7 +28,7 @@ from cellcode.training.alike import Alike
 from cellcode.training.distribution import heard
 from cellcode.training.inputs import Indices, Sample, Tiles
 from cellcode.training.order import Cells, Schedule, Window
-from cellcode.training.tilereader import CellTiles
+from cellcode.training.tiles import CellTiles
 
 AHEAD = 2  # batches that are decoded while one is shown
 NAMED = 5  # damaged photos that are named one by one; the rest is counted
@@ -281,9 +281,9 @@ class StreamedPhotos:
 class StreamedTiles(Tiles):
     """Tiles around the photos of a stream; see `Tiles`."""
 
-    def __init__(self, store: CellTiles, stream: Stream, config: Config, device: torch.device) -> None:
+    def __init__(self, store: CellTiles, stream: Stream, config: Config) -> None:
         none = np.zeros(0)
-        super().__init__(store, none, none, config, device)
+        super().__init__(store, none, none, config)
         self.stream = stream
 
     def around(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:

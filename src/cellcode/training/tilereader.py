@@ -19,38 +19,28 @@ from cellcode.aerial import AerialSource
 from cellcode.aerial.missing import refuse_passing
 from cellcode.aerial.several import editions
 from cellcode.config import TileConfig
-from cellcode.geography import s2
-from cellcode.training.tiles import Float64, Indices, TileStore
+from cellcode.training.tiles import CellTiles, Float64, Indices
 
 
-class TileReader:
+class TileReader(CellTiles):
     """Gives the tiles that `TileStore` gives, without a store; the arguments are those of it.
 
     Args:
         threads: that read, in this process; 0: one a core.
-
-    Attributes:
-        cells: (C,) uint64, sorted; tiles from anywhere are around their centres `lat_deg`, `lon_deg`.
-        dates: of the imagery that tiles can be of, at least one.
     """
 
     def __init__(
         self, source: AerialSource, cells: npt.NDArray[np.uint64], tile: TileConfig, dates: int = 1, threads: int = 0
     ) -> None:
-        self.cells, self._source, self._tile = cells, source, tile
+        self._source, self._tile = source, tile
         self._views = editions(source, dates)
-        self.dates = len(self._views)
-        self.lat_deg, self.lon_deg = s2.cell_centers(cells)
+        super().__init__(cells, len(self._views))
         self._threads = ThreadPoolExecutor(threads or os.cpu_count(), "tiles")
-
-    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
-        """Rows of the cells that hold these positions; they must be among `cells`."""
-        return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
 
     def cut(
         self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Indices | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Read one tile for each position; see `TileStore.cut`.
+        """Read one tile for each position; see `CellTiles`.
 
         Raises:
             InputError: some of the imagery could not be fetched, but may be there later.
@@ -81,6 +71,3 @@ class TileReader:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(cancel_futures=True)
-
-
-CellTiles = TileStore | TileReader

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,38 @@ Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
-class TileStore:
+class CellTiles(ABC):
+    """Tiles around positions in a set of cells.
+
+    Attributes:
+        cells: (C,) uint64, sorted; tiles from anywhere are around their centres `lat_deg`, `lon_deg`.
+        dates: of the imagery that tiles can be of, at least one.
+    """
+
+    def __init__(self, cells: npt.NDArray[np.uint64], dates: int) -> None:
+        self.cells, self.dates = cells, dates
+        self.lat_deg, self.lon_deg = s2.cell_centers(cells)
+
+    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
+        """Rows of the cells that hold these positions; they must be among `cells`."""
+        return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
+
+    @abstractmethod
+    def cut(
+        self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Indices | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Give one tile for each row of the cells, centred on a position, its top towards `bearing_deg`.
+
+        Args:
+            date: number of a date, below `dates`, for each tile; None: the first, which is what the source itself shows.
+
+        Returns:
+            (B, size_px, size_px, 3) float32 in 0..255, or (B, S, size_px, size_px, 3) where there are S > 1 scales, and the
+            share of each tile that has imagery at the first scale, (B,) float32.
+        """
+
+
+class TileStore(CellTiles):
     """North-up surroundings of a set of cells, at every scale of a tile.
 
     The wider a scale, the coarser its pixels: each takes less room than the one before, and a raster with overviews gives it
@@ -47,9 +79,6 @@ class TileStore:
         path: file that holds the surroundings; further scales are beside it. They can be deleted after training.
         shared: files that are there already are of the same cells and tiles: they are used instead of reading again.
         dates: of the imagery to keep each cell at, where a source has several (see `several.editions`).
-
-    Attributes:
-        dates: that are kept, at least one.
 
     Raises:
         InputError: some of the imagery could not be fetched, but may be there later.
@@ -65,10 +94,8 @@ class TileStore:
         shared: bool = False,
         dates: int = 1,
     ) -> None:
-        self.cells = cells
         views = editions(source, dates)
-        self.dates = len(views)
-        self.lat_deg, self.lon_deg = s2.cell_centers(cells)
+        super().__init__(cells, len(views))
         corners = s2.cell_polygons(cells)
         farthest_m = distance.haversine_m(
             self.lat_deg[:, None], self.lon_deg[:, None], corners[..., 0], corners[..., 1]
@@ -102,10 +129,6 @@ class TileStore:
                     scale.keep(row, view.read(lat_deg, lon_deg, scale.side_px * scale.gsd_m, scale.side_px))
                 meter.advance()
 
-    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
-        """Rows of the cells that hold these positions; they must be among `cells`."""
-        return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
-
     def cut(
         self,
         rows: Indices,
@@ -114,15 +137,7 @@ class TileStore:
         bearing_deg: Float64,
         date: Indices | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Cut one tile a row of the store, centred on a position, its top towards `bearing_deg`.
-
-        Args:
-            date: number of a date, below `dates`, for each tile; None: the first, which is what the source itself shows.
-
-        Returns:
-            (B, size_px, size_px, 3) float32 in 0..255, or (B, S, size_px, size_px, 3) where there are S > 1 scales, and the
-            share of each tile that has imagery at the first scale, (B,) float32.
-        """
+        """See `CellTiles`."""
         east_m, north_m = distance.local_m(self.lat_deg[rows], self.lon_deg[rows], lat_deg, lon_deg)
         bearing_rad = np.deg2rad(bearing_deg)
         kept = rows if date is None else rows + date * len(self.cells)

@@ -141,11 +141,11 @@ def prepare(
     model = assembly.make_model(config, training, source is not None).to(device)
     sampler: PlaceSampler | Stream
     if isinstance(training, PhotoTable):
-        inputs = assembly.make_inputs(config, model, pixels, training, source, _cache(folder), device, imagery_cache)
+        inputs = assembly.make_inputs(config, model, pixels, training, source, _cache(folder), imagery_cache)
         sampler = assembly.make_sampler(config, training)
     else:
         sampler = training.stream(config)
-        inputs = assembly.stream_inputs(config, sampler, training, source, _cache(folder), device, imagery_cache)
+        inputs = assembly.stream_inputs(config, sampler, training, source, _cache(folder), imagery_cache)
     cells = len(np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype)))
     imagery = source.identity if source is not None else None
     identity = Identity(config, ingredients.digest(training), imagery, len(training), cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,11 @@ class Trainer:
         begin = checkpoint.load(self.folder, self._state(), self.identity) if resume else 0
         self.model.train()
         score = None
-        with Log(self.folder, begin, every.tensorboard) as log, Meter("training", self.steps) as meter:
+        with (
+            closing(self.ahead),
+            Log(self.folder, begin, every.tensorboard) as log,
+            Meter("training", self.steps) as meter,
+        ):
             meter.advance(begin)
             for step in range(begin, self.steps):
                 with log.timed():
@@ -124,7 +128,6 @@ class Trainer:
                     self._save(step + 1, score)
                     score = None
         self._save(self.steps, score)
-        self.ahead.close()
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Take one step and return the mean of each pair's loss and their sum, on the device.
