@@ -11,7 +11,7 @@ demo: $(VENV)/.base
 
 # CAMPUS=folder adds the tables of a real campus.
 results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
-	$(BIN)/cellcode results --out runs/results --docs docs $(if $(CAMPUS),--campus $(CAMPUS))
+	$(BIN)/python -m experiments --out runs/results --docs docs $(if $(CAMPUS),--campus $(CAMPUS))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

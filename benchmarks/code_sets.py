@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from code_field import CodeField
+from code_statistics import CodeStatistics, describe, fit
 from safetensors.torch import save_file
 
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.database import Calibration, Database
-from cellcode.database.facts import SCHEMA, Facts
-from cellcode.database.finish import count_kinds, write_coarse, write_first_stage, write_manifest
-from cellcode.database.layout import CELLS, COARSE, CODES, CONFIG, ENCODER, IDS, QUERIES
-from cellcode.database.npyfile import RowWriter
+from cellcode.database.building.finalize import count_kinds, write_coarse, write_first_stage, write_manifest
+from cellcode.database.store.facts import SCHEMA, Facts
+from cellcode.database.store.layout import CELLS, COARSE, CODES, CONFIG, ENCODER, IDS, QUERIES
+from cellcode.database.store.npy_file import RowWriter
 from cellcode.files import atomic_folder
 from cellcode.geography import s2
 from cellcode.index.codeset import CodeSet, Float32
 from cellcode.model.encoder import Encoder
 from cellcode.progress import Meter
 from cellcode.runs import Run
-from cellcode.simulation.code_statistics import CodeStatistics, describe, fit
-from cellcode.simulation.codes import CodeField
 
 STATISTICS = Path(__file__).parent / "data" / "code_statistics.npz"
 LEVEL = 16

@@ -28,14 +28,14 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from cellcode.aerial import AerialSource, read_crops
-from cellcode.aerial.geotiff import GeoTiffSource
-from cellcode.aerial.grid import web_mercator
-from cellcode.aerial.mbtiles import MbTiles
-from cellcode.aerial.tilecache import CachedTiles
-from cellcode.aerial.tiles import TileReply, Validators
-from cellcode.aerial.tilesource import TileSource
+from cellcode.aerial.rasters.geotiff import GeoTiffSource
+from cellcode.aerial.tiles.cache import CachedTiles
+from cellcode.aerial.tiles.grid import web_mercator
+from cellcode.aerial.tiles.mbtiles import MbTiles
+from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.geography import s2
-from cellcode.remote import MissingError
+from cellcode.http import MissingError
 
 CRS, LEFT_M, TOP_M = "EPSG:32632", 500_000.0 + 34_000, 5_760_000.0  # near 52 degrees north
 PIXEL_M, BLOCK_PX = 0.2, 2048

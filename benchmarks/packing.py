@@ -30,11 +30,12 @@ from report import Row
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.geography import s2
-from cellcode.photos import PhotoTable, pack, read_pixels
-from cellcode.photos.pack import Packing
-from cellcode.photos.shards import PackedPhotos
-from cellcode.photos.table import SCHEMA
-from cellcode.training.packed import PackedTraining
+from cellcode.photos import PhotoTable, read_pixels
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
+from cellcode.photos.packed.shards import PackedPhotos
+from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.training.data.packed import PackedTraining
 
 Size = tuple[int, int]
 USUAL, SMALL = (192, 144), (64, 48)  # small ones for memory, where only their number counts

@@ -24,13 +24,13 @@ import torch
 from cellcode import config as configuration
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
-from cellcode.database import build
+from cellcode.database.building import build
 from cellcode.model.precision import autocast
 from cellcode.photos import PhotoTable, ingest
-from cellcode.photos.splits import SplitRule
+from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training import train
-from cellcode.training.trainer import Trainer
+from cellcode.training.loop.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 CPU = torch.device("cpu")

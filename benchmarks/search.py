@@ -109,7 +109,8 @@ def geography(_: Path, threads: int) -> list[Row]:
     """Points to cells, and a country-sized polygon of 1,000 vertices to ranges."""
     import numpy as np
 
-    from cellcode.geography import Region, ranges, s2
+    from cellcode.geography import Region, s2
+    from cellcode.geography.s2 import ranges
 
     rng = np.random.default_rng(0)
     lat, lon = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 2_000_000))), rng.uniform(-180, 180, 2_000_000)
@@ -337,7 +338,8 @@ def trained(folder: Path, threads: int) -> list[Row]:
     """Recall of a real database against the bytes of its codes, beside image retrieval."""
     import numpy as np
 
-    from cellcode.database import Database, compress
+    from cellcode.database import Database
+    from cellcode.database.editing import compress
     from cellcode.geography import distance, s2
     from cellcode.index.codeset import CodeSet
     from cellcode.index.quantise import PackedCodes, train
@@ -389,7 +391,7 @@ def trained(folder: Path, threads: int) -> list[Row]:
 
 def embedded(locator: Any, table: Any) -> Any:
     """Embed the photos of a table, (N, D) float32."""
-    from cellcode.photos.pixels import load_pixels
+    from cellcode.photos.reading.pixels import load_pixels
 
     pixels, _ = load_pixels(table.files, locator.database.config.photo, description="reading photos")
     return locator.embed(pixels)

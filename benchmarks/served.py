@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from cellcode import config as configuration
-from cellcode.database import Database, build
+from cellcode.database import Database
+from cellcode.database.building import build
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import CellFacts, Run, Validation
 
 PHOTO_PX = (1280, 960)

@@ -30,15 +30,16 @@ from cellcode import config as configuration
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.sharded import ShardedPrototypes
-from cellcode.photos import ingest, pack
-from cellcode.photos.splits import SplitRule
+from cellcode.model.prototypes.sharded import ShardedPrototypes
+from cellcode.photos import ingest
+from cellcode.photos.packed import pack
+from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training import train
-from cellcode.training.alike import LOOKAHEAD, Alike
-from cellcode.training.log import peak_memory
-from cellcode.training.objective import Objective, Places
-from cellcode.training.sampling import PlaceSampler
+from cellcode.training.data.hard_batches import LOOKAHEAD, Alike
+from cellcode.training.data.sampling import PlaceSampler
+from cellcode.training.loop.log import peak_memory
+from cellcode.training.loop.objective import Objective, Places
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONTINENT, SMALL = 5_500_000, 10_000
@@ -151,7 +152,7 @@ def order_row(photos: int) -> report.Row:
     cells = np.sort(rng.integers(0, photos // 10, photos))
     labels = rng.integers(0, 1000, photos // 40 + 1).astype(np.int32)
     alike = Alike(places=8, period=photos, kept={-LOOKAHEAD: labels})
-    sampler = PlaceSampler(cells, 8192, 2, 0, tempering=0.5, alike=alike, prototypes=cells // 4)
+    sampler = PlaceSampler(cells, 8192, 2, 0, sampling_exponent=0.5, alike=alike, prototypes=cells // 4)
     started = time.process_time()
     sampler.batch(LOOKAHEAD)  # the first whole stretch between two clusterings: all of the pass
     rate = photos / (time.process_time() - started)

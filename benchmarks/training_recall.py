@@ -20,16 +20,16 @@ import report
 import torch
 
 from cellcode import config as configuration
-from cellcode.database import build
+from cellcode.database.building import build
 from cellcode.evaluation import difference_95, evaluate
 from cellcode.evaluation.metrics import middle_radius_m
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training import train
-from cellcode.training.alike import LOOKAHEAD, cluster
-from cellcode.training.assembly import make_sampler
-from cellcode.training.trainer import Trainer
+from cellcode.training.data.hard_batches import LOOKAHEAD, cluster
+from cellcode.training.loop.trainer import Trainer
+from cellcode.training.setup.factory import make_sampler
 
 CONFIG = Path(__file__).parent.parent / "configs" / "benchmark.yaml"
 SYSTEM = "hybrid"
@@ -56,11 +56,11 @@ CASES = (  # those that answer most come first
     Case("all negatives, 2 processes", SHARDED, ALL, 2),
     Case(WHOLE, (), ALL),
     Case("1 % of negatives", (*SAMPLED, "prototypes.share=0.01"), ALL),
-    Case("4 places that look alike", ("training.alike_places=4", MINED), WHOLE),
-    Case("cells by the root of their photos", ("training.tempering=0.5",), WHOLE),
+    Case("4 places that look alike", ("training.hard_group_size=4", MINED), WHOLE),
+    Case("cells by the root of their photos", ("training.sampling_exponent=0.5",), WHOLE),
     Case("3 % of negatives", (*SAMPLED, "prototypes.share=0.03"), ALL),
-    Case("8 places that look alike", ("training.alike_places=8", MINED), WHOLE),
-    Case("cells evenly", ("training.tempering=0",), WHOLE),
+    Case("8 places that look alike", ("training.hard_group_size=8", MINED), WHOLE),
+    Case("cells evenly", ("training.sampling_exponent=0",), WHOLE),
     Case("30 % of negatives", (*SAMPLED, "prototypes.share=0.3"), ALL),
 )
 
@@ -100,7 +100,7 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     labels = cluster(model.prototypes, config.training.seed).of_row
     made: list[report.Row] = []
     for places in ALIKE:
-        sampler = make_sampler(configuration.load(CONFIG, [f"training.alike_places={places}"]), training)
+        sampler = make_sampler(configuration.load(CONFIG, [f"training.hard_group_size={places}"]), training)
         if sampler.alike is not None:
             sampler.alike.kept = {-LOOKAHEAD: labels}  # as if they had been made before the first batch
         trainer.sampler = sampler

@@ -22,7 +22,7 @@ from cellcode.database import Database
 from cellcode.errors import InputError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
+from cellcode.photos.reading.pixels import load_pixels
 from cellcode.search import Locator
 from cellcode.serving import verdicts
 

@@ -14,7 +14,7 @@ from cellcode.config import Config
 from cellcode.database import Database
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable, SplitRule
 from cellcode.runs import CellFacts, Run, Validation
 from cellcode.simulation import Simulation

@@ -120,8 +120,8 @@ def test_an_override_that_cannot_be_understood_is_refused(tmp_path: Path, overri
         "loss.haversine_m=0",
         "levels.cell=31",
         "loss.alpha=-1",
-        "training.tempering=1.5",
-        "training.alike_places=0",
+        "training.sampling_exponent=1.5",
+        "training.hard_group_size=0",
     ],
 )
 def test_a_value_out_of_its_range_is_refused_by_the_name_of_its_key(override: str) -> None:
@@ -157,7 +157,7 @@ def test_dump_and_parse_keep_values_far_from_the_defaults() -> None:
     config = configuration.parse(
         {
             "name": "Straße: 5",
-            "training": {"learning_rate": 1e-05, "backbone_learning_rate": 3e-7, "ema": 0.999, "seed": 11},
+            "training": {"learning_rate": 1e-05, "backbone_learning_rate": 3e-7, "ema_decay": 0.999, "seed": 11},
             "evaluation": {"radii_m": [5], "ranks": [1, 2]},
             "build": {"kappa": 17.25, "unvisited_weight": 0.0},
         }
@@ -236,10 +236,10 @@ def test_haversine_labels_are_refused_without_a_softmax() -> None:
 def test_places_that_look_alike_are_refused_where_they_cannot_be_found_or_would_teach_nothing(
     values: dict[str, dict[str, int]], message: str
 ) -> None:
-    training = {"alike_places": 4, **values.get("training", {})}
+    training = {"hard_group_size": 4, **values.get("training", {})}
     with pytest.raises(UsageError, match=message):
         configuration.parse({**values, "training": training})
-    assert configuration.parse({"training": {"alike_places": 4}}).training.alike_places == 4
+    assert configuration.parse({"training": {"hard_group_size": 4}}).training.hard_group_size == 4
 
 
 def test_configurations_of_the_regions_differ_in_size_only() -> None:

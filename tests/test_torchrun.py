@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from cellcode import torchrun
 from cellcode.cli import main
+from cellcode.distributed import torchrun
 
 
 def summary(*files: Path) -> str:

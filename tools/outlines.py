@@ -25,7 +25,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cellcode.files import atomic_path
-from cellcode.geography import geojson
+from cellcode.geography.regions import geojson
 
 OUT = Path(__file__).parents[1] / "src" / "cellcode" / "geography" / "outlines.parquet"
 WORLD = shapely.box(-180, -90, 180, 90)

@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellcode.database import Database, build
+    from cellcode.database import Database
+    from cellcode.database.building import build
     from cellcode.evaluation import evaluate
     from cellcode.geography import Region
     from cellcode.photos import PhotoTable, ingest
@@ -38,7 +39,7 @@ __all__ = [
 ]
 _HOMES = {
     "Database": "database", "Locator": "search", "PhotoTable": "photos", "Region": "geography", "Run": "runs",
-    "build": "database", "evaluate": "evaluation", "ingest": "photos", "locate": "search", "simulate": "simulation",
+    "build": "database.building", "evaluate": "evaluation", "ingest": "photos", "locate": "search", "simulate": "simulation",
     "train": "training",
 }  # fmt: skip
 

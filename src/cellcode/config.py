@@ -152,7 +152,7 @@ class PrototypesConfig(Frozen):
         0, ge=0, description="for each cell of a batch, rows a step that look like it, from clusters of the prototypes"
     )
     mine_every_steps: int = Field(
-        1000, ge=1, description="steps between two clusterings, for `hard_rows` and `training.alike_places`"
+        1000, ge=1, description="steps between two clusterings, for `hard_rows` and `training.hard_group_size`"
     )
 
     @model_validator(mode="after")
@@ -203,12 +203,12 @@ class TrainingConfig(Frozen):
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(256, ge=2)
     photos_per_place: int = Field(2, ge=1)
-    tempering: Share = Field(
+    sampling_exponent: Share = Field(
         1.0,
         description="a cell with n photos is drawn in proportion to n to the power of this; 1: photos are drawn evenly, "
         "0: cells",
     )
-    alike_places: int = Field(
+    hard_group_size: int = Field(
         1, ge=1, description="places of a batch come in groups of this many whose cells look alike; 1: at random"
     )
     random_tiles: int = Field(0, ge=0, description="extra tiles a batch from anywhere in the imagery, as negatives")
@@ -222,9 +222,9 @@ class TrainingConfig(Frozen):
     prototype_learning_rate: Positive = 1e-2
     weight_decay: float = Field(1e-2, ge=0)
     warmup_share: Share = 0.1
-    gradient_norm: Positive = 5.0
-    ema: Share = 0.0
-    accumulation: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
+    max_grad_norm: Positive = 5.0
+    ema_decay: Share = 0.0
+    gradient_accumulation: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
     activation_checkpointing: bool = Field(
         False, description="compute activations again for the gradient: memory for time"
     )
@@ -306,21 +306,21 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _places_that_look_alike_are_found_and_compared(self) -> Config:
         training, loss = self.training, self.loss
-        if training.alike_places == 1:
+        if training.hard_group_size == 1:
             return self
         places = training.batch_size // training.photos_per_place
-        if places % training.alike_places:
+        if places % training.hard_group_size:
             raise ValueError(
-                f"training.alike_places {training.alike_places} does not divide the {places} places of a batch "
+                f"training.hard_group_size {training.hard_group_size} does not divide the {places} places of a batch "
                 "(training.batch_size / training.photos_per_place)"
             )
         if not loss.query_prototype:
             raise ValueError(
-                "training.alike_places takes clusters of prototypes, and loss.query_prototype 0 trains none"
+                "training.hard_group_size takes clusters of prototypes, and loss.query_prototype 0 trains none"
             )
         if not (loss.query_aerial or loss.query_cell or loss.query_query):
             raise ValueError(
-                "training.alike_places needs a loss between photos and tiles of a batch, and loss.query_aerial, "
+                "training.hard_group_size needs a loss between photos and tiles of a batch, and loss.query_aerial, "
                 "loss.query_cell and loss.query_query are 0"
             )
         return self

@@ -19,7 +19,7 @@ import rasterio.warp
 from PIL import Image
 from rasterio.transform import Affine
 
-from cellcode.remote import Client, Politeness
+from cellcode.http import Client, Politeness
 
 Float64 = npt.NDArray[np.float64]
 

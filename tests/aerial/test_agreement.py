@@ -25,14 +25,14 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.arcgis import ArcGisTiles
-from cellcode.aerial.template import Facts, TemplateTiles
-from cellcode.aerial.tilecache import cache_folder, cached
-from cellcode.aerial.tiles import TileProvider
-from cellcode.aerial.wms import WmsTiles
-from cellcode.aerial.wmts import WmtsTiles
+from cellcode.aerial.tiles.arcgis import ArcGisTiles
+from cellcode.aerial.tiles.cache import cache_folder, cached
+from cellcode.aerial.tiles.provider import TileProvider
+from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.wms import WmsTiles
+from cellcode.aerial.tiles.wmts import WmtsTiles
 from cellcode.geography import distance
-from cellcode.remote import Client
+from cellcode.http import Client
 
 Float64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]

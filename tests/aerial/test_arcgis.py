@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cellcode.aerial import open_source
-from cellcode.aerial.arcgis import ArcGisTiles
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.tilesource import TileSource
+from cellcode.aerial.tiles.arcgis import ArcGisTiles
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError, UsageError
-from cellcode.remote import Client, RemoteError
+from cellcode.http import Client, RemoteError
 
 LAT, LON, SIZE_M, SIZE_PX = 52.0, 5.1, 100.0, 96
 SERVICE = "/arcgis/rest/services/town/ImageServer"

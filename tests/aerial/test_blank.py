@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.template import Facts, TemplateTiles
-from cellcode.aerial.tilesource import TileSource
-from cellcode.remote import Client
+from cellcode.aerial.tiles.source import TileSource
+from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.http import Client
 
 Encode = Callable[[Any], bytes]
 LAT, LON = 52.0, 5.1

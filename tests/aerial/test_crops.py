@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cellcode.aerial.crops import read_crops
-from cellcode.aerial.geotiff import GeoTiffSource
-from cellcode.aerial.mosaic import MosaicSource
-from cellcode.aerial.source import AerialSource
+from cellcode.aerial.protocol import AerialSource
+from cellcode.aerial.rasters.geotiff import GeoTiffSource
+from cellcode.aerial.rasters.mosaic import MosaicSource
 
 Write = Callable[..., Any]
 LAT, LON = 48.85, 2.35

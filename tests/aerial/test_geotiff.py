@@ -11,9 +11,10 @@ import rasterio
 import rasterio.shutil
 from rasterio.enums import ColorInterp, Resampling
 
-from cellcode.aerial.geotiff import GeoTiffSource
-from cellcode.aerial.mosaic import MosaicSource
-from cellcode.aerial.source import AerialSource, Crop, open_source
+from cellcode.aerial.open import open_source
+from cellcode.aerial.protocol import AerialSource, Crop
+from cellcode.aerial.rasters.geotiff import GeoTiffSource
+from cellcode.aerial.rasters.mosaic import MosaicSource
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import distance
 

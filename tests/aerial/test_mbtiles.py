@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from cellcode.aerial import open_source, read_crops
-from cellcode.aerial.mbtiles import MbTiles
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.template import Facts, TemplateTiles
-from cellcode.aerial.tilecache import CachedTiles, CacheRules, cache_folder, cached
-from cellcode.aerial.tilesource import TileSource
+from cellcode.aerial.tiles.cache import CachedTiles, CacheRules, cache_folder, cached
+from cellcode.aerial.tiles.mbtiles import MbTiles
+from cellcode.aerial.tiles.source import TileSource
+from cellcode.aerial.tiles.template import Facts, TemplateTiles
 from cellcode.errors import InputError, UsageError
-from cellcode.remote import Client, MissingError, RemoteError
+from cellcode.http import Client, MissingError, RemoteError
 
 Encode = Callable[[Any], bytes]
 LAT, LON, SIZE_M, SIZE_PX = 52.0, 5.1, 100.0, 96
@@ -279,8 +279,8 @@ def test_many_threads_write_one_cache(served: Any, hasty: Client, tmp_path: Path
 WRITER = """
 import sys
 from pathlib import Path
-from cellcode.aerial.template import Facts, TemplateTiles
-from cellcode.aerial.tilecache import CachedTiles
+from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.cache import CachedTiles
 tiles = CachedTiles(TemplateTiles(sys.argv[1] + "/{z}/{x}/{y}", Facts(max_zoom=17)), Path(sys.argv[2]))
 for x in range(int(sys.argv[3]), int(sys.argv[3]) + 8):
     tiles.fetch(17, x, 43295)

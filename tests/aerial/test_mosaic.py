@@ -9,7 +9,7 @@ import rasterio
 
 from cellcode.aerial import open_source
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.mosaic import MosaicSource
+from cellcode.aerial.rasters.mosaic import MosaicSource
 from cellcode.errors import InputError, UsageError
 
 Write = Callable[..., Any]

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from cellcode.aerial import open_source
-from cellcode.aerial.pmtiles import export
-from cellcode.aerial.template import Facts, TemplateTiles
-from cellcode.aerial.tilesource import TileSource
-from cellcode.aerial.webtile import read_tile
+from cellcode.aerial.tiles.pmtiles import export
+from cellcode.aerial.tiles.source import TileSource
+from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.web_tile import read_tile
 from cellcode.cli import main
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.remote import Client
+from cellcode.http import Client
 
 pytest.importorskip("pmtiles")
 LAT, LON = 52.0, 5.1

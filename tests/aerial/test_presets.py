@@ -2,8 +2,9 @@
 
 import pytest
 
-from cellcode.aerial import open_source, presets
-from cellcode.aerial.template import TemplateTiles, is_template
+from cellcode.aerial import open_source
+from cellcode.aerial.tiles import presets
+from cellcode.aerial.tiles.template import TemplateTiles, is_template
 from cellcode.cli import main
 from cellcode.errors import UsageError
 from cellcode.geography import Region

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cellcode.aerial import open_source
-from cellcode.aerial.geotiff import GeoTiffSource
+from cellcode.aerial.rasters.geotiff import GeoTiffSource
 from cellcode.errors import InputError, UsageError
-from cellcode.remote import Client, RemoteError
+from cellcode.http import Client, RemoteError
 
 Write = Callable[..., Any]
 LAT, LON = 48.85, 2.35
@@ -141,9 +141,9 @@ def test_passing_faults_are_asked_again(ranges: RangeServer, noise: Any) -> None
 def test_fault_that_lasts_ends_the_reading_with_a_sentence(
     ranges: RangeServer, noise: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cellcode.aerial import rasterfile
+    from cellcode.aerial.rasters import raster_file
 
-    monkeypatch.setitem(rasterfile._GDAL, "GDAL_HTTP_RETRY_DELAY", "0.01")
+    monkeypatch.setitem(raster_file._GDAL, "GDAL_HTTP_RETRY_DELAY", "0.01")
     ranges.files["/down.tif"] = noise.path.read_bytes()
     source = open_source(f"http://{ranges.host}/down.tif?sig=s3cret")
     ranges.fail = 1000

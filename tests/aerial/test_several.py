@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.several import Member, SeveralSource, editions
+from cellcode.aerial.multi import Member, SeveralSource, editions
 from cellcode.errors import InputError, UsageError
 
 Write = Callable[..., Any]

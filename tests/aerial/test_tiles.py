@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from cellcode.aerial import open_source, read_crops
-from cellcode.aerial.faults import IN_A_ROW
 from cellcode.aerial.missing import Missing, refuse_passing, told
-from cellcode.aerial.template import Facts, TemplateTiles, quadkey
-from cellcode.aerial.tilesource import TileSource
+from cellcode.aerial.tiles.failures import IN_A_ROW
+from cellcode.aerial.tiles.source import TileSource
+from cellcode.aerial.tiles.template import Facts, TemplateTiles, quadkey
 from cellcode.errors import InputError, UsageError
-from cellcode.remote import Client, Politeness, RemoteError
+from cellcode.http import Client, Politeness, RemoteError
 
 Encode = Callable[[Any], bytes]
 LAT, LON, SIZE_M, SIZE_PX = 52.0, 5.1, 100.0, 96

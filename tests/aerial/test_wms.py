@@ -7,10 +7,10 @@ import pytest
 
 from cellcode.aerial import open_source
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.tilesource import TileSource
-from cellcode.aerial.wms import WmsTiles
+from cellcode.aerial.tiles.source import TileSource
+from cellcode.aerial.tiles.wms import WmsTiles
 from cellcode.errors import InputError, UsageError
-from cellcode.remote import Client, RemoteError
+from cellcode.http import Client, RemoteError
 
 LAT, LON, SIZE_M, SIZE_PX = 52.0, 5.1, 100.0, 64
 NORTH_FIRST = {"EPSG:4326", "EPSG:31467"}  # as the authority defines them

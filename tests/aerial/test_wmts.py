@@ -9,10 +9,10 @@ import pytest
 import rasterio.warp
 
 from cellcode.aerial import open_source
-from cellcode.aerial.tilesource import TileSource
-from cellcode.aerial.wmts import WmtsTiles
+from cellcode.aerial.tiles.source import TileSource
+from cellcode.aerial.tiles.wmts import WmtsTiles
 from cellcode.errors import InputError, UsageError
-from cellcode.remote import Client, RemoteError
+from cellcode.http import Client, RemoteError
 
 Encode = Callable[[Any], bytes]
 LAT, LON, SIZE_M, SIZE_PX = 52.0, 5.1, 100.0, 96

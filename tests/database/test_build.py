@@ -10,7 +10,7 @@ from cellcode import build
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
 from cellcode.database import Database
-from cellcode.database.codes import fuse, upsample
+from cellcode.database.building.fusion import fuse, upsample
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
 from cellcode.index.quantise import to_int8

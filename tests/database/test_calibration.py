@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cellcode.database.calibration import Calibration, fit
-from cellcode.database.codes import fuse
-from cellcode.database.similarity import Terms
+from cellcode.database.building.fusion import fuse
+from cellcode.database.calibration.fit import Calibration, fit
+from cellcode.database.calibration.similarity import Terms
 from cellcode.geography import Region, s2
 from cellcode.runs import Validation
 

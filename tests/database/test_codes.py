@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from cellcode.database import Calibration
-from cellcode.database.codes import fuse, upsample
-from cellcode.database.imputation import Imputation
+from cellcode.database.building.fusion import fuse, upsample
+from cellcode.database.calibration.imputation import Imputation
 from cellcode.geography import Region, s2
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 
 PARENTS = Region.bbox(3.0, 52.0, 3.04, 52.02).cells(15)
 

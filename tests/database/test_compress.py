@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cellcode.database import Database, compress, reshape
+from cellcode.database import Database
+from cellcode.database.editing import compress, reshape
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, s2
 from cellcode.index.quantise import PackedCodes

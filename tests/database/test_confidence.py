@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from cellcode import Locator, build
-from cellcode.database import Calibration, Database, confidence
-from cellcode.database.imputation import Imputation
-from cellcode.database.inside import Inside, features
-from cellcode.database.similarity import Terms
+from cellcode.database import Calibration, Database
+from cellcode.database.calibration import radii
+from cellcode.database.calibration.imputation import Imputation
+from cellcode.database.calibration.in_region import Inside, features
+from cellcode.database.calibration.similarity import Terms
 from cellcode.errors import InputError
 from cellcode.geography import Region, distance, s2
 from cellcode.index.codeset import CodeSet
@@ -35,17 +36,17 @@ def test_circles_hold_the_share_of_other_photos_that_they_promise(temperature: f
     """Also where the posterior is far too sure, or not sure enough."""
     codes = _unit(np.random.default_rng(0).standard_normal((len(IDS), DIM))).astype(np.float16)
     code_set = CodeSet(IDS, codes, longest=1.01)
-    made = confidence.fit(Calibration(temperature=temperature), code_set, _photos(codes, 800, 1), None, 16, 0)
+    made = radii.fit(Calibration(temperature=temperature), code_set, _photos(codes, 800, 1), None, 16, 0)
     other = _photos(codes, 800, 2)
     scores = other.queries @ codes.astype(np.float32).T
-    rest, lat, lon = confidence.everywhere(IDS), *s2.cell_centers(IDS)
+    rest, lat, lon = radii.everywhere(IDS), *s2.cell_centers(IDS)
     inside = []
     for photo, row in enumerate(scores):
-        order = np.argsort(-row)[: confidence.REACH]
+        order = np.argsort(-row)[: radii.REACH]
         mass = np.exp((row - row.max()) / temperature)
-        within = confidence.held(lat[order], lon[order], (mass / mass.sum())[order], rest, s2.mean_edge_m(16))
+        within = radii.held(lat[order], lon[order], (mass / mass.sum())[order], rest, s2.mean_edge_m(16))
         error_m = distance.haversine_m(other.lat_deg[photo], other.lon_deg[photo], lat[order[0]], lon[order[0]])
-        inside.append([error_m <= confidence.radius_m(share, *within) for share in (made.share_50, made.share_90)])
+        inside.append([error_m <= radii.radius_m(share, *within) for share in (made.share_50, made.share_90)])
     half, most = np.mean(inside, axis=0)
     assert half == pytest.approx(0.5, abs=0.06)
     assert most == pytest.approx(0.9, abs=0.04)
@@ -56,9 +57,9 @@ def test_few_photos_do_not_promise_more_than_they_tell() -> None:
     codes = _unit(np.random.default_rng(0).standard_normal((len(IDS), DIM))).astype(np.float16)
     code_set, calibration = CodeSet(IDS, codes, longest=1.01), Calibration(temperature=0.06)
     photos = _photos(codes, 10, 1)
-    made = confidence.fit(calibration, code_set, photos, None, 16, 0)
+    made = radii.fit(calibration, code_set, photos, None, 16, 0)
     alone = [  # share of a photo: both figures of ten copies of it
-        confidence.fit(
+        radii.fit(
             calibration, code_set, Validation(*(np.repeat(v[[n]], 10, 0) for v in vars(photos).values())), None, 16, 0
         )
         for n in range(10)
@@ -73,17 +74,17 @@ def test_photos_from_elsewhere_without_validation_photos_are_said_to_be_unused(
 ) -> None:
     codes = _unit(np.random.default_rng(0).standard_normal((len(IDS), DIM))).astype(np.float16)
     photos = _photos(codes, 9, 1)
-    made = confidence.fit(Calibration(), CodeSet(IDS, codes, longest=1.01), photos, photos.queries, 16, 0)
+    made = radii.fit(Calibration(), CodeSet(IDS, codes, longest=1.01), photos, photos.queries, 16, 0)
     assert made == Calibration()
     assert "9 validation photos lie in the database, 10 are needed" in capsys.readouterr().err
 
 
 def test_cells_that_stand_for_some_rows_are_among_them() -> None:
     slices = np.array([[3, 5], [10, 11], [40, 60]])
-    lat, lon = confidence.everywhere(IDS, slices)
+    lat, lon = radii.everywhere(IDS, slices)
     rows = np.concatenate([np.arange(*each) for each in slices])
     np.testing.assert_array_equal(s2.cell_ids(lat, lon, 16), IDS[rows])
-    assert len(confidence.everywhere(IDS, slices[:0])[0]) == 0
+    assert len(radii.everywhere(IDS, slices[:0])[0]) == 0
 
 
 def test_photos_from_elsewhere_are_told_from_those_of_the_region() -> None:

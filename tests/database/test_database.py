@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cellcode.database import Database, compress, reshape
-from cellcode.database.facts import Facts
+from cellcode.database import Database
+from cellcode.database.editing import compress, reshape
+from cellcode.database.store.facts import Facts
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
 from cellcode.geography import Region

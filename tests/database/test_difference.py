@@ -1,7 +1,9 @@
 from pathlib import Path
 
 from cellcode import build
-from cellcode.database import Database, compress, difference, reshape
+from cellcode.database import Database
+from cellcode.database.editing import compress, reshape
+from cellcode.database.store import difference
 from cellcode.geography import Region
 from cellcode.runs import Run
 

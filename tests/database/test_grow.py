@@ -12,13 +12,14 @@ import torch
 
 from cellcode import build
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.source import Crop
-from cellcode.database import Database, compress, grow, reshape
-from cellcode.database.embedding import embed
-from cellcode.database.newcomers import fit
+from cellcode.aerial.protocol import Crop
+from cellcode.database import Database
+from cellcode.database.building.embedding import embed
+from cellcode.database.editing import compress, grow, reshape
+from cellcode.database.editing.new_prototypes import fit
 from cellcode.errors import InputError
 from cellcode.geography import Region, distance, s2
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
@@ -333,7 +334,7 @@ def test_old_prototypes_are_compared_with_block_by_block(monkeypatch: pytest.Mon
     )
     made = []
     for entries in (1 << 24, len(ids) * 5):
-        monkeypatch.setattr("cellcode.database.newcomers.MAX_ENTRIES", entries)
+        monkeypatch.setattr("cellcode.database.editing.new_prototypes.MAX_ENTRIES", entries)
         table = Prototypes(ids, 32, 1.2)
         with torch.no_grad():
             table.weight.copy_(weights)
@@ -369,7 +370,7 @@ def test_photos_are_decoded_in_chunks(
 ) -> None:
     files = [newcomers.files[0], Path("no.jpg"), *newcomers.files[1:5]]
     whole = embed(town_cells.encoder(), town_cells.config, files)
-    monkeypatch.setattr("cellcode.database.embedding.CHUNK", 2)
+    monkeypatch.setattr("cellcode.database.building.embedding.CHUNK", 2)
     chunks = embed(town_cells.encoder(), town_cells.config, files)
     np.testing.assert_allclose(chunks[0], whole[0], atol=1e-2)  # batches of another size, perhaps in bfloat16
     np.testing.assert_array_equal(chunks[1], [0, 2, 3, 4, 5])

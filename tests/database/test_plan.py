@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cellcode.database.plan import bounds, choose, has_prototype
-from cellcode.geography import Region, ranges, s2
+from cellcode.database.building.plan import bounds, choose, has_prototype
+from cellcode.geography import Region, s2
+from cellcode.geography.s2 import ranges
 from cellcode.runs import Run
 
 

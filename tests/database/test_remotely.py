@@ -10,14 +10,16 @@ import pytest
 
 from cellcode import build
 from cellcode.aerial import open_source
-from cellcode.database import Database, remotely
-from cellcode.database.embedding import embed
+from cellcode.database import Database
+from cellcode.database.building import cluster_tasks
+from cellcode.database.building.embedding import embed
+from cellcode.distributed.ray_tasks import over_ranges
 from cellcode.errors import CellcodeError, InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import PhotoTable, pack
-from cellcode.photos.pack import Packing
+from cellcode.photos import PhotoTable
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
 from cellcode.runs import Run
-from cellcode.tasks import over_ranges
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -50,7 +52,7 @@ def test_photos_are_embedded_a_shard_a_task(
     cluster: str, town_run: Run, town_photos: PhotoTable, tmp_path: Path
 ) -> None:
     packed = pack.run(town_photos, Packing(shard_photos=64), out=tmp_path / "shards")
-    folder = remotely.embed_photos(town_run, packed, "train", tmp_path / "embedded", cluster)
+    folder = cluster_tasks.embed_photos(town_run, packed, "train", tmp_path / "embedded", cluster)
     names = packed.shards("train").names
     files = [town_photos.root / name for shard in names for name in packed.rows("train", shard)["file"].to_pylist()]
     expected, _, _ = embed(town_run.ground, town_run.config, files, device="cpu")
@@ -58,7 +60,7 @@ def test_photos_are_embedded_a_shard_a_task(
     assert (made * expected).sum(axis=1).min() > 0.999
     kept = (folder / f"{names[1]}.npy").stat().st_mtime_ns
     (folder / f"{names[0]}.npy").unlink()
-    remotely.embed_photos(town_run, packed, "train", tmp_path / "embedded", cluster)
+    cluster_tasks.embed_photos(town_run, packed, "train", tmp_path / "embedded", cluster)
     assert (folder / f"{names[0]}.npy").is_file()
     assert (folder / f"{names[1]}.npy").stat().st_mtime_ns == kept
 

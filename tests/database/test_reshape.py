@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cellcode import build
-from cellcode.database import Database, reshape
-from cellcode.database.codes import fuse
+from cellcode.database import Database
+from cellcode.database.building.fusion import fuse
+from cellcode.database.editing import reshape
 from cellcode.errors import InputError
 from cellcode.files import sha256
 from cellcode.geography import Region, s2

@@ -14,7 +14,8 @@ import rasterio.warp
 import torch
 
 from cellcode import build
-from cellcode.database import Database, parts
+from cellcode.database import Database
+from cellcode.database.building import shards
 from cellcode.errors import InputError
 from cellcode.files import locked, read_json, sha256
 from cellcode.geography import Region, s2
@@ -32,15 +33,15 @@ def files_of(folder: Path) -> dict[str, str]:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that are encoded from now on."""
     sizes: list[int] = []
-    original = parts._encode
-    monkeypatch.setattr(parts, "_encode", lambda run, pixels: sizes.append(len(pixels)) or original(run, pixels))
+    original = shards._encode
+    monkeypatch.setattr(shards, "_encode", lambda run, pixels: sizes.append(len(pixels)) or original(run, pixels))
     return sizes
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int, error: BaseException) -> list[Any]:
     """Let `write_part` fail in the middle of the shard after some; return what was asked of it."""
     asked: list[Any] = []
-    original = parts.write_part
+    original = shards.write_part
 
     def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any) -> Any:
         asked.append(folder.name)
@@ -48,7 +49,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int, error: BaseExceptio
             monkeypatch.setattr(np, "save", _failing(error))
         return original(run, source, ids, folder, reuse)
 
-    monkeypatch.setattr(parts, "write_part", write)
+    monkeypatch.setattr(shards, "write_part", write)
     return asked
 
 
@@ -247,13 +248,13 @@ def test_a_build_killed_while_it_joined_its_shards_leaves_nothing_behind(
 ) -> None:
     region, out, working = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells", tmp_path / ".a.cells.building"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cellcode.database.build.write", lambda *given: _killed(given[-1]))
+        patch.setattr("cellcode.database.building.build.write", lambda *given: _killed(given[-1]))
         with pytest.raises(KeyboardInterrupt):
             build.run(wide_run, None, region, out=out)
     assert (working / "database" / "half").is_file()
     plan = read_json(working / "plan.json")
-    assert plan["aerial_encoder"] == parts.encoder_digest(wide_run)
-    monkeypatch.setattr(parts, "write_part", lambda *given: pytest.fail("encoded again"))
+    assert plan["aerial_encoder"] == shards.encoder_digest(wide_run)
+    monkeypatch.setattr(shards, "write_part", lambda *given: pytest.fail("encoded again"))
     made = build.run(wide_run, None, region, out=out)
     assert "half" not in made.manifest["files"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]

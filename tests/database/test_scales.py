@@ -12,7 +12,8 @@ import torch
 from cellcode import build, cpu
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
-from cellcode.database import Database, parts
+from cellcode.database import Database
+from cellcode.database.building import shards
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import choose_device
@@ -74,7 +75,7 @@ def test_tiles_are_taken_over_only_from_the_same_scales(
     # The same encoder, told that the wider views are other ones.
     tile = scaled_run.config.tile.model_copy(update={"scales": (1.0, 2.0, 8.0)})
     other = replace(scaled_run, config=scaled_run.config.model_copy(update={"tile": tile}))
-    assert parts.encoder_digest(other) != parts.encoder_digest(scaled_run)
+    assert shards.encoder_digest(other) != shards.encoder_digest(scaled_run)
     build.run(other, imagery, AREA, out=tmp_path / "other.cells", reuse=scaled_cells)
     text = capsys.readouterr().err
     assert "nothing is taken over" in text
@@ -90,7 +91,7 @@ def test_a_single_scale_is_no_other_encoder_than_before_there_were_scales(wide_r
     assert wide_run.aerial is not None
     for name, tensor in sorted(wide_run.aerial.state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
-    assert parts.encoder_digest(wide_run) == digest.hexdigest()[:16]
+    assert shards.encoder_digest(wide_run) == digest.hexdigest()[:16]
 
 
 def test_new_imagery_outside_the_tile_but_inside_a_wider_view_is_encoded_again(

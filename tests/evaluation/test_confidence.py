@@ -6,7 +6,7 @@ from cellcode.database import Database
 from cellcode.evaluation import confidence
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
+from cellcode.photos.reading.pixels import load_pixels
 
 
 def test_probabilities_that_come_true_have_no_calibration_error() -> None:

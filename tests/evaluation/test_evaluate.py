@@ -13,7 +13,7 @@ from cellcode.errors import InputError
 from cellcode.evaluation import Report, figures
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
+from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from experiments.calibrations import compare_methods
 
 from cellcode.database import Database
-from cellcode.experiments.calibrations import compare_methods
 from cellcode.geography import distance, s2
 from cellcode.runs import Run, Validation
 

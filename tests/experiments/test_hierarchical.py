@@ -6,18 +6,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from experiments import hierarchical
+from experiments.hierarchical import Hierarchy
 from PIL import Image
 
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.errors import InputError, UsageError
-from cellcode.experiments import hierarchical
-from cellcode.experiments.hierarchical import Hierarchy
 from cellcode.geography import distance, s2
 from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable, ingest
-from cellcode.photos.pixels import load_pixels
-from cellcode.training.objective import Places
+from cellcode.photos.reading.pixels import load_pixels
+from cellcode.training.loop.objective import Places
 
 PLACE = (48.85, 2.35)
 LEVELS = (14, 16, 18)
@@ -163,7 +163,7 @@ def test_photos_kept_for_validation_are_not_classes(photos: PhotoTable, config: 
 
 
 def test_the_same_seed_gives_the_same_weights_and_the_regime_is_followed(photos: PhotoTable, config: Config) -> None:
-    rule = config.training.model_copy(update={"epochs": 1, "regime": "frozen", "cached_views": 1, "ema": 0.9})
+    rule = config.training.model_copy(update={"epochs": 1, "regime": "frozen", "cached_views": 1, "ema_decay": 0.9})
     frozen = config.model_copy(update={"training": rule})
     first, second = (hierarchical.train(frozen, photos, (15, 17)).state_dict() for _ in range(2))
     torch.manual_seed(config.training.seed)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from cellcode.experiments import results
-from cellcode.experiments.plan import FULL, QUICK
+from experiments import results
+from experiments.plan import FULL, QUICK
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from cellcode.experiments.stages import Done, Stage, finished, run
+from experiments.stages import Done, Stage, finished, run
 
 WORK = '''
 from pathlib import Path

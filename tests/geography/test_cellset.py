@@ -7,8 +7,9 @@ import pytest
 import s2geometry
 
 from cellcode.errors import InputError
-from cellcode.geography import Region, ranges, s2
+from cellcode.geography import Region, s2
 from cellcode.geography.distance import EARTH_RADIUS_M
+from cellcode.geography.s2 import ranges
 
 Ids = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]

@@ -6,7 +6,8 @@ import pytest
 import shapely
 
 from cellcode.errors import UsageError
-from cellcode.geography import Region, countries
+from cellcode.geography import Region
+from cellcode.geography.regions import countries
 
 TABLE = pq.read_table(Path(countries.__file__).with_name("outlines.parquet"))
 OUTLINES = dict(

@@ -13,9 +13,11 @@ import s2geometry
 import shapely
 
 from cellcode.errors import InputError
-from cellcode.geography import Region, covering, ranges, s2
+from cellcode.geography import Region, s2
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
-from cellcode.geography.polygon import EdgeSieve, PolygonArea
+from cellcode.geography.regions import covering
+from cellcode.geography.regions.polygon import EdgeSieve, PolygonArea
+from cellcode.geography.s2 import ranges
 
 Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint64]

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cellcode.geography import Region, ranges, s2
+from cellcode.geography import Region, s2
+from cellcode.geography.s2 import ranges
 
 Ids = npt.NDArray[np.uint64]
 LEVELS = [0, 1, 5, 8, 16, 30]

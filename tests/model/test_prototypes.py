@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cellcode.geography import distance, s2
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 
 Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint64]

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.geography import distance, s2
-from cellcode.model import negatives
-from cellcode.model.prototypes import Prototypes
-from cellcode.model.rowwise import RowwiseAdam
-from cellcode.model.sharded import BLOCK, ShardedPrototypes, part
-from cellcode.training.objective import Objective, Places
+from cellcode.model.prototypes import negatives
+from cellcode.model.prototypes.rowwise import RowwiseAdam
+from cellcode.model.prototypes.sharded import BLOCK, ShardedPrototypes, part
+from cellcode.model.prototypes.whole import Prototypes
+from cellcode.training.loop.objective import Objective, Places
 
 PLACE, LEVEL, DIM = (48.85, 2.35), 15, 8
 ALL = PrototypesConfig(table="sharded")
@@ -130,15 +130,15 @@ def test_hard_rows_look_like_the_cells_they_are_drawn_for() -> None:
 
 
 def test_the_first_vectors_are_unit_and_do_not_depend_on_who_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellcode.model.sharded.BLOCK", 64)
+    monkeypatch.setattr("cellcode.model.prototypes.sharded.BLOCK", 64)
     ids = _ids(1000)
     whole = ShardedPrototypes(ids, DIM, 1.2, ALL, seed=3).weight
     torch.testing.assert_close(whole.norm(dim=1), torch.ones(1000))
     assert (whole @ whole.T).fill_diagonal_(0).max() < 0.999
     parts = []
     for rank in range(3):
-        monkeypatch.setattr("cellcode.model.collectives.rank", lambda rank=rank: rank)
-        monkeypatch.setattr("cellcode.model.collectives.world", lambda: 3)
+        monkeypatch.setattr("cellcode.distributed.collectives.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("cellcode.distributed.collectives.world", lambda: 3)
         parts.append(ShardedPrototypes(ids, DIM, 1.2, ALL, seed=3).weight)
     assert torch.equal(torch.cat(parts), whole)
 

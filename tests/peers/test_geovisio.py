@@ -14,10 +14,10 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.geography import Region
-from cellcode.photos import online
-from cellcode.photos.item import Reject
-from cellcode.photos.online import Options
-from cellcode.photos.panorama import PanoramaRule
+from cellcode.photos.reading.panorama import PanoramaRule
+from cellcode.photos.sources import online
+from cellcode.photos.sources.online import Options
+from cellcode.photos.table.item import Reject
 
 pytestmark = pytest.mark.peers
 GPS, EXIF, BASE = ExifTags.GPS, ExifTags.IFD, ExifTags.Base
@@ -107,14 +107,14 @@ def test_the_full_size_is_taken_where_it_is_wanted(uploaded: dict[str, Any], tmp
 
 
 def test_offer_tells_what_there_is(uploaded: dict[str, Any]) -> None:
-    offer = online.offer(uploaded["spec"], HERE)
+    offer = online.estimate(uploaded["spec"], HERE)
     assert (offer.found, offer.photos, offer.licences) == (25, 24, {"CC-BY-SA-4.0": 24})
     assert offer.bytes is not None
     assert 1000 < offer.bytes / 24 < 200_000
 
 
 def test_a_sequence_is_paged(uploaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellcode.photos.online.panoramax.LIMIT", 5)
+    monkeypatch.setattr("cellcode.photos.sources.online.panoramax.LIMIT", 5)
     spec = f"{uploaded['spec']}/collections/{uploaded['street']}"
     rows = list(online.items(spec, None, tmp_path))
     assert [row["lat_deg"] for row in rows] == pytest.approx([lat for lat, _ in uploaded["places"]])
@@ -125,7 +125,7 @@ def test_a_region_is_found_whole_below_the_cap(
     limit: int, uploaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This server has no next page to a search: boxes are split."""
-    monkeypatch.setattr("cellcode.photos.online.panoramax.LIMIT", limit)
+    monkeypatch.setattr("cellcode.photos.sources.online.panoramax.LIMIT", limit)
     assert len([row for row in online.items(uploaded["spec"], HERE, tmp_path) if not isinstance(row, Reject)]) == 24
 
 
@@ -152,12 +152,12 @@ def test_more_than_the_servers_limit_is_refused_and_then_less_is_asked(
 ) -> None:
     api = uploaded["spec"].removeprefix("panoramax:")
     assert requests.get(f"{api}/search?limit=10001&bbox=2,48,3,49", timeout=60).status_code == 400
-    monkeypatch.setattr("cellcode.photos.online.panoramax.LIMIT", 16_000)
+    monkeypatch.setattr("cellcode.photos.sources.online.panoramax.LIMIT", 16_000)
     assert len([row for row in online.items(uploaded["spec"], HERE, tmp_path) if not isinstance(row, Reject)]) == 24
 
 
 def test_a_photo_deleted_since_the_listing_is_told(geovisio: Any, uploaded: dict[str, Any], tmp_path: Path) -> None:
-    online.offer(uploaded["spec"], HERE, out=tmp_path)
+    online.estimate(uploaded["spec"], HERE, out=tmp_path)
     sequence = f"{geovisio.api_url}/collections/{uploaded['street']}"
     first = requests.get(f"{sequence}/items?limit=1", timeout=60).json()["features"][0]["id"]
     geovisio.delete(uploaded["street"], first)

@@ -23,8 +23,8 @@ from rasterio.vrt import WarpedVRT
 from cellcode import build, evaluate, ingest, train
 from cellcode.config import Config
 from cellcode.database import Database
+from cellcode.http import Politeness
 from cellcode.photos import PhotoTable, SplitRule
-from cellcode.remote import Politeness
 from cellcode.simulation import Simulation
 
 HALF_M = 20_037_508.342789244

@@ -12,9 +12,10 @@ import requests
 from cellcode import ingest, train
 from cellcode.config import Config, parse
 from cellcode.errors import InputError
-from cellcode.photos import PhotoTable, SplitRule, pack
-from cellcode.photos.pack import Packing
-from cellcode.photos.shards import PackedPhotos
+from cellcode.photos import PhotoTable, SplitRule
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
+from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.simulation import Simulation
 
 pytestmark = pytest.mark.peers

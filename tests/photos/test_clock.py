@@ -9,9 +9,9 @@ from PIL import ExifTags
 from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.errors import UsageError
-from cellcode.photos.clock import Clock
-from cellcode.photos.exif import Facts, read_facts
-from cellcode.photos.image import open_photo
+from cellcode.photos.reading.capture_time import Clock
+from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.image import open_photo
 
 BASE, GPS = ExifTags.Base, ExifTags.GPS
 SHOWN = {BASE.DateTimeOriginal: "2024:07:06 09:30:00"}

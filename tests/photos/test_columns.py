@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cellcode.errors import InputError, UsageError
-from cellcode.photos import PhotoTable, SplitRule, columns, ingest
+from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos.sources import columns
 
 Write = Callable[..., Path]
 

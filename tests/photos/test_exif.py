@@ -9,8 +9,8 @@ import pytest
 from PIL import ExifTags
 from PIL.TiffImagePlugin import IFDRational
 
-from cellcode.photos.exif import Facts, read_facts
-from cellcode.photos.image import PhotoError, open_photo
+from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.image import PhotoError, open_photo
 from cellcode.simulation.jpeg import write_photo as write_simulated
 
 GPS = ExifTags.GPS

@@ -12,10 +12,10 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.errors import MissingExtraError
-from cellcode.photos import magnetic
-from cellcode.photos.exif import Facts, read_facts
-from cellcode.photos.folder_source import read_folder
-from cellcode.photos.image import PhotoError, open_photo
+from cellcode.photos.reading import magnetic
+from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.image import PhotoError, open_photo
+from cellcode.photos.sources.folder import read_folder
 
 GPS = ExifTags.GPS
 ASCII, RATIONAL, SRATIONAL, DOUBLE = 2, 5, 10, 12

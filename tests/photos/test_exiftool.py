@@ -16,9 +16,9 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational as Ratio
 
-from cellcode.photos.exif import Facts, read_facts
-from cellcode.photos.gpx import Track
-from cellcode.photos.image import open_photo, read_image
+from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.gpx import Track
+from cellcode.photos.reading.image import open_photo, read_image
 
 if shutil.which("exiftool") is None:
     pytest.skip("exiftool is not installed (libimage-exiftool-perl)", allow_module_level=True)

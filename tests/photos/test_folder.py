@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import IFDRational
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
 from cellcode.photos import PhotoTable, SplitRule, ingest
-from cellcode.photos.panorama import PanoramaRule
+from cellcode.photos.reading.panorama import PanoramaRule
 
 GPS = ExifTags.GPS
 Write = Callable[..., Path]

@@ -9,10 +9,10 @@ from PIL import ExifTags
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography.distance import haversine_m
-from cellcode.photos.clock import Clock
-from cellcode.photos.folder_source import read_folder
-from cellcode.photos.gpx import Track
-from cellcode.photos.item import Reject
+from cellcode.photos.reading.capture_time import Clock
+from cellcode.photos.reading.gpx import Track
+from cellcode.photos.sources.folder import read_folder
+from cellcode.photos.table.item import Reject
 
 START = datetime(2024, 7, 6, 8, 0, 0, tzinfo=UTC)
 Point = tuple[float, float, float]  # seconds after START, latitude, longitude

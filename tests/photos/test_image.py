@@ -11,8 +11,8 @@ import rasterio
 from PIL import ExifTags, Image, ImageOps
 
 from cellcode.config import PhotoConfig
-from cellcode.photos.image import PhotoError, open_photo, read_image, read_pixels
-from cellcode.photos.pixels import load_pixels
+from cellcode.photos.reading.image import PhotoError, open_photo, read_image, read_pixels
+from cellcode.photos.reading.pixels import load_pixels
 
 Pixels = npt.NDArray[np.uint8]
 

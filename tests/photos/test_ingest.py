@@ -12,9 +12,9 @@ import pytest
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
 from cellcode.photos import PhotoTable, SplitRule, ingest
-from cellcode.photos.consent import Consent
-from cellcode.photos.fill import IncompleteError, fill
-from cellcode.photos.item import Item, Reject, in_batches
+from cellcode.photos.sources.consent import Consent
+from cellcode.photos.table.item import Item, Reject, in_batches
+from cellcode.photos.table.writer import IncompleteError, fill
 
 Write = Callable[..., Path]
 ALL = SplitRule(kind="none")

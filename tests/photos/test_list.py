@@ -11,7 +11,7 @@ import pytest
 from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.photos import PhotoTable, SplitRule, ingest
-from cellcode.photos.table import SCHEMA
+from cellcode.photos.table.photo_table import SCHEMA
 
 Write = Callable[..., Path]
 NAN, INF = float("nan"), float("inf")

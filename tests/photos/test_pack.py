@@ -11,10 +11,11 @@ from PIL import Image
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
-from cellcode.photos import PhotoError, PhotoTable, ingest, pack, read_pixels
-from cellcode.photos.pack import Packing
-from cellcode.photos.shards import PackedPhotos, is_packed
-from cellcode.photos.shuffle import grouped_order
+from cellcode.photos import PhotoError, PhotoTable, ingest, read_pixels
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
+from cellcode.photos.packed.shards import PackedPhotos, is_packed
+from cellcode.photos.packed.shuffle import grouped_order
 
 SMALL = Packing(level=18, group_photos=4, shard_photos=16)
 
@@ -167,8 +168,8 @@ def test_damage_of_a_shard_is_found_in_the_photos_it_hits(photos: PhotoTable, tm
 def test_a_table_in_a_folder_is_packed_a_part_at_a_time_to_the_same_bytes(
     photos: PhotoTable, packed: PackedPhotos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int
 ) -> None:
-    monkeypatch.setattr("cellcode.photos.shuffle.ROWS", rows)
-    monkeypatch.setattr("cellcode.photos.batches.Batches.parts.__defaults__", (None, rows))
+    monkeypatch.setattr("cellcode.photos.packed.shuffle.ROWS", rows)
+    monkeypatch.setattr("cellcode.photos.table.batches.Batches.parts.__defaults__", (None, rows))
     monkeypatch.setattr(pack, "_AHEAD", 3)
     photos.save(tmp_path / "table")
     pack.run(tmp_path / "table", SMALL, out=tmp_path / "shards")

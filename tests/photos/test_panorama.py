@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cellcode.errors import UsageError
-from cellcode.photos.panorama import Area, PanoramaRule, cut, headings_shown, is_panorama
+from cellcode.photos.reading.panorama import Area, PanoramaRule, cut, headings_shown, is_panorama
 
 Vector = npt.NDArray[np.float64]
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from cellcode.photos.folder_source import PANORAMA_REASON, read_folder
-from cellcode.photos.image import read_image
-from cellcode.photos.item import Reject
-from cellcode.photos.panorama import PanoramaRule, cut
+from cellcode.photos.reading.image import read_image
+from cellcode.photos.reading.panorama import PanoramaRule, cut
+from cellcode.photos.sources.folder import PANORAMA_REASON, read_folder
+from cellcode.photos.table.item import Reject
 
 GPS = ExifTags.GPS
 SMALL = PanoramaRule(width_px=64, height_px=48)

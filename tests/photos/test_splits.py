@@ -8,8 +8,8 @@ import pytest
 
 from cellcode.errors import UsageError
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
-from cellcode.photos.splits import SplitRule, assign, blocks, by_date, by_position
-from cellcode.photos.table import SCHEMA, PhotoTable
+from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
+from cellcode.photos.table.splits import SplitRule, assign, blocks, by_date, by_position
 
 Float64 = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cellcode.errors import InputError
-from cellcode.photos.table import SCHEMA, PhotoTable
+from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
 
 FULL: dict[str, Any] = {
     "file": "a/ä b.jpg",

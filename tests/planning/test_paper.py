@@ -12,7 +12,7 @@ from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.geography import Region
 from cellcode.model.encoder import Encoder
-from cellcode.model.sharded import ShardedPrototypes
+from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.planning.encoders import Cost, cost, costs, flop
 from cellcode.planning.paper import Device, on_paper
 
@@ -106,7 +106,7 @@ def test_accumulation_takes_as_many_batches_and_one_exchange_of_gradients() -> N
 
 
 def test_whole_table_is_copied_with_its_moments() -> None:
-    config = configuration.parse({"model": {"dim": 64}, "training": {"ema": 0.9}})
+    config = configuration.parse({"model": {"dim": 64}, "training": {"ema_decay": 0.9}})
     step = on_paper(config, 1000, 2, VIT, None)
     model = torch.nn.Embedding(1000, 64)
     optimizer = torch.optim.AdamW(model.parameters())

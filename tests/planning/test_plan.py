@@ -10,9 +10,9 @@ from PIL import Image
 
 from cellcode import cli
 from cellcode import config as configuration
-from cellcode.aerial.grid import web_mercator
-from cellcode.aerial.tiles import TileReply, Validators
-from cellcode.aerial.tilesource import TileSource
+from cellcode.aerial.tiles.grid import web_mercator
+from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.config import Config
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
@@ -23,8 +23,8 @@ from cellcode.planning.imagery import tiles, training_windows
 from cellcode.planning.pace import Pace
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
-from cellcode.training.ingredients import split_validation
-from cellcode.training.tiles import TileStore
+from cellcode.training.data.tiles import TileStore
+from cellcode.training.setup.data_setup import split_validation
 
 
 class CountingTiles:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from cellcode.cli import main
-from cellcode.remote import Client, Politeness, RemoteError, allow_private, check_url, redact
+from cellcode.http import Client, Politeness, RemoteError, allow_private, check_url, redact
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cellcode.remote import Client, MissingError, Politeness, RemoteError
+from cellcode.http import Client, MissingError, Politeness, RemoteError
 
 HASTY = Politeness(requests_per_s=1000, tries=3, timeout_s=0.3, patience_s=5, first_wait_s=0.01)
 

@@ -12,7 +12,7 @@ from cellcode.config import Config
 from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import CellFacts, Run, Validation
 
 CONFIG = Config.model_validate(

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cellcode.geography import distance
-from cellcode.photos import ingest, pack
-from cellcode.photos.pack import Packing
+from cellcode.photos import ingest
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
 
 pytestmark = pytest.mark.scale
 CONFIG = """
@@ -29,8 +30,8 @@ stream: {window_shards: 2, threads: 1}
 training:
   epochs: 6
   batch_size: 16
-  tempering: 0.5
-  alike_places: 2
+  sampling_exponent: 0.5
+  hard_group_size: 2
   precision: float32
   device: cpu
   checkpoint_every_steps: 4

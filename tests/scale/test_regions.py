@@ -9,8 +9,9 @@ from transformers import Dinov2Config
 
 from cellcode import config as configuration
 from cellcode import train
-from cellcode.photos import PhotoTable, pack
-from cellcode.photos.pack import Packing
+from cellcode.photos import PhotoTable
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
 from cellcode.simulation import Simulation
 
 pytestmark = pytest.mark.scale
@@ -19,7 +20,7 @@ SMALLER = [
     "training.batch_size=8",
     "training.epochs=1",
     "training.random_tiles=2",
-    "training.accumulation=2",
+    "training.gradient_accumulation=2",
     "training.log_every_steps=1",
     "training.checkpoint_every_steps=1",
     "training.validate_every_steps=1",

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import cellcode
 from cellcode import train
-from cellcode.photos.shards import PackedPhotos
+from cellcode.photos.packed.shards import PackedPhotos
 
 pytestmark = pytest.mark.scale
 Start = Callable[..., Any]

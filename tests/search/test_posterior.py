@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellcode.database import confidence
+from cellcode.database.calibration import radii
 from cellcode.geography import Region, distance, s2
 from cellcode.search.posterior import mean_position
 
@@ -30,21 +30,21 @@ def test_the_mean_position_is_between_the_cells() -> None:
 def test_a_circle_holds_its_share_of_the_mass() -> None:
     """Against the definition, summed over cells."""
     lat, lon, probability = _posterior()
-    within = confidence.held(lat, lon, probability, NOWHERE, 140.0)
+    within = radii.held(lat, lon, probability, NOWHERE, 140.0)
     apart_m = distance.haversine_m(lat[0], lon[0], lat, lon)
     first, last = np.maximum(apart_m - 70, 0), apart_m + 70
     for share in (0.05, 0.3, 0.5, 0.9, 0.99):
-        radius_m = confidence.radius_m(share, *within)
+        radius_m = radii.radius_m(share, *within)
         assert (probability * np.clip((radius_m - first) / (last - first), 0, 1)).sum() == pytest.approx(
             share, abs=1e-9
         )
-    assert confidence.radius_m(0.9, *within) > confidence.radius_m(0.5, *within) > 0
+    assert radii.radius_m(0.9, *within) > radii.radius_m(0.5, *within) > 0
 
 
 def test_what_lies_beyond_the_best_cells_is_not_forgotten() -> None:
     """A tenth of the mass in the cells at hand: the circle of a half reaches as far as half of all cells do, about."""
     lat, lon, probability = _posterior()
-    rest = confidence.everywhere(CELLS)
-    radius_m = confidence.radius_m(0.5, *confidence.held(lat, lon, 0.1 * probability, rest, 140.0))
+    rest = radii.everywhere(CELLS)
+    radius_m = radii.radius_m(0.5, *radii.held(lat, lon, 0.1 * probability, rest, 140.0))
     everywhere_m = distance.haversine_m(lat[0], lon[0], LAT, LON)
     assert 0.35 < (everywhere_m <= radius_m).mean() < 0.55

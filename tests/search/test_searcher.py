@@ -9,7 +9,8 @@ import pytest
 
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
-from cellcode.geography import Region, ranges, s2
+from cellcode.geography import Region, s2
+from cellcode.geography.s2 import ranges
 from cellcode.index import tune, two_stage
 from cellcode.index.codeset import CodeSet
 from cellcode.search import CodeSearcher, DatabaseSearcher, Hits

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.together import places, recall_by_count
 
-from cellcode.database import Database, reshape
+from cellcode.database import Database
+from cellcode.database.editing import reshape
 from cellcode.errors import InputError, UsageError
 from cellcode.evaluation.confidence import calibration_error, reliability
-from cellcode.experiments.together import places, recall_by_count
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoError
 from cellcode.search import Locator, ShardedSearcher, together

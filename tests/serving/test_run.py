@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from cellcode.database import Database, reshape
+from cellcode.database import Database
+from cellcode.database.editing import reshape
 from cellcode.geography import Region
 
 Photos = list[tuple[str, bytes]]

@@ -81,7 +81,7 @@ def grid_imagery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Config]:
-    """The configuration with overrides, `small_config("training.ema=0.9")`."""
+    """The configuration with overrides, `small_config("training.ema_decay=0.9")`."""
     path = tmp_path_factory.mktemp("config") / "small.yaml"
     path.write_text(SMALL, encoding="utf-8")
 

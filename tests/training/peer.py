@@ -12,13 +12,13 @@ import torch.nn.functional as F
 
 from cellcode import config as configuration
 from cellcode.config import Config, LossConfig, PrototypesConfig
+from cellcode.distributed import collectives, process_group
 from cellcode.errors import CellcodeError
 from cellcode.geography import distance, s2
-from cellcode.model import collectives
-from cellcode.model.sharded import ShardedPrototypes
-from cellcode.training import distribution, train
-from cellcode.training.objective import Objective, Places
-from cellcode.training.trainer import Trainer
+from cellcode.model.prototypes.sharded import ShardedPrototypes
+from cellcode.training import train
+from cellcode.training.loop.objective import Objective, Places
+from cellcode.training.loop.trainer import Trainer
 
 LEVEL, DIM, PLACES = 15, 8, 12
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -66,7 +66,7 @@ def teach(case: str, steps: int = 4) -> dict[str, np.ndarray]:
 
 def main() -> None:
     work, *arguments = sys.argv[1:]
-    distribution.BEAT_S, distribution.SILENCE_S = 0.2, 15.0
+    process_group.BEAT_S, process_group.SILENCE_S = 0.2, 15.0
     try:
         {"teach": _teach, "train": _train}[work](*arguments)
     except CellcodeError as error:
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _teach(out: str) -> None:
-    with distribution.joined("cpu"):
+    with process_group.joined("cpu"):
         for case in CASES:
             made = teach(case)
             if not collectives.rank():

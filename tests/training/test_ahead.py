@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cellcode.errors import InputError
-from cellcode.training.ahead import AHEAD, Ahead, Batch
-from cellcode.training.inputs import Sample
+from cellcode.training.data.inputs import Sample
+from cellcode.training.data.prefetch import AHEAD, Ahead, Batch
 
 CPU = torch.device("cpu")
 

@@ -12,15 +12,16 @@ from cellcode import config as configuration
 from cellcode.config import Config, PrototypesConfig
 from cellcode.errors import InputError
 from cellcode.geography import s2
-from cellcode.model import clusters
-from cellcode.model.prototypes import Prototypes
-from cellcode.model.sharded import ShardedPrototypes, part
+from cellcode.model.prototypes import clusters
+from cellcode.model.prototypes.sharded import ShardedPrototypes, part
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
-from cellcode.photos.shards import ShardList
-from cellcode.training import ahead, alike, stream, train
-from cellcode.training.alike import LOOKAHEAD, Alike, Miner, cluster, grouped
-from cellcode.training.order import Schedule
-from cellcode.training.sampling import PlaceSampler
+from cellcode.photos.packed.shards import ShardList
+from cellcode.training import train
+from cellcode.training.data import hard_batches, prefetch, stream
+from cellcode.training.data.hard_batches import LOOKAHEAD, Alike, Miner, cluster, grouped
+from cellcode.training.data.sampling import PlaceSampler
+from cellcode.training.data.schedule import Schedule
 
 Configure = Callable[..., Config]
 PROTOTYPES, CLUSTERS, DRAWS = 60, 7, 500
@@ -76,7 +77,7 @@ def test_what_is_forgotten_is_not_asked_for_again(period: int) -> None:
 
 
 def test_no_batch_is_begun_before_the_clusters_that_order_it_are_made() -> None:
-    assert ahead.AHEAD + stream.AHEAD < LOOKAHEAD
+    assert prefetch.AHEAD + stream.AHEAD < LOOKAHEAD
 
 
 def _places() -> tuple[np.ndarray, np.ndarray]:
@@ -85,9 +86,9 @@ def _places() -> tuple[np.ndarray, np.ndarray]:
     return places, places * PROTOTYPES // 150
 
 
-def _place_sampler(known: Alike | None, tempering: float = 1.0) -> PlaceSampler:
+def _place_sampler(known: Alike | None, sampling_exponent: float = 1.0) -> PlaceSampler:
     places, prototypes = _places()
-    return PlaceSampler(places, 32, 2, 0, tempering, known, prototypes)
+    return PlaceSampler(places, 32, 2, 0, sampling_exponent, known, prototypes)
 
 
 def _shards(world: int, rank: int) -> tuple[Schedule, list[np.ndarray]]:
@@ -95,7 +96,7 @@ def _shards(world: int, rank: int) -> tuple[Schedule, list[np.ndarray]]:
     groups = [np.repeat(np.arange(first, first + 20), rng.integers(1, 7, 20)) for first in range(0, 240, 20)]
     sizes = np.array([np.bincount(np.unique(each, return_counts=True)[1], minlength=7)[1:] for each in groups])
     shards = ShardList([str(number) for number in range(12)], np.array([len(each) for each in groups]), sizes)
-    return Schedule(shards, 48, 2, 0, 2, rank, world, alike_places=4), groups
+    return Schedule(shards, 48, 2, 0, 2, rank, world, hard_group_size=4), groups
 
 
 class _Scheduled:
@@ -124,7 +125,7 @@ class _Scheduled:
 
 def _sampler(kind: str, known: Alike) -> PlaceSampler | _Scheduled:
     if kind == "table":
-        return _place_sampler(known, tempering=0.5)
+        return _place_sampler(known, sampling_exponent=0.5)
     return _Scheduled(known, *((3, 1) if kind == "third of shards" else (1, 0)))
 
 
@@ -142,9 +143,9 @@ def test_batches_are_the_same_however_far_ahead_they_are_drawn_and_after_a_stop(
         if step == 40:  # a new process, with what the checkpoint has
             known = Alike(4, period, dict(known.kept))
             sampler, ready = _sampler(kind, known), step
-        for number in range(ready, min(step + ahead.AHEAD + stream.AHEAD + 1, 80)):
+        for number in range(ready, min(step + prefetch.AHEAD + stream.AHEAD + 1, 80)):
             np.testing.assert_array_equal(sampler.batch(number), expected[number])
-        ready = step + ahead.AHEAD + stream.AHEAD + 1
+        ready = step + prefetch.AHEAD + stream.AHEAD + 1
     assert len(known.kept) < len(everything.kept)
 
 
@@ -220,7 +221,7 @@ def test_prototypes_are_clustered_when_it_is_time_for_whom_it_may_concern(
     sharded: bool, hard_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setattr(alike, "cluster", lambda table, seed, make=cluster: made.append(1) or make(table, seed))
+    monkeypatch.setattr(hard_batches, "cluster", lambda table, seed, make=cluster: made.append(1) or make(table, seed))
     whole, table = _table()
     rule = {"table": "sharded" if sharded else "whole", "hard_rows": hard_rows, "mine_every_steps": 5}
     config = configuration.parse({"prototypes": rule, "training": {"accumulation": 3}})
@@ -240,8 +241,8 @@ def test_prototypes_are_clustered_when_it_is_time_for_whom_it_may_concern(
 def test_without_imagery_such_batches_are_refused_unless_photos_are_compared(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"training\.alike_places teaches nothing without aerial imagery"):
-        train.run(small_config("training.alike_places=2"), grid_photos, out=tmp_path)
+    with pytest.raises(InputError, match=r"training\.hard_group_size has no effect without aerial imagery"):
+        train.run(small_config("training.hard_group_size=2"), grid_photos, out=tmp_path)
 
 
 def test_a_training_with_such_batches_is_resumed_bit_for_bit(
@@ -250,8 +251,8 @@ def test_a_training_with_such_batches_is_resumed_bit_for_bit(
     """Batches of 4 places, 4 of them in an epoch; clusters of step 2 order batches from the 10th on."""
     config = small_config(
         "training.epochs=4",
-        "training.alike_places=2",
-        "training.tempering=0.5",
+        "training.hard_group_size=2",
+        "training.sampling_exponent=0.5",
         "prototypes.mine_every_steps=2",
         "loss.query_query=0.5",
     )
@@ -259,7 +260,7 @@ def test_a_training_with_such_batches_is_resumed_bit_for_bit(
     take = train.Trainer.losses
     last = 99
 
-    def losses(self: train.Trainer, batch: ahead.Batch) -> dict[str, torch.Tensor]:
+    def losses(self: train.Trainer, batch: prefetch.Batch) -> dict[str, torch.Tensor]:
         if batch.number > last:
             raise KeyboardInterrupt
         shown[self.folder.name].append([batch.number, *batch.indices.tolist()])
@@ -275,7 +276,7 @@ def test_a_training_with_such_batches_is_resumed_bit_for_bit(
     assert resumed.identity == whole.identity
     assert {number: rest for number, *rest in shown["stopped"]} == {number: rest for number, *rest in shown["whole"]}
     plain = train.prepare(
-        config.model_copy(update={"training": config.training.model_copy(update={"alike_places": 1})}),
+        config.model_copy(update={"training": config.training.model_copy(update={"hard_group_size": 1})}),
         grid_photos,
         out=tmp_path / "plain",
         resume=False,

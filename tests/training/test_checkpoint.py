@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from cellcode.config import Config, TrainingConfig
 from cellcode.errors import InputError
-from cellcode.training import checkpoint
-from cellcode.training.checkpoint import Identity, State
+from cellcode.training.loop import checkpoints
+from cellcode.training.loop.checkpoints import Identity, State
 
 OWN = Identity(Config(), "photos-a", "aerial-a")
 
@@ -47,13 +47,13 @@ def test_steps_after_a_restored_checkpoint_are_those_of_the_original(tmp_path: P
     network = _network(0)
     optimizer = _optimizer(network, fused)
     _train(network, optimizer, 0, 4)
-    checkpoint.save(tmp_path, 4, State({"model": network}, optimizer), OWN)
+    checkpoints.save(tmp_path, 4, State({"model": network}, optimizer), OWN)
     saved = _copied(network)
     _train(network, optimizer, 4, 7)
 
     restored = _network(1)
     again = _optimizer(restored, fused)
-    assert checkpoint.load(tmp_path, State({"model": restored}, again), OWN) == 4
+    assert checkpoints.load(tmp_path, State({"model": restored}, again), OWN) == 4
     assert _same(_copied(restored), saved)
     _train(restored, again, 4, 7)
     for name, value in network.state_dict().items():
@@ -63,9 +63,9 @@ def test_steps_after_a_restored_checkpoint_are_those_of_the_original(tmp_path: P
 def test_several_modules_keep_apart_what_is_theirs(tmp_path: Path) -> None:
     model, average = _network(0), _network(1)
     optimizer = _optimizer(model, False)
-    checkpoint.save(tmp_path, 1, State({"model": model, "average": average}, optimizer), OWN)
+    checkpoints.save(tmp_path, 1, State({"model": model, "average": average}, optimizer), OWN)
     first, second = _network(2), _network(3)
-    checkpoint.load(tmp_path, State({"model": first, "average": second}, _optimizer(first, False)), OWN)
+    checkpoints.load(tmp_path, State({"model": first, "average": second}, _optimizer(first, False)), OWN)
     assert _same(_copied(first), _copied(model))
     assert _same(_copied(second), _copied(average))
     assert not _same(_copied(first), _copied(second))
@@ -74,35 +74,35 @@ def test_several_modules_keep_apart_what_is_theirs(tmp_path: Path) -> None:
 def test_without_a_checkpoint_training_begins_at_step_0_and_nothing_is_changed(tmp_path: Path) -> None:
     network = _network(0)
     before = _copied(network)
-    assert checkpoint.load(tmp_path, State({"model": network}, _optimizer(network, False)), OWN) == 0
+    assert checkpoints.load(tmp_path, State({"model": network}, _optimizer(network, False)), OWN) == 0
     assert _same(_copied(network), before)
 
 
 def test_learning_rates_are_those_of_the_new_optimizer(tmp_path: Path) -> None:
     network = _network(0)
-    checkpoint.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
+    checkpoints.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.5, weight_decay=0.3)
-    checkpoint.load(tmp_path, State({"model": network}, optimizer), OWN)
+    checkpoints.load(tmp_path, State({"model": network}, optimizer), OWN)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.3)]
 
 
 def test_a_save_that_is_stopped_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = _network(0)
     optimizer = _optimizer(network, False)
-    checkpoint.save(tmp_path, 1, State({"model": network}, optimizer), OWN)
+    checkpoints.save(tmp_path, 1, State({"model": network}, optimizer), OWN)
     saved = _copied(network)
     _train(network, optimizer, 0, 1)
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "write_json", stopped)
+    monkeypatch.setattr(checkpoints, "write_json", stopped)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(tmp_path, 2, State({"model": network}, optimizer), OWN)
+        checkpoints.save(tmp_path, 2, State({"model": network}, optimizer), OWN)
     restored = _network(1)
-    assert checkpoint.load(tmp_path, State({"model": restored}, _optimizer(restored, False)), OWN) == 1
+    assert checkpoints.load(tmp_path, State({"model": restored}, _optimizer(restored, False)), OWN) == 1
     assert _same(_copied(restored), saved)
-    assert [path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()] == ["00000001"]
+    assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["00000001"]
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_a_checkpoint_of_something_else_is_refused_and_the_difference_named(
     tmp_path: Path, other: Identity, named: str
 ) -> None:
     network = _network(0)
-    checkpoint.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
+    checkpoints.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
     fresh = _network(1)
     before = _copied(fresh)
     with pytest.raises(InputError) as caught:
-        checkpoint.load(tmp_path, State({"model": fresh}, _optimizer(fresh, False)), other)
+        checkpoints.load(tmp_path, State({"model": fresh}, _optimizer(fresh, False)), other)
     assert named in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -132,8 +132,8 @@ def test_a_checkpoint_of_something_else_is_refused_and_the_difference_named(
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     network = _network(0)
-    checkpoint.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
-    names = sorted(path.name for path in (tmp_path / checkpoint.FOLDER / "00000001").iterdir())
+    checkpoints.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
+    names = sorted(path.name for path in (tmp_path / checkpoints.FOLDER / "00000001").iterdir())
     assert names == ["state.json", "state.safetensors"]
 
 
@@ -141,35 +141,35 @@ def test_the_last_ones_are_kept_and_the_best(tmp_path: Path) -> None:
     network = _network(0)
     state = State({"model": network}, _optimizer(network, False))
     for step, score in ((1, 0.3), (2, 0.8), (3, None), (4, 0.5), (5, None)):
-        checkpoint.save(tmp_path, step, state, OWN, keep=2, score=score)
-    assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == [
+        checkpoints.save(tmp_path, step, state, OWN, keep=2, score=score)
+    assert sorted(path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()) == [
         "00000002",
         "00000004",
         "00000005",
     ]
-    assert checkpoint.load(tmp_path, state, OWN) == 5
+    assert checkpoints.load(tmp_path, state, OWN) == 5
 
 
 def test_what_a_power_cut_left_is_not_picked_up(tmp_path: Path) -> None:
     network = _network(0)
     state = State({"model": network}, _optimizer(network, False))
-    checkpoint.save(tmp_path, 1, state, OWN)
-    whole = tmp_path / checkpoint.FOLDER / "00000001"
-    shutil.copytree(whole, tmp_path / checkpoint.FOLDER / ".partial")
-    shutil.copytree(whole, tmp_path / checkpoint.FOLDER / "00000002")
-    (tmp_path / checkpoint.FOLDER / "00000002" / "state.json").unlink()
-    assert checkpoint.load(tmp_path, state, OWN) == 1
-    checkpoint.save(tmp_path, 2, state, OWN)  # and is no obstacle
-    assert checkpoint.load(tmp_path, state, OWN) == 2
+    checkpoints.save(tmp_path, 1, state, OWN)
+    whole = tmp_path / checkpoints.FOLDER / "00000001"
+    shutil.copytree(whole, tmp_path / checkpoints.FOLDER / ".partial")
+    shutil.copytree(whole, tmp_path / checkpoints.FOLDER / "00000002")
+    (tmp_path / checkpoints.FOLDER / "00000002" / "state.json").unlink()
+    assert checkpoints.load(tmp_path, state, OWN) == 1
+    checkpoints.save(tmp_path, 2, state, OWN)  # and is no obstacle
+    assert checkpoints.load(tmp_path, state, OWN) == 2
 
 
 def test_a_damaged_checkpoint_is_told_apart_from_none(tmp_path: Path) -> None:
     network = _network(0)
     state = State({"model": network}, _optimizer(network, False))
-    checkpoint.save(tmp_path, 1, state, OWN)
-    (tmp_path / checkpoint.FOLDER / "00000001" / "state.safetensors").write_bytes(b"torn")
+    checkpoints.save(tmp_path, 1, state, OWN)
+    (tmp_path / checkpoints.FOLDER / "00000001" / "state.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="00000001 is damaged"):
-        checkpoint.load(tmp_path, state, OWN)
+        checkpoints.load(tmp_path, state, OWN)
 
 
 def test_a_checkpoint_of_the_old_layout_is_refused_rather_than_begun_again(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_the_old_layout_is_refused_rather_than_begun_again(tmp_p
     network = _network(0)
     state = State({"model": network}, _optimizer(network, False))
     with pytest.raises(InputError, match=r"earlier version.*train without --resume") as refused:
-        checkpoint.load(tmp_path, state, OWN)
+        checkpoints.load(tmp_path, state, OWN)
     assert "\n" not in str(refused.value)
-    checkpoint.save(tmp_path, 800, state, OWN)  # a training that began over
-    assert checkpoint.load(tmp_path, state, OWN) == 800
+    checkpoints.save(tmp_path, 800, state, OWN)  # a training that began over
+    assert checkpoints.load(tmp_path, state, OWN) == 800

@@ -23,7 +23,8 @@ from cellcode.config import Config
 from cellcode.errors import InputError, UsageError
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
-from cellcode.training import checkpoint, train
+from cellcode.training import train
+from cellcode.training.loop import checkpoints
 
 PEER = Path(__file__).with_name("peer.py")
 Configure = Callable[..., Config]
@@ -97,7 +98,7 @@ def two(
 ) -> tuple[Path, Path]:
     """A configuration and what two processes made of it."""
     folder = tmp_path_factory.mktemp("two")
-    more = ("training.keep_checkpoints=9", "training.ema=0.9", "training.random_tiles=3")
+    more = ("training.keep_checkpoints=9", "training.ema_decay=0.9", "training.random_tiles=3")
     path = folder / "config.yaml"
     path.write_text(configuration.dump(small_config(*SHARDED, *more)), encoding="utf-8")
     texts = _run(2, "train", path, table, folder / "run", "", "", grid_imagery)
@@ -166,7 +167,7 @@ def _check_death(processes: list[subprocess.Popen[str]], reason: str) -> None:
 def test_batches_that_do_not_divide_by_the_processes_are_refused(
     small_config: Configure, grid_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("cellcode.model.collectives.world", lambda: 3)
+    monkeypatch.setattr("cellcode.distributed.collectives.world", lambda: 3)
     with pytest.raises(UsageError, match="4 places a batch do not divide by 3 processes"):
         train.prepare(small_config(), grid_photos, out=tmp_path, resume=False)
 
@@ -174,7 +175,7 @@ def test_batches_that_do_not_divide_by_the_processes_are_refused(
 def test_a_sharded_training_stopped_and_resumed_is_the_one_never_stopped(
     small_config: Configure, grid_photos: PhotoTable, log_lines: Log, tmp_path: Path
 ) -> None:
-    config = small_config(*SHARDED, "training.accumulation=2", "training.epochs=4")
+    config = small_config(*SHARDED, "training.gradient_accumulation=2", "training.epochs=4")
     train.run(config, grid_photos, out=tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     stopped = tmp_path / "stopped"
@@ -200,7 +201,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     small_config: Configure, grid_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for the disk's."""
-    save = checkpoint.save_file
+    save = checkpoints.save_file
     written: list[Path] = []
 
     def fill_up(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(checkpoint, "save_file", fill_up)
+    monkeypatch.setattr(checkpoints, "save_file", fill_up)
     config = small_config(*SHARDED)
     with pytest.raises(InputError, match=r"could not be written.*earlier checkpoints are intact"):
         train.run(config, grid_photos, out=tmp_path)

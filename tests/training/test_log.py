@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cellcode.config import Config
 from cellcode.photos import PhotoTable
 from cellcode.training import train
-from cellcode.training.log import Log
+from cellcode.training.loop.log import Log
 
 Scalars = dict[str, list[tuple[int, float]]]
 

@@ -12,7 +12,7 @@ from cellcode.aerial.missing import Missing
 from cellcode.config import TileConfig
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
-from cellcode.training.tiles import TileStore
+from cellcode.training.data.tiles import TileStore
 
 
 class Grey:

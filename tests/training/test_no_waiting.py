@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.geography import distance, s2
-from cellcode.model.prototypes import Prototypes
-from cellcode.model.sharded import ShardedPrototypes
-from cellcode.training.objective import Objective, Places
+from cellcode.model.prototypes.sharded import ShardedPrototypes
+from cellcode.model.prototypes.whole import Prototypes
+from cellcode.training.loop.objective import Objective, Places
 
 META = torch.device("meta")
 DIM, PLACES = 8, 12

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cellcode.config import Config, LossConfig
 from cellcode.geography import distance, s2
-from cellcode.model.prototypes import Prototypes
-from cellcode.training.objective import Objective, Places
+from cellcode.model.prototypes.whole import Prototypes
+from cellcode.training.loop.objective import Objective, Places
 
 Kind = Literal["multi_similarity", "softmax"]
 KINDS: tuple[Kind, ...] = ("multi_similarity", "softmax")

@@ -13,13 +13,14 @@ from cellcode import train
 from cellcode.cli import main
 from cellcode.config import Config, dump
 from cellcode.errors import InputError, UsageError
-from cellcode.photos import PhotoTable, pack, read_pixels
-from cellcode.photos.pack import Packing
-from cellcode.photos.shards import PackedPhotos
+from cellcode.photos import PhotoTable, read_pixels
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
+from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.runs import CellFacts
-from cellcode.training import ingredients
-from cellcode.training import packed as packing
 from cellcode.training import train as training
+from cellcode.training.data import packed as packing
+from cellcode.training.setup import data_setup
 
 Configure = Callable[..., Config]
 FEW = Packing(level=18, shard_photos=6)
@@ -27,7 +28,7 @@ FEW = Packing(level=18, shard_photos=6)
 
 @pytest.fixture(scope="module")
 def packed(grid_photos: PhotoTable, small_config: Configure, tmp_path_factory: pytest.TempPathFactory) -> PackedPhotos:
-    choose = partial(ingredients.set_apart, config=small_config())
+    choose = partial(data_setup.set_apart, config=small_config())
     return pack.run(grid_photos, FEW, out=tmp_path_factory.mktemp("packed") / "shards", set_apart=choose)
 
 
@@ -35,7 +36,7 @@ def test_facts_of_cells_are_those_of_the_table(
     packed: PackedPhotos, grid_photos: PhotoTable, small_config: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "_MERGED", 2)
-    table, _ = ingredients.split_validation(grid_photos, small_config())
+    table, _ = data_setup.split_validation(grid_photos, small_config())
     expected = CellFacts.of_photos(table.lat_deg, table.lon_deg, table.captured_at, 18)
     for name, value in vars(packing.cell_facts(packed, "train", 18)).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
@@ -59,7 +60,7 @@ def test_a_training_on_parts_knows_all_their_photos(
     grid_photos: PhotoTable, small_config: Configure, tmp_path: Path
 ) -> None:
     config = small_config("training.epochs=1", "stream.window_shards=2")
-    choose = partial(ingredients.set_apart, config=config)
+    choose = partial(data_setup.set_apart, config=config)
     for name, chosen in (("a", np.arange(40) % 4 == 0), ("b", np.arange(40) % 4 != 0)):
         part = PhotoTable(grid_photos.select(chosen).rows, grid_photos.root)
         pack.run(part, FEW, out=tmp_path / "parts" / name, set_apart=choose)
@@ -80,7 +81,7 @@ def test_a_training_on_parts_knows_all_their_photos(
 def test_validation_photos_are_unpacked(
     packed: PackedPhotos, grid_photos: PhotoTable, small_config: Configure, tmp_path: Path
 ) -> None:
-    _, expected = ingredients.split_validation(grid_photos, small_config())
+    _, expected = data_setup.split_validation(grid_photos, small_config())
     table = packing.unpack(packed, "validation", tmp_path)
     assert len(table) == len(expected) > 1
     own = {tuple(read_pixels(path, 16, 16).ravel().tolist()) for path in table.files}
@@ -144,5 +145,5 @@ def test_the_command_packs_for_a_configuration(
     assert ended.value.code == 0
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["packing"]["size_px"], manifest["packing"]["level"]) == ([48, 48], 18)
-    assert manifest["splits"]["validation"] == len(ingredients.split_validation(grid_photos, small_config())[1])
+    assert manifest["splits"]["validation"] == len(data_setup.split_validation(grid_photos, small_config())[1])
     assert "40 photos in 2 shards" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from cellcode.errors import InputError
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training import train
-from cellcode.training.trainer import Trainer
+from cellcode.training.loop.trainer import Trainer
 
 Configure = Callable[..., Config]
 Log = Callable[[Path], list[dict[str, Any]]]
@@ -21,7 +21,7 @@ CASES = {
     "prototypes": (PROTOTYPES_ONLY, False),
     "aerial": (["training.random_tiles=3"], True),
     "softmax": (["loss.kind=softmax"], True),
-    "average": (["training.ema=0.6"], False),
+    "average": (["training.ema_decay=0.6"], False),
     "transport": (["model.ground.aggregation.name=optimal_transport"], False),
     "last_blocks": (["training.regime=last_blocks", "training.last_blocks=1"], True),
     "frozen": (["training.regime=frozen"], True),

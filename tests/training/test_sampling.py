@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellcode.training.sampling import PlaceSampler
+from cellcode.training.data.sampling import PlaceSampler
 
 PLACES = np.array([7, 7, 7, 3, 3, 9, 1, 1, 1, 1])
 
@@ -44,13 +44,13 @@ def test_fewer_photos_than_a_batch_still_make_one() -> None:
     assert sorted(sampler.batch(0)) == [0, 1]
 
 
-@pytest.mark.parametrize("tempering", [0.0, 0.5])
-def test_a_place_is_drawn_in_proportion_to_a_power_of_its_photos(tempering: float) -> None:
+@pytest.mark.parametrize("sampling_exponent", [0.0, 0.5])
+def test_a_place_is_drawn_in_proportion_to_a_power_of_its_photos(sampling_exponent: float) -> None:
     """Within one draw of the share of each pass, and over passes all photos of a place get their turns alike."""
     places = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 60, 40))
     _, photos = np.unique(places, return_counts=True)
-    expected = len(places) * photos**tempering / (photos**tempering).sum()
-    sampler = PlaceSampler(places, 1, 1, 0, tempering)  # a pass of as many batches as photos
+    expected = len(places) * photos**sampling_exponent / (photos**sampling_exponent).sum()
+    sampler = PlaceSampler(places, 1, 1, 0, sampling_exponent)  # a pass of as many batches as photos
     shown = np.array([[sampler.batch(step)[0] for step in range(len(places))] for step in (0,)])
     passes = [sampler._draw(number) for number in range(20)]
     np.testing.assert_array_equal(shown[0], passes[0])

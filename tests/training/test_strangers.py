@@ -11,7 +11,7 @@ from cellcode.aerial import Crop, open_source
 from cellcode.config import Config
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
-from cellcode.training.imagery import STRANGERS_M, STRANGERS_PER_CELL, store_cells
+from cellcode.training.setup.imagery import STRANGERS_M, STRANGERS_PER_CELL, store_cells
 
 
 class Country:

@@ -11,12 +11,13 @@ from PIL import Image
 from cellcode.config import Config
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
-from cellcode.photos import PhotoTable, ingest, pack
-from cellcode.photos.pack import Packing
-from cellcode.photos.shards import PackedPhotos
-from cellcode.training.order import Schedule, Window, draw_groups
-from cellcode.training.packed import PackedTraining
-from cellcode.training.stream import Stream, StreamedPhotos, replacements
+from cellcode.photos import PhotoTable, ingest
+from cellcode.photos.packed import pack
+from cellcode.photos.packed.pack import Packing
+from cellcode.photos.packed.shards import PackedPhotos
+from cellcode.training.data.packed import PackedTraining
+from cellcode.training.data.schedule import Schedule, Window, draw_groups
+from cellcode.training.data.stream import Stream, StreamedPhotos, replacements
 
 Configure = Callable[..., Config]
 COUNT = 300
@@ -203,15 +204,17 @@ def _groups(packed: PackedPhotos) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(group, return_inverse=True)[1], np.unique(cells, return_inverse=True)[1]
 
 
-@pytest.mark.parametrize("tempering", [0.0, 0.5])
+@pytest.mark.parametrize("sampling_exponent", [0.0, 0.5])
 def test_groups_are_drawn_as_often_as_a_power_of_the_photos_of_their_cells_says(
-    packed: PackedPhotos, small_config: Configure, tempering: float
+    packed: PackedPhotos, small_config: Configure, sampling_exponent: float
 ) -> None:
     """In a window with all photos, against the formula, within one draw."""
-    config = small_config("stream.window_shards=99", "training.batch_size=2", f"training.tempering={tempering}")
+    config = small_config(
+        "stream.window_shards=99", "training.batch_size=2", f"training.sampling_exponent={sampling_exponent}"
+    )
     group, cell = _groups(packed)
     _, first, sizes = np.unique(group, return_index=True, return_counts=True)
-    weight = -(-sizes // 2) * (np.bincount(cell) ** (tempering - 1.0))[cell[first]]
+    weight = -(-sizes // 2) * (np.bincount(cell) ** (sampling_exponent - 1.0))[cell[first]]
     made = PackedTraining.of(packed, config).stream(config)
     shown = np.array(read(made, range(made.steps_per_epoch)))
     often = np.bincount(group[shown[:, 0]], minlength=len(sizes))
@@ -222,7 +225,7 @@ def test_groups_are_drawn_as_often_as_a_power_of_the_photos_of_their_cells_says(
 
 
 def test_draws_of_a_window_come_in_groups_that_look_alike(packed: PackedPhotos, small_config: Configure) -> None:
-    config = small_config("stream.window_shards=99", "training.batch_size=12", "training.alike_places=3")
+    config = small_config("stream.window_shards=99", "training.batch_size=12", "training.hard_group_size=3")
     _, cell = _groups(packed)
     made = PackedTraining.of(packed, config).stream(config)
     plain = stream(packed, config)
@@ -260,5 +263,5 @@ def test_a_window_that_is_shown_again_in_an_epoch_is_shown_from_its_begin(packed
         assert uneven.begin(step) == first[uneven.positions(step)[0][0]]
     assert {window: uneven.first_step(window) for window in first} == first
     assert any(window.turn for window in first)
-    with pytest.raises(UsageError, match=r"do not divide by training\.alike_places 3"):
-        Schedule(shards, 24, 2, 0, 1, rank=0, world=3, alike_places=3)
+    with pytest.raises(UsageError, match=r"do not divide by training\.hard_group_size 3"):
+        Schedule(shards, 24, 2, 0, 1, rank=0, world=3, hard_group_size=3)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cellcode.aerial import Crop
-from cellcode.aerial.several import Member, SeveralSource
+from cellcode.aerial.multi import Member, SeveralSource
 from cellcode.config import AugmentationConfig, Config, TileConfig
 from cellcode.geography import Region, s2
-from cellcode.training.inputs import Tiles
-from cellcode.training.tiles import TileStore
+from cellcode.training.data.inputs import Tiles
+from cellcode.training.data.tiles import TileStore
 
 LAT, LON, LEVEL = 48.85, 2.35, 16
 TILE = TileConfig(size_m=154.0, size_px=16, scales=(1, 2))

@@ -15,8 +15,8 @@ from cellcode.errors import InputError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training import train
-from cellcode.training.tilereader import TileReader
-from cellcode.training.tiles import TileStore
+from cellcode.training.data.tile_reader import TileReader
+from cellcode.training.data.tiles import TileStore
 
 Configure = Callable[..., Config]
 TILE = TileConfig(size_m=80, size_px=32, scales=(1.0, 2.0))

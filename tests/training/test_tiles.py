@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from cellcode.aerial import AerialSource
-from cellcode.aerial.source import Crop
+from cellcode.aerial.protocol import Crop
 from cellcode.config import AggregationConfig, AugmentationConfig, Config, EncoderConfig, TileConfig, TrainingConfig
 from cellcode.geography import Region, distance, s2
 from cellcode.model.encoder import Encoder
-from cellcode.training.inputs import Cached, Tiles
-from cellcode.training.tiles import TileStore
+from cellcode.training.data.inputs import Cached, Tiles
+from cellcode.training.data.tiles import TileStore
 
 Float64 = npt.NDArray[np.float64]
 PARIS = (48.85, 2.35)

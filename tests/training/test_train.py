@@ -14,9 +14,10 @@ from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable
-from cellcode.photos.pixels import load_pixels
+from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Run
-from cellcode.training import imagery, ingredients, train
+from cellcode.training import train
+from cellcode.training.setup import data_setup, imagery
 
 Configure = Callable[..., Config]
 Log = Callable[[Path], list[dict[str, Any]]]
@@ -113,7 +114,7 @@ def test_validation_holds_what_the_trained_ground_encoder_makes_of_photos_kept_o
     count = len(made.validation.lat_deg)
     assert 4 <= count <= 12
     assert made.validation.queries.shape == (count, 16)
-    _, table = ingredients.split_validation(grid_photos, config)
+    _, table = data_setup.split_validation(grid_photos, config)
     pixels, _ = load_pixels(table.files, config.photo)
     with torch.inference_mode():
         expected = Run.load(tmp_path).ground(torch.from_numpy(pixels))
@@ -123,7 +124,7 @@ def test_validation_holds_what_the_trained_ground_encoder_makes_of_photos_kept_o
 
 def test_validation_takes_whole_cells_and_whole_blocks(small_config: Configure, grid_photos: PhotoTable) -> None:
     config = small_config("validation.share=0", "validation.withheld_share=0.5", "levels.prototype=17")
-    training, validation = ingredients.split_validation(grid_photos, config)
+    training, validation = data_setup.split_validation(grid_photos, config)
     assert len(training) + len(validation) == len(grid_photos)
     cells = [set(s2.cell_ids(table.lat_deg, table.lon_deg, 17).tolist()) for table in (training, validation)]
     assert not cells[0] & cells[1]
@@ -134,7 +135,7 @@ def test_only_photos_of_the_training_split_are_used(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     splits = ["train" if number % 2 else "test" for number in range(len(grid_photos))]
-    training, validation = ingredients.split_validation(
+    training, validation = data_setup.split_validation(
         grid_photos.with_column("split", splits).of_split("train"), small_config()
     )
     assert len(training) + len(validation) == len(grid_photos) // 2
@@ -144,7 +145,7 @@ def test_only_photos_of_the_training_split_are_used(
 
 def test_an_average_is_what_the_run_keeps(small_config: Configure, grid_photos: PhotoTable, tmp_path: Path) -> None:
     plain = train.run(small_config(), grid_photos, out=tmp_path / "plain")
-    averaged = train.run(small_config("training.ema=0.9"), grid_photos, out=tmp_path / "averaged")
+    averaged = train.run(small_config("training.ema_decay=0.9"), grid_photos, out=tmp_path / "averaged")
     state = load_file(tmp_path / "averaged" / "checkpoint" / "00000008" / "state.safetensors")
     for name, value in averaged.ground.state_dict().items():
         assert torch.equal(value, state[f"average.module.ground.{name}"]), name
@@ -191,7 +192,7 @@ def test_validation_photos_that_cannot_be_read_do_not_cost_the_training(
     shutil.copytree(grid_photos.root, tmp_path / "photos")
     config = small_config("training.epochs=1")
     table = PhotoTable(grid_photos.rows, tmp_path / "photos")
-    _, validation = ingredients.split_validation(table, config)
+    _, validation = data_setup.split_validation(table, config)
     for path in validation.files:
         path.unlink()
     assert len(train.run(config, table, out=tmp_path / "run").validation.lat_deg) == 0
@@ -267,9 +268,7 @@ def test_photos_of_a_validation_split_are_taken_as_they_are(
 
 def test_validation_photos_alone_are_nothing_to_train_on(small_config: Configure, grid_photos: PhotoTable) -> None:
     with pytest.raises(InputError, match="no photos in its split 'train'"):
-        ingredients.split_validation(
-            grid_photos.with_column("split", ["validation"] * len(grid_photos)), small_config()
-        )
+        data_setup.split_validation(grid_photos.with_column("split", ["validation"] * len(grid_photos)), small_config())
 
 
 @pytest.mark.parametrize("regime", ["full", "last_blocks"])

@@ -12,10 +12,10 @@ from cellcode.errors import CellcodeError, MissingExtraError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training import train
-from cellcode.training.finite import Finite
-from cellcode.training.log import Log
-from cellcode.training.trainer import Trainer, learning_rate_factor, parameter_groups
-from cellcode.training.validation import Recall
+from cellcode.training.loop.log import Log
+from cellcode.training.loop.nan_guard import Finite
+from cellcode.training.loop.trainer import Trainer, learning_rate_factor, parameter_groups
+from cellcode.training.loop.validation import Recall
 
 Configure = Callable[..., Config]
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -99,7 +99,7 @@ def test_a_step_is_one_of_adamw_at_the_scheduled_rate(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     """Each weight against Loshchilov and Hutter's update of its clipped gradient, for the first two steps."""
-    config = small_config("training.gradient_norm=0.3", "training.weight_decay=0.2")
+    config = small_config("training.max_grad_norm=0.3", "training.weight_decay=0.2")
     trainer = _trainer(config, grid_photos, None, tmp_path)
     decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
     peaks = {id(p): group["peak"] for group in trainer.optimizer.param_groups for p in group["params"]}
@@ -199,7 +199,7 @@ def test_where_the_device_is_not_waited_for_the_stop_comes_a_step_later_and_befo
 def test_the_average_follows_the_weights_exponentially(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    trainer = _trainer(small_config("training.ema=0.25"), grid_photos, None, tmp_path)
+    trainer = _trainer(small_config("training.ema_decay=0.25"), grid_photos, None, tmp_path)
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):
         trainer.step(step)
@@ -225,7 +225,7 @@ def test_without_an_average_the_model_itself_is_kept(
 def test_a_long_memory_in_a_short_training_does_not_keep_the_start(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    trainer = _trainer(small_config("training.ema=0.999", "training.epochs=5"), grid_photos, None, tmp_path)
+    trainer = _trainer(small_config("training.ema_decay=0.999", "training.epochs=5"), grid_photos, None, tmp_path)
     trainer.step(0)
     start = trainer.model.ground.projection.weight.detach().clone()
     for step in range(1, trainer.steps):
@@ -237,9 +237,12 @@ def test_a_long_memory_in_a_short_training_does_not_keep_the_start(
 def test_accumulated_batches_are_one_step_along_the_mean_of_their_gradients(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    one = _trainer(small_config("training.gradient_norm=1000"), grid_photos, None, tmp_path / "one")
+    one = _trainer(small_config("training.max_grad_norm=1000"), grid_photos, None, tmp_path / "one")
     two = _trainer(
-        small_config("training.gradient_norm=1000", "training.accumulation=2"), grid_photos, None, tmp_path / "two"
+        small_config("training.max_grad_norm=1000", "training.gradient_accumulation=2"),
+        grid_photos,
+        None,
+        tmp_path / "two",
     )
     assert two.steps == one.steps // 2
     for trainer in (one, two):

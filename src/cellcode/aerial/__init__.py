@@ -1,6 +1,7 @@
 """Aerial imagery: one protocol and its sources, metric crops around a point. Knows no models."""
 
 from cellcode.aerial.crops import read_crops
-from cellcode.aerial.source import AerialSource, Crop, open_source
+from cellcode.aerial.open import open_source
+from cellcode.aerial.protocol import AerialSource, Crop
 
 __all__ = ["AerialSource", "Crop", "open_source", "read_crops"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.aerial.source import AerialSource
+from cellcode.aerial.protocol import AerialSource
 from cellcode.geography import s2
 from cellcode.progress import track
 

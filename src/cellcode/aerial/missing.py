@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from cellcode.aerial.source import AerialSource
+from cellcode.aerial.protocol import AerialSource
 from cellcode.errors import InputError
 
 

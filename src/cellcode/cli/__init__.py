@@ -7,7 +7,6 @@ import traceback
 
 import typer
 
-from cellcode import torchrun
 from cellcode.cli import (
     build,
     clip,
@@ -24,12 +23,12 @@ from cellcode.cli import (
     plan,
     pmtiles,
     presets,
-    results,
     serve,
     simulate,
     split,
     train,
 )
+from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, sentence
 
 app = typer.Typer(
@@ -80,7 +79,6 @@ for verb in (
     export,
     pmtiles,
     demo,
-    results,
 ):
     app.command(name=verb.__name__.rsplit(".", 1)[1])(verb.command)
 
@@ -90,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     if "--allow-private" in given:
-        from cellcode.remote import allow_private
+        from cellcode.http import allow_private
 
         allow_private()
     given = [word for word in given if word not in ("--debug", "--allow-private")]

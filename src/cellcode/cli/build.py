@@ -39,7 +39,7 @@ def command(
     ] = None,
 ) -> None:
     """Build a cell-code database; an interrupted build continues when it is started again."""
-    from cellcode.database import build
+    from cellcode.database.building import build
     from cellcode.geography import Region
 
     build.run(

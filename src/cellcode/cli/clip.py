@@ -14,7 +14,7 @@ def command(
     out: Annotated[Path, Option(help="Folder for the smaller database.")],
 ) -> None:
     """Cut a region out of a database; the part answers as the whole does there."""
-    from cellcode.database import reshape
+    from cellcode.database.editing import reshape
     from cellcode.geography import Region
 
     reshape.clip(database, Region.parse(region), out=out)

@@ -12,7 +12,7 @@ def command(
     code_bytes: Annotated[int, Option("--bytes", help="Bytes a cell; a divisor of the codes' width.")] = 64,
 ) -> None:
     """Write a database with codes of a few bytes, and say how often its best cell stays the same."""
-    from cellcode.database import compress
+    from cellcode.database.editing import compress
 
     compress.run(database, code_bytes, out=out)
     print(out)

@@ -19,7 +19,7 @@ def command(
     region: Annotated[str | None, Option(help=f"Only here; cells that are missing are added: {REGION_FORMS}")] = None,
 ) -> None:
     """Add photos or new imagery to a database without training."""
-    from cellcode.database import grow
+    from cellcode.database.editing import grow
     from cellcode.errors import UsageError
     from cellcode.geography import Region
 

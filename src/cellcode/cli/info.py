@@ -43,7 +43,8 @@ Lines = list[tuple[str, str]]
 
 
 def _difference(path: Path, other: Path) -> Lines:
-    from cellcode.database import Database, difference
+    from cellcode.database import Database
+    from cellcode.database.store import difference
 
     return difference.describe(Database.open(path), Database.open(other))
 

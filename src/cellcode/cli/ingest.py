@@ -12,7 +12,7 @@ from cellcode.cli.common import REGION_FORMS
 from cellcode.errors import UsageError
 
 if TYPE_CHECKING:
-    from cellcode.photos.panorama import PanoramaRule
+    from cellcode.photos.reading.panorama import PanoramaRule
 
 _LISTS, _CAMERA, _SERVICES = "Lists and archives", "Folders of photos", "Online services"
 _SPLIT = "Splits"
@@ -95,8 +95,9 @@ def command(
     A run that was cut off, or that misses photos by passing faults (exit status 1), goes on where it was.
     """
     from cellcode.geography import Region
-    from cellcode.photos import SplitRule, columns, ingest
-    from cellcode.remote import Politeness
+    from cellcode.http import Politeness
+    from cellcode.photos import SplitRule, ingest
+    from cellcode.photos.sources import columns
 
     rule = SplitRule(split or "position", block_m, test_share, test_dates, buffer_m, seed)  # type: ignore[arg-type]
     if split is None and rule != SplitRule():
@@ -137,7 +138,7 @@ def _moment(flag: str, text: str | None, of_day: time) -> datetime | None:
     """Read a date, which gets a time of day, or a time; with a zone it becomes UTC."""
     if text is None:
         return None
-    from cellcode.photos.selection import utc
+    from cellcode.photos.table.selection import utc
 
     try:
         moment = utc(datetime.fromisoformat(text))
@@ -149,7 +150,7 @@ def _moment(flag: str, text: str | None, of_day: time) -> datetime | None:
 def _panoramas(text: str | None) -> PanoramaRule | None:
     if text is None:
         return None
-    from cellcode.photos.panorama import PanoramaRule
+    from cellcode.photos.reading.panorama import PanoramaRule
 
     try:
         count, fov, pitch = text.split(",")

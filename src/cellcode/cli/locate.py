@@ -53,7 +53,7 @@ def command(
 
 def _photos(given: list[Path]) -> Iterator[Path]:
     """Yield the files given, and in place of each folder the photos that `cellcode ingest` would find in it."""
-    from cellcode.photos.folder_source import photo_files
+    from cellcode.photos.sources.folder import photo_files
 
     for path in given:
         yield from photo_files(path) if path.is_dir() else [path]

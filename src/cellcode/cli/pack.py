@@ -29,8 +29,8 @@ def command(
     """Pack a photo table into shards that a training reads from end to end, from disk or a store such as S3."""
     from cellcode import config as configuration
     from cellcode.config import Config
-    from cellcode.photos import pack
-    from cellcode.training.ingredients import set_apart
+    from cellcode.photos.packed import pack
+    from cellcode.training.setup.data_setup import set_apart
 
     settings = configuration.load(config) if config is not None else Config()
     size_px = None

@@ -79,14 +79,14 @@ def _config(path: Path | None, overrides: list[str]) -> Config:
 
 
 def _tiles_per_s(aerial: str | None) -> float:
-    from cellcode.aerial.presets import presets
-    from cellcode.remote import Politeness
+    from cellcode.aerial.tiles.presets import presets
+    from cellcode.http import Politeness
 
     return next((preset.requests_per_s for preset in presets() if preset.name == aerial), Politeness.requests_per_s)
 
 
 def _photos(spec: str | None, count: int | None, region: Region, config: Config) -> Photos:
-    from cellcode.photos.online.opening import PREFIXES
+    from cellcode.photos.sources.online.opening import PREFIXES
     from cellcode.planning import Photos
 
     if spec is None:

@@ -16,7 +16,8 @@ def command(
     min_zoom: Annotated[int | None, Option(help="Coarsest zoom; eight less if left out.")] = None,
 ) -> None:
     """Write the imagery of a region as one PMTiles file, for a map in a browser without a tile server."""
-    from cellcode.aerial import open_source, pmtiles
+    from cellcode.aerial import open_source
+    from cellcode.aerial.tiles import pmtiles
     from cellcode.geography import Region
 
     pmtiles.export(

@@ -3,7 +3,7 @@
 
 def command() -> None:
     """List imagery that --aerial knows by name, with licences and what the providers ask for."""
-    from cellcode.aerial.presets import presets
+    from cellcode.aerial.tiles.presets import presets
 
     for preset in presets():
         west, south, east, north = preset.bounds

@@ -12,7 +12,7 @@ def command(
     out: Annotated[Path, Option(help="Folder for the shards, databases of their own.")],
 ) -> None:
     """Cut a database into shards for several machines."""
-    from cellcode.database import reshape
+    from cellcode.database.editing import reshape
 
     for shard in reshape.split(database, shards, out=out):
         print(shard.folder)

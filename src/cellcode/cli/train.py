@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Train the encoders and the prototypes."""
     from cellcode import config as configuration
-    from cellcode import torchrun
+    from cellcode.distributed import torchrun
     from cellcode.training import train
 
     resume = resume or torchrun.restarts() > 0  # what is done is not thrown away

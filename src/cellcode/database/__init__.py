@@ -3,8 +3,9 @@
 A code is the cell's aerial embedding plus kappa times its prototype; a cell with one of them has a code too.
 """
 
-from cellcode.database import build, compress, grow, reshape
-from cellcode.database.calibration import Calibration
-from cellcode.database.database import Database
+from cellcode.database.building import build
+from cellcode.database.calibration.fit import Calibration
+from cellcode.database.editing import compress, grow, reshape
+from cellcode.database.store.database import Database
 
 __all__ = ["Calibration", "Database", "build", "compress", "grow", "reshape"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cellcode.database import Database
 from cellcode.evaluation.metrics import Bools, Bootstrap, Result
 from cellcode.geography import s2
-from cellcode.geography.ranges import rows_of_ids
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.photos import PhotoTable
 
 Days = npt.NDArray[np.datetime64]

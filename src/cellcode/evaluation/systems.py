@@ -14,7 +14,7 @@ from cellcode.config import EvaluationConfig
 from cellcode.evaluation import queries as photo_queries
 from cellcode.evaluation.metrics import Result, by_chance, ranked
 from cellcode.geography import distance, s2
-from cellcode.geography.projection import to_xyz
+from cellcode.geography.s2.projection import to_xyz
 from cellcode.index.codeset import CodeSet
 from cellcode.photos import PhotoTable
 from cellcode.search import CodeSearcher, Locator, Searcher

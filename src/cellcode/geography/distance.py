@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.geography import projection
+from cellcode.geography.s2 import projection
 
 Float64 = npt.NDArray[np.float64]
 

@@ -8,22 +8,22 @@ from pathlib import Path
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import columns as list_columns
-from cellcode.photos import osv5m, webdataset
-from cellcode.photos.archives import DiskFolder, place
-from cellcode.photos.clock import Clock
-from cellcode.photos.consent import Consent
-from cellcode.photos.fill import IncompleteError, fill
-from cellcode.photos.folder_source import SUFFIXES as PHOTOS
-from cellcode.photos.folder_source import read_folder
-from cellcode.photos.gpx import Track
-from cellcode.photos.item import Batch, in_batches
-from cellcode.photos.list_source import SUFFIXES, Listed, open_list, select
-from cellcode.photos.options import Options
-from cellcode.photos.osv5m_hub import HubDataset
-from cellcode.photos.sizes import measure
-from cellcode.photos.splits import SplitRule
-from cellcode.photos.table import PhotoTable
+from cellcode.photos.reading.capture_time import Clock
+from cellcode.photos.reading.gpx import Track
+from cellcode.photos.sources import columns as list_columns
+from cellcode.photos.sources import osv5m, webdataset
+from cellcode.photos.sources.archives import DiskFolder, place
+from cellcode.photos.sources.consent import Consent
+from cellcode.photos.sources.folder import SUFFIXES as PHOTOS
+from cellcode.photos.sources.folder import read_folder
+from cellcode.photos.sources.lists import SUFFIXES, Listed, open_list, select
+from cellcode.photos.sources.options import Options
+from cellcode.photos.sources.osv5m_hub import HubDataset
+from cellcode.photos.sources.sizes import measure
+from cellcode.photos.table.item import Batch, in_batches
+from cellcode.photos.table.photo_table import PhotoTable
+from cellcode.photos.table.splits import SplitRule
+from cellcode.photos.table.writer import IncompleteError, fill
 
 __all__ = ["IncompleteError", "Options", "csv", "folder", "online", "osv5m_dataset", "run", "shards"]
 
@@ -180,7 +180,7 @@ def online(
 ) -> PhotoTable:
     """Fill a photo table from Panoramax or Mapillary; photos are fetched into OUT/images, those there are not again."""
     options.refuse_unused("online", source)
-    from cellcode.photos import online as services
+    from cellcode.photos.sources import online as services
 
     out = Path(out)
     wanted = services.Options(
@@ -193,7 +193,7 @@ def online(
         max_accuracy_m=options.max_accuracy_m,
         panoramas=options.panoramas,
     )
-    offer = services.offer(source, region, wanted, out)
+    offer = services.estimate(source, region, wanted, out)
     Consent(options.confirm).ask(offer.describe(), offer.photos - offer.present, offer.bytes)
     items = services.items(source, region, out, wanted)
     rule = split or SplitRule()

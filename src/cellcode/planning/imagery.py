@@ -11,13 +11,13 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cellcode.aerial import AerialSource
-from cellcode.aerial.geotiff import GeoTiffSource
-from cellcode.aerial.grid import Grid, web_mercator
-from cellcode.aerial.several import SeveralSource
-from cellcode.aerial.tilesource import USUAL_TILE_PX, TileSource
+from cellcode.aerial.multi import SeveralSource
+from cellcode.aerial.rasters.geotiff import GeoTiffSource
+from cellcode.aerial.tiles.grid import Grid, web_mercator
+from cellcode.aerial.tiles.source import USUAL_TILE_PX, TileSource
 from cellcode.config import Config
 from cellcode.geography import Region, distance
-from cellcode.training.tiles import surroundings_px
+from cellcode.training.data.tiles import surroundings_px
 
 BYTES_A_PIXEL = 0.3  # of a JPEG of aerial imagery, as services send them
 REACH = 1.25  # radians times 2^level: no point of a cell is farther from its centre (S2's largest diagonal is 2.44)

@@ -20,14 +20,14 @@ from cellcode.config import Config
 from cellcode.geography import Region, s2
 from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoTable
-from cellcode.photos.image import read_pixels
-from cellcode.photos.table import SCHEMA
+from cellcode.photos.reading.image import read_pixels
+from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.planning.encoders import flop
 from cellcode.planning.imagery import training_windows
-from cellcode.training.assembly import make_inputs, make_model, make_sampler, make_table
-from cellcode.training.checkpoint import Identity
-from cellcode.training.inputs import Cached
-from cellcode.training.trainer import Model, Trainer
+from cellcode.training.data.inputs import Cached
+from cellcode.training.loop.checkpoints import Identity
+from cellcode.training.loop.trainer import Model, Trainer
+from cellcode.training.setup.factory import make_inputs, make_model, make_sampler, make_table
 
 MAX_PLACES = 50_000  # cells of the made-up model; in a larger region a step takes somewhat longer than what is measured
 PHOTO_PX = (2048, 1536)

@@ -88,11 +88,11 @@ def on_paper(
     passes = 4 if training.activation_checkpointing else 3  # the gradient takes twice the forward pass
     encoding = sum(count * cost.flop for count, cost in images) * passes / processes
     work = {"encoders": encoding, "prototypes": 6.0 * config.model.dim * places * rows / processes}
-    work = {name: training.accumulation * value for name, value in work.items()}
+    work = {name: training.gradient_accumulation * value for name, value in work.items()}
     return Step(
         processes=processes,
-        photos=photos * training.accumulation,
-        tiles=tiles * training.accumulation,
+        photos=photos * training.gradient_accumulation,
+        tiles=tiles * training.gradient_accumulation,
         rows=rows,
         on_device=_on_device(config, prototypes, places, rows, processes)
         | {
@@ -108,7 +108,7 @@ def on_paper(
 
 def _bytes_a_weight(config: Config) -> float:
     """Bytes for each number of an encoder: itself, its gradient (exchanged in place), moments, average, autocast's copy."""
-    kept = 2 + MOMENTS + (config.training.ema > 0)
+    kept = 2 + MOMENTS + (config.training.ema_decay > 0)
     return 4.0 * kept + (2.0 if config.training.precision == "bfloat16" else 0.0)
 
 
@@ -133,7 +133,7 @@ def _on_device(config: Config, prototypes: int, places: int, rows: int, processe
         return {}
     dim, similarities = config.model.dim, 16.0 * places * rows / processes
     if config.prototypes.table == "whole":
-        copies = 2 + MOMENTS + (config.training.ema > 0)
+        copies = 2 + MOMENTS + (config.training.ema_decay > 0)
         return {"prototypes": 4.0 * prototypes * dim * copies, "similarities": similarities}
     number = 4 if config.prototypes.storage == "float32" else 2
     return {
@@ -147,7 +147,7 @@ def _on_host(config: Config, prototypes: int) -> dict[str, float]:
     """S2 ids; for hard rows each prototype's cluster and its place in it, for places that look alike two sets of clusters."""
     if not config.loss.query_prototype:
         return {}
-    each = 8 * (1 + (config.prototypes.hard_rows > 0)) + 2 * 4 * (config.training.alike_places > 1)
+    each = 8 * (1 + (config.prototypes.hard_rows > 0)) + 2 * 4 * (config.training.hard_group_size > 1)
     return {"ids and clusters": float(each * prototypes)}
 
 
@@ -155,7 +155,7 @@ def _network(config: Config, prototypes: int, places: int, weights: int, process
     """Bytes that a process receives in a step. Embeddings and gradients of prototypes go with every batch."""
     if processes == 1:
         return {}
-    ring, dim, batches = 2.0 * (processes - 1) / processes, config.model.dim, config.training.accumulation
+    ring, dim, batches = 2.0 * (processes - 1) / processes, config.model.dim, config.training.gradient_accumulation
     taken = {"gradients of the encoders": ring * 4 * weights}
     if not places:
         return taken

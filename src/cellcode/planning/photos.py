@@ -79,9 +79,9 @@ class Photos:
             UsageError: the service is unknown.
             RemoteError: it cannot be asked.
         """
-        from cellcode.photos.online import offer
+        from cellcode.photos.sources.online import estimate
 
-        found = offer(spec, region)
+        found = estimate(spec, region)
         each = found.sample_bytes or float(BYTES)
         training = round(found.photos * (1 - TEST_SHARE))
         return cls(found.source, found.photos, training, each, found.photos - found.present)

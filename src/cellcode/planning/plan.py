@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from cellcode.aerial import AerialSource
-from cellcode.aerial.several import editions
+from cellcode.aerial.multi import editions
 from cellcode.config import Config
-from cellcode.database.writing import MAX_QUERIES
-from cellcode.geography import Region, ranges
+from cellcode.database.building.write import MAX_QUERIES
+from cellcode.geography import Region
+from cellcode.geography.s2 import ranges
+from cellcode.http import Politeness
 from cellcode.planning.encoders import costs
 from cellcode.planning.imagery import is_remote, tiles, training_windows
 from cellcode.planning.pace import Pace, measure
 from cellcode.planning.paper import Device, Step, on_paper
 from cellcode.planning.photos import Photos
-from cellcode.remote import Politeness
-from cellcode.training.imagery import STRANGERS_PER_CELL
+from cellcode.training.setup.imagery import STRANGERS_PER_CELL
 
 COUNTED = 5_000_000  # cells up to which they are counted; the number of more follows from the area
 FACTS_BYTES = 12  # of a cell in cells.parquet
@@ -127,7 +128,7 @@ def make(
     if processes is not None:
         device, (ground, tile) = device or Device(), costs(config, with_imagery)
         step = on_paper(config, visited[0], processes, ground, tile, device)
-        training_s = batches(config, photos.training) / config.training.accumulation * step.seconds
+        training_s = batches(config, photos.training) / config.training.gradient_accumulation * step.seconds
         encode_s = tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
     return Plan(
         area_m2=region.area_m2(),

@@ -32,7 +32,7 @@ from cellcode.errors import InputError
 from cellcode.files import atomic_path, read_json, sha256, write_json
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.prototypes import Prototypes
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import architecture
 
 FORMAT = "cellcode-run"

@@ -11,11 +11,13 @@ from typing import BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.database import Database, confidence
-from cellcode.database.confidence import REACH
-from cellcode.database.inside import RANKS
+from cellcode.database import Database
+from cellcode.database.calibration import radii
+from cellcode.database.calibration.in_region import RANKS
+from cellcode.database.calibration.radii import REACH
 from cellcode.errors import UsageError
-from cellcode.geography import Region, ranges, s2
+from cellcode.geography import Region, s2
+from cellcode.geography.s2 import ranges
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.search import engines
 from cellcode.search.answer import Answer, Candidate, Failure
@@ -48,7 +50,7 @@ class Locator:
     ) -> None:
         self.database = database
         self.searcher = searcher or DatabaseSearcher(database)
-        self._centres = confidence.everywhere(database.ids)
+        self._centres = radii.everywhere(database.ids)
         self._engine = engines.make(engine, database, calls)
 
     @classmethod
@@ -143,14 +145,14 @@ class Locator:
                 )
                 for k, token in enumerate(tokens[row])
             )
-            within = confidence.held(lat[row], lon[row], shares[row], rest, cell_m)
+            within = radii.held(lat[row], lon[row], shares[row], rest, cell_m)
             mean_lat, mean_lon = mean_position(lat[row], lon[row], shares[row])
             answers.append(
                 Answer(
                     file=name,
                     candidates=candidates,
-                    radius_50_m=confidence.radius_m(calibration.share_50, *within),
-                    radius_90_m=confidence.radius_m(calibration.share_90, *within),
+                    radius_50_m=radii.radius_m(calibration.share_50, *within),
+                    radius_90_m=radii.radius_m(calibration.share_90, *within),
                     in_region=in_region[row],
                     inside_probability=inside[row],
                     mean_lat=mean_lat,
@@ -187,5 +189,5 @@ class Locator:
         inside = region.contains(lat, lon)
         if inside.sum() < FEW:  # a small part of a large database
             ids = self.database.ids
-            return confidence.everywhere(ids, ranges.rows_of_ranges(ids, ranges_of(region, self.database.level)))
+            return radii.everywhere(ids, ranges.rows_of_ranges(ids, ranges_of(region, self.database.level)))
         return lat[inside], lon[inside]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from cellcode.database import Database
 from cellcode.errors import EmptyRegionError, InputError, UsageError
-from cellcode.geography import Region, ranges
+from cellcode.geography import Region
+from cellcode.geography.s2 import ranges
 from cellcode.index import exact, tune, two_stage
 from cellcode.index.codeset import CodeSet, Float32, Found, Slices, checked
 

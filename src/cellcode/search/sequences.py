@@ -8,7 +8,7 @@ import numpy.typing as npt
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
-from cellcode.geography.ranges import rows_of_ids
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.search.posterior import probabilities
 from cellcode.search.searcher import Hits, Searched, Searcher, check_k
 

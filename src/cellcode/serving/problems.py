@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from cellcode.errors import CellcodeError, EmptyRegionError, UsageError
 from cellcode.photos import PhotoError
-from cellcode.photos.image import PhotoTooLargeError
+from cellcode.photos.reading.image import PhotoTooLargeError
 
 # HTTP status and what to do, by code. Codes are stable: programs depend on them.
 CODES: Mapping[str, tuple[int, str]] = {

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 import cellcode
 from cellcode.errors import InputError
 from cellcode.geography import s2
-from cellcode.geography.ranges import rows_of_ids
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.serving import documents, state
 from cellcode.serving.imagery import Imagery
 from cellcode.serving.problems import Problem

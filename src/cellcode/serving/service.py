@@ -19,8 +19,8 @@ from cellcode.database import Database
 from cellcode.errors import CellcodeError
 from cellcode.geography import Region, s2
 from cellcode.photos import PhotoError, read_pixels
-from cellcode.photos.exif import read_facts
-from cellcode.photos.image import open_photo
+from cellcode.photos.reading.exif import read_facts
+from cellcode.photos.reading.image import open_photo
 from cellcode.search import Answer, Locator
 from cellcode.search import together as joint
 from cellcode.search.posterior import probabilities

@@ -12,7 +12,7 @@ import numpy as np
 
 from cellcode.database import Database
 from cellcode.geography import distance, s2
-from cellcode.geography.ranges import rows_of_ids
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.search import Answer, Locator
 from cellcode.search.searcher import Searcher
 from cellcode.serving.service import Float32

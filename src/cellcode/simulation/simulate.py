@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from experiments.benchmark_survey import held_out_corners, make_benchmark_survey
 
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder, atomic_path, write_json
 from cellcode.geography import Region
 from cellcode.progress import Meter
 from cellcode.simulation import ground
-from cellcode.simulation.benchmark_survey import held_out_corners, make_benchmark_survey
 from cellcode.simulation.jpeg import MAKER, write_photo
 from cellcode.simulation.look import LOOKS
 from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, write_aerial

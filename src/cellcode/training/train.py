@@ -13,19 +13,19 @@ import torch
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
+from cellcode.distributed import collectives, process_group
 from cellcode.geography import s2
-from cellcode.model import collectives
 from cellcode.model.precision import choose_device
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
-from cellcode.training import assembly, distribution, ingredients
-from cellcode.training.checkpoint import FOLDER as CHECKPOINT
-from cellcode.training.checkpoint import Identity
-from cellcode.training.packed import PackedTraining
-from cellcode.training.sampling import PlaceSampler
-from cellcode.training.stream import Stream
-from cellcode.training.trainer import Trainer
-from cellcode.training.validation import embed_validation, recall_of_sample
+from cellcode.training.data.packed import PackedTraining
+from cellcode.training.data.sampling import PlaceSampler
+from cellcode.training.data.stream import Stream
+from cellcode.training.loop.checkpoints import FOLDER as CHECKPOINT
+from cellcode.training.loop.checkpoints import Identity
+from cellcode.training.loop.trainer import Trainer
+from cellcode.training.loop.validation import embed_validation, recall_of_sample
+from cellcode.training.setup import data_setup, factory
 
 CACHE = "cache"
 
@@ -54,7 +54,7 @@ def run(
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
     config = config if isinstance(config, Config) else configuration.load(config)
-    with distribution.joined(config.training.device) as device, distribution.only_first_speaks():
+    with process_group.joined(config.training.device) as device, process_group.only_first_speaks():
         prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
         prepared.trainer.fit(resume)
         made = _finish(prepared)
@@ -78,9 +78,9 @@ def _finish(prepared: Prepared) -> Run | None:
         ground=trained.ground,
         aerial=trained.aerial,
         prototypes=prototypes,
-        facts=ingredients.facts(training, config.levels.cell),
+        facts=data_setup.facts(training, config.levels.cell),
         validation=embed_validation(validation, trained.ground, config),
-        manifest=ingredients.manifest(training, prepared.source),
+        manifest=data_setup.manifest(training, prepared.source),
     ).save()
     print(
         f"trained on {len(training)} photos in {len(made.facts.ids)} cells, {len(validation)} kept for validation; "
@@ -129,26 +129,26 @@ def prepare(
     config = config if isinstance(config, Config) else configuration.load(config)
     folder = Path(out)
     source = open_source(aerial) if aerial is not None else None
-    training, validation = ingredients.photos_of(photos, config, _cache(folder))
-    ingredients.require_supervision(config, training, source)
+    training, validation = data_setup.photos_of(photos, config, _cache(folder))
+    data_setup.require_supervision(config, training, source)
     if not collectives.rank():
         _clear(folder, resume)
     collectives.barrier()
     device = device or choose_device(config.training.device)
     if isinstance(training, PhotoTable):
-        pixels, training = ingredients.decode(training, config, "reading training photos")
+        pixels, training = data_setup.decode(training, config, "reading training photos")
     torch.manual_seed(config.training.seed)
-    model = assembly.make_model(config, training, source is not None).to(device)
+    model = factory.make_model(config, training, source is not None).to(device)
     sampler: PlaceSampler | Stream
     if isinstance(training, PhotoTable):
-        inputs = assembly.make_inputs(config, model, pixels, training, source, _cache(folder), imagery_cache)
-        sampler = assembly.make_sampler(config, training)
+        inputs = factory.make_inputs(config, model, pixels, training, source, _cache(folder), imagery_cache)
+        sampler = factory.make_sampler(config, training)
     else:
         sampler = training.stream(config)
-        inputs = assembly.stream_inputs(config, sampler, training, source, _cache(folder), imagery_cache)
+        inputs = factory.stream_inputs(config, sampler, training, source, _cache(folder), imagery_cache)
     cells = len(np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype)))
     imagery = source.identity if source is not None else None
-    identity = Identity(config, ingredients.digest(training), imagery, len(training), cells)
+    identity = Identity(config, data_setup.digest(training), imagery, len(training), cells)
     trainer = Trainer(
         config,
         model,
@@ -158,7 +158,7 @@ def prepare(
         folder,
         identity,
         device,
-        assembly.make_table(config, training, device),
+        factory.make_table(config, training, device),
         recall_of_sample(validation, config),
     )
     return Prepared(trainer, training, validation, source)

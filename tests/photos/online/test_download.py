@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from cellcode.geography import Region
-from cellcode.photos import online
-from cellcode.photos.item import Reject
-from cellcode.photos.online import Options
-from cellcode.remote import Politeness
+from cellcode.http import Politeness
+from cellcode.photos.sources import online
+from cellcode.photos.sources.online import Options
+from cellcode.photos.table.item import Reject
 
 QUICK = Politeness(requests_per_s=1e6, tries=3, timeout_s=0.4, patience_s=30.0, first_wait_s=0.001)
 CALM = Politeness(requests_per_s=1e6, tries=3, timeout_s=30.0, patience_s=60.0, first_wait_s=0.001)
@@ -103,7 +103,7 @@ def test_a_photo_that_is_served_damaged_is_told(panoramax: Start, town: Photos, 
 
 def test_links_that_have_expired_are_renewed_once(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     server = mapillary(town[:FEW])
-    online.offer(server.spec, EVERYWHERE, Options(CALM, min_width_px=40), out=tmp_path)
+    online.estimate(server.spec, EVERYWHERE, Options(CALM, min_width_px=40), out=tmp_path)
     server.generation += 1
     server.asked.clear()
     rows, rejects = fetch(server, tmp_path)
@@ -127,7 +127,7 @@ def test_a_link_that_stays_refused_and_a_deleted_photo(mapillary: Start, town: P
 def test_a_token_that_expires_during_a_run(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     """Photos whose links are still good are fetched; the others are missing until there is another token."""
     server = mapillary(town[:FEW])
-    online.offer(server.spec, EVERYWHERE, Options(CALM, min_width_px=40), out=tmp_path)
+    online.estimate(server.spec, EVERYWHERE, Options(CALM, min_width_px=40), out=tmp_path)
     server.token = "another"
     server.faults[f"/picture/{town[3]['id']}"] = ("410", 1)
     rows, rejects = fetch(server, tmp_path)
@@ -166,7 +166,7 @@ def test_a_server_that_is_down_is_not_asked_for_every_photo(panoramax: Start, to
 
 def test_a_byte_budget(panoramax: Start, town: Photos, tmp_path: Path) -> None:
     server = panoramax(town[:60])
-    online.offer(server.spec, EVERYWHERE, Options(CALM), out=tmp_path)
+    online.estimate(server.spec, EVERYWHERE, Options(CALM), out=tmp_path)
     rows, rejects = fetch(server, tmp_path, Politeness(requests_per_s=1e6, budget_bytes=20_000))
     assert 0 < len(rows) < 60
     assert {(each.reason, each.transient) for each in rejects} == {("not fetched: byte budget spent", True)}
@@ -236,7 +236,7 @@ def test_a_choice_is_random_but_always_the_same(panoramax: Start, town: Photos, 
 def test_offer(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     server = mapillary(town)
     options = Options(CALM, min_width_px=40, min_quality=0.5, max_photos=50)
-    offer = online.offer(server.spec, EVERYWHERE, options, out=tmp_path)
+    offer = online.estimate(server.spec, EVERYWHERE, options, out=tmp_path)
     good = sum(photo["quality"] >= 0.5 for photo in town)
     assert (offer.found, offer.accepted, offer.photos, offer.present) == (300, good, 50, 0)
     assert offer.licences == {"CC-BY-SA-4.0": 50}
@@ -251,12 +251,12 @@ def test_offer(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     text = offer.describe()
     for words in ("300 photos in the region, 50 to fetch", "licence CC-BY-SA-4.0: 50", f"out of {good}", "MB"):
         assert words in text
-    again = online.offer(server.spec, EVERYWHERE, options, out=tmp_path)
+    again = online.estimate(server.spec, EVERYWHERE, options, out=tmp_path)
     assert (again.present, again.bytes) == (50, 0)
 
 
 def test_offer_of_a_place_without_photos(panoramax: Start, tmp_path: Path) -> None:
-    offer = online.offer(panoramax([]).spec, EVERYWHERE)
+    offer = online.estimate(panoramax([]).spec, EVERYWHERE)
     assert (offer.found, offer.photos, offer.bytes) == (0, 0, 0)
     assert list(online.items(panoramax([]).spec, EVERYWHERE, tmp_path)) == []
 
@@ -264,6 +264,6 @@ def test_offer_of_a_place_without_photos(panoramax: Start, tmp_path: Path) -> No
 def test_offer_when_no_sample_can_be_fetched(panoramax: Start, town: Photos) -> None:
     server = panoramax(town[:FEW])
     server.faults["/pictures/"] = ("404", 10**6)
-    offer = online.offer(server.spec, EVERYWHERE, Options(CALM, min_width_px=40))
+    offer = online.estimate(server.spec, EVERYWHERE, Options(CALM, min_width_px=40))
     assert (offer.photos, offer.bytes) == (FEW, None)
     assert "unknown number of bytes" in offer.describe()

@@ -12,12 +12,12 @@ import pytest
 
 from cellcode.errors import CellcodeError, InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import online
-from cellcode.photos.item import Reject
-from cellcode.photos.online import Options
-from cellcode.photos.panorama import PanoramaRule
-from cellcode.photos.table import SCHEMA
-from cellcode.remote import Politeness, RemoteError
+from cellcode.http import Politeness, RemoteError
+from cellcode.photos.reading.panorama import PanoramaRule
+from cellcode.photos.sources import online
+from cellcode.photos.sources.online import Options
+from cellcode.photos.table.item import Reject
+from cellcode.photos.table.photo_table import SCHEMA
 
 QUICK = Politeness(requests_per_s=1e6, tries=2, timeout_s=20.0, patience_s=60.0, first_wait_s=0.001)
 EVERYWHERE = Region.bbox(2.9, 50.95, 3.1, 51.1)
@@ -241,13 +241,13 @@ def test_no_token(token: str, words: str, mapillary: Start, town: Photos, tmp_pa
 def test_addresses_that_are_none_of_the_service(spec: str, tmp_path: Path) -> None:
     """A token would be sent to whoever wrote the address into a configuration."""
     with pytest.raises(UsageError):
-        online.offer(spec, EVERYWHERE)
+        online.estimate(spec, EVERYWHERE)
 
 
 @pytest.mark.parametrize("spec", ["mapillary:", "panoramax:"])
 def test_a_region_is_needed(spec: str) -> None:
     with pytest.raises(UsageError, match="needs a region"):
-        online.offer(spec, None)
+        online.estimate(spec, None)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from cellcode.geography import Region
-from cellcode.photos.item import Reject
-from cellcode.photos.online.opening import open_service
-from cellcode.photos.online.options import Options
-from cellcode.photos.online.record import Record
-from cellcode.remote import Client, Politeness, RemoteError
+from cellcode.http import Client, Politeness, RemoteError
+from cellcode.photos.sources.online.opening import open_service
+from cellcode.photos.sources.online.options import Options
+from cellcode.photos.sources.online.record import Record
+from cellcode.photos.table.item import Reject
 
 QUICK = Politeness(requests_per_s=1e6, tries=2, timeout_s=20.0, patience_s=60.0, first_wait_s=0.001)
 Start = Callable[..., Any]

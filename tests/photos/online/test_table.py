@@ -11,9 +11,9 @@ import pytest
 
 from cellcode.errors import UsageError
 from cellcode.geography import Region
+from cellcode.http import Politeness
 from cellcode.photos import PhotoTable, SplitRule, ingest
-from cellcode.photos.fill import IncompleteError
-from cellcode.remote import Politeness
+from cellcode.photos.table.writer import IncompleteError
 
 QUICK = Politeness(requests_per_s=1e6, tries=2, timeout_s=30.0, patience_s=60.0, first_wait_s=0.001)
 EVERYWHERE = Region.bbox(2.9, 50.95, 3.1, 51.1)
@@ -59,7 +59,7 @@ def test_missing_photos_are_the_only_ones_the_next_run_asks_for(
 def test_much_is_not_fetched_without_a_yes(
     town: list[dict[str, Any]], tmp_path: Path, panoramax: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellcode.photos.consent.FREE_PHOTOS", 5)
+    monkeypatch.setattr("cellcode.photos.sources.consent.FREE_PHOTOS", 5)
     server = panoramax(town[:12])
     with pytest.raises(UsageError, match="nothing was fetched; say --yes"):
         _ingest(server, tmp_path / "table")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from cellcode.database.codes import fuse
+from cellcode.database.building.fusion import fuse
 from cellcode.evaluation.figures.material import CannotDrawError, Material
 from cellcode.evaluation.figures.style import (
     BLACK,

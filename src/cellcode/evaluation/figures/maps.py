@@ -12,7 +12,7 @@ from cellcode.evaluation.figures.canvas import Map, coarsened, height_over_width
 from cellcode.evaluation.figures.material import CannotDrawError, Material
 from cellcode.evaluation.figures.style import BLUE, VERMILLION, WIDTH_IN, grid, new, styled
 from cellcode.geography import distance, s2
-from cellcode.geography.ranges import rows_of_ids
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.index.codeset import CodeTable
 
 Float32 = npt.NDArray[np.float32]

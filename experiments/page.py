@@ -1,0 +1,114 @@
+"""The page: every number of the stages in results.json, the tables in results.md, the figures beside it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cellcode.files import atomic_path, write_json
+from experiments import claims, rows
+from experiments.plan import Plan
+from experiments.stages import Done
+
+TEMPLATE = "results.md.j2"
+PACKAGES = ("torch", "numpy", "pyarrow", "rasterio", "faiss-cpu")
+
+
+def collect(plan: Plan, parts: Mapping[str, Done | str], stages: Mapping[str, Done | str]) -> dict[str, Any]:
+    """Return everything that results.json holds.
+
+    Args:
+        parts: finished stages, or why they failed, by the page's name of them.
+        stages: all stages by their own name, for their times.
+    """
+    found = {name: part.values for name, part in parts.items() if isinstance(part, Done)}
+    folders = {name: part.folder for name, part in parts.items() if isinstance(part, Done)}
+    made = {name: stage.values for name, stage in stages.items() if isinstance(stage, Done)}
+    values: dict[str, Any] = {
+        "plan": asdict(plan),
+        "versions": {"cellcode": version("cellcode"), "python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "machine": machine(),
+        "sources": dict(Counter(stage.source for stage in stages.values() if isinstance(stage, Done))),
+        "seconds": {name: stage.seconds for name, stage in sorted(stages.items()) if isinstance(stage, Done)},
+        "failed": {name: stage for name, stage in stages.items() if isinstance(stage, str)},
+        "region": {**made.get("region", {}), **made.get("build-hybrid", {})},
+        "same_area": rows.systems(found, "same"),
+        "cross_area": rows.systems(found, "cross"),
+        "other_country": rows.country(found),
+        "slices": rows.slices(found),
+        "confidence": found.get("same", {}).get("confidence"),
+        "strangers": found.get("strangers"),
+        "calibrations": found.get("calibrations"),
+        "ablations": rows.ablations(plan, found, folders),
+        "together": rows.together(found),
+        "growing": found.get("growing"),
+        "campus": [value for name, value in found.items() if name.startswith("campus ")],
+        "parts": found,
+    }
+    values["claims"], values["paper"] = claims.check(values), claims.paper(values)
+    return values
+
+
+def write(values: dict[str, Any], folders: Mapping[str, Path], docs: Path) -> None:
+    """Write figures/, results.md and results.json; a figure that is not made now is removed."""
+    source = folders.get("same-area")
+    made = sorted((source / "figures").glob("*.png")) if source is not None else []
+    text = render(values, [path.stem for path in made])
+    for path in (docs / "figures").glob("*.png"):
+        path.unlink()
+    for path in made:
+        with atomic_path(docs / "figures" / path.name) as copy:
+            shutil.copyfile(path, copy)
+    with atomic_path(docs / "results.md") as path:
+        path.write_text(text, encoding="utf-8")
+    write_json(docs / "results.json", values)
+
+
+def render(values: dict[str, Any], figures: list[str]) -> str:
+    """Return results.md."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"percent": percent, "signed": signed, "metres": metres, "megabytes": megabytes}
+    template = files("experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values, figures=figures)
+
+
+def machine() -> dict[str, Any]:
+    """Say what the numbers were made on."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux
+        pass
+    return {"processor": name, "cores": os.cpu_count(), "system": platform.system()}
+
+
+def percent(share: float | None) -> str:
+    """Return 0.1234 as 12.3; a missing value as a dash."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def signed(share: float) -> str:
+    """Return a difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f}"
+
+
+def metres(value: float | None) -> str:
+    """Return a length in metres."""
+    return "–" if value is None else f"{value:.0f} m"
+
+
+def megabytes(value: float | None) -> str:
+    """Return bytes in MB; nothing kept as a dash."""
+    return f"{value / 1e6:.2f}" if value else "–"

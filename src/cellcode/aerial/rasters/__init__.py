@@ -1,0 +1,4 @@
+"""Rasters as aerial sources: GeoTIFF, COG, VRT, folders of them, and files in S3.
+
+GDAL reads them through rasterio.
+"""

@@ -1,0 +1,115 @@
+"""A folder of rasters read as one source, and how crops of one place are put together."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from cellcode.aerial.missing import Missing
+from cellcode.aerial.protocol import Crop
+from cellcode.aerial.rasters.geotiff import GeoTiffSource, OffGlobeError
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import Region, distance
+
+SUFFIXES = {".tif", ".tiff", ".vrt"}
+PREFERENCES = ("imagery", "newest")
+
+
+class MosaicSource:
+    """Rasters of a folder, each in its own CRS.
+
+    Args:
+        folder: its files ending in .tif, .tiff or .vrt are used; one whose georeference lies off the globe is left out, named
+            and counted in `missing`.
+        prefer: which of several comes first where they overlap: the one with most imagery in the crop ("imagery"), or the
+            newest by its tag ("newest"; of one date, the one with most imagery; without a date last).
+
+    Raises:
+        InputError: there are none, or one of them cannot be used.
+        UsageError: there is no such preference.
+    """
+
+    def __init__(self, folder: Path | str, prefer: str = "imagery") -> None:
+        if prefer not in PREFERENCES:
+            raise UsageError(f"{folder}: prefer={prefer} must be one of {', '.join(PREFERENCES)}")
+        folder = Path(folder)
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise InputError(f"{folder} holds no rasters ({', '.join(sorted(SUFFIXES))})")
+        self.prefer = prefer
+        self.missing: Counter[Missing] = Counter()
+        self.sources = self._open(files)
+        self._tree = shapely.STRtree([source.footprint().shape for source in self.sources])
+        self.attribution = "; ".join(sorted({source.attribution for source in self.sources if source.attribution}))
+        self.licence = "; ".join(sorted({source.licence for source in self.sources if source.licence}))
+        rule = "" if prefer == "imagery" else prefer
+        what = "".join(source.identity for source in self.sources) + rule
+        self.identity = hashlib.sha256(what.encode()).hexdigest()[:16]
+        self.date = max((source.date for source in self.sources if source.date), default=None)
+        self.bounds = self.footprint().bounds
+
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
+        """See `AerialSource.read`; gaps of one raster are filled from the next."""
+        corner = np.array([-1, 1]) * size_m / np.sqrt(2)
+        south_north, west_east = distance.offset(lat_deg, lon_deg, corner, corner)
+        west, east = float(west_east[0]), float(west_east[1])
+        if west > east:  # across the antimeridian: rare enough to ask every raster
+            near = range(len(self.sources))
+        else:
+            near = self._tree.query(shapely.box(west, south_north[0], east, south_north[1]))
+        crops = [self.sources[i].read(lat_deg, lon_deg, size_m, size_px, bearing_deg) for i in near]
+        crops.sort(key=lambda crop: -int(crop.mask.sum()))
+        if self.prefer == "newest":
+            crops.sort(key=lambda crop: crop.date or "", reverse=True)
+        return joined(crops, size_px)
+
+    def footprint(self) -> Region:
+        """Return the union of the outlines."""
+        return Region(shapely.union_all([source.footprint().shape for source in self.sources]))
+
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """See `AerialSource.covers`."""
+        return self.footprint().contains(lat_deg, lon_deg)
+
+    def close(self) -> None:
+        """Close the rasters."""
+        for source in self.sources:
+            source.close()
+
+    def _open(self, files: list[Path]) -> list[GeoTiffSource]:
+        sources, refused = [], []
+        for path in files:
+            try:
+                sources.append(GeoTiffSource(path))
+            except OffGlobeError as error:
+                refused.append(str(error))
+                self.missing[Missing("off the globe", path.name)] += 1
+        if not sources:
+            raise InputError(refused[0])
+        if refused:
+            print(f"{len(refused)} of {len(files)} rasters left out: {'; '.join(refused)}", file=sys.stderr)
+        return sources
+
+
+def joined(crops: Iterable[Crop], size_px: int) -> Crop:
+    """Put crops of one place together: where one has no imagery, the next fills in.
+
+    Its attribution names those that show, its date is the oldest of theirs.
+    """
+    pixels, mask = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool)
+    shown, complete = [], True
+    for crop in crops:
+        fresh = crop.mask & ~mask
+        complete &= crop.complete
+        if fresh.any():
+            pixels[fresh], mask = crop.pixels[fresh], mask | fresh
+            shown.append(crop)
+    names = "; ".join(dict.fromkeys(crop.attribution for crop in shown if crop.attribution))
+    return Crop(pixels, mask, names, min((crop.date for crop in shown if crop.date), default=None), complete)

@@ -1,0 +1,142 @@
+"""A raster file on this machine, behind http or https, or in S3, as GDAL opens it.
+
+Remote files are read by ranges: a crop fetches the blocks under it and nothing else. GDAL does that; what it cannot do is
+refuse a private address or say which version of a file it reads, so a remote file is asked once by our own client first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.session import DummySession
+
+import cellcode
+from cellcode.aerial.rasters import s3_file
+from cellcode.errors import InputError
+from cellcode.files import sampled_digest
+from cellcode.http import Client, Politeness, RemoteError, redact
+
+_PROBE_BYTES = 16_384
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
+TRIES = 5
+# What GDAL does by default is made for disks: it looks for files beside a file, and takes one fault for the end.
+_GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes a second, below which for so many seconds ...
+    "GDAL_HTTP_LOW_SPEED_TIME": "20",  # ... a transfer hangs
+    "GDAL_HTTP_TIMEOUT": "120",
+    "GDAL_HTTP_MAX_RETRY": str(TRIES - 1),
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_MULTIRANGE": "SERIAL",  # in parallel GDAL does not ask again
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",  # a COG's directory in one request
+    "VSI_CACHE": "TRUE",
+    "VSI_CACHE_SIZE": str(16 * 2**20),
+    "CPL_VSIL_CURL_CACHE_SIZE": str(64 * 2**20),
+}
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """A file and how it is opened.
+
+    Attributes:
+        shown: its path or its address without secrets, for messages.
+        gdal: what GDAL calls it.
+        version: other for a file of other content; empty for a file of this machine, whose bytes are asked instead.
+        options: for GDAL, None on this machine.
+    """
+
+    shown: str
+    gdal: str
+    version: str = ""
+    options: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def open(self) -> Any:
+        """Return a dataset of rasterio.
+
+        Raises:
+            InputError: it cannot be opened.
+        """
+        try:
+            with self.environment():
+                # Only a TIFF: a server may send a VRT, which can name files of this machine and any address.
+                return (
+                    rasterio.open(self.gdal, driver="GTiff") if self.options is not None else rasterio.open(self.gdal)
+                )
+        except rasterio.errors.RasterioError as error:
+            if self.options is None:
+                raise InputError(f"{self.shown} cannot be read as a raster ({error})") from None
+            # The words of GDAL may hold the whole address, with its secrets.
+            raise InputError(f"{self.shown} cannot be read as a TIFF; if it is one, run this again later") from None
+
+    def environment(self) -> AbstractContextManager[Any]:
+        """The settings under which a dataset is opened and read."""
+        if self.options is None:
+            return nullcontext()
+        # No session: rasterio's own wants boto3 and looks for keys in files.
+        settings: AbstractContextManager[Any] = rasterio.Env(session=DummySession(), **self.options)
+        return settings
+
+    def digest(self) -> str:
+        """Return what stands for the content."""
+        return self.version or sampled_digest(Path(self.gdal), samples=256, sample_bytes=16_384)
+
+    def damage(self, lat_deg: float, lon_deg: float) -> InputError:
+        """Return the error of pixels that cannot be read."""
+        where = f"its pixels around {lat_deg:.5f}, {lon_deg:.5f}"
+        if self.options is None:
+            return InputError(f"{self.shown} is damaged: {where} cannot be read")
+        return InputError(f"{self.shown}: {where} could not be fetched, asked {TRIES} times; run this again later")
+
+
+def raster_file(spec: Path | str, client: Client | None = None) -> RasterFile:
+    """Find a file.
+
+    Args:
+        spec: a path, `https://HOST/NAME.tif` or `s3://BUCKET/KEY`.
+        client: that asks for a remote file; None: one of its own.
+
+    Raises:
+        RemoteError: a remote file cannot be had, or has a private address.
+        InputError: its server does not serve ranges, or it is no TIFF.
+    """
+    text = str(spec)
+    options = {**_GDAL, "GDAL_HTTP_USERAGENT": f"cellcode/{cellcode.__version__}"}
+    if text.startswith(("http://", "https://")):
+        return RasterFile(redact(text), f"/vsicurl/{text}", _http_version(text, client), options)
+    if text.startswith("s3://"):
+        access = s3_file.access(text)
+        return RasterFile(
+            text, f"/vsis3/{access.bucket}/{access.key}", s3_file.version(access), {**options, **access.options}
+        )
+    return RasterFile(text, text)
+
+
+def _http_version(url: str, client: Client | None) -> str:
+    client = client or Client(Politeness(max_body_bytes=64 * _PROBE_BYTES))
+    shown = redact(url)
+    no_ranges = f"{shown}: its server does not serve parts of a file; download it and name the file"
+    try:
+        reply = client.get(url, headers={"Range": f"bytes=0-{_PROBE_BYTES - 1}"}, verify=_require_tiff)
+    except RemoteError as error:
+        if error.reason == "too large":
+            raise InputError(no_ranges) from None
+        raise
+    if reply.status != 206:
+        raise InputError(no_ranges)
+    tag = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
+    size = reply.headers.get("Content-Range", "").rpartition("/")[2]
+    return hashlib.sha256(f"{tag} {size}".encode() + reply.body).hexdigest()[:16]
+
+
+def _require_tiff(body: bytes) -> None:
+    if not body.startswith(_MAGIC):
+        raise ValueError("it is no TIFF")

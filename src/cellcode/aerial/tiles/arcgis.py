@@ -1,0 +1,115 @@
+"""ArcGIS ImageServer, as a provider of tiles: `exportImage` renders any box in any reference system, x always first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit, urlunsplit
+
+from cellcode.aerial.tiles.box_service import fetch_rendered, filled, known_crs, pyramid, tile_px, with_environment
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid
+from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private, with_options
+from cellcode.errors import InputError, UsageError
+from cellcode.http import Client, RemoteError, redact
+
+
+class ArcGisTiles:
+    """An image service, as a provider.
+
+    Args:
+        url: of the service, up to `/ImageServer`; parameters such as a token or a `renderingRule` may follow, with `{env:NAME}`
+            for the value of an environment variable. Facts may follow as a fragment, as in `TemplateTiles`.
+        facts: of the imagery; they go before what the service says, a fragment goes before them.
+        client: that asks; None: one of its own.
+
+    Raises:
+        UsageError: it is no image service.
+        InputError: it does not say what it has.
+        RemoteError: it cannot be had.
+    """
+
+    def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
+        url, fragment = urldefrag(url)
+        facts = with_options(facts or Facts(), fragment, url)
+        self._client, self._shown = client or Client(), redact(url)
+        parts = urlsplit(url)
+        path = parts.path.rstrip("/").removesuffix("/exportImage")
+        if not path.endswith("/ImageServer"):
+            raise UsageError(f"{self._shown} is no image service; its address ends in /ImageServer")
+        self._address = urlunsplit(parts._replace(path=path, query=""))
+        self._given = dict(parse_qsl(urlsplit(with_environment(url)).query))
+        self.host = parts.hostname or ""
+        refuse_private(self._address, self._client)
+        about = self._about()
+        facts = filled(facts, _bounds(about), str(about.get("copyrightText") or ""))
+        sizes = [about[name] for name in ("maxImageWidth", "maxImageHeight") if about.get(name)]
+        self._side_px = tile_px(min(sizes, default=None))
+        self.grid: Grid = pyramid(WEB_MERCATOR, facts, self._side_px, self._shown)
+        self.bounds, self.date = facts.bounds, facts.date
+        self.attribution, self.licence = facts.attribution, facts.licence
+        self.connections = self._client.politeness.connections
+        self.name = f"arcgis {self._shown} {self._side_px}"
+        self.identity = hashlib.sha256(f"{self.name} {self.date}".encode()).hexdigest()[:16]
+
+    def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
+        """See `TileProvider.fetch`."""
+        return fetch_rendered(self._client, self.url(z, x, y), validators, self._refuse)
+
+    def url(self, z: int, x: int, y: int) -> str:
+        """Return the address of a tile."""
+        values = {
+            "bbox": ",".join(f"{side:.4f}" for side in self.grid.levels[z].box(x, y)),
+            "bboxSR": 3857,
+            "imageSR": 3857,
+            "size": f"{self._side_px},{self._side_px}",
+            "format": "jpgpng",  # PNG where something is transparent, else JPEG
+            "interpolation": "RSP_BilinearInterpolation",
+            "f": "image",
+        }
+        return f"{self._address}/exportImage?{urlencode({**self._given, **values}, safe=',')}"
+
+    def _about(self) -> dict[str, Any]:
+        about = self._client.json(self._address, params={**self._given, "f": "json"})
+        if not isinstance(about, dict):
+            raise InputError(f"{self._shown} did not answer with the description of an image service")
+        self._raise_error(about)
+        return about
+
+    def _refuse(self, body: bytes) -> None:
+        """Raise what an error says, which comes with status 200."""
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return
+        if isinstance(answer, dict):
+            self._raise_error(answer)
+
+    def _raise_error(self, answer: dict[str, Any]) -> None:
+        error = answer.get("error")
+        if not isinstance(error, dict):
+            return
+        code, details = error.get("code"), error.get("details") or []
+        text = " ".join(str(part) for part in (error.get("message"), *details) if part)
+        sentence = f"{self.host} says: {text or 'an error without a text'} ({code})"
+        if code in (401, 403, 498, 499):
+            raise InputError(f"{sentence}; its address needs a valid token")
+        raise RemoteError(sentence, "service exception", 200, lasting=True)
+
+
+def _bounds(about: dict[str, Any]) -> Box:
+    """West, south, east, north of a service's extent; the world where it cannot be carried to degrees."""
+    extent = about.get("extent") or about.get("fullExtent") or {}
+    reference = extent.get("spatialReference") or {}
+    code = reference.get("latestWkid") or reference.get("wkid")
+    crs = known_crs(f"EPSG:{code}") if code else None
+    if crs is None:
+        return WORLD
+    try:
+        box = tuple(float(extent[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
+        west, south, east, north = Grid(crs, {}).degrees((box[0], box[1], box[2], box[3]))
+    except (KeyError, TypeError, ValueError):
+        return WORLD
+    south, north = max(south, WORLD[1]), min(north, WORLD[3])
+    return (west, south, east, north) if west < east and south < north else WORLD

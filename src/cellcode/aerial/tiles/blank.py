@@ -1,0 +1,93 @@
+"""Which tiles show nothing, although they came as images.
+
+The rule, in order:
+
+1. Transparent pixels are no imagery; a wholly transparent tile is blank.
+2. A tile whose every pixel has the same colour is blank if the colour is neutral: white, black, grey or beige. A photograph,
+   however dark, has noise; a meadow or the sea that someone has drawn in one colour is not neutral, and stays.
+3. A picture of more than one colour is a placeholder ("no imagery here") if a server gives the same bytes where it cannot have
+   imagery (the corner of the world's tiles, in the Arctic Ocean), or for three different tiles: no two photographs of different
+   places have the same bytes. This is asked of services only; what lies in a file was chosen by whoever made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from PIL import Image
+
+from cellcode.aerial.tiles.provider import Key
+
+BLANK, PLACEHOLDER = "blank", "placeholder"
+NEUTRAL = 12  # largest difference of the channels of a colour that is next to grey
+REPEATS = 3  # different tiles with the same bytes
+
+
+def is_uniform(image: Image.Image) -> bool:
+    """Tell whether all pixels of an RGB or RGBA image have the same colour, transparency aside."""
+    if image.getpixel((0, 0)) != image.getpixel((image.width // 3, image.height // 2)):
+        return False  # nearly every photograph
+    extrema: Any = image.getextrema()
+    return all(low == high for low, high in extrema[:3])
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Tell whether a tile is wholly transparent, or of one neutral colour."""
+    extrema: Any = image.getextrema() if image.mode == "RGBA" else ()
+    if extrema and extrema[3][1] == 0:
+        return True
+    if not is_uniform(image):
+        return False
+    colour: Any = image.getpixel((0, 0))
+    return bool(max(colour[:3]) - min(colour[:3]) <= NEUTRAL)
+
+
+class Placeholders:
+    """The pictures by which a service says that it has no imagery; safe for several threads.
+
+    Args:
+        known: digests of those that are known from earlier.
+        learned: told the digest of a new one, to keep it.
+    """
+
+    def __init__(self, known: Iterable[bytes] = (), learned: Callable[[bytes], None] | None = None) -> None:
+        self._known, self._learned = set(known), learned
+        self._seen: defaultdict[bytes, set[Key]] = defaultdict(set)
+        self._lock = threading.Lock()
+
+    @property
+    def are_kept(self) -> bool:
+        """What is learned now is known the next time."""
+        return self._learned is not None
+
+    def learn(self, body: bytes) -> None:
+        """Take the bytes of a tile for a placeholder from now on."""
+        digest = _digest(body)
+        with self._lock:
+            if digest in self._known:
+                return
+            self._known.add(digest)
+        if self._learned is not None:
+            self._learned(digest)
+
+    def check(self, key: Key, body: bytes) -> tuple[bool, list[Key]]:
+        """Tell whether a tile is a placeholder, and which tiles before it were of the same bytes and not recognised."""
+        digest = _digest(body)
+        with self._lock:
+            if digest in self._known:
+                return True, []
+            seen = self._seen[digest]
+            seen.add(key)
+            if len(seen) < REPEATS:
+                return False, []
+            late = [other for other in self._seen.pop(digest) if other != key]
+        self.learn(body)
+        return True, late
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()

@@ -1,0 +1,183 @@
+"""Tiles decoded, judged and kept in memory; what cannot be had is made from coarser tiles or counted as missing."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import suppress
+from typing import NamedTuple
+
+from PIL import Image
+
+from cellcode.aerial.missing import Missing
+from cellcode.aerial.tiles.blank import BLANK, PLACEHOLDER, Placeholders, is_blank, is_uniform
+from cellcode.aerial.tiles.failures import Faults
+from cellcode.aerial.tiles.grid import Box
+from cellcode.aerial.tiles.lru import Shelf
+from cellcode.aerial.tiles.provider import Key, TileProvider, decode
+from cellcode.errors import InputError
+from cellcode.http import MissingError, RemoteError
+
+MEMORY_BYTES = 128 * 2**20
+COARSER = 3  # levels up from which a missing tile is enlarged
+_PROBED_FROM = 10  # level: in coarser ones the corner of the world holds land as well
+_NOT_THERE = "not there"
+
+
+class Tile(NamedTuple):
+    """A tile as it is kept: the image, or why there is none."""
+
+    image: Image.Image | None
+    why: Missing | None = None
+
+
+class TileKeeper:
+    """The tiles of a provider; safe for several threads.
+
+    Args:
+        provider: of the tiles.
+        placeholders: pictures that stand for missing imagery; None: they are learned from the service.
+    """
+
+    def __init__(self, provider: TileProvider, placeholders: Placeholders | None = None) -> None:
+        self._provider = provider
+        self._placeholders = (placeholders or Placeholders()) if provider.connections else None
+        self._faults = Faults()
+        self._shelf: Shelf[tuple[Key, int], Tile] = Shelf(MEMORY_BYTES, _bytes)
+        self._probing = threading.Lock()
+        self._probed = False
+        self.side_px: int | None = None  # along the tiles, as the first one told
+
+    @property
+    def missing(self) -> Counter[Missing]:
+        """Tiles that were asked for and are missing, by reason."""
+        return self._faults.counts
+
+    def get(self, key: Key, side_px: int) -> Tile:
+        """Return a tile as an RGB or RGBA square of `side_px`, or why it is missing.
+
+        A tile that is not there, or shows nothing, is made of the coarser tile over it, if one of the next `COARSER` levels has
+        one. One that could not be fetched is not: it may be there.
+
+        Raises:
+            RemoteError: the service gives nothing at all.
+            InputError: a file's tile is damaged.
+        """
+        tile = self._kept(key, side_px)
+        if tile.why is None:
+            return tile
+        if not tile.why.passing:
+            image = self._from_coarser(key, side_px)
+            if image is not None:
+                return Tile(image)
+        self._faults.note(key, tile.why)
+        return tile
+
+    def is_at_hand(self, key: Key, side_px: int) -> bool:
+        """Tell whether a tile is in memory."""
+        return (key, side_px) in self._shelf
+
+    def _kept(self, key: Key, side_px: int) -> Tile:
+        return self._shelf.get((key, side_px), lambda: self._load(key, side_px))
+
+    def _load(self, key: Key, side_px: int) -> Tile:
+        try:
+            self._probe(key[0])
+            body = self._provider.fetch(*key).body
+        except MissingError as error:
+            self._faults.failed(error)
+            return Tile(None, Missing(_NOT_THERE, self._provider.host))
+        except RemoteError as error:
+            self._faults.failed(error)
+            return Tile(None, Missing(error.reason, self._provider.host, not error.lasting))
+        assert body is not None  # it was asked for without a condition
+        try:
+            image = decode(body, side_px)
+        except ValueError as error:
+            z, x, y = key
+            raise InputError(f"{self._provider.host}: tile {z}/{x}/{y} cannot be read ({error})") from None
+        reason = self._judge(key, image, body)
+        self._faults.answered(with_image=reason is None)
+        if reason is not None:
+            return Tile(None, Missing(reason, self._provider.host))
+        if self.side_px is None:
+            self.side_px = _full_px(body)
+        return Tile(_fitted(image, side_px))
+
+    def _judge(self, key: Key, image: Image.Image, body: bytes) -> str | None:
+        """Say why a tile shows nothing, None if it does."""
+        if is_blank(image):
+            return BLANK
+        if self._placeholders is None or is_uniform(image):
+            return None
+        is_one, late = self._placeholders.check(key, body)
+        for other in late:  # crops that hold them were made as if they were imagery: making those again mends it
+            self._faults.note(
+                other, Missing(f"{PLACEHOLDER} seen late", self._provider.host, self._placeholders.are_kept)
+            )
+        if late:
+            self._shelf.drop_if(lambda kept: kept[0] in late)
+        return PLACEHOLDER if is_one else None
+
+    def _probe(self, z: int) -> None:
+        """Ask once for a tile that cannot have imagery, to know what the service says then."""
+        if self._probed or self._placeholders is None or z < _PROBED_FROM or not self._provider.grid.is_mercator:
+            return
+        with self._probing:
+            if self._probed:
+                return
+            with suppress(RemoteError, ValueError):
+                body = self._provider.fetch(z, 0, 0).body
+                if body is not None and not is_uniform(decode(body)):
+                    self._placeholders.learn(body)
+            self._probed = True
+
+    def _from_coarser(self, key: Key, side_px: int) -> Image.Image | None:
+        grid = self._provider.grid
+        box = grid.levels[key[0]].box(*key[1:])
+        coarser = sorted((z for z in grid.levels if z < key[0]), reverse=True)[:COARSER]
+        for z in coarser:
+            level = grid.levels[z]
+            middle = ((box[0] + box[2]) / 2 - level.left) / level.span, (level.top - (box[1] + box[3]) / 2) / level.span
+            column, row = int(middle[0] // 1), int(middle[1] // 1)
+            within = _part(box, level.box(column, row))
+            if within is None or not level.has(column, row):
+                continue
+            tile = self._kept((z, column, row), side_px)
+            if tile.image is not None:
+                left, top, right, bottom = (side * side_px for side in within)
+                part = (left, top, right, bottom)
+                return tile.image.resize((side_px, side_px), Image.Resampling.BILINEAR, part)
+        return None
+
+
+def _part(box: Box, whole: Box) -> Box | None:
+    """Left, top, right, bottom of a box within another, as shares of its side; None if it does not lie inside."""
+    side = whole[2] - whole[0]
+    part = (
+        (box[0] - whole[0]) / side,
+        (whole[3] - box[3]) / side,
+        (box[2] - whole[0]) / side,
+        (whole[3] - box[1]) / side,
+    )
+    if min(part) < -1e-6 or max(part) > 1 + 1e-6:
+        return None
+    left, top, right, bottom = (min(max(share, 0.0), 1.0) for share in part)
+    return left, top, right, bottom
+
+
+def _fitted(image: Image.Image, side_px: int) -> Image.Image:
+    """Bring a tile to the size it is shown at."""
+    if image.size == (side_px, side_px):
+        return image
+    if image.width == image.height and image.width % side_px == 0:
+        return image.reduce(image.width // side_px)
+    return image.resize((side_px, side_px), Image.Resampling.BILINEAR)
+
+
+def _full_px(body: bytes) -> int:
+    return decode(body).width
+
+
+def _bytes(tile: Tile) -> int:
+    return tile.image.width * tile.image.height * 4 if tile.image is not None else 64

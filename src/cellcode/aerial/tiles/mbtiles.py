@@ -1,0 +1,122 @@
+"""MBTiles: a pyramid of tiles in one SQLite file (version 1.3 of its specification), read only.
+
+Rows are numbered from the south there, and from the north everywhere else in this package.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
+from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.errors import InputError
+from cellcode.files import sampled_digest
+from cellcode.http import MissingError
+
+CRS_KEY = "cellcode_crs"  # in the metadata of a cache whose tiles are not those of web maps
+LICENCE_KEY = "licence"
+_WORLD = (-180.0, -85.0511287798066, 180.0, 85.0511287798066)
+_MAX_ZOOM = 30
+
+
+class MbTiles:
+    """The tiles of a file, as a provider. Several threads may read; each opens its own connection.
+
+    Args:
+        path: the file; its metadata give bounds and attribution, its table of tiles the zooms.
+
+    Raises:
+        InputError: it is no MBTiles file, or it holds vector tiles or none at all.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._local, self._opened = threading.local(), list[sqlite3.Connection]()
+        metadata = {str(name): str(value) for name, value in self._rows("SELECT name, value FROM metadata")}
+        zooms = self._rows("SELECT MIN(zoom_level), MAX(zoom_level) FROM tiles")[0]
+        _check(self.path, metadata, zooms)
+        self.grid = web_mercator(*zooms)
+        self.bounds = _bounds(self.path, metadata.get("bounds")) or self._extent(zooms[1])
+        self.attribution = metadata.get("attribution", "")
+        self.licence = metadata.get(LICENCE_KEY) or metadata.get("license", "")
+        self.date: str | None = None
+        self.host = self.name = self.path.name
+        self.connections = 0
+        self.identity = sampled_digest(self.path, samples=256, sample_bytes=16_384)
+
+    def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
+        """See `TileProvider.fetch`."""
+        query = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
+        rows = self._rows(query, (z, x, 2**z - 1 - y))
+        if not rows or not rows[0][0]:
+            raise MissingError(f"{self.path} has no tile {z}/{x}/{y}", 404)
+        return TileReply(bytes(rows[0][0]))
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        while self._opened:
+            self._opened.pop().close()
+        self._local = threading.local()
+
+    def _rows(self, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+        connection = getattr(self._local, "connection", None)
+        try:
+            if connection is None:
+                connection = _open(self.path)
+                self._local.connection = connection
+                self._opened.append(connection)
+            return list(connection.execute(query, values).fetchall())
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path} cannot be read as MBTiles ({error})") from None
+
+    def _extent(self, z: int) -> Box:
+        """Bounds of the tiles of a zoom, for a file that does not say them."""
+        query = (
+            "SELECT MIN(tile_column), MAX(tile_column), MIN(tile_row), MAX(tile_row) FROM tiles WHERE zoom_level = ?"
+        )
+        left, right, low, high = self._rows(query, (z,))[0]
+        level = self.grid.levels[z]
+        upper, lower = level.box(left, 2**z - 1 - high), level.box(right, 2**z - 1 - low)
+        return self.grid.degrees((upper[0], lower[1], lower[2], upper[3]))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open a file for reading; one on a medium that cannot be written needs to be told so if it was left in WAL mode."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    address = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError:
+        connection.close()
+        connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    return connection
+
+
+def _check(path: Path, metadata: dict[str, str], zooms: tuple[Any, ...]) -> None:
+    if metadata.get("format") in ("pbf", "mvt"):
+        raise InputError(f"{path} holds vector tiles; imagery is needed")
+    if metadata.get(CRS_KEY, WEB_MERCATOR) != WEB_MERCATOR:
+        raise InputError(f"{path} is the cache of a service in {metadata[CRS_KEY]}; name the service instead")
+    if zooms[0] is None:
+        raise InputError(f"{path} holds no tiles")
+    if not all(isinstance(zoom, int) and 0 <= zoom <= _MAX_ZOOM for zoom in zooms):
+        raise InputError(f"{path} has zoom levels {zooms[0]} to {zooms[1]}; they must lie in 0 to {_MAX_ZOOM}")
+
+
+def _bounds(path: Path, text: str | None) -> Box | None:
+    """Bounds as the metadata say them, within the world of Web Mercator."""
+    if not text:
+        return None
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        west = south = east = north = math.nan
+    if not (abs(west) <= 180 and abs(east) <= 180 and -90 <= south < north <= 90 and west != east):
+        raise InputError(f"{path}: its bounds {text!r} are not west,south,east,north in degrees; correct its metadata")
+    return west, max(south, _WORLD[1]), east, min(north, _WORLD[3])

@@ -1,0 +1,239 @@
+"""Crops from tiles: the one routine for everything that comes in a pyramid.
+
+The crop's corners come from metric offsets on the ellipsoid, carried to the pyramid's CRS. The level is the coarsest that is at
+least as fine as asked; where the finest is coarser, it is enlarged. The tiles are put together to one window, which is warped
+once. In Web Mercator north is up, so a crop with bearing 0 is a rectangle of the window: it is resampled as one, which is
+several times quicker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cellcode.aerial.missing import Missing
+from cellcode.aerial.protocol import Crop
+from cellcode.aerial.tiles.decoder import Tile, TileKeeper
+from cellcode.aerial.tiles.grid import Level
+from cellcode.aerial.tiles.provider import Key, TileProvider
+from cellcode.aerial.warp import crop_corners, sides, warp
+from cellcode.errors import InputError
+from cellcode.geography import Region
+
+Float64 = npt.NDArray[np.float64]
+USUAL_TILE_PX = 256
+MAX_TILES = 1024  # for one crop
+_MARGIN_PX = 2  # of the window around the crop, for interpolation
+_UPRIGHT_PX = 0.02  # how far a corner may be from a rectangle that is resampled as one
+
+
+class Window(NamedTuple):
+    """Tiles put together.
+
+    Attributes:
+        image: RGB.
+        mask: "L", 255 where there is imagery; None: everywhere.
+        corners: of the crop, (4, 2) pixels from the window's corner: upper left, lower left, lower right, upper right.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None
+    corners: Float64
+
+
+class TileSource:
+    """An aerial source made of tiles; can be read from several threads.
+
+    Args:
+        provider: of the tiles.
+        keeper: that decodes and judges them; None: one of its own.
+    """
+
+    def __init__(self, provider: TileProvider, keeper: TileKeeper | None = None) -> None:
+        self.provider = provider
+        self._tiles = keeper or TileKeeper(provider)
+        self._threads = ThreadPoolExecutor(provider.connections) if provider.connections else None
+        self.attribution, self.licence, self.date = provider.attribution, provider.licence, provider.date
+        self.identity, self.bounds = provider.identity, provider.bounds
+        self._reach = provider.grid.box(provider.bounds)
+
+    @property
+    def missing(self) -> Counter[Missing]:
+        """Tiles that were asked for and masked so far, by reason and host; each tile counts once."""
+        return self._tiles.missing
+
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
+        """See `AerialSource.read`.
+
+        Raises:
+            InputError: the service gives nothing at all (see `Faults`), or the file is damaged.
+        """
+        pixels, mask, complete = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool), True
+        corners = self._corners(lat_deg, lon_deg, size_m, bearing_deg)
+        if np.isfinite(corners).all():
+            window, complete = self._window(corners, size_px)
+            if window is not None:
+                pixels, mask = _cut(window, size_px)
+        return Crop(pixels, mask, self.attribution, self.date, complete)
+
+    def footprint(self) -> Region:
+        """Return the box of the provider's bounds."""
+        return Region.bbox(*self.bounds)
+
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """See `AerialSource.covers`."""
+        return self.footprint().contains(lat_deg, lon_deg)
+
+    def close(self) -> None:
+        """End the threads and close the provider's files."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        close = getattr(self.provider, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        """Return the source; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the source."""
+        self.close()
+
+    def _corners(self, lat_deg: float, lon_deg: float, size_m: float, bearing_deg: float) -> Float64:
+        """Corners in the CRS, (4, 2), without a jump at 180 degrees."""
+        grid = self.provider.grid
+        x, y = grid.xy(*crop_corners(lat_deg, lon_deg, size_m, bearing_deg))
+        if grid.period is not None:
+            middle, _ = grid.xy(np.array([lat_deg]), np.array([lon_deg]))
+            x = x + grid.period * np.round((middle - x) / grid.period)
+        return np.stack([x, y], axis=1)
+
+    def _window(self, corners: Float64, size_px: int) -> tuple[Window | None, bool]:
+        """Put together the tiles under a crop; None where there are none. And tell whether asking later gives no more."""
+        resolution = float(sides(corners).min()) / size_px
+        z, side_px = self._level(corners, resolution)
+        level = self.provider.grid.levels[z]
+        shown_px = _shown_px(level, side_px, resolution)
+        at = _pixels(corners, level, shown_px)
+        low = np.floor(at.min(axis=0) - _MARGIN_PX).astype(int)
+        high = np.ceil(at.max(axis=0) + _MARGIN_PX).astype(int)
+        tiles = self._under(z, level, low, high, shown_px)
+        complete = not any(tile.why is not None and tile.why.passing for tile in tiles.values())
+        images = {place: tile.image for place, tile in tiles.items() if tile.image is not None}
+        if not images:
+            return None, complete
+        return _stitch(images, low.tolist(), (high - low).tolist(), shown_px, at - low), complete
+
+    def _level(self, corners: Float64, resolution: float) -> tuple[int, int]:
+        """Return the level to read, and the pixels along its tiles; where no level says those, the tile in the middle does."""
+        grid = self.provider.grid
+        z = grid.level_for(resolution, self._tiles.side_px or USUAL_TILE_PX)
+        if grid.levels[z].tile_px is None and self._tiles.side_px is None:
+            middle = np.floor(_pixels(corners, grid.levels[z], USUAL_TILE_PX).mean(axis=0)).astype(int)
+            self._under(z, grid.levels[z], middle, middle + 1, USUAL_TILE_PX)
+            z = grid.level_for(resolution, self._tiles.side_px or USUAL_TILE_PX)
+        return z, grid.levels[z].tile_px or self._tiles.side_px or USUAL_TILE_PX
+
+    def _under(
+        self, z: int, level: Level, low: npt.NDArray[np.int_], high: npt.NDArray[np.int_], shown_px: int
+    ) -> dict[tuple[int, int], Tile]:
+        """Tiles between two corners in pixels, by column and row; those that the provider cannot have are left out."""
+        (left, top), (right, bottom) = low // shown_px, -(-high // shown_px)
+        if (right - left) * (bottom - top) > MAX_TILES:
+            raise InputError(
+                f"a crop would need {(right - left) * (bottom - top)} tiles of {self.provider.host}, whose coarsest level is "
+                f"{min(self.provider.grid.levels)}; ask for a smaller crop or add coarser levels"
+            )
+        keys = {}
+        for row in range(top, bottom):
+            for column in range(left, right):
+                wrapped = self._wrapped(level, column)
+                if level.has(wrapped, row) and _meet(level.box(wrapped, row), self._reach):
+                    keys[int(column), int(row)] = (z, wrapped, int(row))
+        self._fetch(keys.values(), shown_px)
+        return {place: self._tiles.get(key, shown_px) for place, key in keys.items()}
+
+    def _fetch(self, keys: Iterable[Key], shown_px: int) -> None:
+        """Bring tiles of a service into memory, several at the same time."""
+        if self._threads is None:
+            return
+        absent = [key for key in keys if not self._tiles.is_at_hand(key, shown_px)]
+        # The first one is left to the calling thread, which would only wait.
+        fetched = [self._threads.submit(self._tiles.get, key, shown_px) for key in absent[1:]]
+        if absent:
+            self._tiles.get(absent[0], shown_px)
+        for each in fetched:
+            each.result()
+
+    def _wrapped(self, level: Level, column: int) -> int:
+        """Number of a column that may lie beyond 180 degrees."""
+        period = self.provider.grid.period
+        if period is None:
+            return int(column)
+        around = round(period / level.span)
+        return int(column) % around if math.isclose(around * level.span, period, rel_tol=1e-6) else int(column)
+
+
+def _pixels(corners: Float64, level: Level, side_px: int) -> Float64:
+    """Carry positions in the CRS to columns and rows of pixels, from the level's corner."""
+    scale = side_px / level.span
+    return (corners - (level.left, level.top)) * (scale, -scale)
+
+
+def _shown_px(level: Level, side_px: int, resolution: float) -> int:
+    """Pixels to which a tile is reduced when it is decoded: halved while it stays at least as fine as asked."""
+    while side_px % 2 == 0 and side_px > 1 and level.span / (side_px // 2) <= resolution:
+        side_px //= 2
+    return side_px
+
+
+def _meet(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Tell whether two boxes (left, bottom, right, top) have a common area."""
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+
+
+def _stitch(
+    images: dict[tuple[int, int], Image.Image],
+    low: Sequence[int],
+    size: Sequence[int],
+    side_px: int,
+    corners: Float64,
+) -> Window:
+    """Put tiles together to a window of `size` pixels whose corner is at `low`."""
+    size = (size[0], size[1])
+    canvas = Image.new("RGB", size, None)  # what no tile covers is masked, whatever it holds
+    mask: Image.Image | None = None
+    covered = 0
+    for (column, row), image in images.items():
+        place = (column * side_px - low[0], row * side_px - low[1])
+        canvas.paste(image, place)
+        right, bottom = min(place[0] + side_px, size[0]), min(place[1] + side_px, size[1])
+        covered += (right - max(place[0], 0)) * (bottom - max(place[1], 0))
+    if covered < size[0] * size[1] or any(image.mode == "RGBA" for image in images.values()):
+        mask = Image.new("L", size)
+        for (column, row), image in images.items():
+            seen = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
+            mask.paste(seen, (column * side_px - low[0], row * side_px - low[1]))
+    return Window(canvas, mask, corners)
+
+
+def _cut(window: Window, size_px: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Cut the crop out of its window."""
+    upper_left, lower_right = window.corners[0], window.corners[2]
+    (left, top), (right, bottom) = upper_left, lower_right
+    rectangle = np.array([(left, top), (left, bottom), (right, bottom), (right, top)])
+    upright = right > left and bottom > top and bool((np.abs(rectangle - window.corners) <= _UPRIGHT_PX).all())
+    if window.mask is None and upright:
+        box = (float(left), float(top), float(right), float(bottom))
+        image = window.image.resize((size_px, size_px), Image.Resampling.BILINEAR, box)
+        return np.asarray(image).copy(), np.ones((size_px, size_px), bool)
+    mask = np.full(window.image.size[::-1], 255, np.uint8) if window.mask is None else np.asarray(window.mask)
+    return warp(np.dstack([np.asarray(window.image), mask]), window.corners, size_px)

@@ -1,0 +1,126 @@
+"""The TileMatrixSet of a WMTS as a pyramid."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from cellcode.aerial.tiles.grid import HALF_M, WEB_MERCATOR, Box, Grid, Level, northing_first
+from cellcode.aerial.tiles.xml_text import all_of, child_text
+from cellcode.errors import InputError
+
+_PIXEL_M = 0.00028  # of a standardised rendering pixel, by which WMTS defines its scales
+_METRES_PER_DEGREE = 111_319.49079327358  # by which it defines those of degrees
+_MERCATOR_CODES = {"3857", "900913", "3785", "102100", "102113"}
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A pyramid and the names of its levels.
+
+    Attributes:
+        name: of the set.
+        grid: the levels are numbered from 0, or as web maps number them if the tiles are theirs.
+        names: of each level, as the service calls it.
+    """
+
+    name: str
+    grid: Grid
+    names: dict[int, str]
+
+
+def read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) -> Matrices:
+    """Read a TileMatrixSet with the limits that a layer's link gives.
+
+    Args:
+        bounds: of the layer in degrees: of two orders of the axes, the one by which the tiles lie there is right.
+
+    Raises:
+        InputError: its reference system is not known, or its tiles are not square.
+    """
+    text = child_text(matrix_set, "SupportedCRS")
+    crs = _crs(name, text)
+    limits = {child_text(each, "TileMatrix"): each for each in all_of(link, "TileMatrixLimits")}
+    matrices = [each for each in matrix_set if each.tag.endswith("}TileMatrix")]
+    if limits:
+        matrices = [each for each in matrices if child_text(each, "Identifier") in limits]
+    if not matrices:
+        raise InputError(f"{name} has no levels")
+    swapped = crs != WEB_MERCATOR and text.lower().startswith("urn:") and northing_first(crs)
+    unit_m = _unit_m(crs)
+    try:
+        levels = _levels(name, matrices, limits, unit_m, swapped)
+        if crs != WEB_MERCATOR and not _lie_in(levels, crs, bounds):
+            other = _levels(name, matrices, limits, unit_m, not swapped)
+            levels = other if _lie_in(other, crs, bounds) else levels
+    except ValueError:
+        raise InputError(f"{name} is damaged: a number in it cannot be read") from None
+    ordered = sorted(levels, key=lambda each: -levels[each].span / (levels[each].tile_px or 1))
+    numbers = _web_numbers(crs, [levels[each] for each in ordered]) or list(range(len(ordered)))
+    grid = Grid(crs, {z: levels[each] for z, each in zip(numbers, ordered, strict=True)})
+    return Matrices(name, grid, dict(zip(numbers, ordered, strict=True)))
+
+
+def _crs(name: str, text: str) -> str:
+    """Name of a CRS as rasterio takes it, from `urn:ogc:def:crs:EPSG::3857` and its relatives."""
+    code = re.search(r"(\w+):(?:[\d.]*:)?(\w+)$", text) or re.search(r"/def/crs/(\w+)/[\d.]+/(\w+)$", text)
+    if code is None:
+        raise InputError(f"{name} has the reference system {text or '(none)'}, which is not understood")
+    authority, number = code[1].upper(), code[2]
+    if number in _MERCATOR_CODES:
+        return WEB_MERCATOR
+    if authority in ("OGC", "CRS") and number.upper() in ("CRS84", "84"):
+        return "OGC:CRS84"
+    try:
+        CRS.from_user_input(f"{authority}:{number}")
+    except CRSError:
+        raise InputError(f"{name} has the reference system {text}, which PROJ does not know") from None
+    return f"{authority}:{number}"
+
+
+def _unit_m(crs: str) -> float:
+    found = CRS.from_user_input(crs)
+    return _METRES_PER_DEGREE if found.is_geographic else float(found.linear_units_factor[1])
+
+
+def _levels(
+    name: str, matrices: list[Element], limits: dict[str, Element], unit_m: float, swapped: bool
+) -> dict[str, Level]:
+    """Levels by name; `swapped`: corners are given as northing, easting."""
+    made = {}
+    for matrix in matrices:
+        identifier = child_text(matrix, "Identifier")
+        width, height = int(child_text(matrix, "TileWidth")), int(child_text(matrix, "TileHeight"))
+        if width != height:
+            raise InputError(f"{name}: tiles of {width} x {height} pixels are not square")
+        corner = [float(part) for part in child_text(matrix, "TopLeftCorner").split()]
+        left, top = corner[::-1] if swapped else corner
+        span = float(child_text(matrix, "ScaleDenominator")) * _PIXEL_M / unit_m * width
+        columns, rows = (0, int(child_text(matrix, "MatrixWidth"))), (0, int(child_text(matrix, "MatrixHeight")))
+        limit = limits.get(identifier)
+        if limit is not None:
+            columns = int(child_text(limit, "MinTileCol")), int(child_text(limit, "MaxTileCol")) + 1
+            rows = int(child_text(limit, "MinTileRow")), int(child_text(limit, "MaxTileRow")) + 1
+        made[identifier] = Level(left, top, span, columns, rows, width)
+    return made
+
+
+def _lie_in(levels: dict[str, Level], crs: str, bounds: Box) -> bool:
+    """Tell whether the middle of a layer lies among the tiles of its coarsest level."""
+    level = max(levels.values(), key=lambda each: each.span)
+    left, bottom, right, top = Grid(crs, {0: level}).box(bounds)
+    x, y = (left + right) / 2, (bottom + top) / 2
+    return level.has(int((x - level.left) // level.span), int((level.top - y) // level.span))
+
+
+def _web_numbers(crs: str, levels: list[Level]) -> list[int] | None:
+    """The levels' numbers on the web, if they are levels of web maps: then a cache of them is an ordinary MBTiles file."""
+    if crs != WEB_MERCATOR:
+        return None
+    numbers = [round(2 * HALF_M / level.span).bit_length() - 1 for level in levels]
+    grid = Grid(crs, dict(zip(numbers, levels, strict=True)))
+    return numbers if grid.is_mercator and len(set(numbers)) == len(numbers) else None

@@ -1,0 +1,117 @@
+"""The step functions of a build as tasks: what a worker on another machine opens for itself and keeps open.
+
+Run, imagery and folders have the same paths on every node. See `cellcode.distributed.ray_tasks` for what a lost worker costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+
+from cellcode import config as configuration
+from cellcode.aerial import AerialSource, open_source
+from cellcode.config import Config
+from cellcode.database.building import shards
+from cellcode.database.building.shards import Reuse
+from cellcode.database.store.database import Database
+from cellcode.distributed.ray_tasks import over_ranges
+from cellcode.files import atomic_path
+from cellcode.model.precision import autocast, choose_device
+from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos.packed.shards import PackedPhotos
+from cellcode.progress import Meter
+from cellcode.runs import Run
+
+BATCH = 64
+
+
+class Ingredients(NamedTuple):
+    """What every range of a build is made from, as a worker can open it.
+
+    Attributes:
+        run, aerial, reuse: where run, imagery and earlier database are.
+        config: the build's configuration as YAML.
+    """
+
+    run: str
+    config: str
+    aerial: str | None = None
+    reuse: str | None = None
+
+
+def encode(ingredients: Ingredients, ids: npt.NDArray[np.uint64], folder: str) -> str | None:
+    """Encode the cells of a shard into a folder, which appears when it is finished; one that is there is left alone.
+
+    Returns:
+        What of the imagery is missing for now, in which case there is no folder; None where nothing is.
+    """
+    if Path(folder).is_dir():
+        return None
+    run, source, reuse = _opened(ingredients)
+    return shards.write_whole(run, source, np.array(ids), Path(folder), reuse)  # a copy: Ray's arrays are read-only
+
+
+def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, out: Path | str, cluster: str) -> Path:
+    """Embed packed photos over a Ray cluster, a shard a task; those that are there are not embedded again.
+
+    Writes OUT/SPLIT/NAME.npy for each shard: (n, D) float32 of unit length in the order of its photos, 0 where a photo
+    is damaged.
+
+    Returns:
+        The folder OUT/SPLIT.
+    """
+    run = run if isinstance(run, Run) else Run.load(run)
+    packed = packed if isinstance(packed, PackedPhotos) else PackedPhotos.open(packed)
+    folder = Path(out).resolve() / split
+    names = packed.shards(split).names
+    ingredients = Ingredients(str(Path(run.folder).resolve()), configuration.dump(run.config))
+    place = packed.place if "://" in packed.place else str(Path(packed.place).resolve())
+    left = [name for name in names if not (folder / f"{name}.npy").is_file()]
+    with Meter("embedding photos", len(names)) as meter:
+        meter.advance(len(names) - len(left))
+        for _ in over_ranges(
+            _embed_shard, ((ingredients, place, split, name, str(folder / f"{name}.npy")) for name in left), cluster
+        ):
+            meter.advance()
+    return folder
+
+
+def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, path: str) -> None:
+    run, _, _ = _opened(ingredients)
+    photo, device = run.config.photo, choose_device("auto")
+    encoder = run.ground.to(device).eval()
+    loaded = PackedPhotos.open(place).load(split, name)
+    made = np.zeros((len(loaded.index["offset"]), run.config.model.dim), np.float32)
+    with torch.inference_mode(), autocast(run.config.training.precision, device):
+        for first in range(0, len(made), BATCH):
+            rows, pixels = [], []
+            for row in range(first, min(first + BATCH, len(made))):
+                try:
+                    pixels.append(read_pixels(loaded.image(row), photo.width_px, photo.height_px, photo.fit))
+                    rows.append(row)
+                except PhotoError:
+                    continue  # its row stays 0
+            if rows:
+                made[rows] = encoder(torch.from_numpy(np.stack(pixels)).to(device)).float().cpu().numpy()
+    with atomic_path(Path(path)) as temporary:
+        np.save(temporary, made)
+
+
+@lru_cache(maxsize=1)
+def _opened(ingredients: Ingredients) -> tuple[Run, AerialSource | None, Reuse | None]:
+    """Open what a worker needs; once for all its ranges."""
+    run = replace(Run.load(ingredients.run), config=_config(ingredients.config))
+    source = open_source(ingredients.aerial) if ingredients.aerial is not None else None
+    reuse = Reuse(Database.open(ingredients.reuse)) if ingredients.reuse is not None else None
+    return run, source, reuse
+
+
+def _config(text: str) -> Config:
+    return configuration.parse(yaml.safe_load(text), "the build's configuration")

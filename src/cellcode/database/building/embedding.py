@@ -1,0 +1,46 @@
+"""Photos as a ground encoder sees them, decoded a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.config import Config
+from cellcode.model.encoder import Encoder
+from cellcode.model.precision import autocast, choose_device
+from cellcode.photos.reading.pixels import load_pixels
+
+CHUNK = 4096  # photos that are decoded at once
+BATCH = 64
+
+
+def embed(
+    encoder: Encoder, config: Config, files: Sequence[Path], device: str = "auto", description: str = "reading photos"
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], dict[int, str]]:
+    """Embed photos; those that cannot be read are left out.
+
+    Args:
+        config: says the size of photos and the precision.
+        description: of the progress.
+
+    Returns:
+        (n, D) float32 of unit length; (n,) int64, numbers of the files that can be read, rising; why the others cannot.
+    """
+    where = choose_device(device)
+    encoder = encoder.to(where).eval()
+    made, rows = [np.zeros((0, config.model.dim), np.float32)], [np.zeros(0, np.int64)]
+    failures: dict[int, str] = {}
+    with torch.inference_mode(), autocast(config.training.precision, where):
+        for first in range(0, len(files), CHUNK):
+            pixels, failed = load_pixels(files[first : first + CHUNK], config.photo, description=description)
+            failures |= {first + row: reason for row, reason in failed.items()}
+            good = np.setdiff1d(np.arange(len(pixels)), list(failed))
+            rows.append(first + good)
+            for start in range(0, len(good), BATCH):
+                batch = torch.from_numpy(pixels[good[start : start + BATCH]]).to(where)
+                made.append(encoder(batch).float().cpu().numpy())
+    return np.concatenate(made), np.concatenate(rows), failures

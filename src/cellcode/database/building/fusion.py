@@ -1,0 +1,76 @@
+"""Cell codes: one vector for each cell from its aerial embedding and its prototype."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from cellcode.database.calibration.fit import Calibration
+from cellcode.geography import s2
+from cellcode.model.prototypes.whole import Prototypes
+
+Float32 = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+def upsample(prototypes: Prototypes, ids: npt.NDArray[np.uint64], how: Literal["copy", "interpolate"]) -> Float32:
+    """Give each cell a prototype through the S2 hierarchy (method, grade A; the choice between the two is ours).
+
+    "copy" takes the parent's; "interpolate" takes the one that training would use for a photo at the cell's centre.
+
+    Args:
+        ids: (N,) uint64, cells of one level at or below the prototypes'.
+
+    Returns:
+        (N, D) float32 of unit length; zeros for cells whose own parent is not in the table, even if a neighbour is.
+    """
+    codes = np.zeros((len(ids), prototypes.weight.shape[1]), np.float32)
+    rows = prototypes.lookup(s2.parents(ids, prototypes.level))
+    has = rows >= 0
+    if not has.any():
+        return codes
+    with torch.inference_mode():
+        chosen = F.normalize(prototypes.weight[torch.from_numpy(rows[has])], dim=1)
+        if how == "interpolate":
+            index, weight = prototypes.neighbours(*s2.cell_centers(ids[has]))
+            # A kernel narrower than the way to the parent's centre reaches no prototype: the parent's own is left.
+            reached = (weight.sum(dim=1) > 0)[:, None]
+            chosen = torch.where(reached, prototypes.interpolate(index, weight), chosen)
+    codes[has] = chosen.float().cpu().numpy()
+    return codes
+
+
+def fuse(
+    aerial: npt.NDArray[np.floating] | None,
+    prototypes: npt.NDArray[np.floating] | None,
+    has_aerial: Bools,
+    has_prototype: Bools,
+    calibration: Calibration,
+) -> Float32:
+    """Combine the terms of each cell; not renormalised, so that a score is the weighted sum of two similarities.
+
+    Both terms: z^A + kappa z^P (the paper). One term: a factor times it, and where there is imagery alone a weight times
+    the prototype guessed from it (ours; see `calibration` and `imputation`).
+
+    Args:
+        aerial, prototypes: (N, D) of unit length, zeros where a cell lacks the term; None when no cell has it.
+        has_aerial, has_prototype: (N,).
+
+    Returns:
+        (N, D) float32.
+    """
+    on_aerial, on_prototypes = calibration.factors(has_aerial, has_prototype)
+    parts = [
+        factor[:, None] * torch.from_numpy(np.array(term)).float().numpy()  # torch widens float16 four times faster
+        for factor, term in ((on_aerial, aerial), (on_prototypes, prototypes))
+        if term is not None
+    ]
+    codes = np.asarray(sum(parts[1:], start=parts[0]), np.float32)
+    lone = has_aerial & ~has_prototype
+    if calibration.imputation is not None and aerial is not None and lone.any():
+        codes[lone] += np.float32(calibration.imputed) * calibration.imputation.of(aerial[lone])
+    return codes

@@ -1,0 +1,220 @@
+"""The terms of every cell, one shard after the other: tiles read, encoded and written while the next ones are read.
+
+A shard is a folder that appears when it is finished, so an interrupted build continues with the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode import cpu
+from cellcode.aerial import AerialSource
+from cellcode.aerial.crops import read_crops
+from cellcode.aerial.missing import Missing, missing, passing, told
+from cellcode.database.building.fusion import upsample
+from cellcode.database.building.plan import covered, has_prototype
+from cellcode.database.store.database import Database
+from cellcode.files import atomic_folder, read_json, write_json
+from cellcode.geography import s2
+from cellcode.model.precision import autocast, choose_device
+from cellcode.runs import Run
+
+Bools = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.uint64]
+NAMES = ("ids", "aerial", "prototypes", "has_aerial", "has_prototype", "digests", "imagery_date")
+COUNTS = "counts.json"
+MASKED = "masked"  # in the counts: what of the imagery was missing, and how often
+
+
+class Part(NamedTuple):
+    """The cells of a shard that have a code; (n,) and (n, D) arrays, terms in float16 and 0 where a cell lacks one."""
+
+    ids: Ids
+    aerial: npt.NDArray[np.float16]
+    prototypes: npt.NDArray[np.float16]
+    has_aerial: Bools
+    has_prototype: Bools
+    digests: Ids
+    imagery_date: npt.NDArray[np.datetime64]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Embeddings of an earlier database by the same aerial encoder, used where a tile has the same pixels."""
+
+    database: Database
+
+    def lookup(self, ids: Ids, digests: Ids) -> tuple[Bools, npt.NDArray[np.float16]]:
+        """Return which cells can be taken over, (n,), and their embeddings, (m, D)."""
+        tiles, known = self.database.tiles(), self.database.tile_digests()
+        if tiles is None or known is None:
+            return np.zeros(len(ids), bool), np.empty((0, self.database.code_set.dim), np.float16)
+        rows = np.minimum(np.searchsorted(self.database.ids, ids), len(known) - 1)
+        same = (self.database.ids[rows] == ids) & (known[rows] == digests) & (digests != 0)
+        return same, np.asarray(tiles[rows[same]])
+
+
+def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> dict[str, float]:
+    """Encode the cells of a shard into a folder; return what was counted.
+
+    `left_out` cells have neither a tile with enough imagery nor a prototype; `encoded` and `reused` tiles; `aerial_error` and
+    `prototype_error` are the largest distances of a float16 row from its float32 original; `incomplete` tiles lack imagery
+    that could not be fetched now and may be there later.
+    """
+    near_photos, masked_before = has_prototype(run, ids), missing(source)
+    aerial, digests, dates, counts = _aerial_terms(run, source, ids, reuse)
+    has_aerial = digests != 0
+    kept = has_aerial | near_photos
+    prototypes, narrow = (
+        np.zeros((0, run.config.model.dim), np.float32),
+        np.zeros((len(ids), run.config.model.dim), np.float16),
+    )
+    if run.prototypes is not None and near_photos.any():
+        prototypes = upsample(run.prototypes, ids, run.config.build.upsampling)
+        narrow = prototypes.astype(np.float16)
+        counts["prototype_error"] = row_error(prototypes, narrow)
+    part = Part(ids[kept], aerial[kept], narrow[kept], has_aerial[kept], near_photos[kept], digests[kept], dates[kept])
+    counts |= {"cells": len(part.ids), "left_out": len(ids) - len(part.ids)}
+    with atomic_folder(folder) as temporary:
+        for name, values in part._asdict().items():
+            np.save(temporary / f"{name}.npy", values)
+        write_json(temporary / COUNTS, counts | {MASKED: list((missing(source) - masked_before).items())})
+    return counts
+
+
+def write_whole(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> str | None:
+    """Write a shard that lacks no imagery that may be there later; else return what is missing, and leave no folder."""
+    faults = passing(missing(source))
+    counts = write_part(run, source, ids, folder, reuse)
+    now = passing(missing(source))
+    if counts["incomplete"] or now != faults:
+        shutil.rmtree(folder)  # kept, the next build would take it for finished
+        return told(now)
+    return None
+
+
+def read_part(folder: Path) -> Part:
+    """Open a shard that `write_part` wrote, memory-mapped."""
+    return Part(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES))
+
+
+def masked(folders: Iterable[Path]) -> Counter[Missing]:
+    """Count what was masked in the imagery of shards, also in those that an earlier process wrote."""
+    total: Counter[Missing] = Counter()
+    for folder in folders:
+        for why, number in read_json(folder / COUNTS)[MASKED]:
+            total[Missing(*why)] += number
+    return total
+
+
+def row_error(rows: Float32, narrow: npt.NDArray[np.float16]) -> float:
+    """Largest euclidean distance of a row from its float16 copy: no score of a unit query changes by more."""
+    if not len(rows):
+        return 0.0
+    return float(np.linalg.norm(rows - narrow.astype(np.float32), axis=1).max())
+
+
+def encoder_digest(run: Run) -> str | None:
+    """Changes when the same tile would be embedded differently; None without an aerial encoder."""
+    if run.aerial is None:
+        return None
+    config, digest = run.config, hashlib.sha256()
+    device = choose_device(config.training.device).type
+    how = (config.model.aerial, config.model.dim, config.tile, config.training.precision, device, cpu.has_bfloat16())
+    # A single scale of 1 is what every tile had before there were scales: digests of then stay the same.
+    digest.update(repr(how).replace(", scales=(1.0,)", "").encode())
+    for name, tensor in sorted(run.aerial.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _aerial_terms(
+    run: Run, source: AerialSource | None, ids: Ids, reuse: Reuse | None
+) -> tuple[npt.NDArray[np.float16], Ids, npt.NDArray[np.datetime64], dict[str, float]]:
+    """Return embeddings (n, D), digests (n,) of the tiles (0: not enough imagery), their dates (n,), and counts."""
+    aerial = np.zeros((len(ids), run.config.model.dim), np.float16)
+    digests, dates = np.zeros(len(ids), np.uint64), np.full(len(ids), "NaT", "datetime64[D]")
+    counts = {"encoded": 0, "reused": 0, "incomplete": 0, "aerial_error": 0.0, "prototype_error": 0.0}
+    for rows, pixels, tile_digests, tile_dates, incomplete in _tiles(run, source, ids):
+        counts["incomplete"] += incomplete
+        digests[rows], dates[rows] = tile_digests, tile_dates
+        fresh = np.ones(len(rows), bool)
+        if reuse is not None:
+            same, embeddings = reuse.lookup(ids[rows], tile_digests)
+            aerial[rows[same]], fresh = embeddings, ~same
+        if fresh.any():
+            made = _encode(run, pixels[fresh])
+            aerial[rows[fresh]] = made.astype(np.float16)
+            counts["aerial_error"] = max(counts["aerial_error"], row_error(made, aerial[rows[fresh]]))
+        counts["encoded"] += int(fresh.sum())
+        counts["reused"] += int((~fresh).sum())
+    return aerial, digests, dates, counts
+
+
+class _Tiles(NamedTuple):
+    """Tiles with enough imagery: rows (m,), pixels as the encoder takes them, uint8, digests (m,) uint64, dates (m,).
+
+    And how many of all that were read are incomplete.
+    """
+
+    rows: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+    digests: Ids
+    dates: npt.NDArray[np.datetime64]
+    incomplete: int
+
+
+def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
+    """Yield the tiles of cells batch by batch, in order of their ids; the next batch is read meanwhile."""
+    if source is None:
+        return
+    rows, batch = np.flatnonzero(covered(source, ids)), run.config.build.batch_size
+    parts = [rows[first : first + batch] for first in range(0, len(rows), batch)]
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_read, run, source, ids, parts[0]) if parts else None
+        for following in [*parts[1:], None]:
+            if ahead is None:
+                return
+            tiles = ahead.result()
+            ahead = reader.submit(_read, run, source, ids, following) if following is not None else None
+            yield tiles
+
+
+def _read(run: Run, source: AerialSource, ids: Ids, rows: npt.NDArray[np.int64]) -> _Tiles:
+    tile = run.config.tile
+    lat, lon = s2.cell_centers(ids[rows])
+    views = [read_crops(source, lat, lon, size_m=tile.size_m * scale, size_px=tile.size_px) for scale in tile.scales]
+    first, *wider = views
+    incomplete = int((~np.logical_and.reduce([crops.complete for crops in views])).sum())
+    enough = first.mask.mean(axis=(1, 2)) >= run.config.build.min_imagery_share
+    pixels = first.pixels[enough]
+    if wider:
+        pixels = np.stack([pixels, *(crops.pixels[enough] for crops in wider)], axis=1)
+    digests = np.array([_digest(tile_pixels) for tile_pixels in pixels], np.uint64)
+    return _Tiles(rows[enough], pixels, digests, first.dates[enough], incomplete)
+
+
+def _digest(pixels: npt.NDArray[np.uint8]) -> int:
+    """Digest of a tile that is never 0."""
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little") | 1
+
+
+def _encode(run: Run, pixels: npt.NDArray[np.uint8]) -> Float32:
+    """Return the aerial embeddings of tiles, (m, D) float32 of unit length."""
+    assert run.aerial is not None  # checked when the build was planned
+    device = choose_device(run.config.training.device)
+    encoder = run.aerial.to(device)
+    with torch.inference_mode(), autocast(run.config.training.precision, device):
+        return np.asarray(encoder(torch.from_numpy(pixels).to(device)).float().cpu().numpy())

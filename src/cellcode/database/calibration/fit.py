@@ -1,0 +1,269 @@
+"""How the terms of a cell compare: kappa, factors for cells with one term, and the temperature of the posterior.
+
+The paper gives the sum z^A + kappa z^P and no rule for kappa or for cells that lack a term. A plain sum favours cells
+with two terms over cells with one, so that places without training photos are never found. Our choice: cells without a
+prototype get one guessed from their aerial embedding, and all weights are fitted together on validation photos, part of
+which lie in cells whose training photos were withheld.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.database.calibration import likelihood, tradeoff, weighting
+from cellcode.database.calibration.imputation import MIN_CELLS, Imputation
+from cellcode.database.calibration.in_region import Inside
+from cellcode.database.calibration.likelihood import Free
+from cellcode.database.calibration.similarity import Similarities, Terms, compare
+from cellcode.runs import Validation
+
+Bools = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+
+DEFAULT_TEMPERATURE = 0.05  # without validation photos; of the order that training with beta = 50 leaves between places
+MIN_PHOTOS = 10  # a group of fewer validation photos fits nothing
+INSIDE_SHARE = 0.95  # share of validation photos whose best score counts as inside the region
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Figures that make scores of different cells comparable and turn them into probabilities.
+
+    Attributes:
+        kappa: weight of the prototype in cells with both terms; the aerial embedding has weight 1.
+        aerial_only: factor on the aerial embedding of cells without a prototype.
+        prototype_only: factor on the prototype of cells without imagery.
+        temperature: the posterior of a photo over the cells is softmax(scores / temperature).
+        outside_score: a photo whose best score is lower is taken to be outside the region; None: not known.
+        photos: validation photos that the fit used.
+        imputed: weight of the prototype that is guessed for cells without one; 0: none is guessed.
+        imputation: how it is guessed; None where `imputed` is 0.
+        share_50, share_90: a circle that holds this share of the posterior held 50 % and 90 % of the validation photos.
+        inside: tells photos of the region from others; None where no photos from elsewhere were given.
+    """
+
+    kappa: float = 1.0
+    aerial_only: float = 1.0
+    prototype_only: float = 1.0
+    temperature: float = DEFAULT_TEMPERATURE
+    outside_score: float | None = None
+    photos: int = 0
+    imputed: float = 0.0
+    imputation: Imputation | None = None
+    share_50: float = 0.5
+    share_90: float = 0.9
+    inside: Inside | None = None
+
+    def factors(self, has_aerial: Bools, has_prototype: Bools) -> tuple[Float32, Float32]:
+        """Return the weights of the aerial embedding and of the prototype in each cell, two (N,)."""
+        aerial = np.where(has_prototype, 1.0, self.aerial_only) * has_aerial
+        prototype = np.where(has_aerial, self.kappa, self.prototype_only) * has_prototype
+        return aerial.astype(np.float32), prototype.astype(np.float32)
+
+    def scores(self, similarities: Similarities) -> Float32:
+        """Return the scores that photos give to cells, (V, M)."""
+        s = similarities
+        on_aerial, on_prototypes = self.factors(s.has_aerial, s.has_prototype)
+        scores = s.aerial * on_aerial + s.prototypes * on_prototypes
+        return scores + np.float32(self.imputed) * s.imputed if self.imputed else scores
+
+    def score_error(self, aerial_error: float, prototype_error: float) -> float:
+        """Bound the change of any score of a unit query when the rows of both terms change by these distances."""
+        guess = self.imputation
+        stretched = self.imputed * float(np.linalg.norm(guess.weights[:-1], 2)) if guess is not None else 0.0
+        on_aerial = max(1.0, self.aerial_only + stretched) * aerial_error
+        return on_aerial + max(self.kappa, self.prototype_only) * prototype_error
+
+    @property
+    def comparable(self) -> tuple[float | str | None, ...]:
+        """What must be the same for scores of two databases of one run to be comparable."""
+        guess = self.imputation.digest if self.imputation is not None else None
+        return self.kappa, self.aerial_only, self.prototype_only, self.imputed, guess
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as the manifest keeps them; the regression of `imputation` is a file, here its digest."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["imputation"] = self.imputation.digest if self.imputation is not None else None
+        values["inside"] = asdict(self.inside) if self.inside is not None else None
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], imputation: Imputation | None = None) -> Self:
+        """The inverse of `to_json`; what an earlier version did not know has its default.
+
+        Raises:
+            ValueError: the regression is not the one that the figures belong to.
+        """
+        if values.get("imputation") != (imputation.digest if imputation is not None else None):
+            raise ValueError("the guessed prototypes are of another database")
+        inside = values.get("inside")
+        made = Inside.from_json(inside) if inside is not None else None
+        return cls(**{**values, "imputation": imputation, "inside": made})
+
+
+def fit(
+    validation: Validation,
+    ids: npt.NDArray[np.uint64],
+    terms: Terms,
+    *,
+    radius_m: float,
+    kappa: float | None = None,
+    unvisited_weight: float | None = None,
+    impute: bool = True,
+    seed: int = 0,
+) -> tuple[Calibration, dict[str, Any]]:
+    """Fit what scores need by maximum likelihood and say what it does; radii and `inside` are `confidence.fit`'s.
+
+    Maximised is the mean over validation photos of the log of the posterior mass within `radius_m` of the true
+    position. Figures that the photos cannot tell fall back, with a line on stderr: kappa to 1, factors of cells with
+    one term to the mean length of the codes with two (all codes are then equally long), the temperature to its default.
+
+    Args:
+        ids: (N,) uint64, the cells of the database.
+        terms: their two terms.
+        radius_m: photos with no cell of the database within it are left out.
+        kappa: given, it is used as is.
+        unvisited_weight: weight of the photos whose nearest cell has no prototype, 0..1; None: their share, or
+            the nearest weight at which both groups of photos get what they are owed; see `fairness`.
+        impute: guess prototypes for the cells that have imagery only.
+        seed: of the random choice of cells and photos where there are too many of them; see `similarity.compare`.
+
+    Returns:
+        The calibration, and a JSON-like report: photos by group, recall@1 within the radius of each way to combine, and
+        recall over kappa and factor.
+    """
+    guess = Imputation.fit(terms) if impute and not terms.has_prototype.all() else None
+    both, lone = (int((terms.has_aerial & has).sum()) for has in (terms.has_prototype, ~terms.has_prototype))
+    if impute and guess is None and lone and terms.has_prototype.any():
+        print(
+            f"calibration: {both} cells have both terms, {MIN_CELLS} are needed to guess a prototype for the {lone} cells "
+            "with imagery only: none is guessed",
+            file=sys.stderr,
+        )
+    similarities = compare(validation, ids, terms, radius_m, seed, guess)
+    free = _identifiable(similarities, kappa, guess is not None)
+    for line in _fallbacks(similarities, free, kappa, len(validation.lat_deg)):
+        print(f"calibration: {line}", file=sys.stderr)
+    cosine = _mean_cosine(terms)
+    model = likelihood.Model(similarities, cosine, free, 1.0 if kappa is None else kappa, DEFAULT_TEMPERATURE)
+
+    def made(weight: float | None, start: likelihood.Figures | None) -> tuple[Calibration, likelihood.Figures]:
+        figures = model.maximise(_photo_weights(similarities, weight), start)
+        values = asdict(figures)
+        del values["log_likelihood"]
+        fitted = Calibration(**values, imputation=guess if figures.imputed else None)
+        return replace(fitted, photos=similarities.photos if any(asdict(free).values()) else 0), figures
+
+    calibration, figures, weight = weighting.choose(similarities, made, unvisited_weight, free.aerial_only)
+    scores = calibration.scores(similarities)
+    if free.temperature and free.aerial_only and weight is not None:
+        # Weights are a matter of fairness between cells; probabilities are to be true of the photos.
+        calibration = replace(
+            calibration, temperature=likelihood.fit_temperature(similarities, scores, calibration.temperature)
+        )
+    if similarities.photos >= MIN_PHOTOS:
+        top = tradeoff.top_scores(similarities, scores)
+        calibration = replace(calibration, outside_score=float(np.quantile(top, 1 - INSIDE_SHARE)))
+    report = tradeoff.report(similarities, scores, calibration.prototype_only, radius_m)
+    report |= {
+        "fitted": asdict(free),
+        "unvisited_weight": weight,
+        "log_likelihood": figures.log_likelihood,
+        "mean_cosine_of_terms": cosine,
+    }
+    _say(calibration, report)
+    return calibration, report
+
+
+def _photo_weights(similarities: Similarities, unvisited_weight: float | None) -> Float32:
+    """Weights that sum to 1."""
+    unvisited = ~similarities.visited
+    count = int(unvisited.sum())
+    weights = np.full(len(unvisited), 1 / max(len(unvisited), 1), np.float32)
+    if unvisited_weight is not None and 0 < count < len(unvisited):
+        weights[unvisited] = unvisited_weight / count
+        weights[~unvisited] = (1 - unvisited_weight) / (len(unvisited) - count)
+    return weights
+
+
+def _mean_cosine(terms: Terms) -> float | None:
+    """Mean of z^A . z^P over (at most 4096, evenly spaced) cells with both; None where there are none."""
+    both = np.flatnonzero(terms.has_aerial & terms.has_prototype)
+    if terms.aerial is None or terms.prototypes is None or not len(both):
+        return None
+    rows = both[:: math.ceil(len(both) / 4096)]
+    return float((terms.aerial[rows].astype(np.float32) * terms.prototypes[rows].astype(np.float32)).sum(axis=1).mean())
+
+
+def _identifiable(similarities: Similarities, kappa: float | None, guessed: bool) -> Free:
+    """Decide what the photos can tell.
+
+    A factor on one kind of cells can be told only by photos from cells of that kind and from others: with photos of the
+    others alone it would shrink to nothing.
+    """
+    enough = similarities.photos >= MIN_PHOTOS
+    cells, photos = similarities.cells_of, similarities.photos_of
+
+    def told(kind: str) -> bool:
+        others = sum(count for name, count in photos.items() if name != kind)
+        return cells[kind] > 0 and photos[kind] >= MIN_PHOTOS and others >= MIN_PHOTOS
+
+    return Free(
+        kappa=kappa is None and photos["both"] >= MIN_PHOTOS,
+        aerial_only=told("aerial_only"),
+        # With no cell of both terms one of the factors is the unit of all scores; it is the aerial one.
+        prototype_only=told("prototype_only") and (cells["both"] > 0 or cells["aerial_only"] > 0),
+        temperature=enough,
+        imputed=told("aerial_only") and guessed,
+    )
+
+
+def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offered: int) -> list[str]:
+    """Say in sentences what was not fitted, and what was left out."""
+    cells, photos = similarities.cells_of, similarities.photos_of
+    lines = []
+    if offered > similarities.photos_near:
+        lines.append(f"{offered - similarities.photos_near} of {offered} validation photos lie outside the region")
+    if not free.temperature:
+        lines.append(
+            f"{similarities.photos} validation photos are too few (at least {MIN_PHOTOS}): nothing is fitted, "
+            "probabilities are rough and in_region stays unknown"
+        )
+        return lines
+    if cells["both"] and kappa is None and not free.kappa:
+        lines.append("no validation photos in cells with both terms: kappa is 1")
+    for kind, term in (("aerial_only", "imagery"), ("prototype_only", "a prototype")):
+        if cells[kind] and cells["both"] and not getattr(free, kind):
+            lines.append(
+                f"{photos[kind]} validation photos in the {cells[kind]} cells with {term} only: their factor is the "
+                "mean length of the codes with both terms"
+            )
+    return lines
+
+
+def _say(made: Calibration, report: dict[str, Any]) -> None:
+    """Print the figures and the recall of each combination on stderr."""
+    print(
+        f"calibration: kappa {made.kappa:.3g}, factor {made.aerial_only:.3g} on imagery only and {made.imputed:.3g} on the "
+        f"prototype guessed from it, {made.prototype_only:.3g} on a prototype only, temperature {made.temperature:.3g} "
+        f"({made.photos} photos)",
+        file=sys.stderr,
+    )
+    photos = report["photos"]
+    if not photos["used"]:
+        return
+    print(
+        f"recall@1 within {report['radius_m']:.0f} m of {photos['with_prototype']} validation photos with a prototype "
+        f"/ {photos['without_prototype']} without:",
+        file=sys.stderr,
+    )
+    for name, recall in report["recall"].items():
+        groups = (recall["with_prototype"], recall["without_prototype"])
+        shown = ["-" if share is None else f"{share:.1%}" for share in groups]
+        print(f"  {name:<12}{shown[0]:>7} / {shown[1]}", file=sys.stderr)

@@ -1,0 +1,153 @@
+"""How far from the answer a photo may be: the posterior's mass by distance, and circles that hold what they promise.
+
+Ours, in the manner of split conformal prediction (Vovk et al. 2005): a photo's own share is the mass of the circle around
+its answer that reaches its true position; the circle of the median (90th percentile) share of validation photos then
+holds half (90 %) of photos like them, whatever the posterior is worth.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.database.calibration.fit import MIN_PHOTOS, Calibration
+from cellcode.database.calibration.in_region import Inside, features
+from cellcode.geography import distance, s2
+from cellcode.geography.s2.ranges import rows_of_ids
+from cellcode.index import exact
+from cellcode.index.codeset import CodeSet
+from cellcode.runs import Validation
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.uint64]
+REACH = 1000  # best cells that are taken one by one; the rest of the posterior is spread evenly over all cells
+EVERYWHERE = 1024  # cells that stand for all of them
+MAX_PHOTOS = 2048
+BATCH = 64
+
+
+def everywhere(ids: Ids, slices: npt.NDArray[np.int64] | None = None) -> tuple[Float64, Float64]:
+    """Return centres of at most EVERYWHERE evenly spaced cells, in degrees.
+
+    Args:
+        slices: (S, 2), first and past-the-last rows of the cells that count; None: all. There may be none.
+    """
+    slices = np.array([[0, len(ids)]]) if slices is None else slices
+    ends = np.cumsum(slices[:, 1] - slices[:, 0])
+    count = int(ends[-1]) if len(ends) else 0
+    numbers = np.unique(np.linspace(0, count - 1, min(count, EVERYWHERE)).astype(np.int64))
+    rows = numbers + (slices[:, 1] - ends)[np.searchsorted(ends, numbers, side="right")]
+    return s2.cell_centers(np.asarray(ids[rows]))
+
+
+def held(
+    lat_deg: Float64, lon_deg: Float64, probability: Float64, rest: tuple[Float64, Float64], cell_m: float
+) -> tuple[Float64, Float64]:
+    """Return radii around the first cell, rising, and the mass of the posterior within each; it is linear in between.
+
+    A cell's mass is spread evenly over the distances from half a cell before its centre to half a cell beyond.
+
+    Args:
+        lat_deg, lon_deg, probability: (K,) of the best cells, best first.
+        rest: cells over which the mass that they lack is spread; see `everywhere`.
+        cell_m: mean edge of a cell.
+    """
+    lat, lon = np.concatenate([lat_deg, rest[0]]), np.concatenate([lon_deg, rest[1]])
+    lacking = max(0.0, 1.0 - float(probability.sum())) if len(rest[0]) else 0.0
+    mass = np.concatenate([probability, np.full(len(rest[0]), lacking / max(len(rest[0]), 1))])
+    apart_m = distance.haversine_m(lat_deg[0], lon_deg[0], lat, lon)
+    first, last = np.maximum(apart_m - cell_m / 2, 0), apart_m + cell_m / 2
+    density = mass / (last - first)
+    ends = np.concatenate([first, last])
+    order = np.argsort(ends)
+    radii = ends[order]
+    slope = np.cumsum(np.concatenate([density, -density])[order])
+    within = np.concatenate([[0.0], np.cumsum(slope[:-1] * np.diff(radii))])
+    return radii, np.maximum.accumulate(within)  # rounding may let it fall
+
+
+def radius_m(share: float, radii: Float64, within: Float64) -> float:
+    """Return the radius of the circle that holds a share of the mass; of all of it where the mass is less."""
+    return float(np.interp(share, within, radii))
+
+
+def fit(
+    calibration: Calibration,
+    codes: CodeSet,
+    validation: Validation,
+    elsewhere: Float32 | None,
+    level: int,
+    seed: int,
+) -> Calibration:
+    """Return the calibration with the shares of both circles and, given photos from elsewhere, `inside`.
+
+    The database is searched as it will be by its users.
+
+    Args:
+        codes: of the database.
+        validation: photos whose cell is not in the database are left out.
+        elsewhere: (E, D) embeddings of photos that were not taken in the region; None: `inside` is not fitted.
+        level: S2 level of its cells.
+        seed: of the choice of photos where there are too many.
+    """
+    own = s2.cell_ids(validation.lat_deg, validation.lon_deg, level)
+    chosen = np.flatnonzero(rows_of_ids(codes.ids, own) >= 0)
+    chosen = np.random.default_rng([seed, 7]).permutation(chosen)[:MAX_PHOTOS]
+    rest, reach, cell_m = everywhere(codes.ids), min(REACH, len(codes)), s2.mean_edge_m(level)
+    shares, seen = [], []
+    for first in range(0, len(chosen), BATCH):
+        rows = chosen[first : first + BATCH]
+        found = exact.scan(codes, validation.queries[rows], reach, codes.everything, calibration.temperature)
+        assert found.log_mass is not None
+        posterior = np.exp(found.scores.astype(np.float64) / calibration.temperature - found.log_mass[:, None])
+        best = [s2.cell_centers(np.asarray(codes.ids[cells])) for cells in found.rows]
+        for photo, (lat, lon), probability in zip(rows, best, posterior, strict=True):
+            shares.append(_share_of(validation, int(photo), lat, lon, probability, rest, cell_m))
+        seen.append(features(validation.queries[rows], found.scores))
+    if len(shares) < MIN_PHOTOS:
+        if elsewhere is not None:
+            print(
+                f"confidence: {len(shares)} validation photos lie in the database, {MIN_PHOTOS} are needed: the photos from "
+                "elsewhere are not used, and answers do not tell how probable it is that a photo is inside",
+                file=sys.stderr,
+            )
+        return calibration
+    half, most = (_conformal(np.array(shares), share) for share in (0.5, 0.9))
+    calibration = replace(calibration, share_50=half, share_90=most)
+    if elsewhere is not None:
+        scores = [
+            exact.scan(codes, elsewhere[first : first + BATCH], reach, codes.everything).scores
+            for first in range(0, len(elsewhere), BATCH)
+        ]
+        inside = Inside.fit(np.concatenate(seen), features(elsewhere, np.concatenate(scores)))
+        calibration = replace(calibration, inside=inside)
+    print(
+        f"confidence: circles of {half:.1%} and {most:.1%} of the posterior hold 50 % and 90 % of {len(shares)} validation "
+        f"photos; {len(elsewhere) if elsewhere is not None else 'no'} photos from elsewhere",
+        file=sys.stderr,
+    )
+    return calibration
+
+
+def _conformal(values: Float64, share: float) -> float:
+    """Return the value of rank ceil((n + 1) share): another one like them is at most it with this probability."""
+    return float(np.sort(values)[min(math.ceil((len(values) + 1) * share), len(values)) - 1])
+
+
+def _share_of(
+    validation: Validation,
+    photo: int,
+    lat: Float64,
+    lon: Float64,
+    probability: Float64,
+    rest: tuple[Float64, Float64],
+    cell_m: float,
+) -> float:
+    """Mass of the circle around the answer that reaches a photo's true position."""
+    error_m = distance.haversine_m(validation.lat_deg[photo], validation.lon_deg[photo], lat[0], lon[0])
+    return float(np.interp(error_m, *held(lat, lon, probability, rest, cell_m)))

@@ -1,0 +1,193 @@
+"""Growing a database without training: prototypes from photos of new places, aerial embeddings from new imagery.
+
+Both encoders and the calibration stay, and every cell that is not concerned keeps its code bit for bit.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellcode.database.building.embedding import embed
+from cellcode.database.building.fusion import upsample
+from cellcode.database.editing import new_prototypes, replace_cells
+from cellcode.database.editing.reimage import imagery
+from cellcode.database.editing.reshape import opened_database
+from cellcode.database.store.database import Database
+from cellcode.database.store.facts import Facts
+from cellcode.database.store.layout import refuse_to_overwrite
+from cellcode.errors import InputError
+from cellcode.geography import Region, s2
+from cellcode.model.prototypes.whole import Prototypes
+from cellcode.photos import PhotoTable
+from cellcode.runs import CellFacts
+
+Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.uint64]
+__all__ = ["imagery", "run"]
+NAMED = 3  # photos left out that are named
+
+
+def run(
+    database: Database | Path | str,
+    photos: PhotoTable | Path | str,
+    region: Region | None = None,
+    *,
+    out: Path | str,
+) -> Database:
+    """Give cells prototypes from photos that training never saw.
+
+    Taken are the photos of the split "train" in cells of the database. Cells without a prototype get the one that is fitted to
+    their photos; a cell that has one gets the mean of both, weighted by the numbers of photos in its prototype cell (ours).
+    Photos that the database was made from already, or that are given twice, count twice.
+
+    Args:
+        region: only photos inside are used, and cells inside that the database lacks are added, with a prototype alone; None:
+            no cell is added.
+        out: the folder to write; a database that is there already is replaced, but not the one it is made from.
+
+    Raises:
+        InputError: no photo lies in the database or can be read, or the database is compressed or does not keep its terms.
+            Said before any work, but for photos that cannot be read.
+    """
+    started, whole, out = time.monotonic(), opened_database(database), Path(out)
+    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
+    replace_cells.check(whole)
+    refuse_to_overwrite(out, [whole.folder])
+    used, queries, skipped = _embedded(whole, _inside(whole, table, region))
+    cells, gained, merged = _grown(whole, used, queries, region)
+    values = {
+        "training_photos": whole.manifest["training_photos"] + len(used),
+        "made_from": {"how": "grow", "databases": [whole.identity], "photos": len(used), "cells": gained + merged},
+        **{
+            name: sorted({*whole.manifest[name], *(text for text in used.column(column) if text)})
+            for name, column in (("licences", "licence"), ("attributions", "attribution"))
+        },
+    }
+    made = replace_cells.write(whole, cells, out, values)
+    seconds = time.monotonic() - started
+    print(
+        f"{gained} cells gained a prototype, {merged} had one and were averaged, from {len(used)} photos ({skipped} could "
+        f"not be read); {seconds:.1f} s, {seconds / max(gained + merged, 1):.2f} s a cell; database {made.identity} in {out}",
+        file=sys.stderr,
+    )
+    return made
+
+
+def _inside(database: Database, table: PhotoTable, region: Region | None) -> PhotoTable:
+    """Return the training photos in cells of the database; the others are counted and named on stderr."""
+    training = table.of_split("train")
+    if not len(training):
+        raise InputError(
+            f"none of {len(table)} photos is of the split train, which alone is used; ingest them with --split none"
+        )
+    if len(training) < len(table):
+        print(f"{len(table) - len(training)} photos are of other splits than train and not used", file=sys.stderr)
+    own = s2.cell_ids(training.lat_deg, training.lon_deg, database.level)
+    inside = region.contains(*s2.cell_centers(own)) if region is not None else np.isin(own, database.ids)
+    if not inside.any():
+        where = f"a cell of {database.folder}" if region is None else f"the region {region.describe()}"
+        raise InputError(f"none of {len(training)} training photos lies in {where}; check their positions")
+    if outside := training.select(~inside).column("file"):
+        named = ", ".join(outside[:NAMED]) + (", ..." if len(outside) > NAMED else "")
+        print(f"{len(outside)} photos lie in no cell of the database or the region: {named}", file=sys.stderr)
+    return training.select(inside)
+
+
+def _embedded(database: Database, table: PhotoTable) -> tuple[PhotoTable, Float32, int]:
+    """Return the photos that can be read, their embeddings (n, D), and how many cannot."""
+    made, readable, failures = embed(database.encoder(), database.config, table.files)
+    for row, reason in list(failures.items())[:NAMED]:
+        print(f"left out: {table.files[row].name}: {reason}", file=sys.stderr)
+    if not len(readable):
+        raise InputError(f"none of {len(table)} photos can be read: {failures[0]}")
+    return table.select(readable), made, len(failures)
+
+
+def _grown(
+    database: Database, photos: PhotoTable, queries: Float32, region: Region | None
+) -> tuple[replace_cells.Cells, int, int]:
+    """Return the new contents of the cells concerned, how many gained a prototype, and how many had one."""
+    level = int(database.manifest["levels"]["prototype"])
+    known = CellFacts.of_photos(photos.lat_deg, photos.lon_deg, photos.captured_at, database.level)
+    touched = np.unique(s2.parents(known.ids, level))
+    ids = database.ids[np.isin(s2.parents(database.ids, level), touched)]
+    if region is not None:
+        possible = s2.descendants(touched, database.level).ravel()
+        ids = np.union1d(ids, possible[region.contains(*s2.cell_centers(possible))])
+    now = replace_cells.current(database, ids)
+    table, new = _table(database, touched, level)
+    config, trained = database.config, int(database.manifest["training_photos"])
+    new_prototypes.fit(
+        table, new, queries, photos.lat_deg, photos.lon_deg, database.queries, trained, config.loss.scale
+    )
+    fitted, had = upsample(table, ids, config.build.upsampling), now.facts.has_prototype
+    parent = np.searchsorted(touched, s2.parents(ids, level))
+    before = np.bincount(parent, now.facts.photos, len(touched))[parent, None]
+    added = np.bincount(np.searchsorted(touched, s2.parents(known.ids, level)), known.photos, len(touched))[
+        parent, None
+    ]
+    old = _lent(now.prototypes.astype(np.float32), had, parent, len(touched))
+    mean = np.maximum(before, 1) * old + added * fitted
+    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    made = np.where(old.any(axis=1, keepdims=True), mean, fitted)
+    facts = _counted(now.facts, Facts.of_cells(ids, known, had, had, now.facts.imagery_date))
+    cells = replace(now, prototypes=made.astype(np.float16), facts=facts)
+    return cells, int((~had).sum()), int(had.sum())
+
+
+def _lent(prototypes: Float32, had: npt.NDArray[np.bool_], parent: npt.NDArray[np.int64], parents: int) -> Float32:
+    """Return prototypes, (n, D), where cells without one have the mean of those under the same parent; 0 where none has one."""
+    total = np.zeros((parents, prototypes.shape[1]), np.float32)
+    np.add.at(total, parent[had], prototypes[had])
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return np.where(had[:, None], prototypes, total[parent])
+
+
+def _table(database: Database, touched: Ids, level: int) -> tuple[Prototypes, npt.NDArray[np.bool_]]:
+    """Return a table of prototypes with rows for the cells to fit, and which rows these are.
+
+    The database keeps what was upsampled: a prototype is taken to be the mean of that of its cells.
+    """
+    rows = np.flatnonzero(database.facts.has_prototype)
+    of_rows = s2.parents(database.ids[rows], level)
+    rows, of_rows = rows[~np.isin(of_rows, touched)], of_rows[~np.isin(of_rows, touched)]
+    parents = np.unique(of_rows)
+    ids = np.sort(np.concatenate([parents, touched]))
+    table = Prototypes(ids, database.code_set.dim, database.config.model.interpolation_radius_cells)
+    new = np.isin(ids, touched)
+    kept = database.terms()[1]
+    if kept is not None and len(rows):
+        total = np.zeros((len(ids), kept.shape[1]), np.float32)
+        at = np.searchsorted(ids, of_rows)
+        for first in range(0, len(rows), 65536):
+            part = slice(first, first + 65536)
+            np.add.at(total, at[part], kept[rows[part]].astype(np.float32))
+        with torch.no_grad():
+            table.weight[torch.from_numpy(~new)] = torch.nn.functional.normalize(torch.from_numpy(total[~new]), dim=1)
+    return table, new
+
+
+def _counted(before: Facts, added: Facts) -> Facts:
+    """Return the facts of cells that all have a prototype now.
+
+    Days add up where the periods do not overlap; otherwise the larger number is kept, which may be too few.
+    """
+    first, last = np.fmin(before.first_date, added.first_date), np.fmax(before.last_date, added.last_date)
+    apart = (before.last_date < added.first_date) | (added.last_date < before.first_date)
+    dates = np.where(apart | (before.dates == 0) | (added.dates == 0), before.dates + added.dates, 0)
+    dates = np.where(dates == 0, np.maximum(before.dates, added.dates), dates)
+    return replace(
+        before,
+        photos=(before.photos + added.photos).astype(np.int32),
+        dates=dates.astype(np.int32),
+        first_date=first,
+        last_date=last,
+        has_prototype=np.ones(len(before.photos), bool),
+    )

@@ -1,0 +1,134 @@
+"""New imagery in a database: the aerial embeddings of some cells are made anew, every other cell stays bit for bit."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.aerial import AerialSource, open_source
+from cellcode.aerial.missing import missing, refuse_passing, told
+from cellcode.database.building import concatenate, plan, shards
+from cellcode.database.building.shards import Part, Reuse
+from cellcode.database.editing import replace_cells
+from cellcode.database.editing.reshape import opened_database
+from cellcode.database.store.database import Database
+from cellcode.database.store.layout import AERIAL, IDS, refuse_to_overwrite
+from cellcode.errors import InputError
+from cellcode.geography import Region, s2
+from cellcode.progress import Meter
+from cellcode.runs import Run
+
+
+def imagery(
+    database: Database | Path | str,
+    run: Run | Path | str,
+    aerial: AerialSource | Path | str,
+    region: Region | None = None,
+    *,
+    out: Path | str,
+) -> Database:
+    """Replace the aerial embeddings of some cells by those of new imagery.
+
+    It is built as the database was. Tiles whose pixels have not changed are not encoded again. Where the build smooths aerial
+    embeddings, the cells beside those of the region change with them. Cells of the region that the database does not have and
+    the imagery shows are added.
+
+    Args:
+        run: the run of the database: the aerial encoder is not in the database.
+        region: cells with their centre inside; None: the imagery's footprint.
+        out: the folder to write; a database that is there already is replaced, but not the one it is made from.
+
+    Raises:
+        InputError: the run has another aerial encoder or level, the imagery covers no cell of the region, or the database is
+            compressed or does not keep its terms, all said before any work; or no tile has enough imagery.
+    """
+    whole, out = opened_database(database), Path(out)
+    run = run if isinstance(run, Run) else Run.load(run)
+    if run.aerial is None or whole.manifest["aerial_encoder"] != shards.encoder_digest(run):
+        raise InputError(
+            f"the aerial encoder of {run.folder} is not that of {whole.folder}; give the run it was built from"
+        )
+    if run.config.levels.cell != whole.level:
+        raise InputError(
+            f"the cells of {run.folder} are of level {run.config.levels.cell}, those of {whole.folder} of level {whole.level}; "
+            "give the run it was built from"
+        )
+    run = replace(run, config=run.config.model_copy(update={"build": whole.config.build}))
+    replace_cells.check(whole)
+    refuse_to_overwrite(out, [whole.folder])
+    source = open_source(aerial)
+    with tempfile.TemporaryDirectory() as folder:
+        made = _encoded(run, source, plan.choose(run, source, region), Path(folder), Reuse(whole))
+        cells = _with_imagery(whole, made, Path(folder))
+    manifest, before = whole.manifest, whole.manifest["imagery"]
+    dates = [date for date in (before and before["date"], source.date) if date is not None]
+    identities = [each for each in (before and before["identity"], source.identity) if each is not None]
+    values = {
+        "imagery": {"identity": "+".join(dict.fromkeys(identities)), "date": max(dates, default=None)},
+        "made_from": {"how": "new imagery", "databases": [whole.identity], "cells": len(made.ids)},
+        "licences": sorted({*manifest["licences"], *filter(None, [source.licence])}),
+        "attributions": sorted({*manifest["attributions"], *filter(None, [source.attribution])}),
+    }
+    grown = replace_cells.write(whole, cells, out, values)
+    masked = missing(source)
+    if masked:
+        print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
+    print(
+        f"{len(made.ids)} cells took the new imagery; database {grown.identity} in {out}",
+        file=sys.stderr,
+    )
+    return grown
+
+
+def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, reuse: Reuse) -> Part:
+    """Return the cells of a plan that the imagery shows."""
+    made = []
+    with Meter("encoding cells", wanted.total) as meter:
+        for number, shard in enumerate(wanted.shards):
+            ids = wanted.cells(shard)
+            shards.write_part(run, source, ids, folder / str(number), reuse)
+            part = shards.read_part(folder / str(number))
+            made.append([np.array(values[part.has_aerial]) for values in part])
+            meter.advance(len(ids))
+    refuse_passing(source, "nothing is changed; run this again, what was fetched is kept")
+    if not any(len(values[0]) for values in made):
+        share = run.config.build.min_imagery_share
+        raise InputError(f"no tile of the region has at least {share:.0%} imagery; check --aerial and --region")
+    return Part(*(np.concatenate(values) for values in zip(*made, strict=True)))
+
+
+def _with_imagery(database: Database, made: Part, folder: Path) -> replace_cells.Cells:
+    """Return the new contents of the cells with new imagery, and of those beside them where embeddings are smoothed."""
+    sigma_cells = database.config.build.aerial_smoothing_cells
+    ids = made.ids
+    if sigma_cells:
+        beside = np.unique(s2.all_neighbors(made.ids))
+        ids = np.union1d(made.ids, beside[np.isin(beside, database.ids)])
+    now, at = replace_cells.current(database, ids), np.searchsorted(ids, made.ids)
+    tiles, digests, prototypes = now.tiles.copy(), now.digests.copy(), now.prototypes.copy()
+    tiles[at], digests[at] = made.aerial, made.digests
+    facts = replace(now.facts, has_aerial=now.facts.has_aerial.copy(), imagery_date=now.facts.imagery_date.copy())
+    facts.has_aerial[at], facts.imagery_date[at] = True, made.imagery_date
+    cells = replace(now, aerial=tiles, tiles=tiles, digests=digests, prototypes=prototypes, facts=facts)
+    return replace(cells, aerial=_smoothed(database, cells, folder, sigma_cells)) if sigma_cells else cells
+
+
+def _smoothed(
+    database: Database, cells: replace_cells.Cells, folder: Path, sigma_cells: float
+) -> npt.NDArray[np.float16]:
+    """Smooth the aerial embeddings of some cells as the build does: with those of the cells around them."""
+    around = np.unique(s2.all_neighbors(cells.ids))
+    ids = np.union1d(cells.ids, around[np.isin(around, database.ids)])
+    wide, at = replace_cells.current(database, ids), np.searchsorted(ids, cells.ids)
+    tiles, has_aerial = wide.tiles.copy(), wide.facts.has_aerial.copy()
+    tiles[at], has_aerial[at] = cells.tiles, cells.facts.has_aerial
+    (folder / AERIAL).parent.mkdir()
+    np.save(folder / IDS, ids)
+    np.save(folder / AERIAL, tiles)
+    concatenate.smooth_aerial(folder, has_aerial, sigma_cells)
+    return np.asarray(np.load(folder / AERIAL)[at])

@@ -1,0 +1,4 @@
+"""The database folder: its layout, opening and checking it, and the files it is made of.
+
+Knows nothing of how a database is built.
+"""

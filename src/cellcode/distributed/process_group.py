@@ -1,0 +1,159 @@
+"""Many processes, one training: joining them, and stopping all when one dies. torchrun starts them.
+
+    torchrun --standalone --nproc-per-node 8 -m cellcode train CONFIG ...          8 GPUs of one machine
+
+Each process says every few seconds that it lives, in the store that torchrun keeps, and an error says why. A process that
+finds another dead or failed names it with its reason and ends, so that nobody waits for an exchange that will not come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from cellcode.distributed import collectives, torchrun
+from cellcode.errors import CellcodeError, sentence
+from cellcode.model.precision import choose_device
+
+BEAT_S = 2.0
+SILENCE_S = 30.0  # longer than any call that keeps Python from switching threads
+
+
+@contextmanager
+def joined(device_name: str) -> Iterator[torch.device]:
+    """Join the processes that torchrun started and yield the device of this one; without torchrun it is the only one.
+
+    NCCL connects CUDA devices, gloo the hosts.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield choose_device(device_name)
+        return
+    device = choose_device(device_name)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    store, rank, world = next(rendezvous("env://"))
+    # Processes that torchrun has started again find in its store what the earlier ones have left.
+    names = (f"{name} {torchrun.restarts()}" for name in ("group", "watch"))
+    group, watched = (dist.PrefixStore(name, store) for name in names)  # type: ignore[attr-defined]
+    back_ends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(back_ends, store=group, rank=rank, world_size=world)
+    watch = Watch(watched, rank, world)
+    try:
+        yield device
+        watch.end()
+    except BaseException as error:
+        watch.fail(error)
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def only_first_speaks() -> Iterator[None]:
+    """Keep progress and notes of all processes but the first from stderr."""
+    if collectives.rank() == 0:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        yield
+
+
+def heard() -> TextIO:
+    """Return where a process that is not the first says what only it knows, such as which photos were damaged."""
+    return sys.__stderr__ if collectives.rank() and sys.__stderr__ is not None else sys.stderr
+
+
+class Watch:
+    """Tells the others that this process lives, and ends it when one of them does not.
+
+    Args:
+        store: a torch.distributed.Store, where all processes of the training read and write.
+        rank, world: number of this process and how many there are.
+    """
+
+    def __init__(self, store: Any, rank: int, world: int) -> None:
+        self.store, self.rank = store, rank
+        self._others = set(range(world)) - {rank}
+        self._stopped = threading.Event()
+        self._seen = {other: ("", time.monotonic()) for other in self._others}
+        store.set(f"alive {rank}", "0")
+        dist.barrier()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Say that this process has finished and is not to be missed."""
+        dist.barrier()
+        self._stopped.set()
+        self._thread.join()
+
+    def fail(self, error: BaseException) -> None:
+        """Say why this process ends.
+
+        An error that is not one of ours may be an exchange broken by another's death: then that one is found first.
+        """
+        if not isinstance(error, (CellcodeError, KeyboardInterrupt, SystemExit)):
+            self._stopped.wait(SILENCE_S + 2 * BEAT_S if isinstance(error, RuntimeError) else 0)
+        reason = sentence(error)
+        with suppress(RuntimeError):  # the store is gone if the process that kept it is
+            if (first := self._first_with(reason)) == self.rank:
+                torchrun.tell(f"cellcode: {reason}")
+            else:  # all of them may have met the same, and one is enough to say it
+                torchrun.tell(f"as process {first}", after_another=True)
+            self.store.set(f"failed {self.rank}", reason)
+        self._stopped.set()
+        time.sleep(2 * BEAT_S)  # if the store is in this process, the others have to read it
+
+    def _first_with(self, reason: str) -> int:
+        """Return which process was the first to fail for this reason."""
+        key = f"first with {hashlib.sha256(reason.encode()).hexdigest()}"
+        return int(self.store.compare_set(key, "", str(self.rank)))
+
+    def _run(self) -> None:
+        beat = 0
+        while not self._stopped.wait(BEAT_S):
+            beat += 1
+            try:
+                self.store.set(f"alive {self.rank}", str(beat))
+                for other in sorted(self._others):
+                    self._look_at(other)
+            except RuntimeError:
+                if not self._stopped.is_set():
+                    _leave(self.rank, 0, _store_gone())
+
+    def _look_at(self, other: int) -> None:
+        if self.store.check([f"failed {other}"]):
+            # torchrun shows what the processes of a machine say together, and the other has said its reason itself.
+            beside = torchrun.beside(self.rank, other)
+            _leave(self.rank, other, "see there" if beside else self.store.get(f"failed {other}").decode())
+        now, (beat, since) = time.monotonic(), self._seen[other]
+        if (latest := self.store.get(f"alive {other}").decode()) != beat:
+            self._seen[other] = (latest, now)
+        elif now - since > SILENCE_S:
+            _leave(self.rank, other, f"no sign of life for {SILENCE_S:.0f} s")
+
+
+def _store_gone() -> str:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return "torchrun has ended on its machine; what it printed there says why"
+    return "the store that it keeps is gone"
+
+
+def _leave(rank: int, other: int, reason: str) -> None:
+    """End this process at once: its main thread may wait in an exchange for ever."""
+    text = f"cellcode: process {rank} stops because process {other} died: {reason}"
+    if not torchrun.tell(text, after_another=True):
+        print(text, file=sys.__stderr__, flush=True)
+    os._exit(1)

@@ -1,0 +1,84 @@
+"""Which addresses may be asked, and how an address is shown.
+
+A template or a list of photos may come from anyone. If it could name an address inside the user's network, whoever wrote
+it could make this machine ask a router, a database or a cloud's metadata service. So only public addresses are asked,
+unless the user allows others.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from cellcode.http.errors import RemoteError
+
+ALLOW_VARIABLE = "CELLCODE_ALLOW_PRIVATE"  # in the environment, so that processes started from this one have it too
+_SECRET = ("token", "key", "secret", "signature", "password", "credential", "sig", "auth")
+
+
+def allow_private(allowed: bool = True) -> None:
+    """Let this process and those it starts ask private addresses, as `--allow-private` does."""
+    if allowed:
+        os.environ[ALLOW_VARIABLE] = "1"
+    else:
+        os.environ.pop(ALLOW_VARIABLE, None)
+
+
+def private_is_allowed() -> bool:
+    """Tell whether the environment allows private addresses."""
+    return os.environ.get(ALLOW_VARIABLE, "") not in ("", "0")
+
+
+def check_url(url: str, allow_private: bool | None = None) -> None:
+    """Refuse an address that must not be asked; for those that other libraries open.
+
+    Args:
+        allow_private: None: the environment decides (`--allow-private`).
+
+    Raises:
+        RemoteError: not http or https, no host, an unknown host, or a private address; it is lasting.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RemoteError(f"{redact(url)} is not an http or https address", "bad address", lasting=True)
+    if private_is_allowed() if allow_private is None else allow_private:
+        return
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        raise RemoteError(f"the host {parts.hostname} is not known; check the address", "unreachable") from None
+    for address in sorted(found):
+        refuse_private(address, parts.hostname)
+
+
+def refuse_private(address: str, host: str) -> None:
+    """Raise unless an IP address, which belongs to `host`, is public."""
+    number = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
+        number = number.ipv4_mapped
+    if not number.is_global or number.is_multicast:
+        raise RemoteError(
+            f"{host} is a private address ({number}); if it is meant, allow it with --allow-private",
+            "private address",
+            lasting=True,
+        )
+
+
+def redact(url: str) -> str:
+    """Return the address with the values of its secrets replaced, for messages and logs."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "an address that cannot be read"
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    if any(_is_secret(name) for name, _ in pairs):
+        shown = [(name, "***" if _is_secret(name) else value) for name, value in pairs]
+        return urlunsplit(parts._replace(netloc=host, query=urlencode(shown, safe="*,:/{}")))
+    return urlunsplit(parts._replace(netloc=host))
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET)

@@ -1,0 +1,307 @@
+"""A client that asks politely, again where that helps, and never takes half an answer for a whole one."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, InvalidHeader, NewConnectionError, TimeoutError
+
+import cellcode
+from cellcode.http.addresses import check_url, private_is_allowed, redact, refuse_private
+from cellcode.http.errors import MissingError, RemoteError
+from cellcode.http.pace import Pace
+
+MIB = 2**20
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_HOPS = 5
+_CHUNK = 64 * 1024
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0")  # the last: HEIF, AVIF
+Expected = Literal["image", "json", "any"]
+Follow = Literal["same host", "anywhere"]
+
+
+@dataclass(frozen=True)
+class Politeness:
+    """How much is asked of a host, and how long an answer is waited for.
+
+    Attributes:
+        requests_per_s, connections: to one host.
+        tries: of one request, at most.
+        timeout_s: to connect, and between two parts of an answer.
+        patience_s: for one request with all its tries and waits.
+        first_wait_s: before the second try where the server names no time; each further wait is twice as long.
+        max_body_bytes: of one answer.
+        budget_bytes: of all answers together; None: no limit.
+    """
+
+    requests_per_s: float = 10.0
+    connections: int = 4
+    tries: int = 5
+    timeout_s: float = 30.0
+    patience_s: float = 120.0
+    first_wait_s: float = 0.5
+    max_body_bytes: int = 64 * MIB
+    budget_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that came whole.
+
+    Attributes:
+        url: that answered, after redirects.
+        status: 200, 206 where a range was asked for, or 304 where a condition was sent and nothing has changed.
+        headers: their names in any case.
+    """
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def not_modified(self) -> bool:
+        """What the caller has is still the present answer."""
+        return self.status == 304
+
+
+class Client:
+    """Asks servers; can be used by several threads.
+
+    Args:
+        politeness: rates, tries and limits.
+        headers: sent with every request, but not to another host that a redirect leads to.
+        allow_private: addresses that are not public may be asked; None: the environment decides (`--allow-private`).
+    """
+
+    def __init__(
+        self,
+        politeness: Politeness | None = None,
+        headers: Mapping[str, str] | None = None,
+        allow_private: bool | None = None,
+    ) -> None:
+        self.politeness = politeness or Politeness()
+        self.fetched_bytes = 0
+        self._headers = {"User-Agent": f"cellcode/{cellcode.__version__}", **(headers or {})}
+        self._private = private_is_allowed() if allow_private is None else allow_private
+        self._pace, self._lock = Pace(self.politeness.requests_per_s), threading.Lock()
+        self._pool = urllib3.PoolManager(
+            maxsize=self.politeness.connections, block=True, retries=False, timeout=self.politeness.timeout_s
+        )
+        if not self._private:
+            self._pool.pool_classes_by_scheme = {"http": _PublicHTTPPool, "https": _PublicHTTPSPool}
+
+    def check(self, url: str) -> None:
+        """Refuse an address that this client would not ask; see `check_url`."""
+        check_url(url, self._private)
+
+    def get(
+        self,
+        url: str,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        expect: Expected = "any",
+        follow: Follow = "same host",
+        verify: Callable[[bytes], object] | None = None,
+    ) -> Reply:
+        """Ask for an address until a whole answer of the expected kind has come.
+
+        Asked again: 408, 429 and 5xx (after the time the server names, if it does), a refused or broken connection, silence,
+        a body cut short, another kind of answer than expected.
+
+        Args:
+            params: appended to the query.
+            expect: an answer that is no image, or no JSON, is a fault (such as an error page with status 200).
+            follow: redirects to the same host only, or to any public one.
+            verify: raises ValueError where a body is damaged, which is a passing fault.
+
+        Raises:
+            MissingError: 204, 404 or 410.
+            RemoteError: no usable answer within the tries and the patience, or a fault that asking again cannot mend.
+        """
+        if params:
+            url += ("&" if "?" in url else "?") + urlencode(params, doseq=True)
+        deadline = time.monotonic() + self.politeness.patience_s
+        for attempt in range(1, self.politeness.tries + 1):
+            try:
+                reply = self._follow(url, {**self._headers, **(headers or {})}, follow, deadline)
+                return _checked(reply, expect, verify)
+            except _Passing as fault:
+                wait_s = fault.wait_s
+                if wait_s is None:  # spread, so that threads that failed together do not come back together
+                    wait_s = self.politeness.first_wait_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+                if attempt == self.politeness.tries or time.monotonic() + wait_s > deadline:
+                    tried = f"asked {attempt} times" if attempt > 1 else "asked once"
+                    later = f"; it asks to wait {wait_s:.0f} s" if fault.wait_s else ""
+                    raise RemoteError(
+                        f"{redact(url)}: {fault.sentence} ({tried}{later})", fault.reason, fault.status
+                    ) from None
+                if fault.status in (429, 503):
+                    self._pace.hold(urlsplit(url).netloc, wait_s)
+                time.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+    def json(self, url: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Any:
+        """Ask for JSON and return its value; see `get`."""
+        return json.loads(self.get(url, params, headers, expect="json").body)
+
+    def _follow(self, url: str, headers: Mapping[str, str], follow: Follow, deadline: float) -> Reply:
+        host = urlsplit(url).hostname
+        for _ in range(_MAX_HOPS):
+            reply = self._once(url, headers, deadline)
+            if reply.status not in _REDIRECTS:
+                return reply
+            target = urljoin(url, reply.headers.get("Location", ""))
+            elsewhere = urlsplit(target).hostname != host
+            if elsewhere and follow == "same host":
+                raise _Passing(
+                    f"redirected to another host, {urlsplit(target).hostname}",
+                    "redirect to another host",
+                    reply.status,
+                )
+            if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+                raise _Passing("redirected away from https", "redirect to another host", reply.status)
+            if elsewhere:  # they may hold a secret that is for the first host only
+                headers = {name: value for name, value in headers.items() if name == "User-Agent"}
+            url = target
+        raise _Passing(f"more than {_MAX_HOPS} redirects", "redirect loop", reply.status)
+
+    def _once(self, url: str, headers: Mapping[str, str], deadline: float) -> Reply:
+        """Send one request and read its answer whole."""
+        self.check(url)
+        self._check_budget(url)
+        self._pace.wait(urlsplit(url).netloc)
+        try:
+            answer: Any = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+            try:
+                body = self._body(url, answer, deadline)
+            except BaseException:
+                answer.close()  # the connection is in the middle of a body: it cannot be used again
+                raise
+            answer.release_conn()
+        except NewConnectionError:  # a kind of TimeoutError in urllib3, though a refused connection takes no time
+            raise _Passing("no connection can be made", "unreachable") from None
+        except TimeoutError:
+            raise _Passing(f"no answer within {self.politeness.timeout_s:g} s", "timeout") from None
+        except urllib3.exceptions.ProtocolError as error:
+            cut = "incompleteread" in repr(error).lower() or "invalidchunk" in repr(error).lower()
+            sentence = "the answer was cut short" if cut else "the connection broke"
+            raise _Passing(sentence, "cut body" if cut else "unreachable") from None
+        except urllib3.exceptions.SSLError:
+            raise _Passing("its certificate cannot be verified", "bad certificate") from None
+        except HTTPError as error:
+            raise _Passing(f"cannot be reached ({type(error).__name__})", "unreachable") from None
+        reply = Reply(url, answer.status, answer.headers, body)
+        _raise_for_status(reply)
+        return reply
+
+    def _body(self, url: str, answer: Any, deadline: float) -> bytes:
+        limit, parts, size = self.politeness.max_body_bytes, [], 0
+        while part := answer.read1(_CHUNK):  # what has come, so that a dripping answer is noticed
+            parts.append(part)
+            size += len(part)
+            with self._lock:
+                self.fetched_bytes += len(part)
+            if size > limit:
+                raise RemoteError(
+                    f"{redact(url)}: the answer is over {limit / MIB:.0f} MB", "too large", answer.status, lasting=True
+                )
+            if time.monotonic() > deadline:
+                raise _Passing("the answer came too slowly", "timeout", answer.status)
+        return b"".join(parts)
+
+    def _check_budget(self, url: str) -> None:
+        budget = self.politeness.budget_bytes
+        if budget is not None and self.fetched_bytes >= budget:
+            raise RemoteError(
+                f"{redact(url)} is not fetched: the budget of {budget / MIB:.0f} MB is spent", "byte budget spent"
+            )
+
+
+class _Passing(Exception):
+    """A fault that may be gone at the next try."""
+
+    def __init__(self, sentence: str, reason: str, status: int | None = None, wait_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.sentence, self.reason, self.status, self.wait_s = sentence, reason, status, wait_s
+
+
+def _raise_for_status(reply: Reply) -> None:
+    status, shown = reply.status, redact(reply.url)
+    if status in (200, 206, 304, *_REDIRECTS):
+        return
+    if status == 429:
+        raise _Passing("too many requests (429)", "too many requests", status, _retry_after_s(reply))
+    if status == 408 or status >= 500:
+        raise _Passing(f"the server failed ({status})", "server error", status, _retry_after_s(reply))
+    if status in (204, 404, 410):
+        raise MissingError(f"{shown}: not there ({status})", status)
+    if status in (401, 403):
+        raise RemoteError(
+            f"{shown}: access refused ({status}); check the key or token", "refused", status, lasting=True
+        )
+    raise RemoteError(f"{shown}: the request was not understood ({status})", "bad request", status, lasting=True)
+
+
+def _retry_after_s(reply: Reply) -> float | None:
+    """Seconds that the server asks to wait, given as a number or as a date."""
+    text = reply.headers.get("Retry-After")
+    try:
+        return urllib3.Retry().parse_retry_after(text) if text else None
+    except InvalidHeader:
+        return None
+
+
+def _checked(reply: Reply, expect: Expected, verify: Callable[[bytes], object] | None) -> Reply:
+    if reply.not_modified:
+        return reply
+    if expect == "image" and not reply.body.startswith(_IMAGES):
+        kind = reply.headers.get("Content-Type", "something unnamed").partition(";")[0]
+        if not reply.body:
+            raise _Passing("an empty answer", "empty answer", reply.status)
+        raise _Passing(f"not an image but {kind}", "not an image", reply.status)
+    if expect == "json":
+        try:
+            json.loads(reply.body)
+        except ValueError:
+            raise _Passing("the answer is not JSON", "not JSON", reply.status) from None
+    if verify is not None:
+        try:
+            verify(reply.body)
+        except ValueError as error:
+            raise _Passing(f"the answer is damaged ({error})", "damaged", reply.status) from None
+    return reply
+
+
+class _PublicHTTP(HTTPConnection):
+    """Checks whom it is connected to: a name may lead elsewhere than when it was checked."""
+
+    def connect(self) -> None:
+        super().connect()
+        refuse_private(self.sock.getpeername()[0], self.host)
+
+
+class _PublicHTTPS(HTTPSConnection):
+    """See `_PublicHTTP`."""
+
+    def connect(self) -> None:
+        super().connect()
+        refuse_private(self.sock.getpeername()[0], self.host)
+
+
+class _PublicHTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PublicHTTP
+
+
+class _PublicHTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _PublicHTTPS

@@ -1,0 +1,98 @@
+"""Prototypes that look alike: spherical k-means over a table that several processes hold.
+
+Centroids come from rows spread over the table, so that their cost does not grow with it; then every row takes the nearest one.
+The clusters give hard rows to compare a batch with (`negatives`), and places that look alike to a batch (`training.alike`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cellcode.distributed import collectives
+from cellcode.model.prototypes.negatives import strata
+
+SAMPLED = 1 << 16  # rows that centroids are made from, at most
+SCORED = 1 << 13  # rows compared with all centroids at a time
+Rows = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The cluster of each row, and the rows of each cluster. Clusters with near numbers look more alike than others.
+
+    Attributes:
+        of_row: (P,) int32.
+        order: (P,) int32, rows sorted by cluster.
+        start, count: (C,) int64, slices of `order`.
+    """
+
+    of_row: npt.NDArray[np.int32]
+    order: npt.NDArray[np.int32]
+    start: Rows
+    count: Rows
+
+    @classmethod
+    def of(cls, of_row: npt.NDArray[np.int32], clusters: int) -> Clusters:
+        """Sort the rows by their clusters 0..clusters - 1."""
+        count = np.bincount(of_row, minlength=clusters)
+        order = np.argsort(of_row, kind="stable").astype(np.int32)
+        return cls(of_row, order, np.cumsum(count) - count, count)
+
+    def alike(self, rows: Rows, each: int, rng: np.random.Generator) -> Rows:
+        """Draw `each` rows of the cluster of every given row, with repetitions; (N * each,)."""
+        own = self.of_row[rows]
+        at = self.start[own][:, None] + rng.integers(0, self.count[own][:, None], (len(rows), each))
+        return np.asarray(self.order[at], np.int64).ravel()
+
+
+@torch.no_grad()
+def find(unit_rows: Callable[[Tensor], Tensor], start: int, stop: int, count: int, seed: int) -> Clusters:
+    """Cluster the rows of a table into about the square root of their number; all processes together, with the same result.
+
+    Args:
+        unit_rows: gives rows of the table, (N, D) at unit length, by their numbers from `start` to `stop`.
+        start, stop: the rows that this process looks at.
+        count: rows of the whole table.
+        seed: of the centroids.
+    """
+    sample, _ = strata(count, min(count, SAMPLED), np.random.default_rng([seed, 6]))
+    held = (sample >= start) & (sample < stop)
+    own_rows = unit_rows(torch.from_numpy(sample[held]))
+    vectors = own_rows.new_zeros(len(sample), own_rows.shape[1])
+    vectors[torch.from_numpy(held)] = own_rows
+    vectors = collectives.total_(vectors)
+    found = vectors.new_zeros(min(max(1, round(count**0.5)), len(sample)), vectors.shape[1])
+    if collectives.rank() == 0:
+        made = centroids(vectors.cpu().numpy(), len(found), seed)
+        found += torch.from_numpy(made[_chain(made)]).to(found)
+    found = collectives.total_(found)
+    own = torch.zeros(count, dtype=torch.int32, device=found.device)
+    for first in range(start, stop, SCORED):
+        last = min(first + SCORED, stop)
+        own[first:last] = (unit_rows(torch.arange(first, last)) @ found.T).argmax(dim=1).int()
+    return Clusters.of(collectives.total_(own).cpu().numpy(), len(found))
+
+
+def centroids(vectors: Float32, clusters: int, seed: int) -> Float32:
+    """Return unit centroids (C, D) of unit vectors (N, D), by spherical k-means."""
+    kmeans = faiss.Kmeans(vectors.shape[1], clusters, niter=8, seed=seed, spherical=True, min_points_per_centroid=1)
+    kmeans.train(np.ascontiguousarray(vectors))
+    return np.asarray(kmeans.centroids, np.float32)
+
+
+def _chain(found: Float32) -> Rows:
+    """Order centroids (C, D) so that each is followed by the one of the rest that is most like it, (C,)."""
+    similar = found @ found.T  # C x C
+    order = np.zeros(len(found), np.int64)
+    for at in range(1, len(found)):
+        similar[:, order[at - 1]] = -np.inf
+        order[at] = similar[order[at - 1]].argmax()
+    return order

@@ -1,0 +1,220 @@
+"""A table of prototypes split over processes, of which a step touches some rows.
+
+Each process holds a contiguous range of the sorted S2 ids. A step copies the rows that it needs to a small leaf of the
+graph, scores every process's places against them, and adds up over processes what the losses need: the sum of the
+exponentials of each place's row, and the prototype interpolated at each place. Gradients reach that leaf only, never the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from cellcode.config import PrototypesConfig
+from cellcode.distributed import collectives
+from cellcode.geography import s2
+from cellcode.model.precision import send
+from cellcode.model.prototypes import clusters, negatives
+from cellcode.model.prototypes.clusters import Clusters
+from cellcode.model.prototypes.rowwise import RowwiseAdam
+from cellcode.model.prototypes.whole import Float64, Ids, Prototypes, neighbours
+
+BLOCK = 1 << 16  # rows made at a time
+STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Selection:
+    """The rows of this process that a step looks at.
+
+    Attributes:
+        host_rows: (M,) int64, ascending, of this process's part; M is at least 1.
+        rows: the same on the device.
+        raw: (M, D) float32, a leaf that collects the gradient.
+        unit: (M, D) the same at unit length.
+        log_count: (M,) log of how many rows each stands for; -inf for a row that is only there so that there is one.
+    """
+
+    host_rows: npt.NDArray[np.int64]
+    rows: Tensor
+    raw: Tensor
+    unit: Tensor
+    log_count: Tensor
+
+
+class ShardedPrototypes:
+    """The table; what its prototypes are and how they are interpolated is as in `Prototypes`.
+
+    Args:
+        ids: (P,) uint64, sorted, all of one level; the same in every process.
+        dim: D.
+        radius_cells: see `Prototypes`.
+        config: storage and negatives.
+        seed: of the first vectors and of every draw. Neither depends on the number of processes.
+        device: where this process keeps its part.
+
+    Attributes:
+        start, stop: the rows of this process.
+        weight: (stop - start, D), of any length; prototypes are its rows at unit length.
+    """
+
+    def __init__(
+        self,
+        ids: Ids,
+        dim: int,
+        radius_cells: float,
+        config: PrototypesConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.ids, self.dim, self.radius_cells, self.config, self.seed = ids, dim, radius_cells, config, seed
+        self.level = int(s2.levels(ids[:1])[0])
+        self.start, self.stop = part(len(ids), collectives.rank(), collectives.world())
+        self.weight = torch.empty(self.stop - self.start, dim, dtype=STORAGE[config.storage], device=device)
+        for first, rows in _first_vectors(self.start, self.stop, len(ids), dim, seed):
+            self.weight[first - self.start : first - self.start + len(rows)] = rows
+        self.optimizer = RowwiseAdam(self.weight)
+        self.clusters: Clusters | None = None
+        self._selections: list[Selection] = []
+
+    def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
+        """Return rows of the whole table and weights around positions; see `neighbours`."""
+        return neighbours(self.ids, self.level, self.radius_cells, lat_deg, lon_deg)
+
+    def select(self, around: npt.NDArray[np.int64], draw: int) -> Selection:
+        """Copy the rows of a step.
+
+        Args:
+            around: rows of the whole table beside the places of all processes, any shape (N, 9); their own cells come first.
+            draw: number of the draw; every process gives the same.
+        """
+        rows, stands_for = self._chosen(around, draw)
+        mine = slice(*np.searchsorted(rows, [self.start, self.stop]))
+        rows, stands_for = rows[mine] - self.start, stands_for[mine]
+        if not len(rows):  # a process without a row takes part in the exchanges all the same
+            rows, stands_for = np.zeros(1, np.int64), np.zeros(1, np.float32)
+        device = self.weight.device
+        at = send(rows, device)
+        raw = self.weight[at].float().requires_grad_()
+        selection = Selection(rows, at, raw, F.normalize(raw, dim=1), send(stands_for, device).log())
+        if torch.is_grad_enabled():
+            self._selections.append(selection)
+        return selection
+
+    def _chosen(
+        self, around: npt.NDArray[np.int64], draw: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Rows of the whole table, ascending, and how many each stands for."""
+        count, rule = len(self.ids), self.config
+        if rule.negatives == "all":
+            return np.arange(count), np.ones(count, np.float32)
+        rng = np.random.default_rng([self.seed, 5, draw])
+        drawn = max(1, min(round(rule.share * count), rule.most_rows))
+        rows, lengths = negatives.strata(count, drawn, rng)
+        certain = around.ravel()
+        if self.clusters is not None and rule.hard_rows:
+            alike = self.clusters.alike(np.unique(around[:, 0]), rule.hard_rows, rng)
+            certain = np.concatenate([certain, alike])
+        return negatives.with_certain(certain, rows, lengths)
+
+    def mean(self, selection: Selection, index: Tensor, weight: Tensor) -> Tensor:
+        """Return the weighted mean of the prototypes around every place of every process, (N, D), not at unit length.
+
+        Args:
+            selection: it holds all rows of `index` that are this process's and have a weight.
+            index, weight: (N, 9), what `neighbours` gave for the places of all processes.
+        """
+        device = self.weight.device
+        index, weight = send(index, device) - self.start, send(weight, device)
+        at = torch.searchsorted(selection.rows, index).clamp(max=len(selection.rows) - 1)
+        weight = weight * (selection.rows[at] == index)
+        return collectives.total((selection.unit[at] * weight[..., None]).sum(dim=1))
+
+    def log_sum(
+        self,
+        selection: Selection,
+        embeddings: Tensor,
+        scale: float,
+        shift: float = 0.0,
+        left_out: Tensor | None = None,
+        plus_one: bool = False,
+    ) -> Tensor:
+        """Return log(sum over prototypes of exp(scale s + shift)) of every place of every process, (N,) float32.
+
+        Args:
+            selection: rows of this process.
+            embeddings: (N, D) of all processes.
+            left_out: (N, M) bool, pairs that do not count.
+            plus_one: add 1 to the sum.
+        """
+        exponents = scale * (embeddings.float() @ selection.unit.T) + (shift + selection.log_count)  # N x M
+        if left_out is not None:
+            exponents = exponents.masked_fill(send(left_out, exponents.device), -torch.inf)
+        top = exponents.detach().amax(dim=1)
+        if collectives.world() > 1:
+            dist.all_reduce(top, op=dist.ReduceOp.MAX)
+        top = top.clamp(min=0) if plus_one else top
+        total = collectives.total((exponents - top[:, None]).exp().sum(dim=1))
+        return top + (total + torch.exp(-top) if plus_one else total).log()
+
+    def centers(self, selection: Selection) -> tuple[Float64, Float64]:
+        """Return latitudes and longitudes of the cells of the selection, (M,) each."""
+        return s2.cell_centers(self.ids[self.start + selection.host_rows])
+
+    def update(self, rate: float, step: int) -> None:
+        """Step on the rows selected since the last update, with the sum of their gradients."""
+        selections, self._selections = self._selections, []
+        used = [(s.rows, s.raw.grad) for s in selections if s.raw.grad is not None]
+        if not used:
+            return
+        rows, gradient = (
+            torch.cat([rows for rows, _ in used]),
+            torch.cat([grad for _, grad in used if grad is not None]),
+        )
+        if len(used) > 1:
+            rows, where = torch.unique(rows, return_inverse=True)
+            gradient = gradient.new_zeros(len(rows), self.dim).index_add_(0, where, gradient)
+        self.optimizer.step(rows, gradient, rate, (self.seed * 1_000_003 + step) * 4096 + collectives.rank())
+
+    def cluster(self) -> Clusters:
+        """Cluster the prototypes by their similarity."""
+        return clusters.find(
+            lambda rows: self.unit_rows(rows - self.start), self.start, self.stop, len(self.ids), self.seed
+        )
+
+    def unit_rows(self, rows: Tensor) -> Tensor:
+        """Return rows of this process's part at unit length, float32."""
+        return F.normalize(self.weight[rows.to(self.weight.device)].float(), dim=1)
+
+    def whole(self) -> Prototypes:
+        """Gather the table in every process, on the CPU, at unit length."""
+        table = Prototypes(self.ids[:0], self.dim, self.radius_cells)
+        table.ids, table.level = self.ids, self.level
+        rows = torch.zeros(len(self.ids), self.dim, device=self.weight.device)
+        rows[self.start : self.stop] = F.normalize(self.weight.float(), dim=1)
+        table.weight = torch.nn.Parameter(collectives.total_(rows).cpu())
+        return table
+
+
+def part(count: int, rank: int, world: int) -> tuple[int, int]:
+    """Return the first row of a process and the first of the next one; parts differ by at most one row."""
+    return count * rank // world, count * (rank + 1) // world
+
+
+def _first_vectors(start: int, stop: int, count: int, dim: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield random unit vectors of rows start..stop of `count`, block by block, with the row of the first of each block.
+
+    A block has a seed of its own, so that a process makes only what it holds and a row is the same in any of them.
+    """
+    for first in range(start - start % BLOCK, stop, BLOCK):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
+        rows = F.normalize(torch.randn(min(BLOCK, count - first), dim, generator=generator), dim=1)
+        begin, end = max(first, start), min(first + BLOCK, stop)
+        yield begin, rows[begin - first : end - first]

@@ -1,0 +1,277 @@
+"""From a photo table to shards (see `shards`): grouped by place, shuffled, written one shard at a time.
+
+The order is a function of the table and the seed, and a shard takes its name when it is whole: a packing that was
+interrupted, started again, goes on with the first shard that is not there and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from cellcode.errors import InputError
+from cellcode.files import atomic_path, locked, read_json, write_json
+from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, VERSION
+from cellcode.photos.packed.shards import PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
+from cellcode.photos.packed.shuffle import Ints, Layout, Spill
+from cellcode.photos.packed.statistics import VALIDATION, Facts, Float64, Mask, Splits, set_validation_apart, survey
+from cellcode.photos.reading.image import PhotoError, open_photo, read_pixels
+from cellcode.photos.table.batches import ROWS, Batches, plain_memory
+from cellcode.photos.table.photo_table import SPLITS, PhotoTable
+from cellcode.progress import Meter
+
+LOCK, SPILL = ".lock", ".rows.arrow"
+_AHEAD = 64  # photos that are read before they are written
+_REJECTED = b"rejected"  # metadata of a shard's Parquet file: photos of it that could not be read, and why
+_KINDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How photos are packed.
+
+    Attributes:
+        level: photos in one S2 cell of this level are of one place; what `levels.cell` of the training will be.
+        group_photos: photos of one place that lie together are at most so many; other photos of it are elsewhere.
+        shard_photos: of a shard, about.
+        size_px: width and height that images are encoded at again; None: they are copied as they are.
+        fit: how they are brought to that size, as `photo.fit` of the configuration.
+        quality: of the JPEGs that are encoded again.
+        seed: of the order.
+    """
+
+    level: int = 16
+    group_photos: int = 8
+    shard_photos: int = 4096
+    size_px: tuple[int, int] | None = None
+    fit: str = "stretch"
+    quality: int = 90
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Image:
+    kind: str
+    data: bytes
+
+
+def run(
+    photos: PhotoTable | Path | str,
+    packing: Packing | None = None,
+    *,
+    out: Path | str,
+    set_apart: Callable[[Float64, Float64], Mask] | None = None,
+) -> PackedPhotos:
+    """Pack a photo table into the folder `out`; a packing that was interrupted is continued.
+
+    Photos that cannot be read are left out, counted and named. A table in a folder is gone through a part at a time and
+    never held in memory.
+
+    Args:
+        set_apart: chooses validation photos from the training photos of a table that has none, by latitudes and longitudes.
+
+    Raises:
+        InputError: `out` holds something else, or no photo can be read.
+    """
+    with plain_memory():
+        return _run(Batches.of(photos), packing or Packing(), Path(out), set_apart)
+
+
+def _run(
+    table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Mask] | None
+) -> PackedPhotos:
+    facts, cells, split = survey(table, packing.level)
+    if set_apart is not None and not (split == VALIDATION).any():
+        set_validation_apart(table, split, set_apart)
+    identity = _identity(table, split, packing)
+    _refuse_others(out, identity)
+    layout = Layout.of(cells, split, packing.group_photos, packing.seed)
+    del cells  # 8 bytes a photo
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK):
+        write_json(out / PLAN, {"identity": identity})
+        try:
+            spill = Spill(table, split, layout.place, out / SPILL)
+            summaries, rejected = _write_shards(spill, layout, table.root, packing, out)
+        finally:
+            (out / SPILL).unlink(missing_ok=True)
+        if not summaries:
+            raise InputError(
+                f"none of the {table.photos} photos can be read: {next(iter(rejected.values()), 'no photos')}"
+            )
+        with atomic_path(out / SHARDS) as path:
+            pq.write_table(pa.Table.from_pylist(summaries, SHARDS_SCHEMA), path)
+        write_json(out / MANIFEST, _manifest(facts, packing, identity, summaries, rejected))
+    (out / PLAN).unlink()
+    (out / LOCK).unlink()
+    packed = sum(summary["photos"] for summary in summaries)
+    megabytes = sum(summary["bytes"] for summary in summaries) / 1e6
+    note = f"; {len(rejected)} left out, the first: {next(iter(rejected.values()))}" if rejected else ""
+    print(f"{packed} photos in {len(summaries)} shards, {megabytes:.1f} MB, in {out}{note}", file=sys.stderr)
+    return PackedPhotos.open(out)
+
+
+def _write_shards(
+    spill: Spill, layout: Layout, root: Path, packing: Packing, out: Path
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Write the shards that are not there yet; describe all that hold photos, and say which photos could not be read."""
+    summaries: list[dict[str, Any]] = []
+    rejected: dict[str, str] = {}
+    with Meter("packing photos", len(layout.place)) as meter, ThreadPoolExecutor(os.cpu_count()) as threads:
+        for split, group in layout.groups.items():
+            start = layout.start(split)
+            for number, begin, end in layout.shards(split, packing.shard_photos):
+                stem = out / split / f"{number:06d}"
+                if not stem.with_suffix(".parquet").is_file():
+                    part = PhotoTable(spill.rows(start + begin, start + end), root)
+                    _write_shard(part, group[begin:end], begin, stem, packing, threads)
+                summary, failed = _describe(split, stem, packing.group_photos)
+                rejected |= failed
+                if summary["photos"]:
+                    summaries.append(summary)
+                meter.advance(end - begin)
+    return summaries, rejected
+
+
+def _write_shard(
+    part: PhotoTable, group: Ints, first: int, stem: Path, packing: Packing, threads: ThreadPoolExecutor
+) -> None:
+    """Write the tar, then the Parquet file, which says that the shard is whole."""
+    rejected: dict[str, str] = {}
+    kept: list[int] = []
+    places: dict[str, list[Any]] = {name: [] for name in ("key", "member", "offset", "bytes", "crc32")}
+    with atomic_path(stem.with_suffix(".tar")) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        described = part.rows.to_pylist()
+        for row, made in enumerate(_read_ahead(part.files, packing, threads)):
+            if isinstance(made, str):
+                rejected[described[row]["file"]] = made
+                continue
+            key = f"{first + row:09d}"
+            kept.append(row)
+            found = (key, f"{key}.{made.kind}", tar.offset + tarfile.BLOCKSIZE, len(made.data), zlib.crc32(made.data))
+            for column, value in zip(places.values(), found, strict=True):
+                column.append(value)
+            _add(tar, f"{key}.{made.kind}", made.data)
+            _add(tar, f"{key}.json", _json(described[row]))
+    rows = part.rows.take(pa.array(kept, pa.int64()))
+    columns = [*rows.columns, *(pa.array(values, PART_SCHEMA.field(name).type) for name, values in places.items())]
+    columns.append(pa.array(group[kept], pa.int64()))
+    metadata = {_REJECTED: json.dumps(rejected).encode()}
+    with atomic_path(stem.with_suffix(".parquet")) as path:
+        pq.write_table(pa.Table.from_arrays(columns, schema=PART_SCHEMA.with_metadata(metadata)), path)
+
+
+def _read_ahead(files: list[Path], packing: Packing, threads: ThreadPoolExecutor) -> Iterator[_Image | str]:
+    """Read photos in many threads, a few ahead of the one that is written: a whole shard of originals may be 10 GB."""
+    coming: deque[Future[_Image | str]] = deque()
+    for file in files:
+        coming.append(threads.submit(_read, file, packing))
+        if len(coming) > _AHEAD:
+            yield coming.popleft().result()
+    for each in coming:
+        yield each.result()
+
+
+def _read(file: Path, packing: Packing) -> _Image | str:
+    """Give a photo's image as it is packed, or why it cannot be."""
+    try:
+        if packing.size_px is None:
+            data = file.read_bytes()
+            return _Image(_KINDS.get(open_photo(data).format or "", "jpg"), data)
+        pixels = read_pixels(file, *packing.size_px, packing.fit)
+    except PhotoError as error:
+        return str(error).replace("photo:", f"{file}:", 1)
+    except OSError as error:
+        return f"{file}: cannot be read ({error.strerror})"
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "JPEG", quality=packing.quality)
+    return _Image("jpg", written.getvalue())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a member with nothing in it that depends on the machine or the time."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    """Give what is known of a photo; what is not known is left out."""
+    return json.dumps({key: value for key, value in row.items() if value is not None}, default=str).encode()
+
+
+def _describe(split: str, stem: Path, group_photos: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the row of shards.parquet for a shard that is there, and which of its photos were left out and why."""
+    part = pq.read_table(stem.with_suffix(".parquet"), columns=["group"])
+    _, sizes = np.unique(part.column("group").to_numpy(), return_counts=True)
+    summary = {
+        "split": split,
+        "name": stem.name,
+        "photos": len(part),
+        "bytes": stem.with_suffix(".tar").stat().st_size,
+        "groups": np.bincount(sizes, minlength=group_photos + 1)[1:].tolist(),
+    }
+    return summary, json.loads(part.schema.metadata[_REJECTED])
+
+
+def _refuse_others(out: Path, identity: str) -> None:
+    """Let a packing be continued or repeated, and nothing else be overwritten."""
+    for name in (MANIFEST, PLAN):
+        if (out / name).is_file():
+            if read_json(out / name).get("identity") == identity:
+                return
+            raise InputError(f"{out} holds other packed photos, or was begun with other settings; choose another --out")
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no packed photos; choose another --out")
+
+
+def _identity(table: Batches, split: Splits, packing: Packing) -> str:
+    """Digest of the photos' names, splits and positions, one column after another, and of how they are packed."""
+    digest = hashlib.sha256(json.dumps(asdict(packing)).encode())
+    names = np.array(SPLITS)
+    splits = (names[split[first : first + ROWS]].tolist() for first in range(0, len(split), ROWS))
+    for texts in ((part.column("file").to_pylist() for part in table.parts(["file"])), splits):
+        between = ""
+        for some in texts:
+            digest.update((between + "\n".join(some)).encode())
+            between = "\n"
+    for name in ("lat_deg", "lon_deg"):
+        for part in table.parts([name]):
+            digest.update(part.column(name).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _manifest(
+    facts: Facts, packing: Packing, identity: str, summaries: list[dict[str, Any]], rejected: dict[str, str]
+) -> dict[str, Any]:
+    photos: Counter[str] = Counter()
+    for summary in summaries:
+        photos[summary["split"]] += summary["photos"]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "identity": identity,
+        "photos": photos.total(),
+        "splits": dict(photos),
+        "bounds": list(facts.bounds),
+        "packing": asdict(packing),
+        "licences": sorted(facts.licences),
+        "attributions": sorted(facts.attributions),
+        "rejected": rejected,
+    }

@@ -1,0 +1,239 @@
+"""Packed photos: the photo table in many Parquet files, the images in tar files that are read from end to end.
+
+    SHARDS/manifest.json            what was packed and how; written last
+    SHARDS/shards.parquet           for each shard its split, name, numbers of photos and of groups
+    SHARDS/train/000000.tar         KEY.jpg and KEY.json of every photo, the layout of WebDataset
+    SHARDS/train/000000.parquet     rows of the photo table in the order of the tar, and where each image lies in it
+
+Photos of one place lie together in groups, and the groups in random order: whoever reads a few shards has pairs of photos
+of one place, from places all over the region. SHARDS is a folder or an address such as s3://BUCKET/SHARDS, which pyarrow
+opens; keys and endpoint of a store come from the environment. A folder of several such folders is read as one: see `manifest`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from cellcode.errors import InputError
+from cellcode.geography import s2
+from cellcode.photos.packed import manifest
+from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, Manifest
+from cellcode.photos.reading.image import PhotoError
+from cellcode.photos.table.photo_table import SCHEMA
+
+SHARDS = "shards.parquet"
+INDEX = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),  # of the tar, KEY and the kind of image
+        pa.field("offset", pa.int64(), nullable=False),  # of the image's first byte in the tar
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("group", pa.int64(), nullable=False),  # photos of one place; rises along the shards of a split
+    ]
+)
+PART_SCHEMA = pa.schema([*SCHEMA, *INDEX])
+SHARDS_SCHEMA = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("photos", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),  # of the tar
+        pa.field("groups", pa.list_(pa.int32()), nullable=False),  # how many groups of 1, 2, ... photos
+    ]
+)
+_NEEDED = ["lat_deg", "lon_deg", "member", "offset", "bytes", "crc32", "group"]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LoadedShard:
+    """A shard in memory, its images as they were packed.
+
+    Attributes:
+        name: of the tar, for messages.
+        data: the tar's bytes; fewer than there should be if it is damaged, none if it is missing.
+        missing: why there are none; empty otherwise.
+        index: columns of its Parquet file.
+    """
+
+    name: str
+    data: memoryview
+    missing: str
+    index: dict[str, npt.NDArray[Any]]
+
+    def image(self, row: int) -> bytes:
+        """Return the bytes of a photo's image.
+
+        Raises:
+            PhotoError: they are not those that were packed.
+        """
+        start, size = int(self.index["offset"][row]), int(self.index["bytes"][row])
+        image = bytes(self.data[start : start + size])
+        if len(image) < size or zlib.crc32(image) != self.index["crc32"][row]:
+            reason = self.missing or ("ends before it" if len(image) < size else "its bytes are not those packed")
+            raise PhotoError(f"{self.name}, {self.index['member'][row]}: {reason}")
+        return image
+
+
+@dataclass(frozen=True)
+class ShardList:
+    """The shards of one split.
+
+    Attributes:
+        names: in the order of their photos; PART/NAME for those of a part.
+        photos: photos of each shard, int64 (S,).
+        groups: groups of 1, 2, ... photos of each shard, int64 (S, G).
+    """
+
+    names: list[str]
+    photos: Int64
+    groups: Int64
+
+    @cached_property
+    def starts(self) -> Int64:
+        """Number of each shard's first photo among those of the split, (S,)."""
+        return np.cumsum(self.photos) - self.photos
+
+
+class PackedPhotos:
+    """Packed photos, opened for reading. `PackedPhotos.open` makes one.
+
+    Attributes:
+        manifest: see docs/formats.md.
+        parts: folders in `place` that hold the photos; "" if it holds them itself.
+    """
+
+    def __init__(self, place: str, files: fs.FileSystem, root: str, manifest: Manifest) -> None:
+        self.place, self.manifest = place, manifest
+        self.parts: list[str] = manifest.get("parts", [""])
+        self._files, self._root = files, root
+
+    @classmethod
+    def open(cls, place: Path | str) -> Self:
+        """Open a folder, or an address that pyarrow knows, such as s3://bucket/shards.
+
+        Raises:
+            InputError: there are no packed photos, or they were not packed to the end, or are of another version, or its
+                parts do not go together.
+        """
+        shown = str(place).rstrip("/")
+        files, root = _file_system(shown)
+        found = manifest.read(files, root, shown)
+        if found is None:
+            parts = manifest.read_parts(files, root, shown)
+            if not parts:
+                raise InputError(
+                    f"{shown} holds no packed photos (no {MANIFEST}); make them, or finish making them, with `cellcode pack`"
+                )
+            found = manifest.join(parts, shown)
+        return cls(shown, files, root, found)
+
+    @property
+    def identity(self) -> str:
+        """Digest of the photos, their positions and how they were packed."""
+        return str(self.manifest["identity"])
+
+    def shards(self, split: str) -> ShardList:
+        """Return the shards of a split, part after part; none if no photo is of it."""
+        names: list[str] = []
+        photos, groups = [np.zeros(0, np.int64)], [np.zeros((0, 1), np.int64)]
+        for part in self.parts:
+            rows = self._table(f"{part}/{SHARDS}".lstrip("/"))
+            rows = rows.filter(pc.equal(rows["split"], split))
+            if len(rows):
+                names += [f"{part}/{name}".lstrip("/") for name in rows.column("name").to_pylist()]
+                photos.append(rows.column("photos").to_numpy().astype(np.int64))
+                groups.append(np.array(rows.column("groups").to_pylist(), np.int64))
+        widest = max(each.shape[1] for each in groups)
+        wide = [np.pad(each, ((0, 0), (0, widest - each.shape[1]))) for each in groups]
+        return ShardList(names, np.concatenate(photos), np.concatenate(wide))
+
+    def rows(self, split: str, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of the photo table of one shard, or some columns of them."""
+        return self._table(_path(split, name, ".parquet"), columns or SCHEMA.names)
+
+    def cells(self, split: str, level: int) -> npt.NDArray[np.uint64]:
+        """Return the distinct cells with photos of a split, sorted, holding one shard's positions at a time."""
+        found = np.zeros(0, np.uint64)
+        for name in self.shards(split).names:
+            part = self.rows(split, name, ["lat_deg", "lon_deg"])
+            ids = s2.cell_ids(part.column("lat_deg").to_numpy(), part.column("lon_deg").to_numpy(), level)
+            found = np.union1d(found, ids)
+        return found
+
+    def load(self, split: str, name: str) -> LoadedShard:
+        """Read a shard. A tar that is missing or cut gives photos that cannot be read, an index that is missing raises.
+
+        Raises:
+            InputError: the shard's Parquet file cannot be read.
+        """
+        part = self._table(_path(split, name, ".parquet"), _NEEDED)
+        index = {column: part.column(column).to_numpy(zero_copy_only=False) for column in _NEEDED}
+        data, missing = memoryview(b""), ""
+        try:
+            data = self._read(_path(split, name, ".tar"))
+        except (OSError, pa.ArrowException) as error:
+            missing = f"the shard {_why(error)}"
+        return LoadedShard(f"{self.place}/{_path(split, name, '.tar')}", data, missing, index)
+
+    def _read(self, name: str) -> memoryview:
+        """Read a file in one piece: as a stream of unknown length it would be gathered from pieces and copied."""
+        with self._files.open_input_file(f"{self._root}/{name}") as file:
+            return memoryview(file.read_buffer(file.size()))
+
+    def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(pa.BufferReader(self._read(name)), columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.place}/{name} {_why(error)}; copy it there again, or pack again") from None
+
+
+def _why(error: Exception) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({str(error).splitlines()[0]})"
+
+
+def is_packed(place: Path | str) -> bool:
+    """Tell packed photos, here or in a store, whole or in parts or not finished, from the folder of a photo table."""
+    if "://" in str(place):
+        return True
+    folder = Path(place)
+    if (folder / MANIFEST).exists():
+        return _is_packed_whole(folder)
+    return (folder / PLAN).exists() or any(_is_packed_whole(path.parent) for path in folder.glob(f"*/{MANIFEST}"))
+
+
+def _is_packed_whole(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("format") == FORMAT)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _path(split: str, name: str, suffix: str) -> str:
+    """Return where a file of a shard is: the part comes first."""
+    part, _, number = name.rpartition("/")
+    return f"{part}/{split}/{number}{suffix}".lstrip("/")
+
+
+def _file_system(place: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in place:
+        return fs.LocalFileSystem(), str(Path(place).resolve())
+    try:
+        files, root = fs.FileSystem.from_uri(place)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{place} cannot be opened ({str(error).splitlines()[0]})") from None
+    return files, root.rstrip("/")

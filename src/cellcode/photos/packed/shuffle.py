@@ -1,0 +1,163 @@
+"""The order of packing, and the rows of a photo table in that order without holding the table.
+
+What is held of every photo is its split, its place in the order and its group: 9 bytes, and about 70 with its cell while they
+are sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cellcode.photos.table.batches import ROWS, Batches
+from cellcode.photos.table.photo_table import SCHEMA, SPLITS
+
+Ints = npt.NDArray[np.signedinteger[Any]]
+_MOST_BUCKETS = 300  # a spilled table has the square of it in pieces; larger tables have larger buckets
+_PLACE = "place"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every photo of a table comes in the packing.
+
+    Attributes:
+        place: (N,), of each photo of the table, those of one split after those of another.
+        groups: for each split that has photos the group of each, (n,), rising from 0, in the order of their places.
+    """
+
+    place: Ints
+    groups: dict[str, Ints]
+
+    @classmethod
+    def of(cls, cells: npt.NDArray[np.uint64], split: npt.NDArray[np.int8], group_photos: int, seed: int) -> Self:
+        """Order photos by their cells, (N,), and the numbers of their splits, (N,)."""
+        place = np.empty(len(cells), _kind(len(cells)))
+        groups: dict[str, Ints] = {}
+        first = 0
+        for number, name in enumerate(SPLITS):
+            chosen = np.flatnonzero(split == number).astype(place.dtype)
+            if not len(chosen):
+                continue
+            order, groups[name] = grouped_order(cells[chosen], group_photos, seed)
+            place[chosen[order]] = np.arange(first, first + len(chosen), dtype=place.dtype)
+            first += len(chosen)
+        return cls(place, groups)
+
+    def shards(self, split: str, shard_photos: int) -> Iterator[tuple[int, int, int]]:
+        """Yield number, first and last + 1 photo of each shard of a split; a group is never cut."""
+        group = self.groups[split]
+        first = _starts(group)
+        shard = first // shard_photos
+        begin = _starts(shard)
+        edges = np.append(first[begin], len(group))
+        yield from zip(shard[begin].tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+    def start(self, split: str) -> int:
+        """Return the place of the first photo of a split."""
+        before = list(self.groups)[: list(self.groups).index(split)]
+        return sum(len(self.groups[name]) for name in before)
+
+
+def grouped_order(cells: npt.NDArray[np.uint64], group_photos: int, seed: int) -> tuple[Ints, Ints]:
+    """Order photos so that groups of one cell lie together and the groups in random order.
+
+    Args:
+        cells: (N,), the place of each photo.
+
+    Returns:
+        Numbers of the photos in their new order, (N,), and the group of each, rising from 0, (N,).
+    """
+    kind = _kind(len(cells))
+    rng = np.random.default_rng([seed, len(cells)])
+    by_cell = rng.permutation(len(cells)).astype(kind)
+    by_cell = by_cell[np.argsort(cells[by_cell], kind="stable")]
+    start = _starts(cells[by_cell])
+    count = np.diff(start, append=len(cells))
+    groups = -(-count // group_photos)  # of a cell; as equal in size as can be
+    before = np.cumsum(groups) - groups
+    group = np.empty(len(cells), kind)
+    step = ROWS  # cells at a time: what is computed for every photo is wider than what is kept
+    for low in range(0, len(start), step):
+        part = slice(low, low + step)
+        many = count[part]
+        rank = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+        own = rank * np.repeat(groups[part], many) // np.repeat(many, many)
+        group[start[low] : start[low] + len(own)] = np.repeat(before[part], many) + own
+    group = rng.permutation(int(groups.sum())).astype(kind)[group]
+    order = np.argsort(group, kind="stable").astype(kind)
+    return by_cell[order], group[order]
+
+
+def _starts(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return where each run of equal values begins."""
+    begins = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
+
+
+def _kind(count: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if count < 2**31 else np.int64
+
+
+class Spill:
+    """The rows of a photo table in another order.
+
+    They are written to a file once, each part of the table sorted into buckets of the new order, and read bucket by bucket.
+    Files are read from front to back, and memory holds one part or one bucket.
+
+    Args:
+        table: the rows.
+        split: (N,) numbers of the splits that the photos get.
+        place: (N,) their new places.
+        path: of the file, which whoever makes this removes.
+    """
+
+    def __init__(self, table: Batches, split: npt.NDArray[np.int8], place: Ints, path: Path) -> None:
+        self.path = path
+        self._rows = max(ROWS, table.photos // _MOST_BUCKETS)
+        self._pieces: dict[int, list[int]] = {}  # of each bucket, numbers of its record batches
+        self._bucket: tuple[int, pa.Table] = (-1, SCHEMA.empty_table())
+        names = pa.array(SPLITS)
+        schema = pa.schema([*SCHEMA, pa.field(_PLACE, pa.int64(), nullable=False)])
+        first = written = 0
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for part in table.parts(rows=self._rows):
+                rows = slice(first, first + len(part))
+                part = part.set_column(
+                    SCHEMA.get_field_index("split"), SCHEMA.field("split"), names.take(pa.array(split[rows]))
+                ).append_column(schema.field(_PLACE), pa.array(place[rows], pa.int64()))
+                first += len(part)
+                order = np.argsort(place[rows])
+                bucket = place[rows][order] // self._rows
+                (batch,) = part.take(pa.array(order)).combine_chunks().cast(schema).to_batches()
+                cuts = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(order)]
+                for begin, end in pairwise(cuts):
+                    writer.write_batch(batch.slice(begin, end - begin))
+                    self._pieces.setdefault(int(bucket[begin]), []).append(written)
+                    written += 1
+
+    def rows(self, begin: int, end: int) -> pa.Table:
+        """Return the photos of places `begin` to `end` - 1, in that order; cheap if asked for in rising order."""
+        parts = []
+        for bucket in range(begin // self._rows, (end - 1) // self._rows + 1):
+            first = bucket * self._rows
+            low = max(begin - first, 0)
+            parts.append(self._load(bucket).slice(low, min(end - first, self._rows) - low))
+        return pa.concat_tables(parts)
+
+    def _load(self, bucket: int) -> pa.Table:
+        if self._bucket[0] != bucket:
+            self._bucket = (-1, SCHEMA.empty_table())  # let go of the last one first
+            with pa.memory_map(str(self.path)) as source, pa.ipc.open_file(source) as reader:
+                made = pa.Table.from_batches([reader.get_batch(number) for number in self._pieces[bucket]])
+                order = np.argsort(made.column(_PLACE).to_numpy())
+                self._bucket = (bucket, made.drop_columns([_PLACE]).take(pa.array(order)).combine_chunks())
+        return self._bucket[1]

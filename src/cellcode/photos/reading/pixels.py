@@ -1,0 +1,38 @@
+"""Many photos at an encoder's size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.config import PhotoConfig
+from cellcode.photos.reading.image import PhotoError, read_pixels
+from cellcode.progress import track
+
+
+def load_pixels(
+    files: Sequence[Path], photo: PhotoConfig, *, description: str = "reading photos"
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Decode photos with as many threads as there are cores.
+
+    Returns:
+        (N, height_px, width_px, 3) uint8, and the reason for each index that could not be read; its pixels are 0.
+    """
+    pixels = np.zeros((len(files), photo.height_px, photo.width_px, 3), np.uint8)
+    failures: dict[int, str] = {}
+
+    def read(index: int) -> None:
+        try:
+            pixels[index] = read_pixels(files[index], photo.width_px, photo.height_px, photo.fit)
+        except PhotoError as error:
+            failures[index] = str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in track(threads.map(read, range(len(files))), description, len(files)):
+            pass
+    return pixels, failures

@@ -1,0 +1,161 @@
+"""Photos in zip and tar archives: the wanted ones are unpacked, once, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from cellcode.files import atomic_path
+from cellcode.photos.sources.consent import Consent, size_text
+from cellcode.photos.sources.lists import Listed
+from cellcode.photos.table.item import Reject
+from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.photos.table.selection import keep
+from cellcode.progress import Meter
+
+
+class Folder(Protocol):
+    """Where archives lie, on disk or elsewhere."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file of the folder for reading, at any place."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiskFolder:
+    """A folder on disk."""
+
+    path: Path
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file."""
+        return (self.path / name).open("rb")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A photo in an archive.
+
+    Attributes:
+        archive: name in the folder.
+        target: where it is unpacked to, under OUT.
+    """
+
+    archive: str
+    name: str
+    size_bytes: int
+    target: str
+
+
+Places = Mapping[str, Member | Path]
+
+
+def place(listed: Listed, places: Places, folder: Folder, out: Path, consent: Consent, notice: str) -> Listed:
+    """Bring the photos of a list to where their rows say they are.
+
+    Photos that are unpacked already are not unpacked again, so a run that was cut off goes on where it was.
+
+    Args:
+        listed: its `file` is the name of a photo in `places`.
+        places: members of archives of `folder`, or files that stay where they are.
+        out: `file` of the result is relative to it.
+        notice: what the photos are and under which licence, for people.
+
+    Raises:
+        UsageError: much is to be unpacked, and nobody agrees.
+    """
+    names = listed.rows["file"].to_pylist()
+    members = {name: found for name in names if isinstance(found := places.get(name), Member)}
+    todo = {name: member for name, member in members.items() if not _is_there(out / member.target, member)}
+    size = sum(member.size_bytes for member in todo.values())
+    consent.ask(f"{notice}: {len(names):,} photos, {len(todo):,} of them to unpack, {size_text(size)}", len(todo), size)
+    faults = {name: "not among the photos that are there" for name in names if name not in places}
+    faults |= _unpack(todo, folder, out)
+    files = [_file(places[name], out) for name in names if name not in faults]
+    usable = np.array([name not in faults for name in names], bool)
+    rows = keep(listed.rows, usable).set_column(0, SCHEMA.field("file"), pa.array(files, pa.string()))
+    rejects = [
+        Reject(name, int(number), faults[name])
+        for name, number in zip(names, listed.numbers, strict=True)
+        if name in faults
+    ]
+    return replace(listed, rows=rows, numbers=listed.numbers[usable], rejects=[*listed.rejects, *rejects])
+
+
+def is_safe(name: str) -> bool:
+    """Tell whether a path out of an archive stays in the folder that it is unpacked to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+
+
+def _file(found: Member | Path, out: Path) -> str:
+    if isinstance(found, Member):
+        return found.target
+    return Path(os.path.relpath(found.resolve(), out.resolve())).as_posix()
+
+
+def _is_there(path: Path, member: Member) -> bool:
+    """A file is written whole or not at all; another photo of the same name has another size."""
+    return path.is_file() and path.stat().st_size == member.size_bytes
+
+
+def _unpack(todo: Mapping[str, Member], folder: Folder, out: Path) -> dict[str, str]:
+    """Unpack members, archive by archive; returns the reason for each photo that could not be."""
+    by_archive: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, member in todo.items():
+        by_archive[member.archive][member.name] = name
+    faults = {}
+    with Meter("unpacking photos", len(todo)) as meter:
+        for archive, wanted in sorted(by_archive.items()):
+            left = dict(wanted)
+            try:
+                with folder.open(archive) as file:
+                    for member_name, content in _contents(archive, file, wanted):
+                        name = left.pop(member_name)
+                        if isinstance(content, str):
+                            faults[name] = content
+                        else:
+                            with atomic_path(out / todo[name].target) as temporary:
+                                temporary.write_bytes(content)
+                        meter.advance()
+            except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+                faults |= dict.fromkeys(left.values(), f"{archive} cannot be read to its end ({_first(error)})")
+                continue
+            faults |= dict.fromkeys(left.values(), f"not in {archive} any more")
+    return faults
+
+
+def _contents(archive: str, file: BinaryIO, wanted: Iterable[str]) -> Iterator[tuple[str, bytes | str]]:
+    """Yield the bytes of members, or why one is damaged."""
+    if archive.endswith(".zip"):
+        with zipfile.ZipFile(file) as opened:
+            for name in wanted:
+                try:
+                    yield name, opened.read(name)
+                except KeyError:
+                    continue
+                # The last two: an unknown kind of compression, or encrypted.
+                except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+                    yield name, f"damaged in {archive} ({_first(error)})"
+        return
+    names = set(wanted)
+    with tarfile.open(fileobj=file) as tar:  # by its order: a compressed one cannot be read in another
+        for member in tar:
+            if member.name in names and (stream := tar.extractfile(member)) is not None:
+                names.discard(member.name)
+                yield member.name, stream.read()
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

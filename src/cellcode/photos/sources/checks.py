@@ -1,0 +1,183 @@
+"""Checks of the lines of a list, whole columns at a time: what is usable becomes rows, the rest rejects with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cellcode.errors import InputError
+from cellcode.photos.reading.image import MIN_SIDE_PX
+from cellcode.photos.sources.list_files import Lines, Numbers
+from cellcode.photos.table.item import Reject
+from cellcode.photos.table.photo_table import SCHEMA, SPLITS
+from cellcode.photos.table.selection import keep, utc
+
+Float64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+_TEXTS = ("sequence", "device", "licence", "attribution", "land_use")
+_RANGES = {  # of numbers that may be missing: lowest and highest value that can be meant
+    "heading": (-360, 360),
+    "fov": (1, 360),
+    "accuracy": (0, 20_000_000),
+    "width": (MIN_SIDE_PX, 1_000_000),
+    "height": (MIN_SIDE_PX, 1_000_000),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The usable lines, as rows of the photo table's schema, with the numbers of their lines (N,) int64; and the others.
+
+    Width and height are 0 where the list does not tell them.
+    """
+
+    rows: pa.Table
+    numbers: Numbers
+    rejects: list[Reject]
+
+
+def check(lines: Lines, source: str) -> Checked:
+    """Check lines; the first fault of a line is its reason.
+
+    Args:
+        source: of the photos, where the list does not tell one.
+
+    Raises:
+        InputError: a column is of a type that cannot hold what it should.
+    """
+    read = _Reader(lines)
+    file = read.text("file")
+    read.faults.update({row: (reason, reason) for row, reason in lines.faults.items()})
+    read.note(pc.is_null(file).to_numpy(zero_copy_only=False), lambda _: "no file", "no file")
+    split = pc.fill_null(read.text("split"), "train")
+    unknown = ~pc.is_in(split, pa.array(SPLITS)).to_numpy(zero_copy_only=False)
+    words = ", ".join(SPLITS)
+    read.note(unknown, lambda row: f"split is {split[row].as_py()!r}, not one of {words}", f"split not one of {words}")
+    lat, lon = read.coordinate("lat", 90), read.coordinate("lon", 180)
+    heading, fov, accuracy = (read.optional(name) for name in ("heading", "fov", "accuracy"))
+    width, height = (np.nan_to_num(read.optional(name)).astype(np.int32) for name in ("width", "height"))
+    columns = {
+        "file": pc.fill_null(file, ""),
+        "lat_deg": pa.array(lat),
+        "lon_deg": pa.array(lon),
+        "heading_deg": _float32(np.mod(heading, 360)),
+        "fov_deg": _float32(fov),
+        "captured_at": read.date("captured_at"),
+        **{name: read.text(name) for name in _TEXTS},
+        "split": split,
+        "source": pc.fill_null(read.text("source"), source),
+        "width_px": pa.array(width),
+        "height_px": pa.array(height),
+        "accuracy_m": _float32(accuracy),
+    }
+    rows = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+    usable = np.ones(len(rows), bool)
+    usable[list(read.faults)] = False
+    rejects = [
+        Reject(columns["file"][row].as_py(), int(lines.numbers[row]), reason, kind=kind)
+        for row, (reason, kind) in sorted(read.faults.items())
+    ]
+    return Checked(keep(rows, usable), lines.numbers[usable], rejects)
+
+
+class _Reader:
+    """Reads columns of some lines and notes what is wrong with them.
+
+    Attributes:
+        faults: index of a line to its first reason, and the reason without its value, to count by.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._columns, self._count = lines.columns, len(lines.numbers)
+        self.faults: dict[int, tuple[str, str]] = {}
+
+    def note(self, wrong: Mask, reason: Callable[[int], str], kind: str) -> None:
+        for row in np.flatnonzero(wrong):
+            self.faults.setdefault(int(row), (reason(int(row)), kind))
+
+    def text(self, name: str) -> pa.Array:
+        """Text without blanks around it, null where there is none."""
+        texts = pc.utf8_trim_whitespace(_cast(name, self._column(name), pa.string()))
+        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+    def coordinate(self, name: str, limit: int) -> Float64:
+        """Degrees that must be there, within the limit on either side."""
+        raw = self._column(name)
+        values, number = _numbers(name, raw)
+        self.note(~number, lambda row: f"{name} is {raw[row].as_py()!r}, not a number", f"{name} not a number")
+        self._note_outside(name, values, number, -limit, limit)
+        return values
+
+    def optional(self, name: str) -> Float64:
+        """Numbers within their range, NaN where there is none."""
+        raw = self._column(name)
+        values, number = _numbers(name, raw)
+        missing = np.array(pc.fill_null(pc.equal(_cast(name, raw, pa.string()), ""), True))
+        missing |= number & np.isnan(values)
+        wrong = ~number & ~missing
+        self.note(wrong, lambda row: f"{name} is {raw[row].as_py()!r}, not a number", f"{name} not a number")
+        self._note_outside(name, values, number & ~missing, *_RANGES[name])
+        return values
+
+    def date(self, name: str) -> pa.Array:
+        """Times in milliseconds: UTC where a zone is told, else as they are; null where there is none."""
+        raw = self._column(name)
+        if pa.types.is_temporal(raw.type):
+            # A time with a zone is UTC inside; without the zone it stays so.
+            return _cast(name, _cast(name, raw, pa.timestamp("ms")), pa.timestamp("ms"))
+        dates, wrong = [], np.zeros(self._count, bool)
+        for row, text in enumerate(self.text(name).to_pylist()):
+            try:
+                dates.append(None if text is None else utc(datetime.fromisoformat(text)))
+            except (ValueError, OverflowError):
+                dates.append(None)
+                wrong[row] = True
+        reason = "not an ISO 8601 date"
+        self.note(wrong, lambda row: f"{name} is {raw[row].as_py()!r}, {reason}", f"{name} {reason}")
+        return pa.array(dates, pa.timestamp("ms"))
+
+    def _note_outside(self, name: str, values: Float64, number: Mask, lowest: int, highest: int) -> None:
+        inside = (values >= lowest) & (values <= highest)  # False for NaN
+        bounds = f"{lowest}..{highest}"
+        self.note(number & ~inside, lambda row: f"{name} is {values[row]}, not in {bounds}", f"{name} not in {bounds}")
+
+    def _column(self, name: str) -> pa.Array:
+        column = self._columns.get(name)
+        return pa.nulls(self._count, pa.string()) if column is None else column
+
+
+def _numbers(name: str, raw: pa.Array) -> tuple[Float64, Mask]:
+    """Values as float64, NaN where there is none, and which of them are numbers (NaN may be one)."""
+    kind = raw.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        values = _cast(name, raw, pa.float64())
+        number = np.array(pc.is_valid(values))
+        return np.array(values.to_numpy(zero_copy_only=False), np.float64), number
+    parsed = [_float(text) for text in _cast(name, raw, pa.string()).to_pylist()]
+    number = np.array([value is not None for value in parsed], bool)
+    return np.array([np.nan if value is None else value for value in parsed], np.float64), number
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _float32(values: Float64) -> pa.Array:
+    return pa.array(values, pa.float32(), from_pandas=True)  # NaN becomes null
+
+
+def _cast(name: str, column: pa.Array, kind: Any) -> pa.Array:
+    try:
+        return pc.cast(column, kind, safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(f"the list's column for {name} is of type {column.type}, which cannot be used") from None

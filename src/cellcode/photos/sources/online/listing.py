@@ -1,0 +1,132 @@
+"""The photos of a service in a region, kept in a file, so that a run that was cut off need not ask for them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from cellcode.errors import InputError
+from cellcode.files import atomic_path, read_json, write_json
+from cellcode.geography import Region
+from cellcode.http import redact
+from cellcode.photos.sources.online.options import Options
+from cellcode.photos.sources.online.record import Record
+from cellcode.photos.sources.online.service import Found, Service
+from cellcode.photos.table.item import Reject
+from cellcode.progress import LINE_EVERY_S
+
+FORMAT = "cellcode-listing"
+VERSION = 1
+MAX_AGE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A finished listing: photos and rejects of a region, one a line of JSON.
+
+    Attributes:
+        gaps: parts of the region that could not be listed.
+    """
+
+    path: Path
+    photos: int
+    gaps: int
+
+    def __iter__(self) -> Iterator[Found]:
+        """Read the lines one by one.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    kind, fields = json.loads(line)
+                    yield Record.from_json(fields) if kind == "photo" else Reject(**fields)
+                except (ValueError, TypeError, KeyError):
+                    raise InputError(f"{self.path} is damaged; delete it and run again") from None
+
+
+def of_region(service: Service, spec: str, region: Region | None, options: Options, folder: Path) -> Listing:
+    """Return the listing kept in `folder` if it was made today and for the same question, else ask the service.
+
+    A listing with gaps is not kept for another run: the next one may have none.
+
+    Raises:
+        RemoteError: the service cannot be asked.
+    """
+    asked = _question(spec, region, options)
+    kept = _kept(folder, asked)
+    if kept is not None:
+        return kept
+    head, body = folder / "listing.json", folder / "listing.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    head.unlink(missing_ok=True)  # what says that the lines are whole goes first and comes last
+    with atomic_path(body) as temporary, temporary.open("w", encoding="utf-8") as file:
+        photos, gaps = _write(file, service, region, options)
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(
+        head,
+        {"format": FORMAT, "version": VERSION, "asked": asked, "made_at": made_at, "photos": photos, "gaps": gaps},
+    )
+    return Listing(body, photos, gaps)
+
+
+def _write(file: TextIO, service: Service, region: Region | None, options: Options) -> tuple[int, int]:
+    """Write what the service finds, without the photos around the region; returns the numbers of photos and gaps."""
+    photos = gaps = 0
+    last_line = time.monotonic()
+    for found in service.find(region, options):
+        for each in _inside(found, region):
+            is_photo = isinstance(each, Record)
+            fields = each.to_json() if isinstance(each, Record) else asdict(each)
+            file.write(json.dumps(["photo" if is_photo else "reject", fields], ensure_ascii=False) + "\n")
+            photos += is_photo
+            gaps += isinstance(each, Reject) and each.transient
+        if time.monotonic() - last_line > LINE_EVERY_S:  # how many there will be, nobody knows
+            last_line = time.monotonic()
+            print(f"listing photos of {service.name}: {photos:,} so far", file=sys.stderr, flush=True)
+    return photos, gaps
+
+
+def _inside(found: list[Found], region: Region | None) -> list[Found]:
+    records = [each for each in found if isinstance(each, Record)]
+    if region is None or not records:
+        return found
+    inside = region.contains(np.array([r.lat_deg for r in records]), np.array([r.lon_deg for r in records]))
+    outside = {record.id for record, keep in zip(records, inside, strict=True) if not keep}
+    return [each for each in found if isinstance(each, Reject) or each.id not in outside]
+
+
+def _question(spec: str, region: Region | None, options: Options) -> dict[str, Any]:
+    """What a listing depends on."""
+    outline = json.dumps(region.to_geojson(), sort_keys=True) if region is not None else ""
+    kind, _, address = spec.partition(":")
+    return {
+        "source": f"{kind}:{redact(address)}",
+        "region": hashlib.sha256(outline.encode()).hexdigest()[:16] if outline else None,
+        "since": options.since.isoformat() if options.since else None,
+        "until": options.until.isoformat() if options.until else None,
+    }
+
+
+def _kept(folder: Path, asked: dict[str, Any]) -> Listing | None:
+    head, body = folder / "listing.json", folder / "listing.jsonl"
+    if not head.is_file() or not body.is_file():
+        return None
+    try:
+        facts = read_json(head)
+        same = (facts["format"], facts["version"], facts["asked"], facts["gaps"]) == (FORMAT, VERSION, asked, 0)
+        age = datetime.now(UTC) - datetime.fromisoformat(facts["made_at"])
+        return Listing(body, int(facts["photos"]), 0) if same and age < MAX_AGE else None
+    except (InputError, KeyError, TypeError, ValueError):
+        return None  # it is made again

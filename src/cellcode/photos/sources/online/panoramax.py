@@ -1,0 +1,223 @@
+"""Panoramax: photos of public space under open licences, on many instances with one protocol (STAC), without a key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from cellcode.errors import UsageError
+from cellcode.geography import Region
+from cellcode.http import Client, RemoteError, redact
+from cellcode.photos.reading.panorama import WHOLE, Area
+from cellcode.photos.sources.online.options import Options
+from cellcode.photos.sources.online.quadrants import Answer, Box
+from cellcode.photos.sources.online.record import Kind, Record, Rendition, number, point, safe_name, text
+from cellcode.photos.sources.online.service import Found, Redirects, descriptions, reject, search
+from cellcode.photos.table.item import Reject
+from cellcode.photos.table.selection import utc
+
+PREFIX = "panoramax:"
+CATALOGUE = "https://api.panoramax.xyz/api"
+LIMIT = 1000  # servers take up to 10,000, which would be answers of tens of megabytes
+_MARGIN_M = 1.0
+_SD_PX, _THUMB_PX = 2048, 500
+
+
+class Panoramax:
+    """The meta-catalogue (`panoramax:`), an instance (`panoramax:https://HOST/api`) or one sequence of it
+    (`.../collections/ID`).
+
+    Raises:
+        UsageError: the address is none.
+    """
+
+    source = "panoramax"
+    # GeoVisio sends readers on to where its pictures lie, which may be an object store.
+    redirects: Redirects = "anywhere"
+
+    def __init__(self, spec: str, client: Client) -> None:
+        """Take the address out of `spec`."""
+        address = spec.removeprefix(PREFIX).rstrip("/") or CATALOGUE
+        if urlsplit(address).scheme not in ("http", "https"):
+            raise UsageError(f"{spec}: write panoramax: or panoramax:https://HOST/api, of an instance of Panoramax")
+        self._api, _, self._collection = address.partition("/collections/")
+        self._client = client
+        self.name = f"Panoramax at {redact(address)}"
+
+    def find(self, region: Region | None, options: Options) -> Iterator[list[Found]]:
+        """See `Service`; a sequence needs no region."""
+        if self._collection:
+            yield from self._sequence()
+            return
+        if region is None:
+            raise UsageError(f"{PREFIX} needs a region, or the address of one sequence (.../collections/ID)")
+        dates = {"datetime": _interval(options)} if options.since or options.until else {}
+
+        def ask(box: Box, limit: int) -> Answer:
+            pages = list(self._pages(f"{self._api}/search", {"bbox": box, "limit": limit, **dates}))
+            return Answer([feature for page in pages for feature in page], whole=len(pages) > 1)
+
+        for found in search(self, ask, region, limit=LIMIT, margin_m=_MARGIN_M):
+            yield [found] if isinstance(found, Reject) else [_record(feature, self._api) for feature in found]
+
+    def renew(self, record: Record) -> None:
+        """Links of Panoramax do not expire."""
+
+    def _sequence(self) -> Iterator[list[Found]]:
+        url, seen, pages = f"{self._api}/collections/{self._collection}/items", set[str](), 0
+        for page in self._pages(url, {"limit": LIMIT}):
+            new = [feature for feature in page if str(feature.get("id")) not in seen]
+            seen.update(str(feature.get("id")) for feature in new)
+            pages += 1
+            yield [_record(feature, self._api) for feature in new]
+        if pages == 1 and len(seen) >= LIMIT:
+            rest = "part of the sequence not listed: the answer is full and names no next page"
+            yield [reject(self.source, self._collection, rest, transient=True)]
+
+    def _pages(self, url: str, params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the photos of an answer and of those that its links name as next."""
+        asked = set[str]()
+        answer = self._client.json(url, params)
+        while True:
+            yield descriptions(answer, "features", redact(url))
+            link = _next(answer)
+            if link is None:
+                return
+            # A server behind a proxy may not know that it is asked by https.
+            following = urlsplit(urljoin(url, link))._replace(scheme=urlsplit(url).scheme).geturl()
+            if urlsplit(following).netloc != urlsplit(url).netloc:
+                raise RemoteError(
+                    f"{redact(url)}: its next page is on another host, {urlsplit(following).hostname}",
+                    "redirect to another host",
+                    lasting=True,
+                )
+            if following in asked:
+                raise RemoteError(
+                    f"{redact(following)}: the next page is this page again", "endless pages", lasting=True
+                )
+            asked.add(following)
+            url = following
+            answer = self._client.json(url)
+
+
+def _next(answer: dict[str, Any]) -> str | None:
+    """Address of the next page; one that must be asked for with POST is none."""
+    links = answer.get("links")
+    for link in links if isinstance(links, list) else []:
+        if isinstance(link, dict) and link.get("rel") == "next" and link.get("method", "GET") == "GET":
+            return text(link.get("href"))
+    return None
+
+
+def _interval(options: Options) -> str:
+    ends = (options.since, options.until)
+    return "/".join(utc(end).isoformat(timespec="microseconds") + "Z" if end else ".." for end in ends)
+
+
+def _record(feature: dict[str, Any], api: str) -> Found:
+    """Read one item; every field but the position and a picture may be missing."""
+    identifier = safe_name(feature.get("id"))
+    if identifier is None:
+        return reject(Panoramax.source, feature.get("id"), "an identifier that cannot name a file")
+    properties = feature.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    position = point(feature.get("geometry"))
+    camera = properties.get("pers:interior_orientation")
+    camera = camera if isinstance(camera, dict) else {}
+    kind = _kind(camera)
+    renditions = _renditions(feature, kind, camera, api)
+    if position is None or not renditions:
+        return reject(Panoramax.source, identifier, "no position" if position is None else "no link to a picture")
+    heading = number(properties.get("view:azimuth"))
+    return Record(
+        id=identifier,
+        lat_deg=position[0],
+        lon_deg=position[1],
+        kind=kind,
+        renditions=renditions,
+        heading_deg=None if heading is None else heading % 360,
+        focal=_focal(camera),
+        pitch_deg=number(properties.get("pers:pitch")) or 0.0,
+        roll_deg=number(properties.get("pers:roll")) or 0.0,
+        area=_area(camera) if kind == "panorama" else WHOLE,
+        captured_at=_date(properties.get("datetime")),
+        sequence=text(feature.get("collection")),
+        device=" ".join(filter(None, (text(camera.get(f"camera_{part}")) for part in ("manufacturer", "model"))))
+        or None,
+        licence=text(properties.get("license")),
+        attribution=_producers(feature, properties),
+        accuracy_m=number(properties.get("quality:horizontal_accuracy")),
+    )
+
+
+def _kind(camera: dict[str, Any]) -> Kind:
+    fov = number(camera.get("field_of_view")) or 0.0
+    return "panorama" if fov == 360 else "fisheye" if fov >= 180 else "perspective"
+
+
+def _area(camera: dict[str, Any]) -> Area:
+    """The part of a panorama that there is: told by the pixels that are missing left, above, right and below."""
+    sides, missing = _numbers(camera, "sensor_array_dimensions", 2), _numbers(camera, "visible_area", 4)
+    if sides is None or missing is None or min(sides) == 0:
+        return WHOLE
+    (width, height), (left, top, right, bottom) = sides, missing
+    area = Area(left / width, top / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
+    return area if min(area.width, area.height) > 0 else WHOLE
+
+
+def _numbers(camera: dict[str, Any], name: str, count: int) -> list[float] | None:
+    """A list of so many numbers, none of them negative; None if it is not there, or is another."""
+    values = camera.get(name)
+    found = [number(value) for value in values] if isinstance(values, list) else []
+    numbers = [value for value in found if value is not None and value >= 0]
+    return numbers if len(numbers) == len(found) == count else None
+
+
+def _focal(camera: dict[str, Any]) -> float | None:
+    """Of the field of view, which is that of the longer side: the server computes it for 36 mm film."""
+    fov = number(camera.get("field_of_view"))
+    return 0.5 / math.tan(math.radians(fov) / 2) if fov is not None and 0 < fov < 180 else None
+
+
+def _renditions(feature: dict[str, Any], kind: Kind, camera: dict[str, Any], api: str) -> tuple[Rendition, ...]:
+    """Pictures of the item, narrowest first.
+
+    Of a panorama, the thumbnail shows a part only. The "sd" picture is always 2048 px wide: of a narrower photo it is
+    blown up, so the full size is taken instead.
+    """
+    sides = _numbers(camera, "sensor_array_dimensions", 2)
+    width = round(sides[0] * _area(camera).width) if sides else None
+    assets = feature.get("assets")
+    found = {}
+    for name, asset in (assets if isinstance(assets, dict) else {}).items():
+        href = text(asset.get("href")) if isinstance(asset, dict) else None
+        if href is not None:
+            found[name] = urljoin(api + "/", href)
+    sizes: list[tuple[str, int | None]] = []
+    if kind != "panorama" and (width is None or width >= _THUMB_PX):
+        sizes.append(("thumb", _THUMB_PX))
+    if width is None or width > _SD_PX:
+        sizes.append(("sd", _SD_PX))
+    sizes.append(("hd", width))
+    chosen = tuple(Rendition(width_px, found[name]) for name, width_px in sizes if name in found)
+    return chosen or tuple(Rendition(_SD_PX, found[name]) for name in ("sd",) if name in found)
+
+
+def _producers(feature: dict[str, Any], properties: dict[str, Any]) -> str | None:
+    """Names of who made the photo, as the licences ask."""
+    providers = feature.get("providers")
+    names = (
+        [text(each.get("name")) for each in providers if isinstance(each, dict)] if isinstance(providers, list) else []
+    )
+    distinct = dict.fromkeys([*names, text(properties.get("geovisio:producer"))])
+    return ", ".join(name for name in distinct if name) or None
+
+
+def _date(value: object) -> datetime | None:
+    try:
+        return utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,166 @@
+"""Training on packed photos: what a training has to know of all of them, taken from the shards one at a time."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cellcode.config import Config
+from cellcode.distributed import collectives
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import s2
+from cellcode.geography.distance import Float64
+from cellcode.photos import PhotoError, PhotoTable
+from cellcode.photos.packed.shards import PackedPhotos
+from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.runs import CellFacts
+from cellcode.training.data.hard_batches import Alike
+from cellcode.training.data.schedule import Cells, Schedule
+from cellcode.training.data.stream import Stream
+
+MOST_VALIDATION = 20_000  # validation photos that are taken out of their shards; enough for every figure they fit
+_MERGED = 64  # shards whose facts are gathered before they are summed
+
+
+@dataclass(frozen=True)
+class PackedTraining:
+    """The training photos of packed photos. Its size is that of the cells with photos, not that of the photos.
+
+    Attributes:
+        facts: of the cells of `levels.cell`.
+        lat_deg, lon_deg: centres of those cells, float64 (C,); they stand for the photos wherever only cells matter.
+    """
+
+    packed: PackedPhotos
+    facts: CellFacts
+    lat_deg: Float64
+    lon_deg: Float64
+
+    def __len__(self) -> int:
+        """Return the number of photos."""
+        return int(self.facts.photos.sum(dtype=np.int64))
+
+    @classmethod
+    def of(cls, packed: PackedPhotos, config: Config) -> PackedTraining:
+        """Read the positions of all training photos.
+
+        Raises:
+            InputError: there are none.
+            UsageError: the regime needs the features of all photos in a cache.
+        """
+        if config.training.regime != "full":
+            raise UsageError(
+                "packed photos are trained on with training.regime full; others keep features of every photo"
+            )
+        if not packed.manifest["splits"].get("train"):
+            raise InputError(f"{packed.place} has no photos in its split 'train'; pack a table that has")
+        facts = cell_facts(packed, "train", config.levels.cell)
+        return cls(packed, facts, *s2.cell_centers(facts.ids))
+
+    def stream(self, config: Config) -> Stream:
+        """Open the stream of this process."""
+        training = config.training
+        schedule = Schedule(
+            self.packed.shards("train"),
+            training.batch_size,
+            training.photos_per_place,
+            training.seed,
+            config.stream.window_shards,
+            collectives.rank(),
+            collectives.world(),
+            training.hard_group_size,
+        )
+        cells, alike = None, Alike.of(config)
+        if alike is not None or training.sampling_exponent != 1:
+            cells = Cells.of(self.facts.ids, self.facts.photos, training.sampling_exponent, config.levels.prototype)
+        return Stream(self.packed, "train", config, schedule, cells, alike)
+
+
+def cell_facts(packed: PackedPhotos, split: str, level: int) -> CellFacts:
+    """Count the photos of a split and their capture days per cell, as `CellFacts.of_photos` does for all at once."""
+    gathered: list[_Counts] = []
+    for name in packed.shards(split).names:
+        rows = packed.rows(split, name, ["lat_deg", "lon_deg", "captured_at"])
+        day = rows.column("captured_at").to_numpy(zero_copy_only=False).astype("datetime64[D]")
+        cell = s2.cell_ids(rows.column("lat_deg").to_numpy(), rows.column("lon_deg").to_numpy(), level)
+        gathered.append(_Counts(cell, day, np.ones(len(cell), np.int32)))
+        if len(gathered) > _MERGED:
+            gathered = [_summed(gathered)]
+    cell, day, photos = _summed(gathered)
+    start = np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
+    last = np.append(start[1:], len(cell)) - 1
+    undated = np.isnat(day[start])  # comes first, and once
+    first = np.minimum(start + undated, last)
+    dates = last - first + 1 - np.isnat(day[first])
+    return CellFacts(
+        cell[start], np.add.reduceat(photos, start, dtype=np.int32), dates.astype(np.int32), day[first], day[last]
+    )
+
+
+class _Counts(NamedTuple):
+    """Photos of each cell and day: uint64, datetime64[D] and int32, (N,)."""
+
+    cell: npt.NDArray[np.uint64]
+    day: npt.NDArray[np.datetime64]
+    photos: npt.NDArray[np.int32]
+
+
+def _summed(parts: list[_Counts]) -> _Counts:
+    """Sum counts of the same cell and day; sorted by cell and then by day, unknown ones first."""
+    cell, day, photos = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = np.lexsort((day.view(np.int64), cell))  # as an integer NaT is the smallest
+    cell, day, photos = cell[order], day[order], photos[order]
+    other = (cell[1:] != cell[:-1]) | (day.view(np.int64)[1:] != day.view(np.int64)[:-1])
+    start = np.flatnonzero(np.append(True, other))
+    return _Counts(cell[start], day[start], np.add.reduceat(photos, start, dtype=np.int32))
+
+
+def unpack(packed: PackedPhotos, split: str, folder: Path, most: int = MOST_VALIDATION) -> PhotoTable:
+    """Write the images of the first photos of a split, which are in random order, into a folder; return their table.
+
+    Of several parts each gives its share. Photos that are damaged are left out and counted.
+    """
+    shards, damaged = packed.shards(split), 0
+    made = [SCHEMA.empty_table()]
+    part_of = np.array([name.rpartition("/")[0] for name in shards.names])
+    for part in packed.parts:
+        own = np.flatnonzero(part_of == part)
+        left = round(most * int(shards.photos[own].sum()) / max(1, int(shards.photos.sum())))
+        for number in own.tolist():
+            if left <= 0:
+                break
+            rows, lost = _unpack_shard(packed, split, shards.names[number], folder, part, left)
+            made.append(rows)
+            left, damaged = left - len(rows), damaged + lost
+    if damaged:
+        print(f"{damaged} packed photos of the split {split} are damaged and left out", file=sys.stderr)
+    return PhotoTable(pa.concat_tables(made).cast(SCHEMA), folder)
+
+
+def _unpack_shard(
+    packed: PackedPhotos, split: str, name: str, folder: Path, part: str, most: int
+) -> tuple[pa.Table, int]:
+    """Write the first images of a shard to folder/part; return their rows and how many were damaged."""
+    loaded, rows = packed.load(split, name), packed.rows(split, name)
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    kept: list[int] = []
+    files: list[str] = []
+    damaged = 0
+    for row, member in enumerate(loaded.index["member"][:most].tolist()):
+        file = Path(part, member)
+        try:
+            (folder / file).write_bytes(loaded.image(row))
+        except PhotoError:
+            damaged += 1
+            continue
+        kept.append(row)
+        files.append(file.as_posix())
+    return rows.take(pa.array(kept, pa.int64())).set_column(
+        0, SCHEMA.field("file"), pa.array(files, pa.string())
+    ), damaged

@@ -1,0 +1,239 @@
+"""The order in which packed photos are shown: a function of seed and step, from the numbers of photos in each shard.
+
+An epoch shows the shards in random order, dealt to the processes like cards. A process holds a window of a few shards at a
+time and shows its places in random order; windows follow one another. Photos are packed in random order, so that a
+window has places from all over the region: the window mixes what the packing has mixed already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cellcode.errors import InputError, UsageError
+from cellcode.geography import s2
+from cellcode.photos.packed.shards import ShardList
+from cellcode.training.data.hard_batches import Labels, grouped
+from cellcode.training.data.sampling import systematic
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+
+class Window(NamedTuple):
+    """Shards that are in memory together: the `number`th ones of an epoch, shown for the `turn`th time in it."""
+
+    epoch: int
+    number: int
+    turn: int = 0
+
+
+class _Epoch(NamedTuple):
+    """Windows of a process, and how many draws there are up to the end of each."""
+
+    windows: list[Int64]
+    ends: Int64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which shards a process holds when.
+
+    A draw is one place with `photos_per_place` of its photos. In an epoch a group of g photos is drawn
+    ceil(g / photos_per_place) times, which shows every photo. Weights make some groups of a window more frequent at the cost of
+    others: how many draws a window has is known before it is read, and does not change.
+
+    Attributes:
+        shards: of the split that is shown.
+        batch_size: photos a batch of all processes; rounded down to a multiple of `photos_per_place`.
+        window_shards: shards that are in memory together.
+        rank, world: number of this process and how many there are.
+        hard_group_size: draws that come together because they look alike.
+    """
+
+    shards: ShardList
+    batch_size: int
+    photos_per_place: int
+    seed: int
+    window_shards: int = 4
+    rank: int = 0
+    world: int = 1
+    hard_group_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what leaves a process without photos."""
+        if not len(self.shards.names):
+            raise InputError("the packed photos have none of the split that is asked for")
+        if len(self.shards.names) < self.world:
+            raise UsageError(
+                f"{len(self.shards.names)} shards are too few for {self.world} processes; pack the photos again with a "
+                "smaller --shard-photos"
+            )
+        if self.places_per_batch % self.world:
+            raise UsageError(
+                f"{self.places_per_batch} places a batch do not divide by {self.world} processes; set training.batch_size so "
+                "that they do"
+            )
+        if self.places_per_batch // self.world % self.hard_group_size:
+            raise UsageError(
+                f"{self.places_per_batch // self.world} places of a process in a batch do not divide by "
+                f"training.hard_group_size {self.hard_group_size}; set training.batch_size so that they do"
+            )
+
+    @property
+    def places_per_batch(self) -> int:
+        """Draws of a batch, all processes together."""
+        return int(max(1, min(self.batch_size, int(self.shards.photos.sum())) // self.photos_per_place))
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every photo is shown once, but for those of the last batch if it is not full."""
+        return int(max(1, int(self._draws.sum()) // self.places_per_batch))
+
+    def windows(self, epoch: int) -> list[Int64]:
+        """Numbers of the shards in each window of this process, in the order of their windows."""
+        return self._epoch(epoch).windows
+
+    def positions(self, step: int) -> list[tuple[Window, Int64]]:
+        """The draws of this process's share of a batch: windows, and positions in their shuffled draws.
+
+        A process whose shards hold fewer draws than an epoch needs of it begins anew with its first window.
+        """
+        epoch, number = divmod(step, self.steps_per_epoch)
+        ends = self._epoch(epoch).ends
+        share = self.places_per_batch // self.world
+        turn, places = np.divmod(number * share + np.arange(share), ends[-1])
+        window = np.searchsorted(ends, places, side="right")
+        cuts = np.flatnonzero(np.diff(window) | np.diff(turn)) + 1
+        return [
+            (Window(epoch, int(at[0]), int(again[0])), run - (int(ends[at[0] - 1]) if at[0] else 0))
+            for at, again, run in zip(*(np.split(each, cuts) for each in (window, turn, places)), strict=True)
+        ]
+
+    def begin(self, step: int) -> int:
+        """Return the first step that shows a part of the first window that this step shows."""
+        window = self.positions(step)[0][0]
+        return self.first_step(window)
+
+    def first_step(self, window: Window) -> int:
+        """Return the first step that shows a part of a window."""
+        return window.epoch * self.steps_per_epoch + self._before(window) // (self.places_per_batch // self.world)
+
+    def after(self, window: Window) -> Window:
+        """Return the window that follows."""
+        if window.number + 1 < len(self.windows(window.epoch)):
+            return window._replace(number=window.number + 1)
+        return Window(window.epoch + 1, 0)
+
+    def draws(self, window: Window, groups: list[Int64], weights: list[Float64] | None = None) -> Int64:
+        """Numbers of the photos of each draw of a window, shuffled, (draws, photos_per_place).
+
+        Args:
+            groups: for each shard of the window, the group of every photo, rising.
+            weights: for each shard, how much more often than others the group of every photo is to be drawn; None: every
+                photo is shown once.
+        """
+        shards = self.windows(window.epoch)[window.number]
+        rng = np.random.default_rng([self.seed, 2, window.epoch, window.number, self.rank])
+        often = [self._plain(group) for group in groups]
+        if weights is not None:
+            firsts = [np.unique(group, return_index=True)[1] for group in groups]
+            weight = [plain * own[first] for plain, own, first in zip(often, weights, firsts, strict=True)]
+            drawn = systematic(np.concatenate(weight), int(np.concatenate(often).sum()), rng)
+            often = np.split(drawn, np.cumsum([len(each) for each in often])[:-1])
+        made = [
+            self.shards.starts[shard] + draw_groups(group, each, self.photos_per_place, rng)
+            for shard, group, each in zip(shards, groups, often, strict=True)
+        ]
+        return rng.permutation(np.concatenate(made))
+
+    def grouped(self, window: Window, labels: Labels, prototypes: Int64) -> Int64:
+        """Order the draws of a window by clusters of prototypes, see `alike.grouped`; groups begin where a batch does.
+
+        Args:
+            labels: the cluster of each prototype.
+            prototypes: the prototype of each draw.
+        """
+        rng = np.random.default_rng([self.seed, 8, *window, self.rank])
+        lead = -self._before(window) % self.hard_group_size
+        return grouped(labels, prototypes, self.hard_group_size, rng, lead)
+
+    def _before(self, window: Window) -> int:
+        """Draws of an epoch before a window."""
+        ends = self._epoch(window.epoch).ends
+        return int(window.turn * ends[-1] + (ends[window.number - 1] if window.number else 0))
+
+    def _plain(self, group: Int64) -> Int64:
+        """How often each group is drawn when every photo is shown once."""
+        return np.asarray(-(-np.unique(group, return_counts=True)[1] // self.photos_per_place))
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        """Deal the shards of an epoch; the last epochs asked for are remembered, as they are asked for in every step."""
+        if epoch not in self._dealt:
+            order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.shards.names))
+            own = order[self.rank :: self.world]
+            windows = [own[first : first + self.window_shards] for first in range(0, len(own), self.window_shards)]
+            for old in list(self._dealt)[:-1]:
+                del self._dealt[old]
+            self._dealt[epoch] = _Epoch(windows, np.cumsum([self._draws[window].sum() for window in windows]))
+        return self._dealt[epoch]
+
+    @cached_property
+    def _dealt(self) -> dict[int, _Epoch]:
+        return {}
+
+    @cached_property
+    def _draws(self) -> Int64:
+        """Draws of each shard, (S,)."""
+        sizes = 1 + np.arange(self.shards.groups.shape[1])
+        return np.asarray(self.shards.groups @ -(-sizes // self.photos_per_place), np.int64)
+
+
+def draw_groups(group: Int64, often: Int64, photos_per_place: int, rng: np.random.Generator) -> Int64:
+    """Draw photos of each group as often as it says, (draws, photos_per_place), in turn and then again from the first.
+
+    A group with fewer photos than that repeats them; augmentation makes the copies differ.
+    """
+    _, start, count = np.unique(group, return_index=True, return_counts=True)
+    order = np.lexsort((rng.random(len(group)), group))  # random within each group
+    number = np.arange(often.sum()) - np.repeat(np.cumsum(often) - often, often)
+    rank = number[:, None] * photos_per_place + np.arange(photos_per_place)
+    return np.asarray(order[np.repeat(start, often)[:, None] + rank % np.repeat(count, often)[:, None]])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells with photos, for an order that depends on them.
+
+    Attributes:
+        ids: uint64 (C,), sorted, of one level.
+        weight: (C,) how much more often than others the photos of each are shown; None: all as often.
+        prototypes: (C,) row of the prototype that each is in.
+    """
+
+    ids: npt.NDArray[np.uint64]
+    weight: Float64 | None
+    prototypes: Int64
+
+    @classmethod
+    def of(
+        cls, ids: npt.NDArray[np.uint64], photos: npt.NDArray[np.int32], sampling_exponent: float, level: int
+    ) -> Cells:
+        """Weigh cells with `photos` each so that one with n is shown in proportion to n to the power of `sampling_exponent`.
+
+        Args:
+            level: of the prototypes.
+        """
+        prototypes = np.unique(s2.parents(ids, level), return_inverse=True)[1]
+        weight = photos.astype(np.float64) ** (sampling_exponent - 1) if sampling_exponent != 1 else None
+        return cls(ids, weight, prototypes)
+
+    def rows(self, group: Int64, lat_deg: Float64, lon_deg: Float64) -> Int64:
+        """Return the row of the cell of each photo's group, (N,); the group's first photo says where it is."""
+        _, first, own = np.unique(group, return_index=True, return_inverse=True)
+        level = int(s2.levels(self.ids[:1])[0])
+        return np.searchsorted(self.ids, s2.cell_ids(lat_deg[first], lon_deg[first], level))[own]

@@ -1,0 +1,73 @@
+"""Aerial tiles for training, read out of the imagery when a batch wants them.
+
+What `TileStore` keeps around a cell is some hundred times what the same ground takes as JPEG, since neighbouring cells keep the
+same ground again: right for a town, too much for a country. Here nothing is kept; a tile costs some milliseconds of a core
+each time.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cellcode.aerial import AerialSource
+from cellcode.aerial.missing import refuse_passing
+from cellcode.aerial.multi import editions
+from cellcode.config import TileConfig
+from cellcode.training.data.tiles import CellTiles, Float64, Indices
+
+
+class TileReader(CellTiles):
+    """Gives the tiles that `TileStore` gives, without a store; the arguments are those of it.
+
+    Args:
+        threads: that read, in this process; 0: one a core.
+    """
+
+    def __init__(
+        self, source: AerialSource, cells: npt.NDArray[np.uint64], tile: TileConfig, dates: int = 1, threads: int = 0
+    ) -> None:
+        self._source, self._tile = source, tile
+        self._views = editions(source, dates)
+        super().__init__(cells, len(self._views))
+        self._threads = ThreadPoolExecutor(threads or os.cpu_count(), "tiles")
+
+    def cut(
+        self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Indices | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Read one tile for each position; see `CellTiles`.
+
+        Raises:
+            InputError: some of the imagery could not be fetched, but may be there later.
+        """
+        tile = self._tile
+        view = np.zeros(len(rows), np.int64) if date is None else date
+        wanted = [
+            (int(v), *position)
+            for v, *position in zip(view, lat_deg.tolist(), lon_deg.tolist(), bearing_deg.tolist(), strict=True)
+        ]
+        shape = (len(wanted), len(tile.scales), tile.size_px, tile.size_px)
+        pixels, share = np.empty((*shape, 3), np.uint8), np.empty(len(wanted), np.float32)
+
+        def read(number: int) -> None:
+            at, lat, lon, bearing = wanted[number]
+            for scale, factor in enumerate(tile.scales):
+                crop = self._views[at].read(lat, lon, tile.size_m * factor, tile.size_px, bearing)
+                pixels[number, scale] = crop.pixels
+                if scale == 0:
+                    share[number] = crop.mask.mean()
+
+        for _ in self._threads.map(read, range(len(wanted))):
+            pass
+        refuse_passing(self._source, "train again with --resume, what was fetched is kept")
+        tiles = torch.from_numpy(pixels).float()
+        return (tiles[:, 0] if len(tile.scales) == 1 else tiles), torch.from_numpy(share)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)

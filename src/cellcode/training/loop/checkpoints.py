@@ -1,0 +1,218 @@
+"""Checkpoints: everything a stopped training needs to go on as if never stopped. Never pickle.
+
+    RUN/checkpoint/00000500/                one for each of the last steps kept, and the best one
+        state.safetensors                   weights, buffers, averages and the optimiser's moments; clusters that order batches
+        rows-0-2750.safetensors             rows 0..2749 of a sharded table and their state, a file for each process
+        state.json                          step, configuration, digest of the photo table; comes last
+
+The learning rate and every random draw are functions of seed and step, so they need no state, and so are batches, given the
+clusters by which `training.alike` orders them. The folder is
+written under a temporary name by all processes and renamed when all are done; what is left half-written has no such
+name and is never read.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cellcode import config as configuration
+from cellcode.config import Config
+from cellcode.distributed import collectives
+from cellcode.errors import InputError
+from cellcode.files import read_json, replace_folder, write_json
+from cellcode.model.prototypes.clusters import Clusters
+from cellcode.model.prototypes.sharded import ShardedPrototypes
+from cellcode.training.data.hard_batches import Alike
+
+FOLDER = "checkpoint"
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint belongs to: configuration, digests of photos and imagery, numbers of photos and prototype cells."""
+
+    config: Config
+    photos: str
+    aerial: str | None
+    photo_count: int = 0
+    cells: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the keys kept in state.json."""
+        return {**vars(self), "config": self.config.model_dump(mode="json")}
+
+
+@dataclass
+class State:
+    """What is kept: modules by name, the optimiser of their parameters, the table if it is sharded, and what orders batches."""
+
+    modules: dict[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    table: ShardedPrototypes | None = None
+    alike: Alike | None = None
+
+
+def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score: float | None = None) -> None:
+    """Write the checkpoint of a step, and then remove older ones but the last `keep` and the one of the highest score.
+
+    Raises:
+        InputError: it could not be written, as on a full disk; those that are there stay as they are.
+    """
+    partial, finished = run / FOLDER / _PARTIAL, run / FOLDER / f"{step:08d}"
+    first = collectives.rank() == 0
+    try:
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        collectives.barrier()
+        if state.table is not None:
+            save_file(*_rows(state.table, partial))
+        if first:
+            save_file(_tensors(state), partial / "state.safetensors")
+        collectives.barrier()
+        if first:
+            write_json(partial / "state.json", {"step": step, "score": score, **own.as_json()})
+            replace_folder(partial, finished)
+            _prune(run, keep)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{finished} could not be written ({error}); earlier checkpoints are intact: make room and train with --resume"
+        ) from None
+    finally:
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+    collectives.barrier()
+
+
+def load(run: Path, state: State, own: Identity) -> int:
+    """Restore the latest checkpoint of `run` and return its step; 0 if there is none.
+
+    Raises:
+        InputError: the checkpoint belongs to another configuration, photo table or imagery; the difference is named. Or it
+            was written by a version whose checkpoints were not numbered.
+    """
+    folders = _finished(run)
+    if not folders:
+        if (run / FOLDER / "state.json").exists():
+            raise InputError(
+                f"{run / FOLDER} is of an earlier version of cellcode, which wrote one checkpoint without a number, and "
+                "cannot be gone on from; train without --resume to start over"
+            )
+        return 0
+    folder = folders[-1]
+    facts = read_json(folder / "state.json")
+    _compare(run, facts, own)
+    try:
+        tensors = load_file(folder / "state.safetensors")
+        if state.table is not None:
+            _restore_rows(folder, state.table)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder} is damaged ({error}); remove it to go on from an earlier one") from None
+    for name, module in state.modules.items():
+        start = len(name) + 1
+        module.load_state_dict({key[start:]: value for key, value in tensors.items() if key.startswith(f"{name}.")})
+    _restore_moments(tensors, state.optimizer)
+    if state.alike is not None:
+        state.alike.kept = {int(key[6:]): value.numpy() for key, value in tensors.items() if key.startswith("alike.")}
+    return int(facts["step"])
+
+
+def _finished(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first."""
+    found = (run / FOLDER).glob("[0-9]*/state.json")
+    return sorted(path.parent for path in found if path.parent.name.isdigit())
+
+
+def _prune(run: Path, keep: int) -> None:
+    folders = _finished(run)
+    scores = {folder: read_json(folder / "state.json").get("score") for folder in folders}
+    scored = [folder for folder in folders if scores[folder] is not None]
+    best = max(scored, key=lambda folder: scores[folder], default=None)
+    for folder in folders[:-keep]:
+        if folder != best:
+            shutil.rmtree(folder)
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, module in state.modules.items():
+        tensors |= {f"{name}.{key}": _copy(value) for key, value in module.state_dict().items()}
+    for number, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": _copy(value) for key, value in moments.items()}
+    if state.alike is not None:
+        tensors |= {f"alike.{batch}": torch.from_numpy(labels) for batch, labels in state.alike.kept.items()}
+    return tensors
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _restore_moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, moment = key.split(".")
+            if value.ndim:  # in the parameter's own memory layout, which the fused update takes for granted
+                value = torch.empty_like(parameters[int(number)]).copy_(value)
+            moments.setdefault(int(number), {})[moment] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _rows(table: ShardedPrototypes, folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """Return what is kept of this process's rows, and the file for it; on a CPU nothing is copied."""
+    state = table.optimizer
+    tensors = {"weight": table.weight.cpu(), "square": state.square.cpu(), "count": state.count.cpu()}
+    if table.clusters is not None:
+        tensors["cluster"] = torch.from_numpy(table.clusters.of_row[table.start : table.stop])
+    return tensors, folder / f"rows-{table.start}-{table.stop}.safetensors"
+
+
+def _restore_rows(folder: Path, table: ShardedPrototypes) -> None:
+    """Read this process's rows, whoever wrote them: the files are mapped to memory and only their parts are read."""
+    state = table.optimizer
+    kept = {"weight": table.weight, "square": state.square, "count": state.count}
+    clusters = torch.zeros(len(table.ids), dtype=torch.int32)
+    covered, clustered = 0, False
+    for path in folder.glob("rows-*.safetensors"):
+        start, stop = (int(text) for text in path.stem.split("-")[1:])
+        first, last = max(start, table.start), min(stop, table.stop)
+        with safe_open(path, "pt") as file:
+            if clustered := "cluster" in file.keys():  # noqa: SIM118 - not a mapping
+                clusters[start:stop] = file.get_tensor("cluster")
+            if first < last:
+                covered += last - first
+                for name, tensor in kept.items():
+                    tensor[first - table.start : last - table.start] = file.get_slice(name)[
+                        first - start : last - start
+                    ]
+    if covered != table.stop - table.start:
+        raise InputError(f"{folder} lacks rows of the prototypes; remove it to go on from an earlier one")
+    if clustered:
+        table.clusters = Clusters.of(clusters.numpy(), int(np.max(clusters.numpy())) + 1)
+
+
+def _compare(run: Path, facts: dict[str, Any], own: Identity) -> None:
+    advice = "train it with what it began with, or without --resume to start over"
+    if facts["photos"] != own.photos:
+        raise InputError(
+            f"{run} was begun with another photo table ({facts['photo_count']} photos in {facts['cells']} prototype cells, "
+            f"now {own.photo_count} in {own.cells}); {advice}"
+        )
+    if facts["aerial"] != own.aerial:
+        raise InputError(f"{run} was begun with other aerial imagery; {advice}")
+    theirs = configuration.parse(facts["config"], f"{run}/{FOLDER}/state.json")
+    changed = configuration.differences(theirs, own.config)
+    if changed:
+        raise InputError(f"{run} was begun with another configuration ({'; '.join(changed[:5])}); {advice}")

@@ -1,0 +1,97 @@
+"""Photos that training does not see: the recall of a sample of them on the way, and their embeddings at the end."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cellcode.config import Config
+from cellcode.distributed import collectives
+from cellcode.geography import distance, s2
+from cellcode.model.encoder import Encoder
+from cellcode.model.precision import autocast
+from cellcode.model.prototypes.sharded import ShardedPrototypes
+from cellcode.model.prototypes.whole import Prototypes
+from cellcode.photos import PhotoTable
+from cellcode.photos.reading.pixels import load_pixels
+from cellcode.runs import Validation
+from cellcode.training.setup.data_setup import decode
+
+MOST = 1000  # photos: a recall of one half is then known to 3 points
+BATCH = 256
+Float64 = npt.NDArray[np.float64]
+
+
+class Recall:
+    """Share of photos whose best prototype is of a cell with its centre within `radius_m`.
+
+    Args:
+        pixels: (V, H, W, 3) uint8, at most `MOST`; the same in every process.
+        lat_deg, lon_deg: float64 (V,).
+    """
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], lat_deg: Float64, lon_deg: Float64, radius_m: float) -> None:
+        self.pixels, self.lat_deg, self.lon_deg, self.radius_m = pixels, lat_deg, lon_deg, radius_m
+
+    @torch.no_grad()
+    def __call__(self, ground: Encoder, prototypes: Prototypes | ShardedPrototypes | None) -> float:
+        """Ask every photo; each process asks its own rows."""
+        assert prototypes is not None
+        device = ground.projection.weight.device
+        parts = [
+            ground(torch.from_numpy(self.pixels[i : i + BATCH]).to(device)).float()
+            for i in range(0, len(self.pixels), BATCH)
+        ]
+        score, row = _best(torch.cat(parts), prototypes)
+        scores, rows = (
+            collectives.gather_array(score.cpu().numpy()[None]),
+            collectives.gather_array(row.cpu().numpy()[None]),
+        )
+        best = rows[scores.argmax(axis=0), np.arange(len(self.pixels))]
+        lat_deg, lon_deg = s2.cell_centers(prototypes.ids[best])
+        return float((distance.haversine_m(self.lat_deg, self.lon_deg, lat_deg, lon_deg) < self.radius_m).mean())
+
+
+def _best(queries: Tensor, prototypes: Prototypes | ShardedPrototypes) -> tuple[Tensor, Tensor]:
+    """Return the best similarity (V,) among this process's rows and its row in the whole table (V,) int64."""
+    if isinstance(prototypes, Prototypes):
+        return tuple((queries @ prototypes.all().T).max(dim=1))  # type: ignore[return-value]
+    best = torch.full((len(queries),), -torch.inf, device=queries.device)
+    row = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    for first in range(0, len(prototypes.weight), 1 << 16):
+        block = F.normalize(prototypes.weight[first : first + (1 << 16)].float(), dim=1)
+        score, at = (queries @ block.T).max(dim=1)
+        row = torch.where(score > best, at + first + prototypes.start, row)
+        best = torch.maximum(score, best)
+    return best, row
+
+
+def recall_of_sample(validation: PhotoTable, config: Config) -> Recall | None:
+    """Give the recall of a sample of the validation photos within the middle one of the evaluation's radii."""
+    if not config.training.validate_every_steps or not config.loss.query_prototype or not len(validation):
+        return None
+    chosen = np.zeros(len(validation), bool)
+    chosen[np.random.default_rng([config.training.seed, 7]).permutation(len(validation))[:MOST]] = True
+    pixels, sample = decode(validation.select(chosen), config, "reading validation photos")
+    radii_m = config.evaluation.radii_m
+    return Recall(pixels, sample.lat_deg, sample.lon_deg, radii_m[len(radii_m) // 2])
+
+
+def embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Validation:
+    """Embed all validation photos with the trained encoder, for the calibration of a database."""
+    queries = np.empty((0, config.model.dim), np.float32)
+    pixels, failures = load_pixels(table.files, config.photo, description="reading validation photos")
+    if failures:  # the training is done: whatever they are, it is not thrown away
+        print(f"{len(failures)} of {len(table)} validation photos cannot be read any more", file=sys.stderr)
+    good = np.setdiff1d(np.arange(len(table)), list(failures))
+    pixels, table = pixels[good], table.select(good)
+    if len(table):
+        with torch.inference_mode(), autocast(config.training.precision, torch.device("cpu")):
+            parts = [ground(torch.from_numpy(pixels[i : i + 256])) for i in range(0, len(pixels), 256)]
+        queries = torch.cat(parts).float().numpy()
+    return Validation(table.lat_deg, table.lon_deg, queries)
