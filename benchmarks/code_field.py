@@ -23,13 +23,14 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import torch
-from code_statistics import LAGS, CodeStatistics, Float32, Rows
+from code_statistics import LAGS, CodeStatistics
 from torch import Tensor
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.geography.s2 import hilbert
 from cellcode.simulation.noise import hashed
+from cellcode.types import Float32, Float64, Ids, Int64
 
 BLOCK_DEPTH = 8  # a block is an S2 cell this many levels above the cells: 256 x 256 of them
 _TILE_DEPTH = 6  # the finest noise is drawn for 64 x 64 cells from one stream
@@ -67,7 +68,7 @@ class CodeField:
 
     def blocks(
         self, cells: int, lat_deg: float = 52.0, lon_deg: float = 5.0, level: int = 16
-    ) -> Iterator[tuple[s2.Ids, Float32]]:
+    ) -> Iterator[tuple[Ids, Float32]]:
         """Yield ids (n,) and codes (n, D) of `cells` cells about a place, in rising order of ids.
 
         The cells fill a square of blocks (S2 cells with 256 x 256 cells, or one smaller block) on one face of the cube
@@ -83,7 +84,7 @@ class CodeField:
 
     def queries(
         self, ids: npt.ArrayLike, codes: npt.NDArray[np.floating], count: int, seed: int
-    ) -> tuple[Float32, Rows]:
+    ) -> tuple[Float32, Int64]:
         """Make queries for cells drawn from a generated set, `codes` (N, D) of `ids` (N,).
 
         Returns unit queries (count, D) and the rows (count,) of their true cells.
@@ -122,7 +123,7 @@ class CodeField:
         wanted = np.interp(lengths, self._raw_norms, self.statistics.norms)
         return codes.mul_(torch.from_numpy((wanted / lengths).astype(np.float32))[:, None])
 
-    def _block(self, block: s2.Ids, level: int) -> tuple[s2.Ids, Float32]:
+    def _block(self, block: Ids, level: int) -> tuple[Ids, Float32]:
         """Return all cells of `level` in one S2 cell (1,) and their codes."""
         ids = s2.descendants(block, level).ravel()
         i, j = _grid(ids)
@@ -177,7 +178,7 @@ class CodeField:
             list(threads.map(add, corners))
 
 
-def _square_of_blocks(cells: int, lat_deg: float, lon_deg: float, level: int) -> Iterator[s2.Ids]:
+def _square_of_blocks(cells: int, lat_deg: float, lon_deg: float, level: int) -> Iterator[Ids]:
     """Yield the blocks (1,) of a square about the place that holds `cells` cells, in rising order."""
     depth = min(BLOCK_DEPTH, level, int(np.ceil(np.log2(max(cells, 1)) / 2)))
     block_level = level - depth
@@ -193,7 +194,7 @@ def _square_of_blocks(cells: int, lat_deg: float, lon_deg: float, level: int) ->
     yield from np.sort(blocks)[:, None]
 
 
-def _grid(ids: s2.Ids) -> tuple[Rows, Rows]:
+def _grid(ids: Ids) -> tuple[Int64, Int64]:
     """Return the place of each cell in its face's grid of its level."""
     _, i, j, size = hilbert.face_ij_size(ids)
     return i // size, j // size
@@ -209,7 +210,7 @@ def _normal_table() -> Float32:
 _NORMAL = _normal_table()
 
 
-def _lattice_noise(seed: int, face: int, octave: int, i: Rows, j: Rows, dim: int) -> Tensor:
+def _lattice_noise(seed: int, face: int, octave: int, i: Int64, j: Int64, dim: int) -> Tensor:
     """Return normal values that depend on the lattice point alone, so that neighbouring blocks agree; (I, J, dim)."""
     bits = hashed(seed, 8 * octave + face + 2, i[:, None, None], j[:, None], np.arange(dim, dtype=np.uint32))
     return torch.from_numpy(_NORMAL[bits >> np.uint32(16)])
@@ -257,7 +258,7 @@ def _octave_weights(correlation: Float32) -> Float32:
     return np.sqrt(shares / kernels[:, 0]).T.astype(np.float32)
 
 
-def _octave_covariances() -> npt.NDArray[np.float64]:
+def _octave_covariances() -> Float64:
     """Return the covariance of unit lattice noise doubled 0, 1 ... times at lag 0 and `LAGS` along an axis.
 
     Doubling averages noise, so the value at lag 0 falls; the values are means over the places between lattice points.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 from code_field import CodeField
 from code_statistics import CodeStatistics, describe, fit
@@ -26,10 +25,11 @@ from cellcode.database.store.layout import CELLS, COARSE, CODES, CONFIG, ENCODER
 from cellcode.database.store.npy_file import RowWriter
 from cellcode.files import atomic_folder
 from cellcode.geography import s2
-from cellcode.index.codeset import CodeSet, Float32
+from cellcode.index.codeset import CodeSet
 from cellcode.model.encoder import Encoder
 from cellcode.progress import Meter
 from cellcode.runs import Run
+from cellcode.types import Float16, Float32, Ids
 
 STATISTICS = Path(__file__).parent / "data" / "code_statistics.npz"
 LEVEL = 16
@@ -83,9 +83,7 @@ def checked_queries(database: Database) -> Float32:
     return np.asarray(np.load(database.folder / CHECKED), np.float32)
 
 
-def _write_codes(
-    field: CodeField, cells: int, dim: int, folder: Path
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float16]]:
+def _write_codes(field: CodeField, cells: int, dim: int, folder: Path) -> tuple[Ids, Float16]:
     made = []
     with RowWriter(folder / CODES, (dim,), np.float16) as file, Meter(f"generating {cells:,} codes", cells) as meter:
         for block, codes in field.blocks(cells, level=LEVEL):

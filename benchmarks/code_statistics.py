@@ -24,9 +24,7 @@ import numpy.typing as npt
 from cellcode.errors import InputError
 from cellcode.files import atomic_path
 from cellcode.geography import s2
-
-Float32 = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+from cellcode.types import Bools, Float16, Float32, Float64, Ids, Int64
 
 LAGS = (1, 2, 4, 8, 16, 32)  # cells
 MIN_QUERIES = 100
@@ -61,7 +59,7 @@ class CodeStatistics:
     norms: Float32
     query_mean: Float32
     query_gain: Float32
-    query_residuals: npt.NDArray[np.float16]
+    query_residuals: Float16
     true_cosine: float
 
     @property
@@ -158,7 +156,7 @@ def describe(ids: npt.ArrayLike, codes: npt.NDArray[Any], queries: Float32, rows
     return figures
 
 
-def _figures_of_codes(ids: s2.Ids, codes: npt.NDArray[Any], sample: Rows, some: Float32) -> dict[str, float]:
+def _figures_of_codes(ids: Ids, codes: npt.NDArray[Any], sample: Int64, some: Float32) -> dict[str, float]:
     lengths = np.linalg.norm(some, axis=1)
     figures = _quantiles("code norm", lengths)
     centre = some.mean(axis=0)
@@ -182,7 +180,7 @@ def _figures_of_codes(ids: s2.Ids, codes: npt.NDArray[Any], sample: Rows, some: 
     return figures
 
 
-def _figures_of_scores(ids: s2.Ids, codes: npt.NDArray[Any], queries: Float32, rows: Rows) -> dict[str, float]:
+def _figures_of_scores(ids: Ids, codes: npt.NDArray[Any], queries: Float32, rows: Int64) -> dict[str, float]:
     own_codes = np.asarray(codes[rows], np.float32)
     own = (queries * own_codes).sum(axis=1)
     best = np.full((len(queries), 100), -np.inf, np.float32)  # the 100 best scores so far
@@ -219,20 +217,20 @@ def _quantiles(name: str, values: npt.NDArray[Any]) -> dict[str, float]:
     return {f"{name} {q} %": float(np.percentile(values, q)) for q in (5, 50, 95)}
 
 
-def _principal(values: npt.NDArray[np.float64]) -> tuple[s2.Float64, s2.Float64]:
+def _principal(values: Float64) -> tuple[Float64, Float64]:
     """Return directions (D, D) and root mean squares (D,) of (N, D) values about zero, the largest first."""
     power, basis = np.linalg.eigh(values.T @ values / len(values))
     power = power[::-1]
     return basis[:, ::-1], np.sqrt(np.maximum(power, 1e-10 * power[0]))
 
 
-def _find(ids: s2.Ids, wanted: s2.Ids) -> tuple[Rows, npt.NDArray[np.bool_]]:
+def _find(ids: Ids, wanted: Ids) -> tuple[Int64, Bools]:
     """Return the row of each wanted cell and whether it is there."""
     rows = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
     return rows, ids[rows] == wanted
 
 
-def _pairs(ids: s2.Ids, sample: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+def _pairs(ids: Ids, sample: Int64) -> Iterator[tuple[int, Int64, Int64]]:
     """Yield each lag with the pairs of cells that far apart along a grid axis: place in `sample`, row of the other."""
     along = dict.fromkeys((_EAST, _NORTH), ids[sample])
     walked = 0
@@ -248,7 +246,7 @@ def _pairs(ids: s2.Ids, sample: Rows) -> Iterator[tuple[int, Rows, Rows]]:
         )
 
 
-def _correlation(ids: s2.Ids, unit: s2.Float64) -> Float32:
+def _correlation(ids: Ids, unit: Float64) -> Float32:
     """Return the autocorrelation of each column of (N, D) values of mean 0 and deviation 1 at `LAGS`, (D, L)."""
     result = np.zeros((unit.shape[1], len(LAGS)), np.float32)
     for column, (lag, left, right) in enumerate(_pairs(ids, np.arange(ids.size))):

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 import rasterio.warp
@@ -36,6 +35,7 @@ from cellcode.aerial.tiles.provider import TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.geography import s2
 from cellcode.http import MissingError
+from cellcode.types import Float64, UInt8
 
 CRS, LEFT_M, TOP_M = "EPSG:32632", 500_000.0 + 34_000, 5_760_000.0  # near 52 degrees north
 PIXEL_M, BLOCK_PX = 0.2, 2048
@@ -73,7 +73,7 @@ def measure(folder: Path, quick: bool) -> list[report.Row]:
     return rows
 
 
-def rate(source: AerialSource, lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64], bearing_deg: float) -> float:
+def rate(source: AerialSource, lat: Float64, lon: Float64, bearing_deg: float) -> float:
     """Crops per CPU-second, the source opened before."""
     started = time.process_time()
     crops = read_crops(source, lat, lon, size_m=SIZE_M, size_px=SIZE_PX, bearing_deg=bearing_deg)
@@ -98,7 +98,7 @@ def render(path: Path, side_px: int) -> Path:
     return path
 
 
-def _detail(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def _detail(rng: np.random.Generator) -> UInt8:
     total = np.full((BLOCK_PX, BLOCK_PX, 3), 110.0, np.float32)
     for scale, strength in ((128, 40), (16, 20), (4, 12), (2, 8)):
         coarse = rng.normal(0, 1, (BLOCK_PX // scale, BLOCK_PX // scale)).astype(np.float32)
@@ -141,7 +141,7 @@ def fill(tiles: CachedTiles, provider: Cut) -> None:
                 tiles.fetch(z, x, y)
 
 
-def cells(raster: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def cells(raster: Path) -> tuple[Float64, Float64]:
     """Centres of the cells whose crop lies in the raster at any bearing, in their order."""
     with GeoTiffSource(raster) as source:
         ids = source.footprint().cells(LEVEL)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import report
 from PIL import Image
@@ -36,6 +35,7 @@ from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.training.data.packed import PackedTraining
+from cellcode.types import Float64
 
 Size = tuple[int, int]
 USUAL, SMALL = (192, 144), (64, 48)  # small ones for memory, where only their number counts
@@ -115,7 +115,7 @@ def rates(table: PhotoTable, folder: Path) -> list[Row]:
     return rows
 
 
-def alternate(one: Callable[[], None], other: Callable[[], None]) -> npt.NDArray[np.float64]:
+def alternate(one: Callable[[], None], other: Callable[[], None]) -> Float64:
     """Time two cases in turn, each first in every other round: seconds by the clock and of CPU time, (ROUNDS, 2, 2)."""
     seconds = np.empty((ROUNDS + 1, 2, 2))
     for number in range(ROUNDS + 1):

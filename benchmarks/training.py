@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import report
 import torch
 import training_recall
@@ -40,6 +39,7 @@ from cellcode.training.data.hard_batches import LOOKAHEAD, Alike
 from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.loop.log import peak_memory
 from cellcode.training.loop.objective import Objective, Places
+from cellcode.types import Ids
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONTINENT, SMALL = 5_500_000, 10_000
@@ -140,7 +140,7 @@ def prototype_work(count: int, dim: int, hard: int = 0) -> Callable[[torch.Tenso
     return work
 
 
-def continent(count: int) -> npt.NDArray[np.uint64]:
+def continent(count: int) -> Ids:
     """Return `count` neighbouring cells of level 15, sorted; 5.5 million of them are a third of a level-3 cell."""
     first = s2.cell_ids(np.array([48.0]), np.array([8.0]), 15)[0]
     return np.asarray(first + np.arange(count, dtype=np.uint64) * (np.uint64(2) << np.uint64(2 * (s2.MAX_LEVEL - 15))))

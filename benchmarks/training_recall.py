@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 import report
 import torch
@@ -30,6 +29,7 @@ from cellcode.training import train
 from cellcode.training.data.hard_batches import LOOKAHEAD, cluster
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.setup.factory import make_sampler
+from cellcode.types import Bools, Int64
 
 CONFIG = Path(__file__).parent.parent / "configs" / "benchmark.yaml"
 SYSTEM = "hybrid"
@@ -67,7 +67,7 @@ CASES = (  # those that answer most come first
 
 def rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     """Recall@1 within the middle radius of every case, and its difference to the one that it is compared with."""
-    found: dict[str, npt.NDArray[np.bool_]] = {}
+    found: dict[str, Bools] = {}
     made: list[report.Row] = []
     place = _places(PhotoTable.load(photos).of_split("test"))
     for case in CASES:
@@ -126,7 +126,7 @@ def _folder(case: str) -> str:
     return case.replace(" ", "-").replace("%", "percent")
 
 
-def _hits(case: Case, photos: Path, aerial: Path, out: Path) -> npt.NDArray[np.bool_]:
+def _hits(case: Case, photos: Path, aerial: Path, out: Path) -> Bools:
     """Tell for each test photo whether its best cell lies within the middle radius."""
     config = configuration.load(CONFIG, case.overrides)
     told = out / "report" / "report.json"
@@ -155,6 +155,6 @@ def _train(case: Case, out: Path, photos: Path, aerial: Path) -> None:
     )
 
 
-def _places(table: PhotoTable) -> npt.NDArray[np.int64]:
+def _places(table: PhotoTable) -> Int64:
     """Number the cells of photos, which the bootstrap draws."""
     return s2.cell_ids(table.lat_deg, table.lon_deg, configuration.load(CONFIG).levels.cell).view(np.int64)

@@ -14,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import report
 from report import Row
 
@@ -25,10 +24,10 @@ from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.search import Locator
 from cellcode.serving import verdicts
+from cellcode.types import Float64
 
 RESULTS = Path("runs/results")
 NEAR_M, FAR_M = 500.0, 2000.0
-Float64 = npt.NDArray[np.float64]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.table.splits import by_position
 from cellcode.search import Locator
+from cellcode.types import Float64, Int64
 from experiments import trainings, worlds
 
 RADIUS_M = 200.0
@@ -76,12 +77,12 @@ def recalls(cells: Database, tested: dict[str, PhotoTable], keep: Path) -> dict[
     return {"recall": found, "cells": len(cells.ids), "bytes": cells.bytes}
 
 
-def first_hits(result: Result) -> npt.NDArray[np.float64]:
+def first_hits(result: Result) -> Float64:
     """Return whether the first answer is within 200 m, (N,)."""
     return result.hits[1][RADIUS_M]
 
 
-def places(table: PhotoTable) -> npt.NDArray[np.int64]:
+def places(table: PhotoTable) -> Int64:
     """Number of the place of each photo, for intervals: its level-16 cell."""
     return s2.cell_ids(table.lat_deg, table.lon_deg, 16).view(np.int64)
 

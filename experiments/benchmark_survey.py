@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import fields
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.errors import UsageError
 from cellcode.geography import s2
@@ -21,9 +20,6 @@ from cellcode.simulation.scene import PHOTO_DAYS
 from cellcode.simulation.survey import (
     DEVICES,
     LEVEL,
-    Float64,
-    Int64,
-    Mask,
     Survey,
     cameras,
     candidates,
@@ -34,6 +30,7 @@ from cellcode.simulation.survey import (
     popularity,
 )
 from cellcode.simulation.world import World
+from cellcode.types import Bools, Float64, Ids, Int64
 
 SHARES = {"test": 0.105, "validation": 0.045, "cross": 0.02, "walks": 0.03}  # of all photos; the rest is training
 BLOCKS = {"test": (0.0, 0.06), "validation": (0.06, 0.085)}  # of small blocks
@@ -96,14 +93,14 @@ def _count(photos: int, name: str) -> int:
     return others[name] if name in others else photos - walked - sum(others.values())
 
 
-def _held_out(world: World, x: Float64, y: Float64, margin_m: float) -> Mask:
+def _held_out(world: World, x: Float64, y: Float64, margin_m: float) -> Bools:
     west, north, east, south = (share * world.size_m for share in HELD_OUT)
     inside = (x > west + margin_m) & (x < east - margin_m) & (y > north + margin_m) & (y < south - margin_m)
     return np.asarray(inside)
 
 
 def _walks(
-    world: World, x: Float64, y: Float64, allowed: Mask, count: int, rng: np.random.Generator
+    world: World, x: Float64, y: Float64, allowed: Bools, count: int, rng: np.random.Generator
 ) -> tuple[Int64, Int64]:
     """Draw walks of STEPS photos STEP_M apart along streets; rows of candidates and the walk of each."""
     # Candidates by squares of SNAP_M: the point looked for lies in one of nine squares.
@@ -144,7 +141,7 @@ def _walk(
     return steps
 
 
-def _near_walks(world: World, x: Float64, y: Float64, steps: Int64) -> Mask:
+def _near_walks(world: World, x: Float64, y: Float64, steps: Int64) -> Bools:
     blocks = -(-world.size_m // WALK_BLOCK_M)
     crossed = np.zeros((blocks, blocks), bool)
     at = (y // WALK_BLOCK_M).astype(int), (x // WALK_BLOCK_M).astype(int)
@@ -160,7 +157,7 @@ def _part(
     y: Float64,
     lat_deg: Float64,
     lon_deg: Float64,
-    cells: npt.NDArray[np.uint64],
+    cells: Ids,
     walk: Int64,
     rng: np.random.Generator,
 ) -> Survey:

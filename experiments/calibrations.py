@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.progress import Meter
 from cellcode.runs import Validation
+from cellcode.types import Float32
 
 FIT_ENTRIES = 1 << 21  # photos x cells of a fit
 STEPS = 30
@@ -238,7 +238,7 @@ def _compared(database: Database, terms: Terms, photos: Validation, seed: int) -
     )
 
 
-def _photos_of_parents(database: Database) -> npt.NDArray[np.float32]:
+def _photos_of_parents(database: Database) -> Float32:
     """Training photos in the prototype cell of each cell, (N,)."""
     parents = s2.parents(np.asarray(database.ids), int(database.manifest["levels"]["prototype"]))
     _, parent = np.unique(parents, return_inverse=True)

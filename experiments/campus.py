@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode import config as configuration
 from cellcode.database.building import build
@@ -21,6 +20,7 @@ from cellcode.evaluation import evaluate
 from cellcode.geography import distance
 from cellcode.photos import PhotoTable, ingest
 from cellcode.training import train
+from cellcode.types import Bools
 
 DAY_FROM_H, NIGHT_FROM_H = 6, 17  # local hours of captured_at between which a photo counts as taken by day
 CONDITIONS = ("split as given", "device a to b", "day to night")
@@ -77,7 +77,7 @@ def digest(photos: Path) -> str:
     return hashlib.sha256(path.read_bytes() + resolved.encode()).hexdigest()[:16]
 
 
-def _sides(table: PhotoTable, condition: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _sides(table: PhotoTable, condition: str) -> tuple[Bools, Bools]:
     """Masks of the photos to train on and to test."""
     training, testing = table.split == "train", table.split == "test"
     device = np.array([str(name) for name in table.column("device")])

@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -35,9 +34,8 @@ from cellcode.training.loop.objective import Places
 from cellcode.training.loop.trainer import Model, Trainer
 from cellcode.training.setup import data_setup, factory
 from cellcode.training.train import CACHE
+from cellcode.types import Float64, Ids, UInt8
 
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
 FORMAT, VERSION = "cellcode-hierarchy", 1
 MANIFEST, WEIGHTS, BACKBONE = "hierarchy.json", "hierarchy.safetensors", "backbone"
 BATCH = 256
@@ -90,7 +88,7 @@ class Hierarchy(Model):
         parts = [made[:, rows] for made, rows in zip(self(embeddings), self._ancestors, strict=True)]
         return torch.stack(parts).sum(dim=0)
 
-    def rank(self, pixels: npt.NDArray[np.uint8], top: int) -> tuple[Float64, Float64]:
+    def rank(self, pixels: UInt8, top: int) -> tuple[Float64, Float64]:
         """Return the centres of the most probable cells of the finest level, best first.
 
         Args:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database import Calibration
 from cellcode.evaluation.confidence import calibration_error, reliability
@@ -17,19 +16,17 @@ from cellcode.search.posterior import probabilities
 from cellcode.search.searcher import Hits
 from cellcode.search.sequences import SequenceSearcher
 from cellcode.search.together import EXPONENT, fuse_queries
+from cellcode.types import Datetimes, Float32, Float64, Int64
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 NONE = -1  # group of photos that belong to none
 
 
-def places(lat_deg: Float64, lon_deg: Float64, level: int = 16) -> Rows:
+def places(lat_deg: Float64, lon_deg: Float64, level: int = 16) -> Int64:
     """Group photos by the cell that they were taken in; (N,) int64 numbers of groups."""
     return np.asarray(np.unique(s2.cell_ids(lat_deg, lon_deg, level), return_inverse=True)[1], np.int64)
 
 
-def paths(sequence: Sequence[str | None], captured_at: npt.NDArray[np.datetime64]) -> tuple[Rows, Rows]:
+def paths(sequence: Sequence[str | None], captured_at: Datetimes) -> tuple[Int64, Int64]:
     """Group photos by their sequence.
 
     Returns:
@@ -46,7 +43,7 @@ def recall_by_count(
     queries: Float32,
     lat_deg: Float64,
     lon_deg: Float64,
-    groups: Rows,
+    groups: Int64,
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
     along: bool = False,
@@ -105,7 +102,7 @@ def recall_by_count(
 def _searched(
     locator: Locator,
     queries: Float32,
-    pieces: Rows,
+    pieces: Int64,
     lat_deg: Float64,
     lon_deg: Float64,
     along: bool,
@@ -126,7 +123,7 @@ def _searched(
 
 
 def _judged(
-    found: list[Hits], calibration: Calibration, lat_deg: Float64, lon_deg: Float64, truth: Rows, radius_m: float
+    found: list[Hits], calibration: Calibration, lat_deg: Float64, lon_deg: Float64, truth: Int64, radius_m: float
 ) -> tuple[Float64, Float64]:
     """Return how far each answer is from the truth in metres, and the probability within the radius of the answer."""
     error_m, sure = [], []

@@ -26,6 +26,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cellcode.files import atomic_path
 from cellcode.geography.regions import geojson
+from cellcode.types import Float64
 
 OUT = Path(__file__).parents[1] / "src" / "cellcode" / "geography" / "outlines.parquet"
 WORLD = shapely.box(-180, -90, 180, 90)
@@ -103,7 +104,7 @@ def countries(path: Path, numbers: dict[str, tuple[str, str]]) -> dict[str, tupl
     return {code: (names[code], shape) for code, shape in shapes.items() if not shape.is_empty}
 
 
-def decode(topology: dict[str, Any]) -> list[npt.NDArray[np.float64]]:
+def decode(topology: dict[str, Any]) -> list[Float64]:
     """Return the arcs, each (V, 2) longitude and latitude: running sums of steps on the grid of the file."""
     scale, start = np.array(topology["transform"]["scale"]), np.array(topology["transform"]["translate"])
     found = [np.cumsum(np.array(arc), axis=0) * scale + start for arc in topology["arcs"]]
@@ -112,7 +113,7 @@ def decode(topology: dict[str, Any]) -> list[npt.NDArray[np.float64]]:
     return found
 
 
-def outline(feature: dict[str, Any], arcs: list[npt.NDArray[np.float64]]) -> BaseGeometry:
+def outline(feature: dict[str, Any], arcs: list[Float64]) -> BaseGeometry:
     """Return the valid shape of a Polygon or MultiPolygon of arcs; ~n is arc n backwards.
 
     The file thinks of a sphere: rings run on across the antimeridian, with a jump of a full turn, and around the South Pole,

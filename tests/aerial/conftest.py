@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 import rasterio.warp
@@ -20,8 +19,7 @@ from PIL import Image
 from rasterio.transform import Affine
 
 from cellcode.http import Client, Politeness
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64, UInt8
 
 
 def _carry(source: str, target: str, x: Float64, y: Float64) -> tuple[Float64, Float64]:
@@ -88,7 +86,7 @@ def write_ramp() -> Callable[..., Ramp]:
         pixel_m: float = 0.5,
         size: tuple[int, int] = (256, 256),
         turn_deg: float = 0.0,
-        pixels: npt.NDArray[np.uint8] | None = None,
+        pixels: UInt8 | None = None,
         after: Callable[[Any], None] | None = None,
         **options: Any,
     ) -> Ramp:
@@ -139,9 +137,7 @@ class Waves:
             axis=-1,
         )
 
-    def box(
-        self, left: float, bottom: float, right: float, top: float, side_px: int, crs: str = "EPSG:3857"
-    ) -> npt.NDArray[np.uint8]:
+    def box(self, left: float, bottom: float, right: float, top: float, side_px: int, crs: str = "EPSG:3857") -> UInt8:
         """A picture of a box of Web Mercator, or of another CRS."""
         along = (np.arange(side_px) + 0.5) / side_px
         x, y = np.meshgrid(left + (right - left) * along, top - (top - bottom) * along)
@@ -150,7 +146,7 @@ class Waves:
         return np.rint(self.colours(x, y)).astype(np.uint8)
 
     @functools.lru_cache(maxsize=500)  # noqa: B019 - the waves are the same for ever
-    def tile(self, z: int, x: int, y: int, side_px: int = 256) -> npt.NDArray[np.uint8]:
+    def tile(self, z: int, x: int, y: int, side_px: int = 256) -> UInt8:
         """A tile of the web, y from the north."""
         half, side = np.pi * 6_378_137, 2 * np.pi * 6_378_137 / 2**z
         return self.box(x * side - half, half - (y + 1) * side, (x + 1) * side - half, half - y * side, side_px)
@@ -269,7 +265,7 @@ def waves() -> Waves:
 
 
 @pytest.fixture
-def encode() -> Callable[[npt.NDArray[np.uint8]], bytes]:
+def encode() -> Callable[[UInt8], bytes]:
     """Pixels as a PNG file."""
     return lambda pixels: _png(pixels.shape, pixels.tobytes())
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 import rasterio.shutil
@@ -33,8 +32,8 @@ from cellcode.aerial.tiles.wms import WmsTiles
 from cellcode.aerial.tiles.wmts import WmtsTiles
 from cellcode.geography import distance
 from cellcode.http import Client
+from cellcode.types import Float64, UInt8
 
-Float64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 SIDE_PX, PIXEL_M = 1000, 0.3
 SIZE_M, SIZE_PX, BEARING_DEG = 80.0, 128, 25.0
@@ -77,9 +76,9 @@ class Ground:
     lon: float
     crs: str
     transform: Affine
-    pixels: npt.NDArray[np.uint8]
+    pixels: UInt8
 
-    def render(self, crs: str, box: Box, width: int, height: int) -> npt.NDArray[np.uint8]:
+    def render(self, crs: str, box: Box, width: int, height: int) -> UInt8:
         """Render a box of any CRS by GDAL, (height, width, 2): grey and mask."""
         left, bottom, right, top = box
         transform = Affine((right - left) / width, 0, left, 0, (bottom - top) / height, top)
@@ -92,7 +91,7 @@ class Ground:
         turned = Affine.rotation(-BEARING_DEG) @ Affine.translation(-half, half) @ Affine.scale(step, -step)
         return self._warped(aeqd, turned, SIZE_PX, SIZE_PX)[..., 0].astype(np.float64)
 
-    def _warped(self, crs: str, transform: Affine, width: int, height: int) -> npt.NDArray[np.uint8]:
+    def _warped(self, crs: str, transform: Affine, width: int, height: int) -> UInt8:
         made = np.zeros((2, height, width), np.uint8)
         rasterio.warp.reproject(
             self.pixels,

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 import rasterio.shutil
@@ -17,6 +16,7 @@ from cellcode.aerial.rasters.geotiff import GeoTiffSource
 from cellcode.aerial.rasters.mosaic import MosaicSource
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import distance
+from cellcode.types import Float64, UInt8
 
 Write = Callable[..., Any]
 PLACES = {
@@ -30,16 +30,16 @@ PLACES = {
 }
 
 
-def _grey(value: int, size: int = 256, bands: int = 3) -> npt.NDArray[np.uint8]:
+def _grey(value: int, size: int = 256, bands: int = 3) -> UInt8:
     return np.full((bands, size, size), value, np.uint8)
 
 
-def _brightness(pixels: npt.NDArray[np.uint8]) -> float:
+def _brightness(pixels: UInt8) -> float:
     """By how much colours are too bright on average: red and blue of a ramp add up to 255."""
     return float((pixels[..., 0].astype(float) + pixels[..., 2] - 255).mean() / 2)
 
 
-def _check(crop: Crop, columns: npt.NDArray[np.float64], rows: npt.NDArray[np.float64], tolerance: float) -> None:
+def _check(crop: Crop, columns: Float64, rows: Float64, tolerance: float) -> None:
     """Every pixel shows its place within `tolerance` pixels of the raster; on average far nearer, as rounding cancels."""
     assert crop.mask.all()
     bias = _brightness(crop.pixels)
@@ -237,7 +237,7 @@ def test_colours_do_not_fade_beside_nodata(size_px: int, write_ramp: Write, tmp_
     assert crop.pixels[crop.mask].min() >= 190
 
 
-def _bands(count: int) -> npt.NDArray[np.uint8]:
+def _bands(count: int) -> UInt8:
     """Colours of one value a band, and a last band that is 0 in the east."""
     pixels = np.stack([np.full((256, 256), 50 * (band + 1), np.uint8) for band in range(count)])
     pixels[-1, :, 128:] = 0
@@ -247,7 +247,7 @@ def _bands(count: int) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("name", ["grey", "grey and alpha", "colour", "colour and alpha", "colour and infrared"])
 def test_kinds_of_bands(name: str, write_ramp: Write, tmp_path: Path) -> None:
-    kinds: dict[str, tuple[npt.NDArray[np.uint8], dict[str, Any], list[int], bool]] = {
+    kinds: dict[str, tuple[UInt8, dict[str, Any], list[int], bool]] = {
         "grey": (_grey(60, bands=1), {}, [60, 60, 60], False),
         "grey and alpha": (_bands(2), {"ALPHA": "YES"}, [50, 50, 50], True),
         "colour": (np.stack([_grey(v, bands=1)[0] for v in (10, 20, 30)]), {}, [10, 20, 30], False),

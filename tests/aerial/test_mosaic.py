@@ -3,7 +3,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 
@@ -11,12 +10,13 @@ from cellcode.aerial import open_source
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.rasters.mosaic import MosaicSource
 from cellcode.errors import InputError, UsageError
+from cellcode.types import Bools, UInt8
 
 Write = Callable[..., Any]
 LAT, LON = 48.85, 2.35
 
 
-def _ramp(size: int = 256, blue: int = 0) -> npt.NDArray[np.uint8]:
+def _ramp(size: int = 256, blue: int = 0) -> UInt8:
     rows, columns = np.indices((size, size))
     return np.stack([columns, rows, np.full_like(rows, blue)]).astype(np.uint8)
 
@@ -25,7 +25,7 @@ def _tag(**tags: str) -> Callable[[Any], None]:
     return lambda dataset: dataset.update_tags(**tags)
 
 
-def _check(crop: Any, part: npt.NDArray[np.bool_], ramp: Any, *where: float) -> None:
+def _check(crop: Any, part: Bools, ramp: Any, *where: float) -> None:
     """The pixels of `part` are those of the ramp."""
     columns, rows = ramp.at(*where)
     for band, expected in ((0, columns), (1, rows)):

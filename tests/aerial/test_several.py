@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.multi import Member, SeveralSource, editions
 from cellcode.errors import InputError, UsageError
+from cellcode.types import UInt8
 
 Write = Callable[..., Any]
 LAT, LON, SIZE_M, SIZE_PX = 48.85, 2.35, 100.0, 50
@@ -38,7 +38,7 @@ def make(write_ramp: Write, tmp_path: Path) -> Callable[..., AerialSource]:
 
 def _shares(source: AerialSource) -> dict[int, float]:
     """Share of the crop by value; the rim of a few percent between two values is left out."""
-    pixels: npt.NDArray[np.uint8] = source.read(LAT, LON, SIZE_M, SIZE_PX).pixels[..., 0]
+    pixels: UInt8 = source.read(LAT, LON, SIZE_M, SIZE_PX).pixels[..., 0]
     values, counts = np.unique(pixels, return_counts=True)
     shares = zip(values.tolist(), counts / pixels.size, strict=True)
     return {value: float(share) for value, share in shares if share > 0.03}

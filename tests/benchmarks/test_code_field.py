@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from code_field import BLOCK_DEPTH, CodeField
-from code_statistics import LAGS, CodeStatistics, Float32, describe, fit
+from code_statistics import LAGS, CodeStatistics, describe, fit
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
+from cellcode.types import Float32, Ids
 
 TRAINED = Path(__file__).parents[2] / "benchmarks" / "data" / "code_statistics.npz"
 DIM = 32
@@ -37,7 +38,7 @@ def made_up(seed: int = 0) -> CodeStatistics:
     )
 
 
-def whole(field: CodeField, cells: int, **place: float) -> tuple[s2.Ids, Float32]:
+def whole(field: CodeField, cells: int, **place: float) -> tuple[Ids, Float32]:
     ids, codes = zip(*field.blocks(cells, **place), strict=True)  # type: ignore[arg-type]
     return np.concatenate(ids), np.concatenate(codes)
 

@@ -23,6 +23,7 @@ from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
+from cellcode.types import Bools
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ class Darker:
     def footprint(self) -> Region:
         return self.source.footprint()
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         return self.source.covers(lat_deg, lon_deg)
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from experiments import hierarchical
@@ -18,6 +17,7 @@ from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable, ingest
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.training.loop.objective import Places
+from cellcode.types import UInt8
 
 PLACE = (48.85, 2.35)
 LEVELS = (14, 16, 18)
@@ -53,7 +53,7 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def pixels(photos: PhotoTable, config: Config) -> npt.NDArray[np.uint8]:
+def pixels(photos: PhotoTable, config: Config) -> UInt8:
     return load_pixels(photos.files, config.photo)[0]
 
 
@@ -68,9 +68,7 @@ def _fresh(photos: PhotoTable, config: Config) -> Hierarchy:
     return Hierarchy(config, Encoder(config.model.ground, config.model.dim), classes)
 
 
-def test_it_learns_where_the_photos_were_taken(
-    trained: Hierarchy, photos: PhotoTable, pixels: npt.NDArray[np.uint8]
-) -> None:
+def test_it_learns_where_the_photos_were_taken(trained: Hierarchy, photos: PhotoTable, pixels: UInt8) -> None:
     lat, lon = trained.rank(pixels, 1)
     finest = s2.cell_ids(photos.lat_deg, photos.lon_deg, LEVELS[-1])
     found = s2.cell_ids(lat[:, 0], lon[:, 0], LEVELS[-1]) == finest
@@ -79,7 +77,7 @@ def test_it_learns_where_the_photos_were_taken(
 
 
 def test_answers_are_centres_of_distinct_cells_with_training_photos(
-    trained: Hierarchy, photos: PhotoTable, pixels: npt.NDArray[np.uint8]
+    trained: Hierarchy, photos: PhotoTable, pixels: UInt8
 ) -> None:
     lat, lon = trained.rank(pixels[:7], 4)
     assert lat.shape == lon.shape == (7, 4)
@@ -94,7 +92,7 @@ def test_answers_are_centres_of_distinct_cells_with_training_photos(
 
 
 def test_a_score_is_the_product_of_the_probabilities_up_the_hierarchy(
-    trained: Hierarchy, pixels: npt.NDArray[np.uint8], config: Config
+    trained: Hierarchy, pixels: UInt8, config: Config
 ) -> None:
     with torch.inference_mode():
         embeddings = trained.ground(torch.from_numpy(pixels[:5]))
@@ -116,7 +114,7 @@ def test_a_score_is_the_product_of_the_probabilities_up_the_hierarchy(
 
 
 def test_every_level_has_its_cross_entropy_and_teaches_encoder_and_classifier(
-    photos: PhotoTable, pixels: npt.NDArray[np.uint8], config: Config
+    photos: PhotoTable, pixels: UInt8, config: Config
 ) -> None:
     model = _fresh(photos, config).train()
     rows = slice(0, 60, 7)
@@ -134,9 +132,7 @@ def test_every_level_has_its_cross_entropy_and_teaches_encoder_and_classifier(
         assert float(parameter.grad.abs().sum()) > 0 or len(parameter) == 1, name  # one class is always certain
 
 
-def test_saved_and_loaded_it_answers_the_same(
-    trained: Hierarchy, pixels: npt.NDArray[np.uint8], tmp_path: Path
-) -> None:
+def test_saved_and_loaded_it_answers_the_same(trained: Hierarchy, pixels: UInt8, tmp_path: Path) -> None:
     loaded = Hierarchy.load(trained.save(tmp_path / "made"))
     assert loaded.levels == trained.levels == LEVELS
     assert loaded.bytes == trained.bytes
@@ -197,6 +193,6 @@ def test_folders_of_something_else_are_refused(trained: Hierarchy, tmp_path: Pat
         Hierarchy.load(folder)
 
 
-def test_no_answers_are_refused(trained: Hierarchy, pixels: npt.NDArray[np.uint8]) -> None:
+def test_no_answers_are_refused(trained: Hierarchy, pixels: UInt8) -> None:
     with pytest.raises(UsageError, match="top must be at least 1"):
         trained.rank(pixels, 0)

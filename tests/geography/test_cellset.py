@@ -2,7 +2,6 @@ import itertools
 import json
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import s2geometry
 
@@ -10,9 +9,7 @@ from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.geography.distance import EARTH_RADIUS_M
 from cellcode.geography.s2 import ranges
-
-Ids = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Ids
 
 
 def _mixed(seed: int) -> Ids:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import s2geometry
 import shapely
@@ -18,9 +17,8 @@ from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
 from cellcode.geography.regions import covering
 from cellcode.geography.regions.polygon import EdgeSieve, PolygonArea
 from cellcode.geography.s2 import ranges
+from cellcode.types import Bools, Float64, Ids
 
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
 Ring = list[list[float]]
 PLACES = {
     "country": (52.0, 5.0),
@@ -115,7 +113,7 @@ def _check_ranges(got: Ids, level: int) -> None:
     assert (got[1:, 0] > got[:-1, 1] + np.uint64(2) * bit).all(), "sorted, disjoint and merged"
 
 
-def _in(ids: Ids, wanted: Ids) -> npt.NDArray[np.bool_]:
+def _in(ids: Ids, wanted: Ids) -> Bools:
     row = np.searchsorted(wanted[:, 0], ids, side="right") - 1
     return (row >= 0) & (ids <= wanted[row, 1])
 

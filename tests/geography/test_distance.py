@@ -1,11 +1,10 @@
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio.warp
 
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m, local_m, offset, within_m, wrap_lon
+from cellcode.types import Float64
 
-Float64 = npt.NDArray[np.float64]
 DEGREE_M = np.deg2rad(EARTH_RADIUS_M)
 
 

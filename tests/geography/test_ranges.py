@@ -6,8 +6,8 @@ import pytest
 
 from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges
+from cellcode.types import Ids, Int64
 
-Ids = npt.NDArray[np.uint64]
 LEVELS = [0, 1, 5, 8, 16, 30]
 
 
@@ -20,7 +20,7 @@ def _ids(places: npt.ArrayLike, level: int) -> Ids:
     return np.array([(2 * int(p) + 1) << 2 * (30 - level) for p in np.asarray(places).ravel()], np.uint64)
 
 
-def _random_places(level: int, seed: int) -> npt.NDArray[np.int64]:
+def _random_places(level: int, seed: int) -> Int64:
     """Dense and sparse stretches, the very first and last cell, and runs over the border between faces."""
     rng, number = np.random.default_rng(seed), _number(level)
     chosen = rng.integers(0, number, 50)
@@ -84,7 +84,7 @@ def test_spans_hold_all_descendants() -> None:
     np.testing.assert_array_equal(ranges.spans(cells, 7), np.stack([cells, cells], axis=1))
 
 
-def _by_hand(ids: Ids, wanted: Ids) -> npt.NDArray[np.int64]:
+def _by_hand(ids: Ids, wanted: Ids) -> Int64:
     inside = np.zeros(len(ids) + 2, np.int8)
     for first, last in wanted:
         inside[1:-1] |= (ids >= first) & (ids <= last)

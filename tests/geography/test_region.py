@@ -4,16 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import shapely
 
 from cellcode.errors import CellcodeError, InputError, UsageError
 from cellcode.geography import Region, s2
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
+from cellcode.types import Bools, Float64, Ids
 
-Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 POLYGON = [[2.0, 48.0], [2.4, 47.9], [2.5, 48.3], [2.1, 48.4], [2.0, 48.0]]
 HOLE = [[2.15, 48.1], [2.3, 48.1], [2.3, 48.25], [2.15, 48.1]]
 ISLAND = [[3.0, 48.0], [3.2, 48.0], [3.2, 48.2], [3.0, 48.0]]
@@ -35,7 +33,7 @@ def _near(west: float, south: float, east: float, north: float, count: int, seed
     return rng.uniform(south, north, count), np.where(lon > 180, lon - 360, lon)
 
 
-def _in_ring(ring: list[list[float]], lat: Float64, lon: Float64) -> Mask:
+def _in_ring(ring: list[list[float]], lat: Float64, lon: Float64) -> Bools:
     """Even-odd rule by hand: crossings of a ray to the east."""
     inside = np.zeros(lat.shape, bool)
     for (x1, y1), (x2, y2) in itertools.pairwise(ring):
@@ -44,7 +42,7 @@ def _in_ring(ring: list[list[float]], lat: Float64, lon: Float64) -> Mask:
     return inside
 
 
-def _all_cells(level: int) -> npt.NDArray[np.uint64]:
+def _all_cells(level: int) -> Ids:
     return s2.descendants(np.array([(2 * face + 1) << 60 for face in range(6)], np.uint64), level).ravel()
 
 

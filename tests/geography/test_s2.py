@@ -1,14 +1,13 @@
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import s2geometry
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
+from cellcode.types import Float64, Ids
 
-Float64 = npt.NDArray[np.float64]
 LEVELS = [0, 1, 2, 5, 12, 17, 23, 29, 30]
 
 
@@ -50,7 +49,7 @@ def _sample(level: int) -> list[s2geometry.S2CellId]:
     return cells
 
 
-def _ids(cells: list[s2geometry.S2CellId]) -> npt.NDArray[np.uint64]:
+def _ids(cells: list[s2geometry.S2CellId]) -> Ids:
     return np.array([cell.id() for cell in cells], np.uint64)
 
 

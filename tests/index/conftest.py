@@ -3,12 +3,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.geography import Region, s2
 from cellcode.index.codeset import CodeSet
 from cellcode.index.quantise import int8_step, to_int8
+from cellcode.types import Float16, Float32, Float64, Ids
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class World:
     """
 
     codes: CodeSet
-    parents: npt.NDArray[np.uint64]
-    tuning: npt.NDArray[np.float32]
-    checking: npt.NDArray[np.float32]
+    parents: Ids
+    tuning: Float32
+    checking: Float32
 
     @property
-    def exact(self) -> npt.NDArray[np.float16]:
+    def exact(self) -> Float16:
         return np.asarray(self.codes.exact[:])
 
-    def scores(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def scores(self, queries: Float32) -> Float64:
         return queries.astype(np.float64) @ self.exact.astype(np.float64).T
 
 

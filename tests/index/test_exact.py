@@ -3,13 +3,13 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.errors import InputError
 from cellcode.index import exact
 from cellcode.index.codeset import CodeSet, Found
 from cellcode.index.quantise import Codebook, PackedCodes, int8_step, to_int8, train
+from cellcode.types import Float16, Float32, Float64, Int64
 
 ROWS, DIM = 3000, 24
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ SLICES = {
 }
 
 
-def code_set(codes: npt.NDArray[np.float16], coarse: bool) -> CodeSet:
+def code_set(codes: Float16, coarse: bool) -> CodeSet:
     ids = np.arange(len(codes), dtype=np.uint64)
     longest = float(np.linalg.norm(codes.astype(np.float64), axis=1).max())
     if not coarse:
@@ -35,20 +35,20 @@ def code_set(codes: npt.NDArray[np.float16], coarse: bool) -> CodeSet:
     return CodeSet(ids, codes, narrow, step, error * (1 + 1e-6), longest)
 
 
-def rows_of(slices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def rows_of(slices: Int64) -> Int64:
     return np.concatenate([np.arange(start, stop) for start, stop in slices.tolist()])
 
 
-def all_scores(codes: npt.NDArray[np.float16], queries: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def all_scores(codes: Float16, queries: Float32) -> Float64:
     return queries.astype(np.float64) @ codes.astype(np.float64).T
 
 
 def assert_best(
     found: Found,
-    codes: npt.NDArray[np.float16],
-    queries: npt.NDArray[np.float32],
+    codes: Float16,
+    queries: Float32,
     k: int,
-    slices: npt.NDArray[np.int64] | None = None,
+    slices: Int64 | None = None,
 ) -> None:
     """Against float64 products of the float16 codes, sorted with equal scores in the order of rows."""
     rows = rows_of(slices) if slices is not None else np.arange(len(codes))

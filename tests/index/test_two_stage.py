@@ -3,15 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.index import exact, first_stage, two_stage
 from cellcode.index.codeset import CodeSet
 from cellcode.index.first_stage import FirstStage
 from cellcode.index.two_stage import Tail, among, candidates
-
-Rows = npt.NDArray[np.int64]
+from cellcode.types import Int64
 
 
 @pytest.fixture(scope="module", params=["cells", "parents"])
@@ -93,7 +91,7 @@ def test_all_rows_are_no_region_however_many_each_parent_has() -> None:
     asked = []
 
     class Stage(FirstStage):
-        def search(self, queries: Any, entries: int) -> list[Rows]:
+        def search(self, queries: Any, entries: int) -> list[Int64]:
             asked.append(entries)
             return [np.arange(49)]
 

@@ -1,7 +1,6 @@
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from cellcode.config import AggregationConfig
 from cellcode.model.aggregation import FLATTEN_GRID, GeM, OptimalTransport, log_sinkhorn, make_aggregation
 from cellcode.model.backbones import Features
+from cellcode.types import Float64
 
 SMALL = AggregationConfig(name="optimal_transport", clusters=5, cluster_dim=3, token_dim=4)
 
@@ -22,9 +22,7 @@ def _transport(config: AggregationConfig = SMALL, channels: int = 8, seed: int =
     return OptimalTransport(channels, config)
 
 
-def _plain_sinkhorn(
-    scores: npt.NDArray[np.float64], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64], steps: int
-) -> npt.NDArray[np.float64]:
+def _plain_sinkhorn(scores: Float64, rows: Float64, columns: Float64, steps: int) -> Float64:
     """Cuturi's iteration as written: scale the rows of K = exp(scores), then its columns."""
     kernel = np.exp(scores)
     left, right = np.ones(len(rows)), np.ones(len(columns))

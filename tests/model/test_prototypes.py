@@ -1,16 +1,14 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
 from cellcode.geography import distance, s2
 from cellcode.model.prototypes.whole import Prototypes
+from cellcode.types import Float64, Ids
 
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
 LEVEL = 16  # cells of about 150 m
 PARIS = (48.85, 2.35)
 CUBE_CORNER = (math.degrees(math.atan(1 / math.sqrt(2))), 45.0)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import rasterio
 from PIL import ExifTags, Image, ImageOps
@@ -13,11 +12,10 @@ from PIL import ExifTags, Image, ImageOps
 from cellcode.config import PhotoConfig
 from cellcode.photos.reading.image import PhotoError, open_photo, read_image, read_pixels
 from cellcode.photos.reading.pixels import load_pixels
+from cellcode.types import UInt8
 
-Pixels = npt.NDArray[np.uint8]
 
-
-def _encode(pixels: Pixels | Image.Image, kind: str = "PNG", orientation: int | None = None, **options: Any) -> bytes:
+def _encode(pixels: UInt8 | Image.Image, kind: str = "PNG", orientation: int | None = None, **options: Any) -> bytes:
     if orientation is not None:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
@@ -28,11 +26,11 @@ def _encode(pixels: Pixels | Image.Image, kind: str = "PNG", orientation: int | 
     return memory.getvalue()
 
 
-def _noise(height: int, width: int, seed: int = 0) -> Pixels:
+def _noise(height: int, width: int, seed: int = 0) -> UInt8:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def _stored(upright: Pixels, orientation: int) -> Pixels:
+def _stored(upright: UInt8, orientation: int) -> UInt8:
     """What a camera stores, by the definition of the tag: where the first row and column are in the visual scene."""
     return {
         1: upright,  # top, left

@@ -3,37 +3,35 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from cellcode.errors import UsageError
 from cellcode.photos.reading.panorama import Area, PanoramaRule, cut, headings_shown, is_panorama
+from cellcode.types import Float64, UInt8
 
-Vector = npt.NDArray[np.float64]
 
-
-def _direction(heading_deg: float, elevation_deg: float) -> Vector:
+def _direction(heading_deg: float, elevation_deg: float) -> Float64:
     """Unit vector (east, north, up)."""
     heading, elevation = math.radians(heading_deg), math.radians(elevation_deg)
     flat = math.cos(elevation)
     return np.array([flat * math.sin(heading), flat * math.cos(heading), math.sin(elevation)])
 
 
-def _turned(vector: Vector, axis: Vector, degrees: float) -> Vector:
+def _turned(vector: Float64, axis: Float64, degrees: float) -> Float64:
     """Rodrigues' formula: the right hand's thumb along the axis, the vector turns with its fingers."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return vector * cos + np.cross(axis, vector) * sin + axis * (axis @ vector) * (1 - cos)
 
 
-def _camera(heading_deg: float, pitch_deg: float, roll_deg: float) -> tuple[Vector, Vector, Vector]:
+def _camera(heading_deg: float, pitch_deg: float, roll_deg: float) -> tuple[Float64, Float64, Float64]:
     """Right, forward and up of a camera: lifted about its right, then turned clockwise about where it looks."""
     right, forward, up = _direction(heading_deg + 90, 0), _direction(heading_deg, 0), np.array([0.0, 0.0, 1.0])
     forward, up = _turned(forward, right, pitch_deg), _turned(up, right, pitch_deg)
     return _turned(right, forward, roll_deg), forward, _turned(up, forward, roll_deg)
 
 
-def _render(marks: list[Vector], pose: tuple[float, float, float], width: int = 2048) -> npt.NDArray[np.uint8]:
+def _render(marks: list[Float64], pose: tuple[float, float, float], width: int = 2048) -> UInt8:
     """A panorama with a round red, green and blue mark, each a degree wide."""
     longitude = ((np.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
     latitude = (0.5 - (np.arange(width // 2) + 0.5) / (width // 2)) * math.pi
@@ -48,7 +46,7 @@ def _render(marks: list[Vector], pose: tuple[float, float, float], width: int = 
     return np.rint(pixels).astype(np.uint8)
 
 
-def _found(view: Image.Image, channel: int, heading_deg: float, rule: PanoramaRule) -> Vector | None:
+def _found(view: Image.Image, channel: int, heading_deg: float, rule: PanoramaRule) -> Float64 | None:
     """Direction of a mark in a view; None if it is not there, or is cut by the rim."""
     light = np.asarray(view)[..., channel].astype(np.float64)
     if light.max() < 100:

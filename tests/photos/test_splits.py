@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
@@ -10,8 +9,7 @@ from cellcode.errors import UsageError
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
 from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
 from cellcode.photos.table.splits import SplitRule, assign, blocks, by_date, by_position
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64, Int64
 
 
 def _town(count: int, seed: int = 0, lat0: float = 48.0, lon0: float = 2.0) -> tuple[Float64, Float64]:
@@ -23,7 +21,7 @@ def _town(count: int, seed: int = 0, lat0: float = 48.0, lon0: float = 2.0) -> t
     return lat0 + north / step, (lon + 180) % 360 - 180
 
 
-def _table(lat: Float64, lon: Float64, days: npt.NDArray[np.int64] | None = None) -> PhotoTable:
+def _table(lat: Float64, lon: Float64, days: Int64 | None = None) -> PhotoTable:
     """Days count from 1 January 2024; -1 is unknown."""
     moments: list[Any] = [None] * len(lat)
     if days is not None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -14,6 +13,7 @@ from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import CellFacts, Run, Validation
+from cellcode.types import Datetimes, Float64
 
 CONFIG = Config.model_validate(
     {
@@ -28,7 +28,7 @@ CONFIG = Config.model_validate(
 )
 
 
-def _photos(count: int = 60) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.datetime64]]:
+def _photos(count: int = 60) -> tuple[Float64, Float64, Datetimes]:
     rng = np.random.default_rng(0)
     when = np.datetime64("2024-03-01T00:00:00", "ms") + rng.integers(0, 20 * 24 * 3600, count) * np.timedelta64(1, "s")
     when[rng.random(count) < 0.3] = np.datetime64("NaT")

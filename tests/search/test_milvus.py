@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.cli import export
@@ -20,6 +19,7 @@ from cellcode.geography import Region, s2
 from cellcode.search import milvus
 from cellcode.search.milvus import MilvusError, MilvusSearcher
 from cellcode.search.searcher import DatabaseSearcher
+from cellcode.types import Float32, Ids
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
@@ -89,9 +89,7 @@ def test_ids_are_those_of_exact_search(
             assert hits.log_mass is None
 
 
-def assert_same_but_for_rounding(
-    ids: npt.NDArray[np.uint64], expected: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]
-) -> None:
+def assert_same_but_for_rounding(ids: Ids, expected: Ids, scores: Float32) -> None:
     """Neighbours in a list of thousands may be closer than float32 sums tell apart; only those may change places."""
     query, place = np.nonzero(ids != expected)
     gaps = np.pad(np.abs(np.diff(scores, axis=1)), ((0, 0), (1, 1)), constant_values=np.inf)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.database import Database
@@ -14,6 +13,7 @@ from cellcode.geography.s2 import ranges
 from cellcode.index import tune, two_stage
 from cellcode.index.codeset import CodeSet
 from cellcode.search import CodeSearcher, DatabaseSearcher, Hits
+from cellcode.types import Float32, Float64, Int64
 
 HOLED = {
     "type": "Polygon",
@@ -35,12 +35,12 @@ REGIONS = {
 
 
 @pytest.fixture(scope="module")
-def codes(wide_cells: Database) -> npt.NDArray[np.float64]:
+def codes(wide_cells: Database) -> Float64:
     return np.asarray(wide_cells.codes[:], np.float64)
 
 
 @pytest.fixture(scope="module")
-def queries(wide_cells: Database) -> npt.NDArray[np.float32]:
+def queries(wide_cells: Database) -> Float32:
     return wide_cells.queries[:9]
 
 
@@ -84,7 +84,7 @@ def test_a_region_gives_the_best_of_the_cells_with_their_centre_inside(
 
 def test_rows_outside_a_region_are_not_touched(wide_cells: Database, queries: Any) -> None:
     """The cost of a region is its own: not one byte of another row is asked for."""
-    touched: list[npt.NDArray[np.int64]] = []
+    touched: list[Int64] = []
 
     class Watched:
         def __init__(self, array: Any) -> None:

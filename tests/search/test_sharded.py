@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from cellcode.database import Database
@@ -13,6 +12,7 @@ from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
 from cellcode.search.searcher import DatabaseSearcher
 from cellcode.search.sharded import ShardedSearcher, merge
+from cellcode.types import Float16, Ids
 
 IDS = Region.bbox(3.0, 52.0, 3.2, 52.1).cells(16)
 RNG = np.random.default_rng(0)
@@ -24,9 +24,7 @@ PART = Region.bbox(3.05, 52.02, 3.08, 52.05)
 CORNER = Region.bbox(3.0, 52.0, 3.02, 52.01)
 
 
-def write(
-    like: Database, folder: Path, ids: npt.NDArray[np.uint64], codes: npt.NDArray[np.float16], **changes: Any
-) -> Path:
+def write(like: Database, folder: Path, ids: Ids, codes: Float16, **changes: Any) -> Path:
     """Write a database of other cells with the run and the calibration of `like`."""
     folder.mkdir()
     np.save(folder / "ids.npy", ids)

@@ -13,6 +13,7 @@ from cellcode.config import TileConfig
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.training.data.tiles import TileStore
+from cellcode.types import Bools
 
 
 class Grey:
@@ -30,7 +31,7 @@ class Grey:
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         return self.footprint().contains(lat_deg, lon_deg)
 
 

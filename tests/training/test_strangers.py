@@ -12,6 +12,7 @@ from cellcode.config import Config
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training.setup.imagery import STRANGERS_M, STRANGERS_PER_CELL, store_cells
+from cellcode.types import Bools
 
 
 class Country:
@@ -24,7 +25,7 @@ class Country:
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         return self.footprint().contains(lat_deg, lon_deg)
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:

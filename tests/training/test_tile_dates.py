@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from cellcode.config import AugmentationConfig, Config, TileConfig
 from cellcode.geography import Region, s2
 from cellcode.training.data.inputs import Tiles
 from cellcode.training.data.tiles import TileStore
+from cellcode.types import Ids
 
 LAT, LON, LEVEL = 48.85, 2.35, 16
 TILE = TileConfig(size_m=154.0, size_px=16, scales=(1, 2))
@@ -43,7 +43,7 @@ class Plain:
         return self.footprint().contains(lat_deg, lon_deg)
 
 
-def _cells() -> npt.NDArray[np.uint64]:
+def _cells() -> Ids:
     own = s2.cell_ids(LAT, LON, LEVEL)
     return np.sort(np.concatenate([own, s2.all_neighbors(own)[0]])[:4])
 

@@ -12,8 +12,8 @@ from cellcode.geography import Region, distance, s2
 from cellcode.model.encoder import Encoder
 from cellcode.training.data.inputs import Cached, Tiles
 from cellcode.training.data.tiles import TileStore
+from cellcode.types import Bools, Float64, Ids, Int64
 
-Float64 = npt.NDArray[np.float64]
 PARIS = (48.85, 2.35)
 LEVEL = 16
 CPU = torch.device("cpu")
@@ -47,18 +47,16 @@ class FakeSource:
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         return self.footprint().contains(lat_deg, lon_deg)
 
 
-def _cells(place: tuple[float, float], count: int = 5) -> npt.NDArray[np.uint64]:
+def _cells(place: tuple[float, float], count: int = 5) -> Ids:
     own = s2.cell_ids(*place, LEVEL)
     return np.sort(np.concatenate([own, s2.all_neighbors(own)[0]])[:count])
 
 
-def _positions(
-    cells: npt.NDArray[np.uint64], each: int, reach_m: float
-) -> tuple[npt.NDArray[np.int64], Float64, Float64]:
+def _positions(cells: Ids, each: int, reach_m: float) -> tuple[Int64, Float64, Float64]:
     """Random places in cells, moved by up to `reach_m`; the corners of the cells are among them."""
     rng = np.random.default_rng(0)
     rows = np.repeat(np.arange(len(cells)), each)

@@ -7,13 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.aerial.protocol import AerialSource
 from cellcode.geography import s2
 from cellcode.progress import track
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Bools, Datetimes, Float64, UInt8
 
 
 class Crops(NamedTuple):
@@ -26,10 +24,10 @@ class Crops(NamedTuple):
         complete: (N,) bool, False where something is masked that may be there later.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.bool_]
-    dates: npt.NDArray[np.datetime64]
-    complete: npt.NDArray[np.bool_]
+    pixels: UInt8
+    mask: Bools
+    dates: Datetimes
+    complete: Bools
 
 
 def read_crops(

@@ -36,6 +36,7 @@ from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.rasters.mosaic import joined
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
+from cellcode.types import Bools
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class SeveralSource:
         """Return the union of the members' footprints."""
         return self._footprint
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """See `AerialSource.covers`."""
         return self._footprint.contains(lat_deg, lon_deg)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
 from cellcode.geography import Region
+from cellcode.types import Bools, UInt8
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Crop:
         complete: False where something is masked that could not be fetched now and may be there later.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.bool_]
+    pixels: UInt8
+    mask: Bools
     attribution: str
     date: str | None = None
     complete: bool = True
@@ -53,5 +53,5 @@ class AerialSource(Protocol):
     def footprint(self) -> Region:
         """Return the area that may have imagery."""
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """Tell which points, (N,) degrees, lie in the footprint."""

@@ -9,8 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cellcode.geography.distance import offset
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Bools, Float32, Float64, UInt8
 
 
 def crop_corners(lat_deg: float, lon_deg: float, size_m: float, bearing_deg: float) -> tuple[Float64, Float64]:
@@ -26,9 +25,7 @@ def sides(corners: Float64) -> Float64:
     return lengths
 
 
-def warp(
-    source: npt.NDArray[np.uint8], corners: Float64, size_px: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def warp(source: UInt8, corners: Float64, size_px: int) -> tuple[UInt8, Bools]:
     """Map the quadrilateral `corners` (UL, LL, LR, UR; pixels from the corner of `source`) to a square, bilinearly.
 
     Returns its pixels and its mask. Colours are weighted with their mask, so that they do not fade into missing pixels
@@ -50,7 +47,7 @@ def warp(
     return _bytes(bent[:3] / share) * mask[..., None], mask
 
 
-def _bend(bands: npt.NDArray[np.number], corners: Float64, size_px: int, count: int) -> npt.NDArray[np.float32]:
+def _bend(bands: npt.NDArray[np.number], corners: Float64, size_px: int, count: int) -> Float32:
     """Warp the first `count` bands, (height, width, bands) to (count, size_px, size_px)."""
     coefficients, size = _projective(size_px, corners), (size_px, size_px)
     made = np.empty((count, *size), np.float32)
@@ -62,7 +59,7 @@ def _bend(bands: npt.NDArray[np.number], corners: Float64, size_px: int, count: 
     return made
 
 
-def _bytes(bands: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _bytes(bands: Float32) -> UInt8:
     """Round (3, size_px, size_px) to bytes, the colours last."""
     np.clip(np.rint(bands, out=bands), 0, 255, out=bands)
     return np.ascontiguousarray(bands.astype(np.uint8).transpose(1, 2, 0))

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from cellcode.evaluation.metrics import Bools, auroc
+from cellcode.evaluation.metrics import auroc
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.progress import Meter
 from cellcode.search import Hits, Locator, Searcher
 from cellcode.search.posterior import probabilities
+from cellcode.types import Bools, Float32, Float64, Ids
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 BATCH = 256
 BINS = 10
 SHARES = tuple(np.linspace(0.05, 1, 20).round(2).tolist())
@@ -38,7 +36,7 @@ class Told:
         inside_kind: "inside_probability" or "best_score".
     """
 
-    cell: npt.NDArray[np.uint64]
+    cell: Ids
     probability: Float64
     near: Float64
     mean_lat_deg: Float64

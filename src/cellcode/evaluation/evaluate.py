@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import cellcode
 from cellcode.aerial import AerialSource, open_source
@@ -16,14 +15,13 @@ from cellcode.database import Database
 from cellcode.errors import InputError
 from cellcode.evaluation import confidence, figures, metrics, page, predictions, queries, slices
 from cellcode.evaluation.confidence import Told
-from cellcode.evaluation.metrics import Bools, Bootstrap, Result
+from cellcode.evaluation.metrics import Bootstrap, Result
 from cellcode.evaluation.systems import evaluate_systems, to_nearest_cell
 from cellcode.files import atomic_path, write_json
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator
-
-Float32 = npt.NDArray[np.float32]
+from cellcode.types import Bools, Int64
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def run(
     return Report(values, folder)
 
 
-def summary(result: Result, mask: Bools, positions: npt.NDArray[np.int64]) -> dict[str, Any]:
+def summary(result: Result, mask: Bools, positions: Int64) -> dict[str, Any]:
     """Return what report.json says of a system on the photos of a mask; see `metrics.summary`.
 
     Args:
@@ -132,7 +130,7 @@ def summary(result: Result, mask: Bools, positions: npt.NDArray[np.int64]) -> di
     return metrics.summary(result, mask, Bootstrap(positions))
 
 
-def _groups(density: npt.NDArray[np.int64]) -> dict[str, Bools]:
+def _groups(density: Int64) -> dict[str, Bools]:
     """Masks of the photos whose prototype-level cell holds training photos, and of the others."""
     return {"with_training_photos": density > 0, "without_training_photos": density == 0}
 

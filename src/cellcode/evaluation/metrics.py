@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Bools = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Bools, Float64, Ids, Int64
+
 RESAMPLES = 1000
 
 
@@ -31,7 +31,7 @@ class Result:
     hits: dict[int, dict[float, Float64]]
     error_m: Float64
     database_bytes: int
-    cells: npt.NDArray[np.uint64] | None = None
+    cells: Ids | None = None
     ms_per_query: float | None = None
 
 
@@ -42,7 +42,7 @@ def ranked(
     radii_m: tuple[float, ...],
     database_bytes: int,
     *,
-    cells: npt.NDArray[np.uint64] | None = None,
+    cells: Ids | None = None,
     ms_per_query: float | None = None,
 ) -> Result:
     """Score the ranked answers of any system, also of one that was trained elsewhere.
@@ -87,7 +87,7 @@ class Bootstrap:
         position: (N,) number of the place of each photo.
     """
 
-    def __init__(self, position: npt.NDArray[np.int64], seed: int = 0) -> None:
+    def __init__(self, position: Int64, seed: int = 0) -> None:
         _, self._place = np.unique(position, return_inverse=True)
         self._places = int(self._place.max()) + 1 if len(position) else 0
         rng = np.random.default_rng([seed, 20])
@@ -111,15 +111,13 @@ class Bootstrap:
         return np.asarray(np.quantile(means, [0.025, 0.975], axis=0).T)
 
 
-def interval_95(hits: Float64, position: npt.NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
+def interval_95(hits: Float64, position: Int64, seed: int = 0) -> tuple[float, float]:
     """Return the bootstrap interval of the mean of hits, (N,), over positions, (N,); see `Bootstrap`."""
     low, high = Bootstrap(position, seed).intervals_95(hits[:, None])[0]
     return float(low), float(high)
 
 
-def difference_95(
-    hits_a: Float64, hits_b: Float64, position: npt.NDArray[np.int64], seed: int = 0
-) -> tuple[float, float]:
+def difference_95(hits_a: Float64, hits_b: Float64, position: Int64, seed: int = 0) -> tuple[float, float]:
     """Return the interval of mean(hits_a) - mean(hits_b), both (N,) of the same photos, as a paired bootstrap.
 
     Photos that are hard are hard for both systems: the difference is known better than either mean.

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,12 +17,13 @@ from cellcode.evaluation.confidence import Checked
 from cellcode.evaluation.metrics import Result
 from cellcode.files import atomic_path
 from cellcode.photos import PhotoTable
+from cellcode.types import Int64
 
 
 def write(
     database: Database,
     table: PhotoTable,
-    density: npt.NDArray[np.int64],
+    density: Int64,
     results: list[Result],
     checked: Checked,
     path: Path,

@@ -9,19 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.progress import Meter
 from cellcode.search import Locator
+from cellcode.types import Float32, Int64, UInt8
 
-Float32 = npt.NDArray[np.float32]
 PART = 512
 
 
-def embed(
-    locator: Locator, files: Sequence[Path], description: str
-) -> tuple[Float32, npt.NDArray[np.int64], list[str], float]:
+def embed(locator: Locator, files: Sequence[Path], description: str) -> tuple[Float32, Int64, list[str], float]:
     """Read and embed photos.
 
     Returns:
@@ -30,7 +27,7 @@ def embed(
     """
     size = locator.database.config.photo
 
-    def read(file: Path) -> npt.NDArray[np.uint8] | str:
+    def read(file: Path) -> UInt8 | str:
         try:
             return read_pixels(file, size.width_px, size.height_px, size.fit)
         except PhotoError as error:

@@ -8,16 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database import Database
-from cellcode.evaluation.metrics import Bools, Bootstrap, Result
+from cellcode.evaluation.metrics import Bootstrap, Result
 from cellcode.geography import s2
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.photos import PhotoTable
+from cellcode.types import Bools, Datetimes, Ids, Int64
 
-Days = npt.NDArray[np.datetime64]
-Int64 = npt.NDArray[np.int64]
 Bins = dict[str, Bools]
 DAY_LIMITS = (0, 120, 240)  # a season is 91 days: within one, within the next two, in another one
 QUADRANTS = ("north", "east", "south", "west")
@@ -52,10 +50,10 @@ class Trained:
         day_cell: (Q,) the row in `cells` of each; -1 for one elsewhere.
     """
 
-    cells: npt.NDArray[np.uint64]
+    cells: Ids
     photos: Int64
     dates: Int64
-    day: Days
+    day: Datetimes
     day_cell: Int64
 
     @classmethod

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode.config import EvaluationConfig
@@ -18,9 +17,8 @@ from cellcode.geography.s2.projection import to_xyz
 from cellcode.index.codeset import CodeSet
 from cellcode.photos import PhotoTable
 from cellcode.search import CodeSearcher, Locator, Searcher
+from cellcode.types import Float32, Float64, Ids, Int64
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 SAMPLE = 4096  # cells that stand for all of them in the expectation of chance
 PART = 512  # queries compared with all gallery photos at once
 MOST_PAIRS = 1 << 24  # distances at once
@@ -73,7 +71,7 @@ def evaluate_systems(
     yield by_chance(np.concatenate(parts), rule.ranks, rule.radii_m)
 
 
-def to_nearest_cell(truth: tuple[Float64, Float64], ids: npt.NDArray[np.uint64]) -> Float64:
+def to_nearest_cell(truth: tuple[Float64, Float64], ids: Ids) -> Float64:
     """Return the distance in metres of each position, (N,) degrees, to the nearest centre of the cells."""
     return _to_nearest(truth, s2.cell_centers(ids))
 
@@ -93,7 +91,7 @@ def _image_retrieval(
     codes = torch.from_numpy(embedded).half().float()
     k = min(max(rule.ranks), len(rows))
 
-    def search(part: Float32) -> npt.NDArray[np.int64]:
+    def search(part: Float32) -> Int64:
         return np.asarray((torch.from_numpy(part) @ codes.T).topk(k, dim=1).indices.numpy())
 
     found = np.concatenate([search(queries[first : first + PART]) for first in range(0, len(queries), PART)])
@@ -114,7 +112,7 @@ def _pace_ms(search: Callable[[Float32], object], queries: Float32) -> float:
     return round(1000 * float(np.median(times)) / len(batch), 4)
 
 
-def _to_cells(truth: tuple[Float64, Float64], ids: npt.NDArray[np.uint64]) -> Float64:
+def _to_cells(truth: tuple[Float64, Float64], ids: Ids) -> Float64:
     lat, lon = (values.reshape(ids.shape) for values in s2.cell_centers(ids.ravel()))
     return np.asarray(distance.haversine_m(truth[0][:, None], truth[1][:, None], lat, lon))
 

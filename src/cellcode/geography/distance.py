@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.geography.s2 import projection
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Bools, Float64
 
 EARTH_RADIUS_M = 6_371_008.8  # mean radius (IUGG)
 _SEMI_MAJOR_M = 6_378_137.0  # WGS84
@@ -28,7 +27,7 @@ def haversine_m(
 
 def within_m(
     lat1_deg: Float64, lon1_deg: Float64, lat2_deg: Float64, lon2_deg: Float64, *limits_m: float
-) -> tuple[npt.NDArray[np.bool_], ...]:
+) -> tuple[Bools, ...]:
     """Tell for each of N points which of M others are nearer than each limit, (N, M) for every limit.
 
     As comparing `haversine_m`, by one product of unit vectors: some thirty times as fast for thousands of points. The cosine is

@@ -10,11 +10,7 @@ import numpy.typing as npt
 import torch
 
 from cellcode.errors import InputError
-
-Ids = npt.NDArray[np.uint64]
-Float32 = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
-Slices = npt.NDArray[np.int64]
+from cellcode.types import Float16, Float32, Float64, Ids, Int8, Int64
 
 
 class CodeTable(Protocol):
@@ -27,7 +23,7 @@ class CodeTable(Protocol):
     def __len__(self) -> int:
         """N."""
 
-    def __getitem__(self, rows: slice | Rows, /) -> npt.NDArray[np.float16]:
+    def __getitem__(self, rows: slice | Int64, /) -> Float16:
         """Return some rows, (M, D)."""
 
 
@@ -46,7 +42,7 @@ class CodeSet:
 
     ids: Ids
     exact: CodeTable
-    coarse: npt.NDArray[np.int8] | None = None
+    coarse: Int8 | None = None
     scale: float = 1.0
     coarse_error: float = 0.0
     longest: float = 0.0
@@ -68,7 +64,7 @@ class CodeSet:
         return int(self.exact.shape[1])
 
     @property
-    def everything(self) -> Slices:
+    def everything(self) -> Int64:
         """All rows, as slices."""
         return np.array([[0, len(self)]], np.int64)
 
@@ -82,9 +78,9 @@ class Found(NamedTuple):
         log_mass: (B,) float64, log of the sum of exp(score / temperature) over the rows searched; None if not asked for.
     """
 
-    rows: Rows
+    rows: Int64
     scores: Float32
-    log_mass: npt.NDArray[np.float64] | None
+    log_mass: Float64 | None
 
 
 def checked(queries: npt.ArrayLike, dim: int) -> Float32:
@@ -113,15 +109,15 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
     return made
 
 
-def rows_of(slices: Slices) -> Rows:
+def rows_of(slices: Int64) -> Int64:
     """Return every row of some slices, (n,) int64, in their order; slices are (R, 2), none empty, R at least 1."""
     counts = slices[:, 1] - slices[:, 0]
     ends = np.cumsum(counts)
-    rows: Rows = np.arange(ends[-1]) + np.repeat(slices[:, 0] - (ends - counts), counts)
+    rows: Int64 = np.arange(ends[-1]) + np.repeat(slices[:, 0] - (ends - counts), counts)
     return rows
 
 
-def score(codes: CodeSet, query: Float32, rows: Rows) -> Float32:
+def score(codes: CodeSet, query: Float32, rows: Int64) -> Float32:
     """Return the scores of some rows, (M,) float32: float16 codes multiplied and summed in float64, rounded once.
 
     The sum's own error is 1e-15, so the rounded score does not depend on the rows beside it, on the block or
@@ -139,7 +135,7 @@ def rounding(codes: CodeSet, query_length: float) -> float:
     return query_length * (codes.dim + 2) * 2.0**-24 * (codes.longest + codes.coarse_error) + 1e-6
 
 
-def best(rows: Rows, scores: Float32, k: int) -> tuple[Rows, Float32]:
+def best(rows: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
     """Return the k best rows, best first; equal scores go to the smaller row."""
     order = np.lexsort((rows, -scores))[:k]
     return rows[order], scores[order]

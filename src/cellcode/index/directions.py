@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from cellcode.index.codeset import Float32
+from cellcode.types import Float32, Float64, Int64
 
 FLOOR = 1e-2  # share of the queries' mean energy that every direction is given: photos to come may use it more
 
@@ -52,7 +51,7 @@ def find(sample: Float32, queries: Float32 | None, keep: int, pieces: int) -> Di
     return Directions(turn.astype(np.float32), ask.astype(np.float32))
 
 
-def _balanced(variances: npt.NDArray[np.float64], pieces: int) -> npt.NDArray[np.int64]:
+def _balanced(variances: Float64, pieces: int) -> Int64:
     """Deal components to pieces, largest first, always to the piece of the smallest product that has room."""
     room = len(variances) // pieces
     dealt: list[list[int]] = [[] for _ in range(pieces)]

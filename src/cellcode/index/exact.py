@@ -1,7 +1,7 @@
 """The exact scan: every row is compared, in blocks, and what could be among the best is scored again exactly.
 
 A block is widened to float32 and multiplied with all queries at once. Its scores differ from the exact ones by at most
-`_error`: int8 codes are rounded, float32 sums are. Rows within twice that of the k-th best are kept and scored from
+`_error`: int8 codes are rounded, float32 sums are. Int64 within twice that of the k-th best are kept and scored from
 the float16 codes, so no row of the true best k is missed, whatever was scanned.
 """
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from cellcode import cpu
 from cellcode.errors import InputError
-from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rounding, rows_of, score
+from cellcode.index.codeset import CodeSet, Found, best, rounding, rows_of, score
+from cellcode.types import Float32, Int64
 
 INNER_BYTES = 1 << 21  # codes widened at a time: they are multiplied while still in the cache
 OUTER_SCORES = 1 << 20  # scores looked through at a time
@@ -27,7 +28,7 @@ GROUP = 64  # rows of which only the best is looked at first; blocks are filled 
 TIED = 65536  # candidates of a query that are scored at a time
 
 
-def scan(codes: CodeSet, queries: Float32, k: int, slices: Slices, temperature: float | None = None) -> Found:
+def scan(codes: CodeSet, queries: Float32, k: int, slices: Int64, temperature: float | None = None) -> Found:
     """Find the k best rows of each query among slices of rows.
 
     Args:
@@ -76,7 +77,7 @@ class _Bound:
             scores: (n, B), n a multiple of GROUP.
             margin: (B,).
         """
-        # Rows a group: a power of two, and few enough for four times k groups.
+        # Int64 a group: a power of two, and few enough for four times k groups.
         size = min(GROUP, 1 << max(1, len(scores) // (4 * self.k)).bit_length() - 1)
         count = len(scores) // size
         # Group j holds rows j, j + count, ...: neighbours on the ground, which are alike, are in different groups.
@@ -93,7 +94,7 @@ class _Bound:
 class _Mass:
     """Sum of exp(score / temperature) for each query, kept as its logarithm.
 
-    Rows that are scored again are never added by their scanned scores: at a low temperature one of them may outweigh all
+    Int64 that are scored again are never added by their scanned scores: at a low temperature one of them may outweigh all
     that is left, and no difference would bring that back.
     """
 
@@ -123,8 +124,8 @@ def _score_again(
     codes: CodeSet,
     queries: Float32,
     k: int,
-    query: npt.NDArray[np.int64],
-    row: Rows,
+    query: Int64,
+    row: Int64,
     scanned: Float32,
     error: Tensor,
     mass: _Mass | None,
@@ -171,7 +172,7 @@ def _error(codes: CodeSet, queries: Float32, half: bool) -> Tensor:
     return error * 1.001
 
 
-def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _scores(codes: CodeSet, queries: Float32, slices: Int64, half: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield rows (n,) and their scores (m, B) by the scanned codes; m is n or a little more, those scores are -inf.
 
     The tensors are used again for the next block.
@@ -199,7 +200,7 @@ def _scores(codes: CodeSet, queries: Float32, slices: Slices, half: bool) -> Ite
         yield torch.from_numpy(rows_of(runs)), scores[:padded]
 
 
-def _parts(slices: Slices, size: int) -> Iterator[Slices]:
+def _parts(slices: Int64, size: int) -> Iterator[Int64]:
     """Yield slices of at most `size` rows together: long ones are cut, short ones put side by side."""
     ends = np.cumsum(slices[:, 1] - slices[:, 0])
     for first in range(0, int(ends[-1]), size):

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.errors import InputError
-from cellcode.index.codeset import Float32, Ids, Rows, rows_of
+from cellcode.index.codeset import rows_of
 from cellcode.index.directions import Directions, find
+from cellcode.types import Float32, Ids, Int64
 
 TRAINING_ROWS = 65536
 CENTROIDS = 16
@@ -65,7 +66,7 @@ class FirstStage:
         """Size of an entry: half a byte a piece and level."""
         return int(self.index.code_size)
 
-    def order(self, queries: Float32, entries: int) -> Rows:
+    def order(self, queries: Float32, entries: int) -> Int64:
         """Return the best entries of each query, best first, (B, entries) int64."""
         asked = np.tile(queries @ self.directions.ask.T, (1, self.levels))
         _, found = self.index.search(np.ascontiguousarray(asked), min(entries, self.entries))
@@ -78,7 +79,7 @@ class FirstStage:
             found[row, missing] = np.setdiff1d(np.arange(self.entries), found[row, ~missing])[: missing.sum()]
         return found
 
-    def search(self, queries: Float32, entries: int) -> list[Rows]:
+    def search(self, queries: Float32, entries: int) -> list[Int64]:
         """Return the rows behind the best entries of each query, in rising order; one array for each of B queries."""
         found = np.sort(self.order(queries, entries), axis=1)
         return list(found) if self.starts is None else [expand(self.starts, each) for each in found]
@@ -182,7 +183,7 @@ def load(
     return FirstStage(index, directions, starts)
 
 
-def parent_starts(parents: Ids) -> Rows:
+def parent_starts(parents: Ids) -> Int64:
     """Return the first row of each run of equal parents and, last, the number of rows; (P + 1,) int64.
 
     Args:
@@ -207,7 +208,7 @@ def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
     return np.asarray(sums / counts[:, None], np.float32)
 
 
-def expand(starts: npt.NDArray[np.integer], entries: Rows) -> Rows:
+def expand(starts: npt.NDArray[np.integer], entries: Int64) -> Int64:
     """Return the rows of some entries, in their order."""
     return rows_of(np.stack([starts[entries], starts[entries + 1]], axis=1).astype(np.int64))
 

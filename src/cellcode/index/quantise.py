@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellcode.index.codeset import Float32
 from cellcode.index.directions import Directions, find
+from cellcode.types import Float16, Float32, Int8, Int64, UInt8
 
-Int8 = npt.NDArray[np.int8]
-Bytes = npt.NDArray[np.uint8]
 TRAINING_ROWS = 65536
 CENTROIDS = 256
 
@@ -24,7 +22,7 @@ def int8_step(largest: float) -> float:
     return max(largest, 1e-12) / 127
 
 
-def to_int8(codes: npt.NDArray[np.float16], step: float) -> tuple[Int8, float]:
+def to_int8(codes: Float16, step: float) -> tuple[Int8, float]:
     """Round codes to multiples of a step.
 
     Returns:
@@ -53,12 +51,12 @@ class Codebook:
         """Bytes a code."""
         return len(self.centroids)
 
-    def encode(self, codes: npt.NDArray[np.floating]) -> Bytes:
+    def encode(self, codes: npt.NDArray[np.floating]) -> UInt8:
         """Return the numbers of the nearest centroids, (n, pieces) uint8."""
         turned = np.ascontiguousarray(codes.astype(np.float32) @ self.directions.turn.T)
         return np.asarray(self._quantiser.compute_codes(turned), np.uint8)
 
-    def decode(self, numbers: Bytes) -> npt.NDArray[np.float16]:
+    def decode(self, numbers: UInt8) -> Float16:
         """Return the codes that the numbers stand for, (n, D) float16.
 
         Multiplied in float64: a float32 sum depends on how many rows are decoded at once, and so would the rounded code.
@@ -104,7 +102,7 @@ def train(sample: Float32, pieces: int, queries: Float32 | None = None, seed: in
 class PackedCodes:
     """Codes kept as bytes of a codebook, read like a (N, D) float16 array: rows are decoded when they are taken."""
 
-    def __init__(self, numbers: Bytes, codebook: Codebook) -> None:
+    def __init__(self, numbers: UInt8, codebook: Codebook) -> None:
         self.numbers, self.codebook = numbers, codebook
         self.shape = (len(numbers), codebook.directions.ask.shape[1])
         self.dtype = np.dtype(np.float16)
@@ -113,6 +111,6 @@ class PackedCodes:
         """N."""
         return len(self.numbers)
 
-    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    def __getitem__(self, rows: slice | Int64) -> Float16:
         """Decode some rows."""
         return self.codebook.decode(self.numbers[rows])

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.index import exact
-from cellcode.index.codeset import CodeSet, Float32, Found, Rows
+from cellcode.index.codeset import CodeSet, Found
 from cellcode.index.first_stage import FirstStage, Over
+from cellcode.types import Float32, Int64
 
 # Share of the k best of brute force that must be among the candidates. The 1000 best only serve to measure radii.
 TARGETS = {1: 0.995, 100: 0.99, 1000: 0.95}
@@ -124,7 +124,7 @@ def exact_cost(cells: int, dim: int, queries: int) -> float:
     return cells * dim * max(1 / queries, MULTIPLY)
 
 
-def _places(stage: FirstStage, queries: Float32, truth: Rows, reach: int) -> npt.NDArray[np.int64]:
+def _places(stage: FirstStage, queries: Float32, truth: Int64, reach: int) -> Int64:
     """Place of each true row's entry in the order of the first stage, (B, K); `reach` where it comes later."""
     wanted = truth if stage.starts is None else np.searchsorted(stage.starts, truth, side="right") - 1
     order = stage.order(queries, reach)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from cellcode.index.codeset import CodeSet, Float32, Found, Rows, Slices, best, rounding, score
+from cellcode.index.codeset import CodeSet, Found, best, rounding, score
 from cellcode.index.first_stage import FirstStage
+from cellcode.types import Float32, Float64, Int64
 
 SPARE = 1.5  # more entries than the region's share of the cells asks for: the best may lie outside
 SAMPLE = 4096  # rows that stand for all those that the first stage leaves out
@@ -18,12 +18,12 @@ SAMPLE = 4096  # rows that stand for all those that the first stage leaves out
 class Tail:
     """Estimates what the rows that are never scored add to a posterior, from evenly spaced rows.
 
-    Rows are in the order of the Hilbert curve, so evenly spaced rows are spread evenly over the ground. Those below the
+    Int64 are in the order of the Hilbert curve, so evenly spaced rows are spread evenly over the ground. Those below the
     candidates weigh little one by one: with N rows the estimate of their sum has about the relative error of a mean over
     SAMPLE of them.
     """
 
-    def __init__(self, codes: CodeSet, slices: Slices) -> None:
+    def __init__(self, codes: CodeSet, slices: Int64) -> None:
         sizes = slices[:, 1] - slices[:, 0]
         ends = np.cumsum(sizes)
         self.count = int(ends[-1])
@@ -32,7 +32,7 @@ class Tail:
         self.rows = place - (ends - sizes)[slice_of] + slices[slice_of, 0]
         self.codes = torch.from_numpy(codes.exact[self.rows]).float()
 
-    def log_mass(self, queries: Float32, candidates: list[Rows], temperature: float) -> npt.NDArray[np.float64]:
+    def log_mass(self, queries: Float32, candidates: list[Int64], temperature: float) -> Float64:
         """Return the log of the sum of exp(score / temperature) over the rows that are no candidates, (B,)."""
         scores = (torch.from_numpy(queries) @ self.codes.T).double().numpy() / temperature
         masses = np.full(len(queries), -np.inf)
@@ -45,7 +45,7 @@ class Tail:
         return masses
 
 
-def candidates(stage: FirstStage, queries: Float32, k: int, entries: int, slices: Slices) -> list[Rows] | None:
+def candidates(stage: FirstStage, queries: Float32, k: int, entries: int, slices: Int64) -> list[Int64] | None:
     """Return the rows behind the best entries that lie in slices, for each query; None: they are too few.
 
     The first stage knows no region, so more entries are asked for, in proportion to what lies outside. If then as many are left
@@ -74,7 +74,7 @@ def candidates(stage: FirstStage, queries: Float32, k: int, entries: int, slices
 
 def among(
     codes: CodeSet,
-    candidates: list[Rows],
+    candidates: list[Int64],
     queries: Float32,
     k: int,
     temperature: float | None = None,
@@ -96,7 +96,7 @@ def among(
     return Found(rows, scores, log_mass)
 
 
-def _within_reach(quick: Float32, k: int, error: float) -> npt.NDArray[np.int64]:
+def _within_reach(quick: Float32, k: int, error: float) -> Int64:
     """Positions that may be among the k best, when every value is off by at most `error`."""
     if k >= len(quick):
         return np.arange(len(quick))

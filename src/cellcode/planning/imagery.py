@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -18,6 +17,7 @@ from cellcode.aerial.tiles.source import USUAL_TILE_PX, TileSource
 from cellcode.config import Config
 from cellcode.geography import Region, distance
 from cellcode.training.data.tiles import surroundings_px
+from cellcode.types import Float64
 
 BYTES_A_PIXEL = 0.3  # of a JPEG of aerial imagery, as services send them
 REACH = 1.25  # radians times 2^level: no point of a cell is farther from its centre (S2's largest diagonal is 2.44)
@@ -101,7 +101,7 @@ def _meeting(shape: BaseGeometry, span: float) -> int:
 
 
 def _projected(region: Region, grid: Grid) -> BaseGeometry:
-    def project(lon_lat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def project(lon_lat: Float64) -> Float64:
         x, y = grid.xy(np.clip(lon_lat[:, 1], -85, 85), lon_lat[:, 0])
         return np.stack([x, y], axis=1)
 

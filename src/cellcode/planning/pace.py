@@ -28,6 +28,7 @@ from cellcode.training.data.inputs import Cached
 from cellcode.training.loop.checkpoints import Identity
 from cellcode.training.loop.trainer import Model, Trainer
 from cellcode.training.setup.factory import make_inputs, make_model, make_sampler, make_table
+from cellcode.types import Bools, Float64
 
 MAX_PLACES = 50_000  # cells of the made-up model; in a larger region a step takes somewhat longer than what is measured
 PHOTO_PX = (2048, 1536)
@@ -108,7 +109,7 @@ class _Plain:
         """See `AerialSource.footprint`."""
         return self._region
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """See `AerialSource.covers`."""
         return np.ones(np.shape(lat_deg), bool)
 
@@ -158,7 +159,7 @@ def _spread(region: Region, config: Config) -> PhotoTable:
     return PhotoTable(pa.Table.from_pydict(rows, schema=SCHEMA), Path())
 
 
-def _places(region: Region, level: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _places(region: Region, level: int) -> tuple[Float64, Float64]:
     """Return the middles of cells of a level, of coarser ones in a large region."""
     while region.count_estimate(level) > MAX_PLACES:
         level -= 1

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -34,6 +33,7 @@ from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import architecture
+from cellcode.types import Datetimes, Float32, Float64, Ids, Int32
 
 FORMAT = "cellcode-run"
 VERSION = 1
@@ -52,18 +52,18 @@ class CellFacts:
         first_date, last_date: datetime64[D], NaT where no photo carries a date.
     """
 
-    ids: npt.NDArray[np.uint64]
-    photos: npt.NDArray[np.int32]
-    dates: npt.NDArray[np.int32]
-    first_date: npt.NDArray[np.datetime64]
-    last_date: npt.NDArray[np.datetime64]
+    ids: Ids
+    photos: Int32
+    dates: Int32
+    first_date: Datetimes
+    last_date: Datetimes
 
     @classmethod
     def of_photos(
         cls,
-        lat_deg: npt.NDArray[np.float64],
-        lon_deg: npt.NDArray[np.float64],
-        captured_at: npt.NDArray[np.datetime64],
+        lat_deg: Float64,
+        lon_deg: Float64,
+        captured_at: Datetimes,
         level: int,
     ) -> Self:
         """Count the photos at these positions per cell of `level`."""
@@ -93,9 +93,9 @@ class Validation:
         queries: float32 (V, dim), unit length. V may be 0.
     """
 
-    lat_deg: npt.NDArray[np.float64]
-    lon_deg: npt.NDArray[np.float64]
-    queries: npt.NDArray[np.float32]
+    lat_deg: Float64
+    lon_deg: Float64
+    queries: Float32
 
 
 @dataclass(frozen=True)

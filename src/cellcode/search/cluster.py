@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.errors import CellcodeError, MissingExtraError, UsageError
 from cellcode.geography import Region
 from cellcode.search.searcher import DatabaseSearcher, Hits, check_k, ranges_of
 from cellcode.search.sharded import Shard, check_shards, common, merge, same_cells
+from cellcode.types import Float32, Ids
 
-Ids = npt.NDArray[np.uint64]
-Float32 = npt.NDArray[np.float32]
 OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own; questions and answers are small, codes never travel
 # One processor an actor: a second thread, or one that spins while it waits, would take it from another shard.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode.database import Database
 from cellcode.errors import MissingExtraError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.model.precision import autocast, choose_device
+from cellcode.types import Float32, UInt8
 
-Float32 = npt.NDArray[np.float32]
 Name = Literal["torch", "openvino"]
 BATCH = 64
 
@@ -23,7 +22,7 @@ BATCH = 64
 class Engine(Protocol):
     """Embeds photos at the encoder's size; may be called by several threads."""
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+    def embed(self, pixels: UInt8) -> Float32:
         """Embed (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
 
 
@@ -35,7 +34,7 @@ class TorchEngine:
         self._device = choose_device("auto")
         self._encoder = database.encoder().to(self._device)
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+    def embed(self, pixels: UInt8) -> Float32:
         """See `Engine`."""
         parts = []
         with torch.inference_mode(), autocast(self._precision, self._device):
@@ -59,7 +58,7 @@ class OpenVinoEngine:
         self._compiled = _openvino().Core().compile_model(openvino_model(database), "CPU", {"NUM_STREAMS": str(calls)})
         self._own = threading.local()  # a request of OpenVINO serves one thread at a time
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+    def embed(self, pixels: UInt8) -> Float32:
         """See `Engine`."""
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()

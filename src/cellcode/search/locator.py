@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database import Database
 from cellcode.database.calibration import radii
@@ -23,8 +22,8 @@ from cellcode.search import engines
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.posterior import mean_position, probabilities
 from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k, ranges_of
+from cellcode.types import Float32, Float64, UInt8
 
-Float32 = npt.NDArray[np.float32]
 BATCH = engines.BATCH
 FEW = 64  # sample cells in a region; with fewer its own cells are sampled
 Source = Path | str | bytes | BinaryIO
@@ -97,15 +96,15 @@ class Locator:
                 for row, result in enumerate(read):
                     yield answers[row] if row in answers else Failure(names[row], str(result))
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+    def embed(self, pixels: UInt8) -> Float32:
         """Embed photos at the encoder's size, (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
         return self._engine.embed(pixels)
 
-    def _read(self, photo: Source) -> npt.NDArray[np.uint8]:
+    def _read(self, photo: Source) -> UInt8:
         size = self.database.config.photo
         return read_pixels(photo, size.width_px, size.height_px, size.fit)
 
-    def _read_or_say(self, photo: Source) -> npt.NDArray[np.uint8] | str:
+    def _read_or_say(self, photo: Source) -> UInt8 | str:
         try:
             return self._read(photo)
         except PhotoError as error:
@@ -181,7 +180,7 @@ class Locator:
         assert outside is not None
         return [float(score) >= outside for score in scores[:, 0]], [*unknown]
 
-    def _everywhere(self, region: Region | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _everywhere(self, region: Region | None) -> tuple[Float64, Float64]:
         """Centres of cells that stand for all that are searched."""
         lat, lon = self._centres
         if region is None:

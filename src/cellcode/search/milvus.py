@@ -28,9 +28,8 @@ from cellcode.geography import Region
 from cellcode.index.codeset import checked
 from cellcode.progress import Meter
 from cellcode.search.searcher import Hits, Searched, check_k, ranges_of
+from cellcode.types import Float32, Ids, Int64
 
-Ids = npt.NDArray[np.uint64]
-Float32 = npt.NDArray[np.float32]
 Vector = Literal["float16", "float32"]
 CELL, CODE = "cell", "code"  # the two fields of a row
 PREFIX = "cellcode."  # of the properties that say what a collection holds
@@ -230,17 +229,17 @@ class MilvusSearcher:
         return [id_filter(ranges[first : first + RANGES]) for first in range(0, len(ranges), RANGES)]
 
 
-def to_keys(ids: Ids) -> npt.NDArray[np.int64]:
+def to_keys(ids: Ids) -> Int64:
     """Return ids less 2^63 as int64, Milvus's only integer for keys: the order is kept, so ranges stay ranges."""
     return np.asarray(ids ^ _TOP).view(np.int64)
 
 
-def from_keys(keys: npt.NDArray[np.int64]) -> Ids:
+def from_keys(keys: Int64) -> Ids:
     """Return the ids of keys."""
     return np.asarray(keys.view(np.uint64) ^ _TOP)
 
 
-def id_filter(ranges: npt.NDArray[np.uint64]) -> str:
+def id_filter(ranges: Ids) -> str:
     """Return Milvus's expression for cells in ranges of ids, (R, 2) first and last, R >= 1."""
     terms = [f"({CELL} >= {first} and {CELL} <= {last})" for first, last in to_keys(ranges).tolist()]
     while len(terms) > 1:

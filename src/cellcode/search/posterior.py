@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.geography.s2 import projection
 from cellcode.search.searcher import Hits
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
 
 
 def probabilities(hits: Hits, temperature: float) -> Float64:

@@ -16,9 +16,9 @@ from cellcode.errors import EmptyRegionError, InputError, UsageError
 from cellcode.geography import Region
 from cellcode.geography.s2 import ranges
 from cellcode.index import exact, tune, two_stage
-from cellcode.index.codeset import CodeSet, Float32, Found, Slices, checked
+from cellcode.index.codeset import CodeSet, Found, checked
+from cellcode.types import Float32, Float64, Ids, Int64
 
-Ids = npt.NDArray[np.uint64]
 Method = Literal["exact", "two_stage"]
 
 
@@ -56,7 +56,7 @@ class Hits:
 
     cell_ids: Ids
     scores: Float32
-    log_mass: npt.NDArray[np.float64] | None
+    log_mass: Float64 | None
     searched: Searched
 
     def __iter__(self) -> Iterator[npt.NDArray[np.generic]]:
@@ -94,7 +94,7 @@ class CodeSearcher:
     def __init__(self, codes: CodeSet, level: int) -> None:
         self.codes, self.level = codes, level
         self._everything = codes.everything  # always the same array: what is known of it is remembered
-        self._last: tuple[Region | None, Slices] = (None, self._everything)
+        self._last: tuple[Region | None, Int64] = (None, self._everything)
 
     def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
         """See `Searcher`."""
@@ -112,11 +112,11 @@ class CodeSearcher:
         return _size(self._slices(region))
 
     def _find(
-        self, queries: Float32, k: int, slices: Slices, cells: int, temperature: float | None
+        self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None
     ) -> tuple[Found, Method, int]:
         return exact.scan(self.codes, queries, k, slices, temperature), "exact", 0
 
-    def _slices(self, region: Region | None) -> Slices:
+    def _slices(self, region: Region | None) -> Int64:
         """Rows of the region's cells; those of the last region are remembered."""
         if region is None:
             return self._everything
@@ -141,7 +141,7 @@ class DatabaseSearcher(CodeSearcher):
         if method == "two_stage" and database.search_settings is None:
             raise UsageError(f"{database.folder} has no first stage; search it exactly")
         self.database, self.method = database, method
-        self._tail: tuple[Slices, two_stage.Tail] | None = None
+        self._tail: tuple[Int64, two_stage.Tail] | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -149,7 +149,7 @@ class DatabaseSearcher(CodeSearcher):
         return cls(Database.open(folder))
 
     def _find(
-        self, queries: Float32, k: int, slices: Slices, cells: int, temperature: float | None
+        self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None
     ) -> tuple[Found, Method, int]:
         entries = self._entries(k, cells, len(queries))
         stage = self.database.first_stage if entries is not None else None
@@ -172,7 +172,7 @@ class DatabaseSearcher(CodeSearcher):
         two_stages = tune.cost(settings, entries, total, cells / total)
         return entries if two_stages < tune.exact_cost(cells, self.codes.dim, queries) else None
 
-    def _tail_of(self, slices: Slices) -> two_stage.Tail:
+    def _tail_of(self, slices: Int64) -> two_stage.Tail:
         if self._tail is None or self._tail[0] is not slices:
             self._tail = (slices, two_stage.Tail(self.codes, slices))
         return self._tail[1]
@@ -194,7 +194,7 @@ def check_k(k: int, cells: int, region: Region | None) -> int:
     return k
 
 
-def ranges_of(region: Region, level: int) -> ranges.Ranges:
+def ranges_of(region: Region, level: int) -> Ranges:
     """Return the ranges of a region, (R, 2); none where it is smaller than a cell."""
     try:
         return region.ranges(level)
@@ -202,5 +202,5 @@ def ranges_of(region: Region, level: int) -> ranges.Ranges:
         return ranges.empty()
 
 
-def _size(slices: Slices) -> int:
+def _size(slices: Int64) -> int:
     return int((slices[:, 1] - slices[:, 0]).sum())

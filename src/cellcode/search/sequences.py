@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
@@ -11,10 +10,8 @@ from cellcode.geography import Region, distance, s2
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.search.posterior import probabilities
 from cellcode.search.searcher import Hits, Searched, Searcher, check_k
+from cellcode.types import Float32, Float64, Ids
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
 FINER = 2  # levels below the cells: starts are tried at 16 points of a cell, 35 m apart at level 16
 REACH = 1000  # cells of each photo that the path is tried from
 

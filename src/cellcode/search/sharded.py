@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, s2
 from cellcode.search.searcher import DatabaseSearcher, Hits, Searched, Searcher, check_k
+from cellcode.types import Float32, Ids
 
-Ids = npt.NDArray[np.uint64]
-Float32 = npt.NDArray[np.float32]
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -22,9 +22,7 @@ from cellcode.photos import PhotoError, read_pixels
 from cellcode.search.answer import Answer, Failure
 from cellcode.search.locator import Locator, Source
 from cellcode.search.sequences import SequenceSearcher
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float32, Float64
 
 # Scores of n photos are added and divided by n to this power: 0 multiplies their posteriors, 1 takes their geometric mean. Our
 # choice: on 1,794 validation photos of the 8 km trial world, in level-16 cells with at least 4 (8) of them, the mean log of

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.geography import s2
+from cellcode.types import Bools, Float64, Ids
 
-Ids = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
 STEPS = 40  # halvings of the threshold's logarithm: more than the mass has digits
 
 
@@ -40,7 +38,7 @@ def aggregate(ids: Ids, mass: Float64, most: int) -> tuple[Ids, Float64]:
         nodes.append((parents, sums))
     above.append(np.full(len(nodes[-1][0]), np.inf))
 
-    def shown(threshold: float) -> list[npt.NDArray[np.bool_]]:
+    def shown(threshold: float) -> list[Bools]:
         kept = [(sums <= threshold) & (parent > threshold) for (_, sums), parent in zip(nodes, above, strict=True)]
         kept[0] |= mass > threshold
         return kept

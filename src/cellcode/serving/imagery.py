@@ -7,12 +7,12 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cellcode.aerial import AerialSource, Crop
 from cellcode.geography import s2
 from cellcode.serving.problems import Problem
+from cellcode.types import UInt8
 
 TILE_PX = 256
 QUALITY = 85
@@ -77,7 +77,7 @@ def _webp(crop: Crop) -> bytes:
     return out.getvalue()
 
 
-def _seen(crop: Crop) -> npt.NDArray[np.uint8]:
+def _seen(crop: Crop) -> UInt8:
     if not crop.mask.any():
         raise Problem("not_found", "there is no imagery here")
     return crop.pixels

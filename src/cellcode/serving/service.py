@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.aerial import open_source
 from cellcode.database import Database
@@ -30,8 +29,8 @@ from cellcode.serving.imagery import Imagery
 from cellcode.serving.problems import Problem, problem_of
 from cellcode.serving.settings import Settings
 from cellcode.serving.uploads import Photo
+from cellcode.types import Float32, UInt8
 
-Float32 = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 
 
@@ -137,7 +136,7 @@ class Service:
         grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
         self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
 
-    def _decode(self, photo: Photo) -> tuple[npt.NDArray[np.uint8], tuple[float, float, float | None] | None]:
+    def _decode(self, photo: Photo) -> tuple[UInt8, tuple[float, float, float | None] | None]:
         size, most = self.database.config.photo, self.settings.photo_pixels
         try:
             pixels = read_pixels(photo.data, size.width_px, size.height_px, size.fit, most)
@@ -150,7 +149,7 @@ class Service:
             return pixels, None
         return pixels, (facts.lat_deg, facts.lon_deg, facts.heading_deg)
 
-    def _embed(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Sequence[Float32]:
+    def _embed(self, pixels: Sequence[UInt8]) -> Sequence[Float32]:
         return list(self.locator.embed(np.stack(pixels)))
 
     def _answer(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:

@@ -15,7 +15,7 @@ from cellcode.geography import distance, s2
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.search import Answer, Locator
 from cellcode.search.searcher import Searcher
-from cellcode.serving.service import Float32
+from cellcode.types import Float32
 
 Verdict = Literal["plausible", "implausible", "outside_database", "not_sure"]
 SUPPORT = 3.0  # times more (or less) likely, the least that is called evidence (Jeffreys: substantial)

@@ -17,11 +17,7 @@ from cellcode.simulation import occluders
 from cellcode.simulation.noise import byte, hashed, uniform
 from cellcode.simulation.scene import SHADOW_M, Scene
 from cellcode.simulation.world import COARSE_M, Material, Style
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
+from cellcode.types import Bools, Float32, Float64, Int64, UInt8, UInt32
 
 WIDTH_PX, HEIGHT_PX = 128, 96
 NEAREST_M, FARTHEST_M, RATIO = 1.2, 480.0, 1.035
@@ -52,13 +48,13 @@ class Views:
     exposure: Float64
     white_balance: Float64
     noise: Float64
-    seed: Ints
+    seed: Int64
 
     def __len__(self) -> int:
         """Return B."""
         return len(self.x_m)
 
-    def take(self, rows: Ints | slice) -> Views:
+    def take(self, rows: Int64 | slice) -> Views:
         """Return some of the views."""
         return Views(**{name: values[rows] for name, values in vars(self).items()})
 
@@ -81,7 +77,7 @@ class Rays:
     horizon_px: Float32
 
 
-def render(scene: Scene, views: Views) -> Bytes:
+def render(scene: Scene, views: Views) -> UInt8:
     """Render photos, (B, HEIGHT_PX, WIDTH_PX, 3) uint8."""
     rays = _rays(views)
     index = _first_hits(scene, views, rays)  # B x H x W, DISTANCES_M.size where a row shows no sample
@@ -128,7 +124,7 @@ def _rays(views: Views) -> Rays:
     return Rays(*single)
 
 
-def _first_hits(scene: Scene, views: Views, rays: Rays) -> Ints:
+def _first_hits(scene: Scene, views: Views, rays: Rays) -> Int64:
     """Index of the sample that each pixel shows, by counting the samples that stay below its row."""
     batch, columns, samples = len(views), WIDTH_PX, len(DISTANCES_M)
     x = views.x_m.astype(np.float32)[:, None, None] + rays.east[..., None] * DISTANCES_M
@@ -158,9 +154,7 @@ def _look(raster: npt.NDArray[Any], x: npt.NDArray[np.floating], y: npt.NDArray[
     return picked
 
 
-def _surface(
-    scene: Scene, x: Float32, y: Float32, above_m: Float32, solid: npt.NDArray[np.bool_], rays: Rays
-) -> Float32:
+def _surface(scene: Scene, x: Float32, y: Float32, above_m: Float32, solid: Bools, rays: Rays) -> Float32:
     """Lit colour of every pixel as if it showed ground or what stands on it, (B, H, W, 3)."""
     day = scene.day
     rgb = _look(scene.colour, x, y).astype(np.float32) / 255
@@ -204,7 +198,7 @@ def _outward(scene: Scene, x: Float32, y: Float32, ray_east: Float32, ray_south:
 
 
 def _facade(
-    scene: Scene, number: npt.NDArray[np.uint32], x: Float32, y: Float32, up: Float32, east: Float32, south: Float32
+    scene: Scene, number: UInt32, x: Float32, y: Float32, up: Float32, east: Float32, south: Float32
 ) -> Float32:
     """Walls with rows of windows, doors and shop fronts; period and glass are the building's own."""
     # Houses of a district are alike: most of a wall's colour and half of its windows' rhythm is the district's.
@@ -251,7 +245,7 @@ def _sky(scene: Scene, views: Views, rays: Rays, below: Float32) -> Float32:
     return np.asarray(base * (0.95 + 0.12 * np.maximum(toward, 0)[:, None, :, None] ** 4), np.float32)
 
 
-def _develop(image: Float32, views: Views) -> Bytes:
+def _develop(image: Float32, views: Views) -> UInt8:
     """Exposure, white balance, vignette, sensor noise."""
     y = np.linspace(-1, 1, HEIGHT_PX, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, WIDTH_PX, dtype=np.float32)[None, :]

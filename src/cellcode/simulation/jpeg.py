@@ -6,10 +6,10 @@ import math
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
+
+from cellcode.types import UInt8
 
 MAKER = "cellcode"
 SECONDS_DENOMINATOR = 100_000  # 1e-5 arc seconds are 3e-9 degrees
@@ -17,7 +17,7 @@ SECONDS_DENOMINATOR = 100_000  # 1e-5 arc seconds are 3e-9 degrees
 
 def write_photo(
     path: Path,
-    pixels: npt.NDArray[np.uint8],
+    pixels: UInt8,
     *,
     lat_deg: float,
     lon_deg: float,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-UInt32 = npt.NDArray[np.uint32]
+from cellcode.types import Float32, Float64, UInt32
 
 
 def hashed(seed: int, *keys: npt.ArrayLike) -> UInt32:
@@ -39,7 +38,7 @@ def pick(bits: UInt32, shift: int, choices: int) -> UInt32:
     return (bits >> np.uint32(shift)) % np.uint32(choices)
 
 
-def smooth(seed: int, x_m: npt.NDArray[np.float64], y_m: npt.NDArray[np.float64], scale_m: float) -> Float32:
+def smooth(seed: int, x_m: Float64, y_m: Float64, scale_m: float) -> Float32:
     """Smooth noise of mean about 0 and deviation about 1, with features of `scale_m`; coordinates broadcast."""
     total = np.zeros(np.broadcast_shapes(x_m.shape, y_m.shape), np.float32)
     for octave, weight in enumerate((1.0, 0.5, 0.25)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from cellcode.types import Bools, Float32, Float64
+
 MOST = 3
 PAINTS = np.array(
     [(0.85, 0.85, 0.86), (0.10, 0.10, 0.12), (0.45, 0.47, 0.50), (0.60, 0.08, 0.08), (0.10, 0.20, 0.48), (0.16, 0.34, 0.22),
@@ -66,9 +66,7 @@ class _Occluder:
         image[window][shown] = (colour * light)[shown]
         depth_m[window][shown] = self.distance_m
 
-    def _car(
-        self, up: npt.NDArray[np.float64], across: npt.NDArray[np.float64]
-    ) -> tuple[Float32, npt.NDArray[np.bool_]]:
+    def _car(self, up: Float64, across: Float64) -> tuple[Float32, Bools]:
         cabin = 1 - 0.45 * np.clip((up - 0.5) / 0.5, 0, 1)
         shape = (np.abs(across) < cabin) & (up > 0)
         colour = np.broadcast_to(self.paint, (*shape.shape, 3)).copy()
@@ -79,9 +77,7 @@ class _Occluder:
         shape &= (up > 0.1) | wheel
         return colour, shape
 
-    def _person(
-        self, up: npt.NDArray[np.float64], across: npt.NDArray[np.float64]
-    ) -> tuple[Float32, npt.NDArray[np.bool_]]:
+    def _person(self, up: Float64, across: Float64) -> tuple[Float32, Bools]:
         head = (up > 0.86) & (np.abs(across) < 0.35)
         body = (up > 0.45) & (up <= 0.84) & (np.abs(across) < 0.9)
         legs = (up <= 0.45) & (np.abs(across) < 0.6) & (np.abs(across) > 0.06)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.windows import Window
@@ -13,12 +12,13 @@ from rasterio.windows import Window
 from cellcode.files import atomic_path
 from cellcode.simulation.place import CRS, SOUTH_M, WEST_M
 from cellcode.simulation.scene import SHADOW_M, Scene
+from cellcode.types import UInt8
 
 STRIP = 512
 LICENCE, ATTRIBUTION = "CC0-1.0", "cellcode simulation (a rendered world)"
 
 
-def render_strip(scene: Scene, rows: slice) -> npt.NDArray[np.uint8]:
+def render_strip(scene: Scene, rows: slice) -> UInt8:
     """Return rows of the orthophoto, (rows, size, 3) uint8, one metre a pixel."""
     day, size = scene.day, scene.world.size_m
     y = np.arange(rows.start, rows.stop) // SHADOW_M

@@ -6,10 +6,10 @@ The world's metres are those of UTM zone 31; its aerial image is a raster of tha
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import rasterio.warp
 
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
+
 CRS = "EPSG:32631"
 WEST_M, SOUTH_M = 503_000, 5_761_000  # near 52.0 N 3.04 E
 

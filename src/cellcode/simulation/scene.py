@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.simulation.look import Look
 from cellcode.simulation.noise import uniform
 from cellcode.simulation.world import BUILDINGS, COARSE_M, Material, Style, World
+from cellcode.types import Bools, Float32, Int64, UInt8
 
-Float32 = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 CHANGED_SHARE = 0.05  # buildings that change between one date and the next
 SHADOW_M = 2  # shadows are cast on a raster of this step
 STRIP = 256
@@ -106,8 +104,8 @@ class Scene:
     day: Day
     height_m: Float32
     eaves_m: Float32
-    material: Bytes
-    colour: Bytes
+    material: UInt8
+    colour: UInt8
     light: Float32
     wall: Float32
     sun: tuple[float, float, float]
@@ -142,7 +140,7 @@ def make_scene(world: World, day: Day) -> Scene:
     )
 
 
-def _buildings(seed: int, day: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], Float32]:
+def _buildings(seed: int, day: int) -> tuple[Int64, Bools, Float32]:
     """Version of each building on a day, whether it is gone, and the factor on its height."""
     numbers = np.arange(BUILDINGS)
     version = np.zeros(BUILDINGS, np.int64)
@@ -196,9 +194,7 @@ _STYLED = {  # what shows the district, and how strongly: its roofs, its stone, 
 }  # fmt: skip
 
 
-def _colours(
-    world: World, day: Day, material: Bytes, height: Float32, eaves: Float32, state: npt.NDArray[np.int64]
-) -> Bytes:
+def _colours(world: World, day: Day, material: UInt8, height: Float32, eaves: Float32, state: Int64) -> UInt8:
     numbers = np.arange(BUILDINGS)
     palette = _palette(day, world.look)
     style, strength = np.zeros(len(Material), np.int64), np.zeros(len(Material), np.float32)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from experiments.benchmark_survey import held_out_corners, make_benchmark_survey
 
 from cellcode.errors import InputError, UsageError
@@ -27,8 +26,8 @@ from cellcode.simulation.place import convergence_deg, to_degrees
 from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Day, Scene, make_scene
 from cellcode.simulation.survey import Survey, make_survey
 from cellcode.simulation.world import make_world
+from cellcode.types import Float64
 
-Float64 = npt.NDArray[np.float64]
 BATCH = 16
 SMALLEST_KM, LARGEST_KM = 0.5, 16.0
 MANIFEST = "simulation.json"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.errors import UsageError
 from cellcode.geography import s2
@@ -19,11 +18,8 @@ from cellcode.simulation.noise import uniform
 from cellcode.simulation.place import to_degrees
 from cellcode.simulation.scene import PHOTO_DAYS
 from cellcode.simulation.world import COARSE_M, Material, World
+from cellcode.types import Bools, Float64, Int64, Strings, UInt64
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 WALKABLE = (
     Material.ASPHALT, Material.PAVEMENT, Material.MARKING, Material.GRAVEL, Material.CAR_PARK, Material.SHORE,
 )  # fmt: skip
@@ -54,9 +50,9 @@ class Survey:
     lon_deg: Float64
     day: Int64
     device: Int64
-    split: npt.NDArray[np.str_]
+    split: Strings
     walk: Int64
-    land_use: npt.NDArray[np.str_]
+    land_use: Strings
 
 
 def make_survey(world: World, photos: int) -> Survey:
@@ -120,13 +116,13 @@ def popularity(world: World, cells: UInt64, cell: Int64, x: Float64, y: Float64)
     return np.asarray(share)
 
 
-def in_block(world: World, x: Float64, y: Float64, low: float, high: float) -> Mask:
+def in_block(world: World, x: Float64, y: Float64, low: float, high: float) -> Bools:
     """Tell which points lie in the share low..high of small blocks."""
     block = uniform(world.seed + 101, (x // RESERVED_BLOCK_M).astype(int), (y // RESERVED_BLOCK_M).astype(int))
     return np.asarray((block >= low) & (block < high))
 
 
-def in_area(world: World, cells: UInt64, low: float, high: float) -> Mask:
+def in_area(world: World, cells: UInt64, low: float, high: float) -> Bools:
     """Tell which level-16 cells lie in the share low..high of level-15 cells."""
     parents = s2.parents(cells, LEVEL - 1)
     area = uniform(world.seed + 102, parents & np.uint64(0xFFFFFFFF), parents >> np.uint64(32))

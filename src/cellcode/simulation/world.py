@@ -13,15 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.simulation.look import LOOKS, Look
 from cellcode.simulation.noise import byte, hashed, pick, smooth, uniform
-
-Float64 = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from cellcode.types import Bools, Float16, Float32, Float64, Int64, Strings, UInt8, UInt32
 
 COARSE_M = 16  # large-scale noise is evaluated on this grid and interpolated
 STYLE_M = 360  # districts are about this large
@@ -87,18 +82,18 @@ class World:
 
     size_m: int
     seed: int
-    height_m: npt.NDArray[np.float16]
-    eaves_m: npt.NDArray[np.float16]
-    material: npt.NDArray[np.uint8]
-    building: npt.NDArray[np.uint32]
-    texture: npt.NDArray[np.uint8]
+    height_m: Float16
+    eaves_m: Float16
+    material: UInt8
+    building: UInt32
+    texture: UInt8
     style: Float32
     urban: Float32
     wood: Float32
     sea_m: Float32
     look: Look
 
-    def land_use(self, x_m: Float64, y_m: Float64) -> npt.NDArray[np.str_]:
+    def land_use(self, x_m: Float64, y_m: Float64) -> Strings:
         """Kind of area around points: coast, town, suburb, forest or farmland."""
         at = (y_m / COARSE_M).astype(int), (x_m / COARSE_M).astype(int)
         urban = self.urban[at]
@@ -237,10 +232,10 @@ def _lots(across: _Lattice, along: _Lattice) -> _Lots:
 
 
 def _country(
-    material: npt.NDArray[np.uint8],
+    material: UInt8,
     height: Float32,
-    number: npt.NDArray[np.uint32],
-    country: Mask,
+    number: UInt32,
+    country: Bools,
     wood: Float32,
     u: Float32,
     v: Float32,
@@ -274,12 +269,12 @@ def _country(
 
 
 def _blocks(
-    material: npt.NDArray[np.uint8],
+    material: UInt8,
     height: Float32,
     eaves: Float32,
-    number: npt.NDArray[np.uint32],
-    town: Mask,
-    suburb: Mask,
+    number: UInt32,
+    town: Bools,
+    suburb: Bools,
     lots: _Lots,
     i: Int64,
     j: Int64,
@@ -333,12 +328,12 @@ def _blocks(
 
 
 def _trees(
-    material: npt.NDArray[np.uint8],
+    material: UInt8,
     height: Float32,
-    number: npt.NDArray[np.uint32],
-    town: Mask,
-    suburb: Mask,
-    country: Mask,
+    number: UInt32,
+    town: Bools,
+    suburb: Bools,
+    country: Bools,
     wood: Float32,
     x: Float32,
     y: Float32,
@@ -369,13 +364,13 @@ def _trees(
 
 
 def _streets(
-    material: npt.NDArray[np.uint8],
+    material: UInt8,
     height: Float32,
     eaves: Float32,
     across: _Lattice,
     along: _Lattice,
-    country: Mask,
-    water: Mask,
+    country: Bools,
+    water: Bools,
     seed: int,
 ) -> None:
     """Carve streets along the lattice's lines: all of them where it is built up, every third in the country."""
@@ -407,7 +402,7 @@ def _streets(
         height[planted], eaves[planted] = 6.5 - spot[planted], 0
 
 
-def _sea(material: npt.NDArray[np.uint8], height: Float32, eaves: Float32, sea_m: Float32) -> None:
+def _sea(material: UInt8, height: Float32, eaves: Float32, sea_m: Float32) -> None:
     """Water, a beach, and a paved promenade behind it; streets end there."""
     for kind, where in (
         (Material.WATER, sea_m < 0),

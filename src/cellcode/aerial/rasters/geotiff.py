@@ -29,8 +29,8 @@ from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.geography.distance import wrap_lon
 from cellcode.http import Client
+from cellcode.types import Bools, Float64, UInt8
 
-Float64 = npt.NDArray[np.float64]
 _WGS84 = "EPSG:4326"
 _EDGE_POINTS = 21  # per side, when the outline of the raster is carried to degrees
 
@@ -92,7 +92,7 @@ class GeoTiffSource:
         """Return the outline of the raster."""
         return Region(self._outline)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """See `AerialSource.covers`."""
         return self.footprint().contains(lat_deg, lon_deg)
 
@@ -143,13 +143,11 @@ class GeoTiffSource:
         columns, rows = _apply(self._inverse, np.array(x), np.array(y))
         return np.stack([columns, rows], axis=1)
 
-    def _mask(self, dataset: Any, window: Window, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _mask(self, dataset: Any, window: Window, shape: tuple[int, ...]) -> UInt8:
         """255 where there is imagery: alpha, internal mask, or nodata in every band."""
         if dataset.mask_flag_enums[0] == [MaskFlags.all_valid]:
             return np.full(shape, 255, np.uint8)
-        mask: npt.NDArray[np.uint8] = dataset.dataset_mask(
-            window=window, out_shape=shape, resampling=Resampling.nearest
-        )
+        mask: UInt8 = dataset.dataset_mask(window=window, out_shape=shape, resampling=Resampling.nearest)
         return mask
 
 

@@ -17,6 +17,7 @@ from cellcode.aerial.protocol import Crop
 from cellcode.aerial.rasters.geotiff import GeoTiffSource, OffGlobeError
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance
+from cellcode.types import Bools
 
 SUFFIXES = {".tif", ".tiff", ".vrt"}
 PREFERENCES = ("imagery", "newest")
@@ -74,7 +75,7 @@ class MosaicSource:
         """Return the union of the outlines."""
         return Region(shapely.union_all([source.footprint().shape for source in self.sources]))
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """See `AerialSource.covers`."""
         return self.footprint().contains(lat_deg, lon_deg)
 

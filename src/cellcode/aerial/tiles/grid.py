@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import rasterio.warp
 from rasterio.crs import CRS
 from rasterio.enums import WktVersion
 
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
+
 Box = tuple[float, float, float, float]
 WEB_MERCATOR = "EPSG:3857"
 _WGS84 = "EPSG:4326"

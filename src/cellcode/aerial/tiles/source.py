@@ -26,8 +26,8 @@ from cellcode.aerial.tiles.provider import Key, TileProvider
 from cellcode.aerial.warp import crop_corners, sides, warp
 from cellcode.errors import InputError
 from cellcode.geography import Region
+from cellcode.types import Bools, Float64, UInt8
 
-Float64 = npt.NDArray[np.float64]
 USUAL_TILE_PX = 256
 MAX_TILES = 1024  # for one crop
 _MARGIN_PX = 2  # of the window around the crop, for interpolation
@@ -87,7 +87,7 @@ class TileSource:
         """Return the box of the provider's bounds."""
         return Region.bbox(*self.bounds)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """See `AerialSource.covers`."""
         return self.footprint().contains(lat_deg, lon_deg)
 
@@ -225,7 +225,7 @@ def _stitch(
     return Window(canvas, mask, corners)
 
 
-def _cut(window: Window, size_px: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _cut(window: Window, size_px: int) -> tuple[UInt8, Bools]:
     """Cut the crop out of its window."""
     upper_left, lower_right = window.corners[0], window.corners[2]
     (left, top), (right, bottom) = upper_left, lower_right

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
 
@@ -28,6 +27,7 @@ from cellcode.photos import PhotoError, read_pixels
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.progress import Meter
 from cellcode.runs import Run
+from cellcode.types import Ids
 
 BATCH = 64
 
@@ -46,7 +46,7 @@ class Ingredients(NamedTuple):
     reuse: str | None = None
 
 
-def encode(ingredients: Ingredients, ids: npt.NDArray[np.uint64], folder: str) -> str | None:
+def encode(ingredients: Ingredients, ids: Ids, folder: str) -> str | None:
     """Encode the cells of a shard into a folder, which appears when it is finished; one that is there is left alone.
 
     Returns:

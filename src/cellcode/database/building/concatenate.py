@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from cellcode.database.building.shards import read_part
@@ -19,8 +18,8 @@ from cellcode.database.store.npy_file import RowWriter
 from cellcode.geography import distance, s2
 from cellcode.progress import Meter
 from cellcode.runs import CellFacts
+from cellcode.types import Bools
 
-Bools = npt.NDArray[np.bool_]
 SMOOTH_BLOCK = 4096
 
 

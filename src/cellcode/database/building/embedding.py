@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode.config import Config
 from cellcode.model.encoder import Encoder
 from cellcode.model.precision import autocast, choose_device
 from cellcode.photos.reading.pixels import load_pixels
+from cellcode.types import Float32, Int64
 
 CHUNK = 4096  # photos that are decoded at once
 BATCH = 64
@@ -20,7 +20,7 @@ BATCH = 64
 
 def embed(
     encoder: Encoder, config: Config, files: Sequence[Path], device: str = "auto", description: str = "reading photos"
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], dict[int, str]]:
+) -> tuple[Float32, Int64, dict[int, str]]:
     """Embed photos; those that cannot be read are left out.
 
     Args:

@@ -9,12 +9,10 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource
-from cellcode.database.building import cluster_tasks, shards
+from cellcode.database.building import cluster_tasks
+from cellcode.database.building import shards as shard_files
 from cellcode.database.building.plan import Plan
 from cellcode.database.building.shards import COUNTS, Reuse
 from cellcode.distributed.ray_tasks import over_ranges
@@ -23,8 +21,9 @@ from cellcode.files import read_json, write_json
 from cellcode.geography import s2
 from cellcode.progress import Meter
 from cellcode.runs import Run
+from cellcode.types import Ids
 
-Shards = Iterable[tuple[npt.NDArray[np.uint64], Path]]  # cells, and the folder that they are encoded into
+Shards = Iterable[tuple[Ids, Path]]  # cells, and the folder that they are encoded into
 Encoded = tuple[
     Path, str | None
 ]  # a shard's folder; what of the imagery it lacks for now, in which case it is not there
@@ -52,7 +51,7 @@ def encode(
     """Write the shards that are not there yet; return all of them in order, and their counts."""
     identity = {
         "run": run.identity,
-        "aerial_encoder": shards.encoder_digest(run),
+        "aerial_encoder": shard_files.encoder_digest(run),
         "imagery": source.identity if source is not None else None,
         "plan": plan.digest,
         "build": run.config.build.model_dump(mode="json"),
@@ -100,7 +99,7 @@ def encode(
 
 def _one_by_one(run: Run, source: AerialSource | None, reuse: Reuse | None, shards: Shards) -> Iterator[Encoded]:
     for ids, folder in shards:
-        yield folder, shards.write_whole(run, source, ids, folder, reuse)
+        yield folder, shard_files.write_whole(run, source, ids, folder, reuse)
 
 
 def _on_cluster(ingredients: cluster_tasks.Ingredients, address: str, shards: Shards) -> Iterator[Encoded]:

@@ -40,10 +40,8 @@ from cellcode.index.codeset import CodeSet
 from cellcode.index.first_stage import Builder, FirstStage
 from cellcode.index.quantise import int8_step, to_int8
 from cellcode.progress import Meter
+from cellcode.types import Bools, Float16, Float32, Ids
 
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.uint64]
 BLOCK = 65536
 SAMPLE = 65536  # codes that directions and centroids are found on
 MIN_QUERIES = 200  # fewer cannot tell 99.5 %
@@ -59,7 +57,7 @@ class Coarse:
     longest: float
 
 
-def write_coarse(codes: npt.NDArray[np.float16], folder: Path) -> Coarse:
+def write_coarse(codes: Float16, folder: Path) -> Coarse:
     """Write the int8 codes, (N, D), with one step for all of them, as small as the largest value allows."""
     step = int8_step(max(float(np.abs(block).max()) for block in _blocks(codes)))
     error = longest = 0.0
@@ -222,7 +220,7 @@ def _fill(builder: Builder, codes: CodeSet, starts: npt.NDArray[np.integer] | No
     return builder.made(starts)
 
 
-def _widened(codes: npt.NDArray[np.float16]) -> Float32:
+def _widened(codes: Float16) -> Float32:
     """Return codes as float32; torch does it several times faster than numpy."""
     return np.asarray(torch.from_numpy(np.array(codes)).float().numpy())
 
@@ -234,5 +232,5 @@ def _describe(stage: FirstStage, settings: tune.Settings) -> str:
     return f"{stage.entry_bytes} bytes a {stage.over[:-1]}: {kept or 'does not keep the best'}"
 
 
-def _blocks(codes: npt.NDArray[np.float16]) -> Iterator[npt.NDArray[np.float16]]:
+def _blocks(codes: Float16) -> Iterator[Float16]:
     return (np.asarray(codes[first : first + BLOCK]) for first in range(0, len(codes), BLOCK))

@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from cellcode.database.calibration.fit import Calibration
 from cellcode.geography import s2
 from cellcode.model.prototypes.whole import Prototypes
-
-Float32 = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+from cellcode.types import Bools, Float32, Ids
 
 
-def upsample(prototypes: Prototypes, ids: npt.NDArray[np.uint64], how: Literal["copy", "interpolate"]) -> Float32:
+def upsample(prototypes: Prototypes, ids: Ids, how: Literal["copy", "interpolate"]) -> Float32:
     """Give each cell a prototype through the S2 hierarchy (method, grade A; the choice between the two is ours).
 
     "copy" takes the parent's; "interpolate" takes the one that training would use for a photo at the cell's centre.

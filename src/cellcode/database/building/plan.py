@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.aerial import AerialSource
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges
 from cellcode.runs import Run
-
-Bools = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.uint64]
+from cellcode.types import Bools, Ids
 
 
 @dataclass(frozen=True)

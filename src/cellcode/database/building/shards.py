@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode import cpu
@@ -29,10 +28,8 @@ from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
 from cellcode.model.precision import autocast, choose_device
 from cellcode.runs import Run
+from cellcode.types import Bools, Datetimes, Float16, Float32, Ids, Int64, UInt8
 
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.uint64]
 NAMES = ("ids", "aerial", "prototypes", "has_aerial", "has_prototype", "digests", "imagery_date")
 COUNTS = "counts.json"
 MASKED = "masked"  # in the counts: what of the imagery was missing, and how often
@@ -42,12 +39,12 @@ class Part(NamedTuple):
     """The cells of a shard that have a code; (n,) and (n, D) arrays, terms in float16 and 0 where a cell lacks one."""
 
     ids: Ids
-    aerial: npt.NDArray[np.float16]
-    prototypes: npt.NDArray[np.float16]
+    aerial: Float16
+    prototypes: Float16
     has_aerial: Bools
     has_prototype: Bools
     digests: Ids
-    imagery_date: npt.NDArray[np.datetime64]
+    imagery_date: Datetimes
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Reuse:
 
     database: Database
 
-    def lookup(self, ids: Ids, digests: Ids) -> tuple[Bools, npt.NDArray[np.float16]]:
+    def lookup(self, ids: Ids, digests: Ids) -> tuple[Bools, Float16]:
         """Return which cells can be taken over, (n,), and their embeddings, (m, D)."""
         tiles, known = self.database.tiles(), self.database.tile_digests()
         if tiles is None or known is None:
@@ -119,7 +116,7 @@ def masked(folders: Iterable[Path]) -> Counter[Missing]:
     return total
 
 
-def row_error(rows: Float32, narrow: npt.NDArray[np.float16]) -> float:
+def row_error(rows: Float32, narrow: Float16) -> float:
     """Largest euclidean distance of a row from its float16 copy: no score of a unit query changes by more."""
     if not len(rows):
         return 0.0
@@ -142,7 +139,7 @@ def encoder_digest(run: Run) -> str | None:
 
 def _aerial_terms(
     run: Run, source: AerialSource | None, ids: Ids, reuse: Reuse | None
-) -> tuple[npt.NDArray[np.float16], Ids, npt.NDArray[np.datetime64], dict[str, float]]:
+) -> tuple[Float16, Ids, Datetimes, dict[str, float]]:
     """Return embeddings (n, D), digests (n,) of the tiles (0: not enough imagery), their dates (n,), and counts."""
     aerial = np.zeros((len(ids), run.config.model.dim), np.float16)
     digests, dates = np.zeros(len(ids), np.uint64), np.full(len(ids), "NaT", "datetime64[D]")
@@ -169,10 +166,10 @@ class _Tiles(NamedTuple):
     And how many of all that were read are incomplete.
     """
 
-    rows: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.uint8]
+    rows: Int64
+    pixels: UInt8
     digests: Ids
-    dates: npt.NDArray[np.datetime64]
+    dates: Datetimes
     incomplete: int
 
 
@@ -192,7 +189,7 @@ def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
             yield tiles
 
 
-def _read(run: Run, source: AerialSource, ids: Ids, rows: npt.NDArray[np.int64]) -> _Tiles:
+def _read(run: Run, source: AerialSource, ids: Ids, rows: Int64) -> _Tiles:
     tile = run.config.tile
     lat, lon = s2.cell_centers(ids[rows])
     views = [read_crops(source, lat, lon, size_m=tile.size_m * scale, size_px=tile.size_px) for scale in tile.scales]
@@ -206,12 +203,12 @@ def _read(run: Run, source: AerialSource, ids: Ids, rows: npt.NDArray[np.int64])
     return _Tiles(rows[enough], pixels, digests, first.dates[enough], incomplete)
 
 
-def _digest(pixels: npt.NDArray[np.uint8]) -> int:
+def _digest(pixels: UInt8) -> int:
     """Digest of a tile that is never 0."""
     return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little") | 1
 
 
-def _encode(run: Run, pixels: npt.NDArray[np.uint8]) -> Float32:
+def _encode(run: Run, pixels: UInt8) -> Float32:
     """Return the aerial embeddings of tiles, (m, D) float32 of unit length."""
     assert run.aerial is not None  # checked when the build was planned
     device = choose_device(run.config.training.device)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.torch import save_file
 
 from cellcode import config as configuration
@@ -39,8 +38,8 @@ from cellcode.geography import s2
 from cellcode.index.codeset import CodeSet
 from cellcode.progress import Meter
 from cellcode.runs import Run, architecture
+from cellcode.types import Float32
 
-Float32 = npt.NDArray[np.float32]
 BLOCK = 65536
 RADIUS_CELLS = 1.5  # the neighbourhood that counts as right when the calibration is fitted, in mean cell edges
 MAX_QUERIES = 2048  # validation photos that are kept to check the search with

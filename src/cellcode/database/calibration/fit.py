@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database.calibration import likelihood, tradeoff, weighting
 from cellcode.database.calibration.imputation import MIN_CELLS, Imputation
@@ -22,9 +21,7 @@ from cellcode.database.calibration.in_region import Inside
 from cellcode.database.calibration.likelihood import Free
 from cellcode.database.calibration.similarity import Similarities, Terms, compare
 from cellcode.runs import Validation
-
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
+from cellcode.types import Bools, Float32, Ids
 
 DEFAULT_TEMPERATURE = 0.05  # without validation photos; of the order that training with beta = 50 leaves between places
 MIN_PHOTOS = 10  # a group of fewer validation photos fits nothing
@@ -109,7 +106,7 @@ class Calibration:
 
 def fit(
     validation: Validation,
-    ids: npt.NDArray[np.uint64],
+    ids: Ids,
     terms: Terms,
     *,
     radius_m: float,

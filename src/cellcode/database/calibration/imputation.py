@@ -17,8 +17,8 @@ import numpy.typing as npt
 from cellcode.database.calibration.in_region import with_constant
 from cellcode.database.calibration.similarity import Terms
 from cellcode.errors import InputError
+from cellcode.types import Float32
 
-Float32 = npt.NDArray[np.float32]
 MIN_CELLS = 200  # fewer cells with both terms say nothing of others
 MAX_CELLS = 65536  # more change nothing
 RIDGE = 1e-3  # times the number of cells; leaving out blocks of cells, anything up to 3e-3 was as good

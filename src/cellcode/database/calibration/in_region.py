@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float32, Float64
+
 RIDGE = 1e-3  # on the mean loss, with standardised features
 FOLDS = 5
 KEPT = 0.95  # share of validation photos that count as inside

@@ -12,13 +12,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cellcode.database.calibration.similarity import Similarities
+from cellcode.types import Float32
 
-Float32 = npt.NDArray[np.float32]
 FIT_ENTRIES = 1 << 22  # photos x cells that a fit looks at: with more photos it is slower, not better
 GRID_ENTRIES = 1 << 18
 KAPPAS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database.building.embedding import embed
 from cellcode.database.building.plan import Plan
@@ -15,11 +14,12 @@ from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
+from cellcode.types import Float32
 
 MAX_PHOTOS = 4096
 
 
-def embed_elsewhere(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> npt.NDArray[np.float32]:
+def embed_elsewhere(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> Float32:
     """Return the embeddings of (at most MAX_PHOTOS, evenly spaced) photos, (E, D) of unit length.
 
     Photos in cells that the plan covers are used as well, but counted on stderr.

@@ -12,7 +12,6 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database.calibration.fit import MIN_PHOTOS, Calibration
 from cellcode.database.calibration.in_region import Inside, features
@@ -21,17 +20,15 @@ from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.index import exact
 from cellcode.index.codeset import CodeSet
 from cellcode.runs import Validation
+from cellcode.types import Float32, Float64, Ids, Int64
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
 REACH = 1000  # best cells that are taken one by one; the rest of the posterior is spread evenly over all cells
 EVERYWHERE = 1024  # cells that stand for all of them
 MAX_PHOTOS = 2048
 BATCH = 64
 
 
-def everywhere(ids: Ids, slices: npt.NDArray[np.int64] | None = None) -> tuple[Float64, Float64]:
+def everywhere(ids: Ids, slices: Int64 | None = None) -> tuple[Float64, Float64]:
     """Return centres of at most EVERYWHERE evenly spaced cells, in degrees.
 
     Args:

@@ -11,10 +11,7 @@ import torch
 
 from cellcode.geography import distance, s2
 from cellcode.runs import Validation
-
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.uint64]
+from cellcode.types import Bools, Float32, Float64, Ids, Int64
 
 MAX_PHOTOS = 4096
 MAX_ENTRIES = 1 << 24  # photos x cells; two float32 arrays of this size are 128 MB
@@ -57,7 +54,7 @@ class Similarities:
     has_aerial: Bools
     has_prototype: Bools
     near: Bools
-    nearest: npt.NDArray[np.int64]
+    nearest: Int64
     stands_for: Float32
     cells: int
     photos_near: int
@@ -68,7 +65,7 @@ class Similarities:
         return len(self.nearest)
 
     @property
-    def kind(self) -> npt.NDArray[np.int64]:
+    def kind(self) -> Int64:
         """What each cell has, (M,): an index into KINDS."""
         return np.where(self.has_aerial & self.has_prototype, 0, np.where(self.has_aerial, 1, 2))
 
@@ -143,12 +140,12 @@ def compare(
     )
 
 
-def _lone(terms: Terms, rows: npt.NDArray[np.int64]) -> Bools:
+def _lone(terms: Terms, rows: Int64) -> Bools:
     """Cells that have imagery alone."""
     return terms.has_aerial[rows] & ~terms.has_prototype[rows]
 
 
-def _near(validation: Validation, ids: Ids, radius_m: float) -> list[npt.NDArray[np.int64]]:
+def _near(validation: Validation, ids: Ids, radius_m: float) -> list[Int64]:
     """Rows of the cells with centres within the radius of each photo, sorted.
 
     Cells are found from a grid of points around each photo, closer than cells are narrow: the cost follows the photos.
@@ -166,13 +163,11 @@ def _near(validation: Validation, ids: Ids, radius_m: float) -> list[npt.NDArray
     return near
 
 
-def _apart_m(lat_deg: float, lon_deg: float, cells: Ids) -> npt.NDArray[np.float64]:
+def _apart_m(lat_deg: float, lon_deg: float, cells: Ids) -> Float64:
     return distance.haversine_m(lat_deg, lon_deg, *s2.cell_centers(cells))
 
 
-def _choose_cells(
-    count: int, near: list[npt.NDArray[np.int64]], rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], Float32]:
+def _choose_cells(count: int, near: list[Int64], rng: np.random.Generator) -> tuple[Int64, Float32]:
     """Rows to compare with, sorted, and how many cells each stands for."""
     limit = MAX_ENTRIES // max(len(near), 1)
     if count <= limit or not near:
@@ -188,9 +183,7 @@ def _choose_cells(
     return rows[order], stands_for[order]
 
 
-def _products(
-    queries: Float32, term: npt.NDArray[np.floating] | None, rows: npt.NDArray[np.int64], block: int = 65536
-) -> Float32:
+def _products(queries: Float32, term: npt.NDArray[np.floating] | None, rows: Int64, block: int = 65536) -> Float32:
     """Return queries . term[rows], (V, M)."""
     products = np.zeros((len(queries), len(rows)), np.float32)
     if term is None or not len(queries):

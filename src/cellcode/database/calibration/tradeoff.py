@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.database.calibration.similarity import Similarities
-
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
+from cellcode.types import Bools, Float32
 
 CURVE_KAPPAS = tuple(float(2.0**e) for e in np.arange(-3, 3.01, 0.5))
 CURVE_FACTORS = tuple(float(2.0**e) for e in np.arange(-1, 2.01, 0.25))

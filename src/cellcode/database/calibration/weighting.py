@@ -14,7 +14,7 @@ import numpy as np
 
 from cellcode.database.calibration import tradeoff
 from cellcode.database.calibration.similarity import Similarities
-from cellcode.database.calibration.tradeoff import Float32
+from cellcode.types import Float32
 
 WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)  # tried beside the share, those on one side of it
 KEPT_OF_GAIN = 0.25  # of what fusion gains in cells with a prototype

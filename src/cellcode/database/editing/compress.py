@@ -23,9 +23,10 @@ from cellcode.database.store.npy_file import RowWriter
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.index import quantise, tune
-from cellcode.index.codeset import CodeSet, Float32
+from cellcode.index.codeset import CodeSet
 from cellcode.index.quantise import PackedCodes
 from cellcode.progress import Meter
+from cellcode.types import Float32
 
 BLOCK = 65536
 SAMPLE = 65536

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode.database.building.embedding import embed
@@ -27,9 +26,8 @@ from cellcode.geography import Region, s2
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.runs import CellFacts
+from cellcode.types import Bools, Float32, Ids, Int64
 
-Float32 = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.uint64]
 __all__ = ["imagery", "run"]
 NAMED = 3  # photos left out that are named
 
@@ -142,7 +140,7 @@ def _grown(
     return cells, int((~had).sum()), int(had.sum())
 
 
-def _lent(prototypes: Float32, had: npt.NDArray[np.bool_], parent: npt.NDArray[np.int64], parents: int) -> Float32:
+def _lent(prototypes: Float32, had: Bools, parent: Int64, parents: int) -> Float32:
     """Return prototypes, (n, D), where cells without one have the mean of those under the same parent; 0 where none has one."""
     total = np.zeros((parents, prototypes.shape[1]), np.float32)
     np.add.at(total, parent[had], prototypes[had])
@@ -150,7 +148,7 @@ def _lent(prototypes: Float32, had: npt.NDArray[np.bool_], parent: npt.NDArray[n
     return np.where(had[:, None], prototypes, total[parent])
 
 
-def _table(database: Database, touched: Ids, level: int) -> tuple[Prototypes, npt.NDArray[np.bool_]]:
+def _table(database: Database, touched: Ids, level: int) -> tuple[Prototypes, Bools]:
     """Return a table of prototypes with rows for the cells to fit, and which rows these are.
 
     The database keeps what was upsampled: a prototype is taken to be the mean of that of its cells.

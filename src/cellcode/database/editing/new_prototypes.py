@@ -8,17 +8,14 @@ with the new prototypes alone to change, and photos from all over the region to 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.progress import Meter
+from cellcode.types import Bools, Float32, Float64
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 STEPS, LEARNING_RATE = 150, 0.02
 PHOTOS, OTHERS = 4096, 2048  # of a step
 MAX_ENTRIES = 1 << 24  # photos x old prototypes that are compared at once

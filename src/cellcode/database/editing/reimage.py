@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.missing import missing, refuse_passing, told
@@ -22,6 +21,7 @@ from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.progress import Meter
 from cellcode.runs import Run
+from cellcode.types import Float16
 
 
 def imagery(
@@ -118,9 +118,7 @@ def _with_imagery(database: Database, made: Part, folder: Path) -> replace_cells
     return replace(cells, aerial=_smoothed(database, cells, folder, sigma_cells)) if sigma_cells else cells
 
 
-def _smoothed(
-    database: Database, cells: replace_cells.Cells, folder: Path, sigma_cells: float
-) -> npt.NDArray[np.float16]:
+def _smoothed(database: Database, cells: replace_cells.Cells, folder: Path, sigma_cells: float) -> Float16:
     """Smooth the aerial embeddings of some cells as the build does: with those of the cells around them."""
     around = np.unique(s2.all_neighbors(cells.ids))
     ids = np.union1d(cells.ids, around[np.isin(around, database.ids)])

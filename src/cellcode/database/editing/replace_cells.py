@@ -21,7 +21,7 @@ from cellcode.database.building.finalize import (
 )
 from cellcode.database.building.fusion import fuse
 from cellcode.database.building.shards import row_error
-from cellcode.database.editing.reshape import Spans, copy_rows, file_rows, write_facts
+from cellcode.database.editing.reshape import copy_rows, file_rows, write_facts
 from cellcode.database.store.database import Database
 from cellcode.database.store.facts import Facts
 from cellcode.database.store.layout import (
@@ -40,10 +40,9 @@ from cellcode.errors import InputError
 from cellcode.files import atomic_folder
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.index.codeset import CodeSet
+from cellcode.types import Float16, Ids, Int64
 
 HALF_ERROR = 2.0**-11  # relative rounding of float16, and so the largest distance of a unit row from its copy
-Half = npt.NDArray[np.float16]
-Ids = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Cells:
     """
 
     ids: Ids
-    aerial: Half
-    prototypes: Half
-    tiles: Half
+    aerial: Float16
+    prototypes: Float16
+    tiles: Float16
     digests: Ids
     facts: Facts
 
@@ -167,7 +166,7 @@ def _errors(database: Database, seen: bool, visited: bool, rounding: float) -> d
     }
 
 
-def _spans(ids: Ids, new: Ids) -> Spans:
+def _spans(ids: Ids, new: Ids) -> Int64:
     """Return where each row comes from, in the order of the ids: 0 from the database, 1 from the new cells."""
     kept = np.flatnonzero(~np.isin(ids, new))
     owner = np.repeat([0, 1], [len(kept), len(new)])

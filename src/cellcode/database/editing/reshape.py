@@ -48,9 +48,9 @@ from cellcode.files import atomic_folder
 from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges
 from cellcode.index.codeset import CodeSet, rows_of
+from cellcode.types import Float16, Ids, Int64
 
 # Rows of several databases in the order of their ids: (S, 3) int64, number of the database, first and past-the-last row.
-Spans = npt.NDArray[np.int64]
 BLOCK = 65536
 SHARD_DEPTH = 5  # shards are made of S2 cells of 4 ** 5 cells
 
@@ -208,7 +208,7 @@ def _check_alike(opened: list[Database]) -> None:
             )
 
 
-def _order(opened: list[Database]) -> Spans:
+def _order(opened: list[Database]) -> Int64:
     """Return the rows of all databases in the order of their ids; InputError if two share a cell."""
     ids = np.concatenate([each.ids for each in opened])
     sizes = [len(each.ids) for each in opened]
@@ -246,7 +246,7 @@ def file_rows(database: Database, name: str) -> npt.NDArray[Any]:
     return np.zeros(rows, np.uint64) if name == DIGESTS else np.broadcast_to(np.float16(0), database.codes.shape)
 
 
-def copy_rows(sources: list[npt.NDArray[Any]], spans: Spans, path: Path) -> None:
+def copy_rows(sources: list[npt.NDArray[Any]], spans: Int64, path: Path) -> None:
     """Write rows of several arrays one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with RowWriter(path, sources[0].shape[1:], sources[0].dtype) as file:
@@ -255,19 +255,19 @@ def copy_rows(sources: list[npt.NDArray[Any]], spans: Spans, path: Path) -> None
                 file.append(sources[number][first : min(first + BLOCK, stop)])
 
 
-def _facts(opened: list[Database], spans: Spans) -> Facts:
+def _facts(opened: list[Database], spans: Int64) -> Facts:
     """Return the facts of the rows of several databases."""
     return Facts.joined([opened[number].facts.select(slice(start, stop)) for number, start, stop in spans.tolist()])
 
 
-def write_facts(facts: Facts, folder: Path) -> npt.NDArray[np.uint64]:
+def write_facts(facts: Facts, folder: Path) -> Ids:
     """Write cells.parquet beside the ids that are there, and return them."""
-    ids: npt.NDArray[np.uint64] = np.load(folder / IDS)
+    ids: Ids = np.load(folder / IDS)
     pq.write_table(facts.table(ids), folder / CELLS, row_group_size=BLOCK)
     return ids
 
 
-def _cut(database: Database, ids: npt.NDArray[np.uint64], slices: npt.NDArray[np.int64]) -> CodeSet:
+def _cut(database: Database, ids: Ids, slices: Int64) -> CodeSet:
     """Return the codes of some rows, in memory only where they are taken."""
     whole = database.code_set
     return CodeSet(ids, _Chosen(whole.exact, rows_of(slices)), None, whole.scale, whole.coarse_error, whole.longest)
@@ -276,13 +276,13 @@ def _cut(database: Database, ids: npt.NDArray[np.uint64], slices: npt.NDArray[np
 class _Chosen:
     """Some rows of a table of codes, as a table."""
 
-    def __init__(self, codes: Any, rows: npt.NDArray[np.int64]) -> None:
+    def __init__(self, codes: Any, rows: Int64) -> None:
         self.codes, self.rows, self.shape = codes, rows, (len(rows), codes.shape[1])
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    def __getitem__(self, rows: slice | Int64) -> Float16:
         return np.asarray(self.codes[self.rows[rows]])
 
 

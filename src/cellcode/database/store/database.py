@@ -54,9 +54,8 @@ from cellcode.index.quantise import Codebook, PackedCodes
 from cellcode.index.tune import Settings
 from cellcode.model.encoder import Encoder
 from cellcode.runs import architecture
+from cellcode.types import Float16, Float32, Ids
 
-Ids = npt.NDArray[np.uint64]
-Codes = npt.NDArray[np.float16]
 SCATTERED_BYTES = 4 << 30  # codes larger than this are not mapped where rows are scattered
 
 
@@ -76,7 +75,7 @@ class Database:
     manifest: dict[str, Any]
     config: Config
     ids: Ids
-    codes: Codes | PackedCodes
+    codes: Float16 | PackedCodes
     calibration: Calibration
 
     @classmethod
@@ -97,7 +96,7 @@ class Database:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{folder / MANIFEST} is damaged ({error}); copy or build the database again") from None
         ids = mapped(folder / IDS, (rows,), np.uint64)
-        codes: Codes | PackedCodes
+        codes: Float16 | PackedCodes
         if PACKED in manifest["files"]:
             codebook = _codebook(folder / CODEBOOK)
             codes = PackedCodes(mapped(folder / PACKED, (rows, codebook.pieces), np.uint8), codebook)
@@ -170,14 +169,14 @@ class Database:
             )
         return facts
 
-    def terms(self) -> tuple[Codes | None, Codes | None]:
+    def terms(self) -> tuple[Float16 | None, Float16 | None]:
         """Return the aerial embeddings and the prototypes of every cell, (N, D) float16, memory-mapped.
 
         Rows of cells without the term are 0. None: no cell has the term, or the build did not keep the terms.
         """
         return self._term(AERIAL), self._term(PROTOTYPES)
 
-    def tiles(self) -> Codes | None:
+    def tiles(self) -> Float16 | None:
         """Return the aerial embeddings as the encoder gave them, before smoothing; see `terms`."""
         return self._term(TILES) if TILES in self.manifest["files"] else self._term(AERIAL)
 
@@ -186,7 +185,7 @@ class Database:
         return mapped(self.folder / DIGESTS, self.ids.shape, np.uint64) if DIGESTS in self.manifest["files"] else None
 
     @cached_property
-    def queries(self) -> npt.NDArray[np.float32]:
+    def queries(self) -> Float32:
         """Embeddings of the validation photos that settings of the search are checked with, (V, D)."""
         return np.array(mapped(self.folder / QUERIES, (None, self.code_set.dim), np.float32))
 
@@ -245,7 +244,7 @@ class Database:
             raise InputError(f"the encoder in {path} does not fit {self.folder / CONFIG}; build it again") from None
         return encoder.eval()
 
-    def _term(self, name: str) -> Codes | None:
+    def _term(self, name: str) -> Float16 | None:
         return mapped(self.folder / name, self.codes.shape, np.float16) if name in self.manifest["files"] else None
 
 

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cellcode.runs import CellFacts
+from cellcode.types import Bools, Datetimes, Ids, Int32, Int64
 
-Bools = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.uint64]
-Days = npt.NDArray[np.datetime64]
 SCHEMA = pa.schema(
     [
         ("cell", pa.uint64()),
@@ -43,16 +40,18 @@ class Facts:
         imagery_date: datetime64[D] of its tile, NaT where there is none or it is undated.
     """
 
-    photos: npt.NDArray[np.int32]
-    dates: npt.NDArray[np.int32]
-    first_date: Days
-    last_date: Days
+    photos: Int32
+    dates: Int32
+    first_date: Datetimes
+    last_date: Datetimes
     has_prototype: Bools
     has_aerial: Bools
-    imagery_date: Days
+    imagery_date: Datetimes
 
     @classmethod
-    def of_cells(cls, ids: Ids, known: CellFacts, has_prototype: Bools, has_aerial: Bools, imagery_date: Days) -> Self:
+    def of_cells(
+        cls, ids: Ids, known: CellFacts, has_prototype: Bools, has_aerial: Bools, imagery_date: Datetimes
+    ) -> Self:
         """Look up what a run knows of some cells; cells without training photos have none."""
         rows = np.minimum(np.searchsorted(known.ids, ids), max(len(known.ids) - 1, 0))
         found = known.ids[rows] == ids if len(known.ids) else np.zeros(len(ids), bool)
@@ -78,7 +77,7 @@ class Facts:
         """Return the rows of several, one after the other."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
-    def select(self, rows: slice | npt.NDArray[np.int64]) -> Self:
+    def select(self, rows: slice | Int64) -> Self:
         """Return some rows."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 

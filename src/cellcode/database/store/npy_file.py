@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.errors import InputError
+from cellcode.types import Int64
 
 
 class RowWriter:
@@ -78,7 +79,7 @@ class RowReader:
         """N."""
         return len(self._mapped)
 
-    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    def __getitem__(self, rows: slice | Int64) -> npt.NDArray[Any]:
         """Return some rows; those that follow each other are read together."""
         if isinstance(rows, slice) or not len(rows):
             return self._mapped[rows]

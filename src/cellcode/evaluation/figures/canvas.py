@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
 from cellcode.geography import distance, s2
+from cellcode.types import Float64, Ids
 
-Ids = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
 MOST_CELLS = 20_000  # more would be smaller than a pixel: they are drawn as their parents
 
 

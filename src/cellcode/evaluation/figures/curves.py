@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from cellcode.database.building.fusion import fuse
@@ -27,8 +26,8 @@ from cellcode.evaluation.figures.style import (
     styled,
 )
 from cellcode.geography import distance, s2
+from cellcode.types import Float64
 
-Float64 = npt.NDArray[np.float64]
 KAPPAS = tuple(float(2.0**e) for e in np.arange(-3, 3.01, 0.5))
 MOST_SCORES = 2e7  # photos x cells of the kappa curve
 DENSITY_SYSTEMS = ("hybrid", "prototypes", "aerial")

@@ -13,6 +13,7 @@ from cellcode.evaluation.figures.material import CannotDrawError, Material
 from cellcode.evaluation.figures.style import BLUE, VERMILLION, WIDTH_IN, new, styled
 from cellcode.geography import s2
 from cellcode.photos import PhotoError, read_image
+from cellcode.types import Ids, Int64
 
 TILE_PX, PHOTO_PX = 192, 256
 ROWS = (("easy", 1, 2), ("medium", 7, 16), ("hard", 100, None))
@@ -52,7 +53,7 @@ def rank_gallery(material: Material) -> Figure:
     return figure
 
 
-def true_ranks(material: Material) -> npt.NDArray[np.int64]:
+def true_ranks(material: Material) -> Int64:
     """Return the rank, from 1, of the cell that holds each photo, (N,); NEVER where it is not among the answers."""
     cells = material.hybrid.cells
     assert cells is not None
@@ -66,7 +67,7 @@ def _most(material: Material) -> int:
     return int(material.hybrid.cells.shape[1])
 
 
-def _examples(rank: npt.NDArray[np.int64], first: int, last: int | None) -> npt.NDArray[np.int64]:
+def _examples(rank: Int64, first: int, last: int | None) -> Int64:
     rows = np.flatnonzero((rank >= first) & (rank <= (last or NEVER)))
     return np.random.default_rng(1).permutation(rows)[:EXAMPLES]
 
@@ -92,7 +93,7 @@ def _example(material: Material, row: int, cells: npt.NDArray[np.object_]) -> No
     cells[2].set_xlabel(f"{off_m:.0f} m off" if off_m < 1000 else f"{off_m / 1000:.1f} km off")
 
 
-def _tile(source: AerialSource, cell: npt.NDArray[np.uint64], size_m: float, axes: Axes, colour: str) -> None:
+def _tile(source: AerialSource, cell: Ids, size_m: float, axes: Axes, colour: str) -> None:
     lat, lon = s2.cell_centers(cell)
     crop = source.read(float(lat[0]), float(lon[0]), size_m, TILE_PX)
     axes.imshow(crop.pixels)

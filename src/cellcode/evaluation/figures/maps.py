@@ -14,11 +14,8 @@ from cellcode.evaluation.figures.style import BLUE, VERMILLION, WIDTH_IN, grid, 
 from cellcode.geography import distance, s2
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.index.codeset import CodeTable
+from cellcode.types import Bools, Float32, Float64, Ids, Int64
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int64]
 BLOCK = 65536
 SAMPLE = 20_000  # codes that the components are fitted to
 PAIRS = 20_000
@@ -155,7 +152,7 @@ def self_similarity(material: Material) -> Figure:
     return figure
 
 
-def _components(ids: Ids, codes: CodeTable, rows: Rows, title: str) -> Figure:
+def _components(ids: Ids, codes: CodeTable, rows: Int64, title: str) -> Figure:
     if len(rows) < 2:
         raise CannotDrawError("the database has fewer than two cells with them")
     cells, colours = coarsened(np.asarray(ids[rows]), principal_colours(codes, rows))
@@ -166,7 +163,7 @@ def _components(ids: Ids, codes: CodeTable, rows: Rows, title: str) -> Figure:
     return figure
 
 
-def principal_colours(codes: CodeTable, rows: Rows) -> Float64:
+def principal_colours(codes: CodeTable, rows: Int64) -> Float64:
     """Return the three principal components of some codes, brought to unit length, as colours.
 
     Args:
@@ -198,14 +195,14 @@ def _scores(material: Material, row: int) -> Float32:
     return np.concatenate(parts)
 
 
-def _typical(error_m: Float64, mask: npt.NDArray[np.bool_]) -> int:
+def _typical(error_m: Float64, mask: Bools) -> int:
     """The photo of median error among some."""
     rows = np.flatnonzero(mask)
     return int(rows[np.argsort(error_m[rows])[len(rows) // 2]])
 
 
 def _pair_similarities(
-    ids: Ids, prototypes: npt.NDArray[np.floating], rows: npt.NDArray[np.int64], far_m: float
+    ids: Ids, prototypes: npt.NDArray[np.floating], rows: Int64, far_m: float
 ) -> tuple[Float32, Float32]:
     """Similarities of cells that touch, and of random cells at least so far apart."""
     rng = np.random.default_rng(0)
@@ -220,7 +217,7 @@ def _pair_similarities(
     return _cosines(prototypes, rows[pairs]), _cosines(prototypes, rows[wide[:, apart_m > far_m]])
 
 
-def _cosines(prototypes: npt.NDArray[np.floating], pairs: npt.NDArray[np.int64]) -> Float32:
+def _cosines(prototypes: npt.NDArray[np.floating], pairs: Int64) -> Float32:
     """Products of pairs of rows, (2, M)."""
     one, other = (prototypes[rows].astype(np.float32) for rows in pairs)
     return np.asarray((one * other).sum(axis=1))

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cellcode.aerial import AerialSource
 from cellcode.database import Database
 from cellcode.evaluation.confidence import Checked, Told
-from cellcode.evaluation.metrics import Bools, Result
+from cellcode.evaluation.metrics import Result
 from cellcode.photos import PhotoTable
+from cellcode.types import Bools, Float32
 
 
 class CannotDrawError(Exception):
@@ -37,7 +35,7 @@ class Material:
 
     database: Database
     table: PhotoTable
-    queries: npt.NDArray[np.float32]
+    queries: Float32
     results: list[Result]
     checked: Checked
     seen: Bools

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cellcode.evaluation.figures.material import CannotDrawError, Material
 from cellcode.evaluation.figures.style import BLACK, BLUE, GREY, SKY, VERMILLION, grid, new, styled
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
 
 
 @styled

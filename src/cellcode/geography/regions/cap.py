@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -18,10 +17,8 @@ from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m, wrap_lon
 from cellcode.geography.regions import covering, geojson, polygon
 from cellcode.geography.regions.covering import Cells
 from cellcode.geography.s2 import projection
-from cellcode.geography.s2.ranges import Ranges
+from cellcode.types import Bools, Float64, Ranges
 
-Bools = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
 _REACH = 1.25  # radians times 2^level: no point of a cell is farther from its centre (S2's largest diagonal is 2.44)
 
 

@@ -16,11 +16,8 @@ from cellcode.geography import s2
 from cellcode.geography.distance import EARTH_RADIUS_M
 from cellcode.geography.regions import polygon
 from cellcode.geography.s2 import hilbert, projection, ranges, squares
-from cellcode.geography.s2.ranges import Ids, Ranges
+from cellcode.types import Bools, Float64, Ids, Int64, Ranges
 
-Bools = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 _FINE_LEVEL = 6  # sides of coarser cells are drawn with the corners of this level, about 1.5 degrees apart
 
 

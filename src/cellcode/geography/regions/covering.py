@@ -7,15 +7,12 @@ from functools import cache
 from typing import Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.errors import InputError
 from cellcode.geography.s2 import hilbert, ranges
 from cellcode.geography.s2.hilbert import MAX_LEVEL
-from cellcode.geography.s2.ranges import Ids, Ranges
+from cellcode.types import Bools, Ids, Int64, Ranges
 
-Bools = npt.NDArray[np.bool_]
-Int64 = npt.NDArray[np.int64]
 _BLOCK = 4096  # cells; a block has at least 16 but where it is of the last level
 MAX_BOUNDARY = 5_000_000  # cells on a boundary at once: about 2 GB
 

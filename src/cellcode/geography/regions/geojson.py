@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 import shapely.affinity
 from shapely.geometry.base import BaseGeometry
@@ -14,8 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from cellcode.errors import InputError
 from cellcode.files import read_json
 from cellcode.geography.regions.polygon import WORLD
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
 
 
 def read(source: dict[str, Any] | Path | str) -> BaseGeometry:

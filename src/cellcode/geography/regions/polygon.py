@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -17,11 +16,7 @@ from cellcode.geography.distance import EARTH_RADIUS_M
 from cellcode.geography.regions import covering
 from cellcode.geography.regions.covering import Cells
 from cellcode.geography.s2 import squares
-from cellcode.geography.s2.ranges import Ranges
-
-Bools = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from cellcode.types import Bools, Float64, Int64, Ranges
 
 WORLD = shapely.box(-180, -90, 180, 90)
 _PAD_DEG = 1e-9  # boxes around cells grow by this (0.1 mm), far above the rounding of degrees (1e-13) and of the tests

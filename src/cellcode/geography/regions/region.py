@@ -18,7 +18,7 @@ from cellcode.geography.regions.cell_set import CellsArea
 from cellcode.geography.regions.notation import Area
 from cellcode.geography.regions.polygon import PolygonArea
 from cellcode.geography.s2 import ranges
-from cellcode.geography.s2.ranges import Ranges
+from cellcode.types import Bools, Ids, Ranges
 
 MAX_CELLS = 200_000_000
 
@@ -140,7 +140,7 @@ class Region:
         """
         return (-180.0, -90.0, 180.0, 90.0) if self._inverted else self._area.bounds
 
-    def contains(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def contains(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
         """Tell which points, (N,) degrees, lie in the region; longitudes may be given beyond 180."""
         inside = self._area.contains(np.asarray(lat_deg, np.float64), wrap_lon(lon_deg))
         return ~inside if self._inverted else inside
@@ -165,7 +165,7 @@ class Region:
             raise EmptyRegionError(f"no cell of level {level} has its centre in the region; it is smaller than a cell")
         return found
 
-    def cells(self, level: int) -> npt.NDArray[np.uint64]:
+    def cells(self, level: int) -> Ids:
         """Return the sorted ids of the cells of `level` whose centre is in the region; (N,) uint64, N >= 1.
 
         Raises:

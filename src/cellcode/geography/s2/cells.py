@@ -12,10 +12,7 @@ import numpy.typing as npt
 
 from cellcode.errors import InputError
 from cellcode.geography.s2 import hilbert, points, projection
-
-Ids = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from cellcode.types import Bools, Float64, Ids, Int64
 
 MAX_LEVEL = hilbert.MAX_LEVEL
 LEAVES = hilbert.LEAVES
@@ -131,7 +128,7 @@ def from_tokens(texts: list[str]) -> Ids:
     return ids
 
 
-def is_valid(ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def is_valid(ids: npt.ArrayLike) -> Bools:
     """Tell which ids are cells: a face below 6, and a lowest set bit at an even place. (N,)."""
     ids = _as_ids(ids)
     return np.asarray(((ids >> _U(61)) < 6) & ((lowest_bit(ids) & _U(0x1555555555555555)) != 0))

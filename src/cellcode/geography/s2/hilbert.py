@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
-Ids = npt.NDArray[np.uint64]
-Int64 = npt.NDArray[np.int64]
+from cellcode.types import Ids, Int64
 
 MAX_LEVEL = 30
 LEAVES = 1 << MAX_LEVEL  # leaf cells along the edge of a face

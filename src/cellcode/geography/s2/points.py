@@ -8,13 +8,10 @@ one of the states of the Hilbert curve. So the curve can start from the axis alo
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.geography.s2.hilbert import LEAVES, MAX_LEVEL, tables
+from cellcode.types import Float64, Ids, Int64
 
-Ids = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 _RADIANS = np.pi / 180
 _BITS = 6  # levels per step along the curve: tables of 128 KB
 

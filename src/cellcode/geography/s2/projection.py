@@ -7,10 +7,8 @@ the areas of cells. Rounding follows the official library, so that ids agree to 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from cellcode.types import Float64, Int64
 
 
 def to_xyz(lat_deg: Float64, lon_deg: Float64) -> tuple[Float64, Float64, Float64]:

@@ -7,12 +7,10 @@ rows of a sorted table of ids that lie in it are a few thousand slices.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.geography import s2
+from cellcode.types import Ids, Int64, Ranges
 
-Ids = npt.NDArray[np.uint64]
-Ranges = npt.NDArray[np.uint64]
 _U = np.uint64
 
 
@@ -67,7 +65,7 @@ def intersection(one: Ranges, other: Ranges, level: int) -> Ranges:
     return complement(join(outside, level), level)
 
 
-def rows_of_ranges(ids_sorted: Ids, ranges: Ranges) -> npt.NDArray[np.int64]:
+def rows_of_ranges(ids_sorted: Ids, ranges: Ranges) -> Int64:
     """Return the rows of a sorted table of ids that lie in ranges, as slices.
 
     Two binary searches per range: of a memory-mapped table only the pages on their way are read.
@@ -100,7 +98,7 @@ def spans(ids: Ids, level: int) -> Ranges:
     return np.stack([ids - low + bit, ids + low - bit], axis=1)
 
 
-def _counts(ranges: Ranges, level: int) -> npt.NDArray[np.int64]:
+def _counts(ranges: Ranges, level: int) -> Int64:
     return ((ranges[:, 1] - ranges[:, 0]) // _step(level)).astype(np.int64) + 1
 
 
@@ -108,7 +106,7 @@ def _step(level: int) -> np.uint64:
     return _U(2 << 2 * (s2.MAX_LEVEL - level))
 
 
-def rows_of_ids(ids_sorted: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+def rows_of_ids(ids_sorted: Ids, wanted: Ids) -> Int64:
     """Return the row of each id in a sorted table, in the shape of `wanted`; -1 where the table has none."""
     if not len(ids_sorted):
         return np.full(np.shape(wanted), -1, np.int64)

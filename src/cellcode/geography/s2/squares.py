@@ -7,12 +7,10 @@ latitude are at their corners.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.geography.s2 import projection
+from cellcode.types import Float64, Int64
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 _ROUNDING_DEG = 1e-9  # the side of the smallest cell is 5e-8
 
 

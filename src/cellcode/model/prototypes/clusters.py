@@ -11,17 +11,15 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cellcode.distributed import collectives
 from cellcode.model.prototypes.negatives import strata
+from cellcode.types import Float32, Int32, Int64
 
 SAMPLED = 1 << 16  # rows that centroids are made from, at most
 SCORED = 1 << 13  # rows compared with all centroids at a time
-Rows = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,19 @@ class Clusters:
         start, count: (C,) int64, slices of `order`.
     """
 
-    of_row: npt.NDArray[np.int32]
-    order: npt.NDArray[np.int32]
-    start: Rows
-    count: Rows
+    of_row: Int32
+    order: Int32
+    start: Int64
+    count: Int64
 
     @classmethod
-    def of(cls, of_row: npt.NDArray[np.int32], clusters: int) -> Clusters:
+    def of(cls, of_row: Int32, clusters: int) -> Clusters:
         """Sort the rows by their clusters 0..clusters - 1."""
         count = np.bincount(of_row, minlength=clusters)
         order = np.argsort(of_row, kind="stable").astype(np.int32)
         return cls(of_row, order, np.cumsum(count) - count, count)
 
-    def alike(self, rows: Rows, each: int, rng: np.random.Generator) -> Rows:
+    def alike(self, rows: Int64, each: int, rng: np.random.Generator) -> Int64:
         """Draw `each` rows of the cluster of every given row, with repetitions; (N * each,)."""
         own = self.of_row[rows]
         at = self.start[own][:, None] + rng.integers(0, self.count[own][:, None], (len(rows), each))
@@ -88,7 +86,7 @@ def centroids(vectors: Float32, clusters: int, seed: int) -> Float32:
     return np.asarray(kmeans.centroids, np.float32)
 
 
-def _chain(found: Float32) -> Rows:
+def _chain(found: Float32) -> Int64:
     """Order centroids (C, D) so that each is followed by the one of the rest that is most like it, (C,)."""
     similar = found @ found.T  # C x C
     order = np.zeros(len(found), np.int64)

@@ -16,13 +16,11 @@ counted, not drawn.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
+from cellcode.types import Float32, Int64
 
 
-def strata(count: int, drawn: int, rng: np.random.Generator) -> tuple[Rows, Float32]:
+def strata(count: int, drawn: int, rng: np.random.Generator) -> tuple[Int64, Float32]:
     """Draw one row of each of `drawn` runs of `count` rows, nearly equal in length.
 
     Returns:
@@ -33,7 +31,7 @@ def strata(count: int, drawn: int, rng: np.random.Generator) -> tuple[Rows, Floa
     return edges[:-1] + rng.integers(0, lengths), lengths.astype(np.float32)
 
 
-def with_certain(certain: Rows, drawn: Rows, lengths: Float32) -> tuple[Rows, Float32]:
+def with_certain(certain: Int64, drawn: Int64, lengths: Float32) -> tuple[Int64, Float32]:
     """Join certain rows, which stand for themselves, and drawn ones; rows ascending and distinct, and what each stands for."""
     certain = np.unique(certain)
     new = ~np.isin(drawn, certain, assume_unique=True)

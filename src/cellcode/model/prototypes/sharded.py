@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -24,7 +23,8 @@ from cellcode.model.precision import send
 from cellcode.model.prototypes import clusters, negatives
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.rowwise import RowwiseAdam
-from cellcode.model.prototypes.whole import Float64, Ids, Prototypes, neighbours
+from cellcode.model.prototypes.whole import Prototypes, neighbours
+from cellcode.types import Float32, Float64, Ids, Int64
 
 BLOCK = 1 << 16  # rows made at a time
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,7 +42,7 @@ class Selection:
         log_count: (M,) log of how many rows each stands for; -inf for a row that is only there so that there is one.
     """
 
-    host_rows: npt.NDArray[np.int64]
+    host_rows: Int64
     rows: Tensor
     raw: Tensor
     unit: Tensor
@@ -88,7 +88,7 @@ class ShardedPrototypes:
         """Return rows of the whole table and weights around positions; see `neighbours`."""
         return neighbours(self.ids, self.level, self.radius_cells, lat_deg, lon_deg)
 
-    def select(self, around: npt.NDArray[np.int64], draw: int) -> Selection:
+    def select(self, around: Int64, draw: int) -> Selection:
         """Copy the rows of a step.
 
         Args:
@@ -108,9 +108,7 @@ class ShardedPrototypes:
             self._selections.append(selection)
         return selection
 
-    def _chosen(
-        self, around: npt.NDArray[np.int64], draw: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def _chosen(self, around: Int64, draw: int) -> tuple[Int64, Float32]:
         """Rows of the whole table, ascending, and how many each stands for."""
         count, rule = len(self.ids), self.config
         if rule.negatives == "all":

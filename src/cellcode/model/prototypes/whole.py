@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from cellcode.geography import distance, s2
 from cellcode.geography.s2 import ranges
 from cellcode.model.precision import send
+from cellcode.types import Bools, Float64, Ids, Int64
 
-Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.uint64]
 _EDGES = [4, 7, 5, 2]  # edge neighbours among a cell and all its neighbours, in the order of `s2.edge_neighbors`
 
 
@@ -38,7 +36,7 @@ class Prototypes(nn.Module):
         self.level = int(s2.levels(ids[:1])[0]) if len(ids) else 0
         self.weight = nn.Parameter(F.normalize(torch.randn(len(ids), dim), dim=1))
 
-    def lookup(self, ids: Ids) -> npt.NDArray[np.int64]:
+    def lookup(self, ids: Ids) -> Int64:
         """Return the row of each cell, any shape, -1 where the table has none."""
         return ranges.rows_of_ids(self.ids, ids)
 
@@ -80,7 +78,7 @@ def neighbours(ids: Ids, level: int, radius_cells: float, lat_deg: Float64, lon_
     return torch.from_numpy(np.maximum(rows, 0)), torch.from_numpy(weight.astype(np.float32))
 
 
-def _repeated(ids: Ids) -> npt.NDArray[np.bool_]:
+def _repeated(ids: Ids) -> Bools:
     """Mark entries of a row that stand earlier in it already: beside a corner of the cube a neighbour appears twice."""
     same = ids[:, :, None] == ids[:, None, :]
     earlier = np.tril(np.ones((ids.shape[1], ids.shape[1]), bool), -1)

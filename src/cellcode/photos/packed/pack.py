@@ -30,11 +30,12 @@ from cellcode.files import atomic_path, locked, read_json, write_json
 from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, VERSION
 from cellcode.photos.packed.shards import PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
 from cellcode.photos.packed.shuffle import Ints, Layout, Spill
-from cellcode.photos.packed.statistics import VALIDATION, Facts, Float64, Mask, Splits, set_validation_apart, survey
+from cellcode.photos.packed.statistics import VALIDATION, Facts, set_validation_apart, survey
 from cellcode.photos.reading.image import PhotoError, open_photo, read_pixels
 from cellcode.photos.table.batches import ROWS, Batches, plain_memory
 from cellcode.photos.table.photo_table import SPLITS, PhotoTable
 from cellcode.progress import Meter
+from cellcode.types import Bools, Float64, Int8
 
 LOCK, SPILL = ".lock", ".rows.arrow"
 _AHEAD = 64  # photos that are read before they are written
@@ -76,7 +77,7 @@ def run(
     packing: Packing | None = None,
     *,
     out: Path | str,
-    set_apart: Callable[[Float64, Float64], Mask] | None = None,
+    set_apart: Callable[[Float64, Float64], Bools] | None = None,
 ) -> PackedPhotos:
     """Pack a photo table into the folder `out`; a packing that was interrupted is continued.
 
@@ -94,7 +95,7 @@ def run(
 
 
 def _run(
-    table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Mask] | None
+    table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Bools] | None
 ) -> PackedPhotos:
     facts, cells, split = survey(table, packing.level)
     if set_apart is not None and not (split == VALIDATION).any():
@@ -241,7 +242,7 @@ def _refuse_others(out: Path, identity: str) -> None:
         raise InputError(f"{out} is not empty and holds no packed photos; choose another --out")
 
 
-def _identity(table: Batches, split: Splits, packing: Packing) -> str:
+def _identity(table: Batches, split: Int8, packing: Packing) -> str:
     """Digest of the photos' names, splits and positions, one column after another, and of how they are packed."""
     digest = hashlib.sha256(json.dumps(asdict(packing)).encode())
     names = np.array(SPLITS)

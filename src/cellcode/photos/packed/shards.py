@@ -32,6 +32,7 @@ from cellcode.photos.packed import manifest
 from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, Manifest
 from cellcode.photos.reading.image import PhotoError
 from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.types import Ids, Int64
 
 SHARDS = "shards.parquet"
 INDEX = pa.schema(
@@ -55,8 +56,6 @@ SHARDS_SCHEMA = pa.schema(
     ]
 )
 _NEEDED = ["lat_deg", "lon_deg", "member", "offset", "bytes", "crc32", "group"]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class PackedPhotos:
         """Return the rows of the photo table of one shard, or some columns of them."""
         return self._table(_path(split, name, ".parquet"), columns or SCHEMA.names)
 
-    def cells(self, split: str, level: int) -> npt.NDArray[np.uint64]:
+    def cells(self, split: str, level: int) -> Ids:
         """Return the distinct cells with photos of a split, sorted, holding one shard's positions at a time."""
         found = np.zeros(0, np.uint64)
         for name in self.shards(split).names:

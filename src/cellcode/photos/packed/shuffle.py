@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from cellcode.photos.table.batches import ROWS, Batches
 from cellcode.photos.table.photo_table import SCHEMA, SPLITS
+from cellcode.types import Ids, Int8, Int64
 
 Ints = npt.NDArray[np.signedinteger[Any]]
 _MOST_BUCKETS = 300  # a spilled table has the square of it in pieces; larger tables have larger buckets
@@ -37,7 +38,7 @@ class Layout:
     groups: dict[str, Ints]
 
     @classmethod
-    def of(cls, cells: npt.NDArray[np.uint64], split: npt.NDArray[np.int8], group_photos: int, seed: int) -> Self:
+    def of(cls, cells: Ids, split: Int8, group_photos: int, seed: int) -> Self:
         """Order photos by their cells, (N,), and the numbers of their splits, (N,)."""
         place = np.empty(len(cells), _kind(len(cells)))
         groups: dict[str, Ints] = {}
@@ -66,7 +67,7 @@ class Layout:
         return sum(len(self.groups[name]) for name in before)
 
 
-def grouped_order(cells: npt.NDArray[np.uint64], group_photos: int, seed: int) -> tuple[Ints, Ints]:
+def grouped_order(cells: Ids, group_photos: int, seed: int) -> tuple[Ints, Ints]:
     """Order photos so that groups of one cell lie together and the groups in random order.
 
     Args:
@@ -96,7 +97,7 @@ def grouped_order(cells: npt.NDArray[np.uint64], group_photos: int, seed: int) -
     return by_cell[order], group[order]
 
 
-def _starts(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _starts(values: npt.NDArray[Any]) -> Int64:
     """Return where each run of equal values begins."""
     begins = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=begins[1:])
@@ -120,7 +121,7 @@ class Spill:
         path: of the file, which whoever makes this removes.
     """
 
-    def __init__(self, table: Batches, split: npt.NDArray[np.int8], place: Ints, path: Path) -> None:
+    def __init__(self, table: Batches, split: Int8, place: Ints, path: Path) -> None:
         self.path = path
         self._rows = max(ROWS, table.photos // _MOST_BUCKETS)
         self._pieces: dict[int, list[int]] = {}  # of each bucket, numbers of its record batches

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,10 +13,8 @@ from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.photos.table.batches import Batches
 from cellcode.photos.table.photo_table import SPLITS
+from cellcode.types import Bools, Float64, Ids, Int8
 
-Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Splits = npt.NDArray[np.int8]
 TRAIN, VALIDATION = SPLITS.index("train"), SPLITS.index("validation")
 
 
@@ -42,7 +39,7 @@ class Facts:
             known.update(text for text in pc.unique(part.column(name)).to_pylist() if text)
 
 
-def survey(table: Batches, level: int) -> tuple[Facts, npt.NDArray[np.uint64], Splits]:
+def survey(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
     """Return facts of the photos, their cells of a level, (N,), and the numbers of their splits, (N,).
 
     Raises:
@@ -65,7 +62,7 @@ def survey(table: Batches, level: int) -> tuple[Facts, npt.NDArray[np.uint64], S
     return facts, cells, split
 
 
-def set_validation_apart(table: Batches, split: Splits, choose: Callable[[Float64, Float64], Mask]) -> None:
+def set_validation_apart(table: Batches, split: Int8, choose: Callable[[Float64, Float64], Bools]) -> None:
     """Give the split "validation" to the training photos that `choose` takes by their latitudes and longitudes.
 
     Raises:

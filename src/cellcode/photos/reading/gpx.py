@@ -21,8 +21,8 @@ from defusedxml.ElementTree import parse
 from cellcode.errors import InputError, UsageError
 from cellcode.geography.distance import haversine_m
 from cellcode.geography.s2 import projection
+from cellcode.types import Float64, Int64
 
-Float64 = npt.NDArray[np.float64]
 MAX_GAP_S = 60.0
 MAX_GAP_M = 100.0
 _MIN_LEG_M = 2.0  # the direction between two points nearer than this is that of their errors
@@ -44,11 +44,11 @@ class Placed(NamedTuple):
 class Segment:
     """Track points without a break: times, int64 milliseconds UTC, rising; latitudes and longitudes, float64; (N,) each."""
 
-    time_ms: npt.NDArray[np.int64]
+    time_ms: Int64
     lat_deg: Float64
     lon_deg: Float64
 
-    def gaps(self, start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> tuple[Float64, Float64]:
+    def gaps(self, start: Int64, end: Int64) -> tuple[Float64, Float64]:
         """Return seconds and metres between points, given by their numbers."""
         metres = haversine_m(self.lat_deg[start], self.lon_deg[start], self.lat_deg[end], self.lon_deg[end])
         return (self.time_ms[end] - self.time_ms[start]) / 1000, metres
@@ -115,7 +115,7 @@ class Track:
                 best[:, rows[better]] = found[:, better]
         return best
 
-    def _on(self, segment: Segment, moments: npt.NDArray[np.int64]) -> Float64:
+    def _on(self, segment: Segment, moments: Int64) -> Float64:
         """As `_look_up`, at moments within one segment."""
         after = np.searchsorted(segment.time_ms, moments)  # the first point at or after
         before = np.where(segment.time_ms[after] == moments, after, after - 1)
@@ -125,7 +125,7 @@ class Track:
         found = np.stack([*_between(segment, before, after, share), gap_s, self._onward_deg(segment, before)])
         return np.where(unknown, np.nan, found)
 
-    def _onward_deg(self, segment: Segment, before: npt.NDArray[np.int64]) -> Float64:
+    def _onward_deg(self, segment: Segment, before: Int64) -> Float64:
         """Direction from track points to the next ones, NaN where these are too near or over a gap."""
         following = np.minimum(before + 1, len(segment.time_ms) - 1)
         gap_s, gap_m = segment.gaps(before, following)
@@ -133,9 +133,7 @@ class Track:
         return np.where(unknown, np.nan, _bearing_deg(segment, before, following))
 
 
-def _between(
-    segment: Segment, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], share: Float64
-) -> tuple[Float64, Float64]:
+def _between(segment: Segment, before: Int64, after: Int64, share: Float64) -> tuple[Float64, Float64]:
     """Points at a share of the way on the great circle, by weights of the unit vectors of its ends."""
     start, end = (
         np.stack(projection.to_xyz(segment.lat_deg[at], segment.lon_deg[at]), axis=1) for at in (before, after)
@@ -147,7 +145,7 @@ def _between(
     return projection.to_degrees(x, y, z)
 
 
-def _bearing_deg(segment: Segment, start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> Float64:
+def _bearing_deg(segment: Segment, start: Int64, end: Int64) -> Float64:
     lat1, lat2 = np.deg2rad(segment.lat_deg[start]), np.deg2rad(segment.lat_deg[end])
     turn = np.deg2rad(segment.lon_deg[end] - segment.lon_deg[start])
     east = np.sin(turn) * np.cos(lat2)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cellcode.errors import InputError, MissingExtraError
+from cellcode.types import UInt8
 
 MAX_PIXELS = 178_956_970  # above it Pillow itself refuses, as a decompression bomb
 MIN_SIDE_PX = 16
@@ -96,7 +96,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def read_pixels(
     source: Source, width_px: int, height_px: int, fit: str = "stretch", max_pixels: int = MAX_PIXELS
-) -> npt.NDArray[np.uint8]:
+) -> UInt8:
     """Decode a photo at an encoder's size.
 
     Args:

@@ -13,13 +13,11 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cellcode.errors import UsageError
+from cellcode.types import Float32, Float64, Int32, UInt8, UInt32
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 _MAX_FOV_DEG = 150.0  # beyond it a pinhole's picture is mostly stretched rim
 _COVERED = 0.99  # share of a view that a cropped panorama must show
 _SHAPE_TOLERANCE = 0.01
@@ -194,7 +192,7 @@ def _looked_up(rule: PanoramaRule, turn: Float64) -> tuple[Float32, Float32]:
     return (longitude / (2 * math.pi) + 0.5).astype(np.float32), (0.5 - latitude / math.pi).astype(np.float32)
 
 
-def _sample(pixels: npt.NDArray[np.uint32], across: Float32, down: Float32, around: bool) -> npt.NDArray[np.uint8]:
+def _sample(pixels: UInt32, across: Float32, down: Float32, around: bool) -> UInt8:
     """Look up places, given as shares of the picture's width and height, bilinearly; its rim goes on beyond it.
 
     Args:
@@ -211,7 +209,7 @@ def _sample(pixels: npt.NDArray[np.uint32], across: Float32, down: Float32, arou
     right, lower = left + 1, np.minimum(upper + 1, height - 1)
     columns = [column % width if around else np.minimum(column, width - 1) for column in (left, right)]
 
-    def mixed(row: npt.NDArray[np.int32], weight: Float32) -> Float32:
+    def mixed(row: Int32, weight: Float32) -> Float32:
         first, second = (
             np.take(pixels, row * width + column).view(np.uint8).reshape(*row.shape, 4)[..., :3].astype(np.float32)
             for column in columns
@@ -221,7 +219,7 @@ def _sample(pixels: npt.NDArray[np.uint32], across: Float32, down: Float32, arou
 
     across_weight, down_weight = (x - left)[..., None], (y - upper)[..., None]
     above, below = mixed(upper, across_weight), mixed(lower, across_weight)
-    view: npt.NDArray[np.uint8] = np.rint(above + (below - above) * down_weight).astype(np.uint8)
+    view: UInt8 = np.rint(above + (below - above) * down_weight).astype(np.uint8)
     return view
 
 

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.config import PhotoConfig
 from cellcode.photos.reading.image import PhotoError, read_pixels
 from cellcode.progress import track
+from cellcode.types import UInt8
 
 
 def load_pixels(
     files: Sequence[Path], photo: PhotoConfig, *, description: str = "reading photos"
-) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+) -> tuple[UInt8, dict[int, str]]:
     """Decode photos with as many threads as there are cores.
 
     Returns:

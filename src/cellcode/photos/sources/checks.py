@@ -8,19 +8,17 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellcode.errors import InputError
 from cellcode.photos.reading.image import MIN_SIDE_PX
-from cellcode.photos.sources.list_files import Lines, Numbers
+from cellcode.photos.sources.list_files import Lines
 from cellcode.photos.table.item import Reject
 from cellcode.photos.table.photo_table import SCHEMA, SPLITS
 from cellcode.photos.table.selection import keep, utc
+from cellcode.types import Bools, Float64, Int64
 
-Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 _TEXTS = ("sequence", "device", "licence", "attribution", "land_use")
 _RANGES = {  # of numbers that may be missing: lowest and highest value that can be meant
     "heading": (-360, 360),
@@ -39,7 +37,7 @@ class Checked:
     """
 
     rows: pa.Table
-    numbers: Numbers
+    numbers: Int64
     rejects: list[Reject]
 
 
@@ -98,7 +96,7 @@ class _Reader:
         self._columns, self._count = lines.columns, len(lines.numbers)
         self.faults: dict[int, tuple[str, str]] = {}
 
-    def note(self, wrong: Mask, reason: Callable[[int], str], kind: str) -> None:
+    def note(self, wrong: Bools, reason: Callable[[int], str], kind: str) -> None:
         for row in np.flatnonzero(wrong):
             self.faults.setdefault(int(row), (reason(int(row)), kind))
 
@@ -143,7 +141,7 @@ class _Reader:
         self.note(wrong, lambda row: f"{name} is {raw[row].as_py()!r}, {reason}", f"{name} {reason}")
         return pa.array(dates, pa.timestamp("ms"))
 
-    def _note_outside(self, name: str, values: Float64, number: Mask, lowest: int, highest: int) -> None:
+    def _note_outside(self, name: str, values: Float64, number: Bools, lowest: int, highest: int) -> None:
         inside = (values >= lowest) & (values <= highest)  # False for NaN
         bounds = f"{lowest}..{highest}"
         self.note(number & ~inside, lambda row: f"{name} is {values[row]}, not in {bounds}", f"{name} not in {bounds}")
@@ -153,7 +151,7 @@ class _Reader:
         return pa.nulls(self._count, pa.string()) if column is None else column
 
 
-def _numbers(name: str, raw: pa.Array) -> tuple[Float64, Mask]:
+def _numbers(name: str, raw: pa.Array) -> tuple[Float64, Bools]:
     """Values as float64, NaN where there is none, and which of them are numbers (NaN may be one)."""
     kind = raw.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):

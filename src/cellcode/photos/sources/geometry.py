@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import shapely
 from rasterio.crs import CRS
@@ -16,8 +15,8 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
 from cellcode.errors import InputError
+from cellcode.types import Float64
 
-Float64 = npt.NDArray[np.float64]
 _WGS84 = CRS.from_epsg(4326)
 _GEOGRAPHIC_WGS84 = {("OGC", "CRS84"), ("OGC", "CRS84h"), ("EPSG", "4326"), ("EPSG", "4979")}
 _POINT = 0  # shapely's number of the type

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cellcode.errors import InputError
 from cellcode.photos.sources.geometry import Geometry
+from cellcode.types import Int64
 
-Numbers = npt.NDArray[np.int64]
 LINES = 65_536
 
 
@@ -32,7 +31,7 @@ class Lines:
         faults: index to why a line says nothing usable at all.
     """
 
-    numbers: Numbers
+    numbers: Int64
     columns: dict[str, pa.Array]
     faults: dict[int, str] = field(default_factory=dict)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,10 +16,11 @@ from cellcode.errors import UsageError
 from cellcode.photos.sources import geojson
 from cellcode.photos.sources.checks import check
 from cellcode.photos.sources.geojson import GeoJsonList
-from cellcode.photos.sources.list_files import CsvList, Numbers, ParquetList, PhotoList
+from cellcode.photos.sources.list_files import CsvList, ParquetList, PhotoList
 from cellcode.photos.table.item import Reject
 from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.photos.table.selection import Selection, keep
+from cellcode.types import Int64
 
 SUFFIXES = (".csv", ".parquet", ".geoparquet", *geojson.SUFFIXES)
 _UNTIDY = r"(^|/)\.{0,2}/|/\.{0,2}$"  # paths that can be written in another way
@@ -36,7 +36,7 @@ class Listed:
     """
 
     rows: pa.Table
-    numbers: Numbers
+    numbers: Int64
     rejects: list[Reject]
     left_out: Counter[str]
 
@@ -91,7 +91,7 @@ def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection:
     return Listed(keep(rows, chosen), lines_of[chosen], rejects, left_out + not_chosen)
 
 
-def _first_of_same(files: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def _first_of_same(files: pa.ChunkedArray) -> Int64:
     """The first row that names the same file as each row, (N,)."""
     files = files.combine_chunks()
     untidy = pc.match_substring_regex(files, _UNTIDY)

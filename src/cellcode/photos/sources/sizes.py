@@ -15,16 +15,16 @@ from PIL import ExifTags
 from cellcode.errors import InputError
 from cellcode.photos.reading.exif import TURNED
 from cellcode.photos.reading.image import PhotoError, open_photo, read_image
-from cellcode.photos.sources.list_files import Numbers
 from cellcode.photos.table.item import Batch, Reject
 from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.progress import Meter
+from cellcode.types import Int64
 
 Check = Literal["decode", "header", "none"]
 _PHOTOS = 10_000  # a pool keeps all its tasks in memory
 
 
-def measure(rows: pa.Table, lines: Numbers, root: Path, how: Check, name: str) -> Iterator[Batch]:
+def measure(rows: pa.Table, lines: Int64, root: Path, how: Check, name: str) -> Iterator[Batch]:
     """Yield the photos with their width and height, upright; those that cannot be read are rejects.
 
     Args:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cellcode.errors import InputError
 from cellcode.files import atomic_path, read_json, write_json
+from cellcode.types import Bools, Datetimes, Float32, Float64, Strings
 
 FORMAT = "cellcode-photos"
 VERSION = 1
@@ -41,7 +42,6 @@ SCHEMA = pa.schema(
         pa.field("land_use", pa.string()),
     ]
 )
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,22 @@ class PhotoTable:
         return np.asarray(self.rows.column("lon_deg").to_numpy(), np.float64)
 
     @property
-    def heading_deg(self) -> npt.NDArray[np.float32]:
+    def heading_deg(self) -> Float32:
         """Directions of view, clockwise from north, float32 (N,), NaN where unknown."""
         return self._floats("heading_deg")
 
     @property
-    def fov_deg(self) -> npt.NDArray[np.float32]:
+    def fov_deg(self) -> Float32:
         """Horizontal fields of view in degrees, float32 (N,), NaN where unknown."""
         return self._floats("fov_deg")
 
     @property
-    def captured_at(self) -> npt.NDArray[np.datetime64]:
+    def captured_at(self) -> Datetimes:
         """Capture times, UTC or as the camera showed them, datetime64[ms] (N,), NaT where unknown."""
         return np.asarray(self.rows.column("captured_at").to_numpy(zero_copy_only=False), "datetime64[ms]")
 
     @property
-    def split(self) -> npt.NDArray[np.str_]:
+    def split(self) -> Strings:
         """Split of each photo, (N,): train, validation (fits the calibration), test or none."""
         encoded = self.rows.column("split").combine_chunks().dictionary_encode()
         names = np.array(encoded.dictionary.to_pylist(), dtype="<U10")
@@ -103,7 +103,7 @@ class PhotoTable:
         """Return a column as Python values, None where unknown."""
         return list(self.rows.column(name).to_pylist())
 
-    def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> Self:
+    def select(self, rows: Bools | npt.NDArray[np.integer]) -> Self:
         """Return the photos of a mask (N,) or of indices."""
         indices = np.flatnonzero(rows) if rows.dtype == bool else rows
         return replace(self, rows=self.rows.take(pa.array(indices)))
@@ -150,7 +150,7 @@ class PhotoTable:
         notes: dict[str, Any] = {key: manifest[key] for key in ("rejected", "missing", "split_rule") if key in manifest}
         return cls(rows, root_of(folder, manifest), notes)
 
-    def _floats(self, name: str) -> npt.NDArray[np.float32]:
+    def _floats(self, name: str) -> Float32:
         return np.asarray(self.rows.column(name).to_numpy(zero_copy_only=False), np.float32)
 
     def _manifest(self, root: str) -> dict[str, Any]:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from cellcode.errors import UsageError
 from cellcode.geography import Region
-
-Mask = npt.NDArray[np.bool_]
+from cellcode.types import Bools
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Selection:
         if self.since and self.until and utc(self.since) > utc(self.until):
             raise UsageError(f"since {self.since} is after until {self.until}")
 
-    def mask(self, rows: pa.Table) -> tuple[Mask, Counter[str]]:
+    def mask(self, rows: pa.Table) -> tuple[Bools, Counter[str]]:
         """Tell which rows of a photo table lie in the region and between the dates; count the others by the reason."""
         wanted, left_out = np.ones(len(rows), bool), Counter[str]()
         if self.region is not None and len(rows):
@@ -60,7 +58,7 @@ class Selection:
             wanted = wanted & ~outside & ~unknown
         return wanted, +left_out  # + drops zeros
 
-    def choose(self, rows: pa.Table) -> tuple[Mask, Counter[str]]:
+    def choose(self, rows: pa.Table) -> tuple[Bools, Counter[str]]:
         """Tell which `max_photos` rows are taken: those whose names have the lowest digests, in any order of the rows."""
         if self.max_photos is None or len(rows) <= self.max_photos:
             return np.ones(len(rows), bool), Counter()
@@ -71,7 +69,7 @@ class Selection:
         return chosen, Counter({"not chosen": len(rows) - self.max_photos})
 
 
-def keep(rows: pa.Table, wanted: Mask) -> pa.Table:
+def keep(rows: pa.Table, wanted: Bools) -> pa.Table:
     """Return the rows of a mask (N,); nothing is copied where all are wanted."""
     return rows if wanted.all() else rows.filter(pa.array(wanted))
 

@@ -13,9 +13,8 @@ import shapely
 from cellcode.errors import UsageError
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
 from cellcode.photos.table.photo_table import PhotoTable
+from cellcode.types import Bools, Datetimes, Float64, Int64, Strings
 
-Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 _TOGETHER = 20_000  # photos whose neighbours are looked for at once
 
 
@@ -52,7 +51,7 @@ class SplitRule:
             )
 
 
-def blocks(lat_deg: Float64, lon_deg: Float64, block_m: float) -> npt.NDArray[np.int64]:
+def blocks(lat_deg: Float64, lon_deg: Float64, block_m: float) -> Int64:
     """Return a number (N,) for the block of each photo: rows of `block_m` in latitude, each cut into columns of at least
     `block_m` that divide the parallel evenly, so that no block ends at the antimeridian."""
     rows = np.floor((lat_deg + 90) * np.deg2rad(EARTH_RADIUS_M) / block_m).astype(np.int64)
@@ -63,7 +62,7 @@ def blocks(lat_deg: Float64, lon_deg: Float64, block_m: float) -> npt.NDArray[np
     return np.asarray(rows * (1 << 32) + column)
 
 
-def by_position(lat_deg: Float64, lon_deg: Float64, *, block_m: float, share: float, seed: int) -> Mask:
+def by_position(lat_deg: Float64, lon_deg: Float64, *, block_m: float, share: float, seed: int) -> Bools:
     """Choose whole blocks that hold about `share` of the photos; (N,) bool, independent of the photos' order."""
     distinct, block = np.unique(blocks(lat_deg, lon_deg, block_m), return_inverse=True)
     order = np.random.default_rng([seed, 5]).permutation(len(distinct))
@@ -75,7 +74,7 @@ def by_position(lat_deg: Float64, lon_deg: Float64, *, block_m: float, share: fl
     return chosen[block]
 
 
-def by_date(captured_at: npt.NDArray[np.datetime64], *, dates: int = 1) -> Mask:
+def by_date(captured_at: Datetimes, *, dates: int = 1) -> Bools:
     """Choose the photos of the last `dates` capture days; (N,) bool, False for photos without a date.
 
     Raises:
@@ -114,7 +113,7 @@ def assign(table: PhotoTable, rule: SplitRule) -> PhotoTable:
     return PhotoTable(table.with_column("split", split).rows, table.root, notes)
 
 
-def _near_test(table: PhotoTable, split: npt.NDArray[np.str_], buffer_m: float) -> Mask:
+def _near_test(table: PhotoTable, split: Strings, buffer_m: float) -> Bools:
     """Training photos nearer than `buffer_m` to a test photo."""
     lat, lon = table.lat_deg, table.lon_deg
     test = np.flatnonzero(split == "test")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch.nn.functional as F
 
 from cellcode.config import Config
@@ -21,10 +20,9 @@ from cellcode.model.prototypes import clusters
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.sharded import ShardedPrototypes, part
 from cellcode.model.prototypes.whole import Prototypes
+from cellcode.types import Int32, Int64
 
 LOOKAHEAD = 8  # batches; more than are begun ahead of the training, by `ahead.AHEAD` and `stream.AHEAD` together
-Labels = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Alike:
 
     places: int
     period: int
-    kept: dict[int, Labels] = field(default_factory=dict)
+    kept: dict[int, Int32] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config) -> Alike | None:
@@ -53,7 +51,7 @@ class Alike:
             return None
         return cls(rule.hard_group_size, config.prototypes.mine_every_steps * rule.gradient_accumulation)
 
-    def at(self, begin: int) -> Labels | None:
+    def at(self, begin: int) -> Int32 | None:
         """Return the clusters for a stretch that begins with this batch."""
         made = self._latest(begin)
         return self.kept[made] if made is not None else None
@@ -63,7 +61,7 @@ class Alike:
         begin = (batch - LOOKAHEAD) // self.period * self.period + LOOKAHEAD
         return max(0, begin), begin + self.period
 
-    def keep(self, batch: int, labels: Labels, begin: int) -> None:
+    def keep(self, batch: int, labels: Int32, begin: int) -> None:
         """Add clusters made before a batch, and forget those that no stretch from `begin` on needs."""
         oldest = self._latest(begin)
         needed = {made: kept for made, kept in self.kept.items() if oldest is None or made >= oldest}
@@ -115,7 +113,7 @@ def cluster(table: Prototypes | ShardedPrototypes, seed: int) -> Clusters:
     return clusters.find(lambda rows: F.normalize(weight[rows.to(weight.device)], dim=1), start, stop, count, seed)
 
 
-def grouped(labels: Labels, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:
+def grouped(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:
     """Order draws so that `size` of one cluster come together, in random order; what a cluster has left over comes last.
 
     The draws of a cluster are cut into `size` equal runs along the S2 curve and a group has one of each run: its cells look

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Generator, Tensor, nn
 
@@ -23,9 +22,8 @@ from cellcode.progress import Meter
 from cellcode.training.data import augmentation
 from cellcode.training.data.tiles import CellTiles
 from cellcode.training.loop.objective import Places
+from cellcode.types import Float64, Int64, UInt8
 
-Float64 = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 CACHE_BATCH = 64
 
 
@@ -56,7 +54,7 @@ class Sample:
 class Inputs(Protocol):
     """A source of training samples for one encoder."""
 
-    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a randomly changed sample of each index."""
 
 
@@ -68,11 +66,11 @@ class Photos:
         lat_deg, lon_deg: float64 (N,).
     """
 
-    def __init__(self, pixels: npt.NDArray[np.uint8], lat_deg: Float64, lon_deg: Float64, config: Config) -> None:
+    def __init__(self, pixels: UInt8, lat_deg: Float64, lon_deg: Float64, config: Config) -> None:
         self.pixels, self.lat_deg, self.lon_deg = pixels, lat_deg, lon_deg
         self.config = config
 
-    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw augmented photos (B, H, W, 3) float32."""
         images = augmentation.photos(torch.from_numpy(self.pixels[indices]), self.config.augmentation, random)
         return Sample(images, self.lat_deg[indices], self.lon_deg[indices])
@@ -91,11 +89,11 @@ class Tiles:
         self.config = config
         self._rows = store.rows(lat_deg, lon_deg, config.levels.cell)
 
-    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a tile around each photo, as `TileStore.cut` gives it, then `training.random_tiles` from anywhere."""
         return self._with_strangers(self.around(indices, random), random)
 
-    def around(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def around(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a tile around each photo; the positions are the tiles' centres."""
         return self._cut(self._rows[indices], self.lat_deg[indices], self.lon_deg[indices], random)
 
@@ -112,7 +110,7 @@ class Tiles:
             np.concatenate([around.lon_deg, more.lon_deg]),
         )
 
-    def _cut(self, rows: Indices, lat_deg: Float64, lon_deg: Float64, random: Generator) -> Sample:
+    def _cut(self, rows: Int64, lat_deg: Float64, lon_deg: Float64, random: Generator) -> Sample:
         rule = self.config.augmentation
         moves = augmentation.uniform(len(rows), 3, random=random).double().numpy()
         reach_m = rule.tile_translation_m
@@ -163,7 +161,7 @@ class Cached:
         assert features is not None
         self.features = features
 
-    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a view of each sample."""
         view = torch.randint(len(self.features), (len(indices),), generator=random).numpy()
         features = torch.from_numpy(self.features[view, indices]).float()

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from cellcode.config import Config
 from cellcode.distributed import collectives
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
-from cellcode.geography.distance import Float64
 from cellcode.photos import PhotoError, PhotoTable
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.photos.table.photo_table import SCHEMA
@@ -23,6 +21,7 @@ from cellcode.runs import CellFacts
 from cellcode.training.data.hard_batches import Alike
 from cellcode.training.data.schedule import Cells, Schedule
 from cellcode.training.data.stream import Stream
+from cellcode.types import Datetimes, Float64, Ids, Int32
 
 MOST_VALIDATION = 20_000  # validation photos that are taken out of their shards; enough for every figure they fit
 _MERGED = 64  # shards whose facts are gathered before they are summed
@@ -106,9 +105,9 @@ def cell_facts(packed: PackedPhotos, split: str, level: int) -> CellFacts:
 class _Counts(NamedTuple):
     """Photos of each cell and day: uint64, datetime64[D] and int32, (N,)."""
 
-    cell: npt.NDArray[np.uint64]
-    day: npt.NDArray[np.datetime64]
-    photos: npt.NDArray[np.int32]
+    cell: Ids
+    day: Datetimes
+    photos: Int32
 
 
 def _summed(parts: list[_Counts]) -> _Counts:

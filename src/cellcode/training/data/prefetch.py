@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cellcode.training.data.inputs import Indices, Sample
+from cellcode.training.data.inputs import Sample
+from cellcode.types import Int64
 
 AHEAD = 2  # batches that are made, or being made, while one is trained on
 
@@ -32,7 +33,7 @@ class Batch:
     """
 
     number: int
-    indices: Indices
+    indices: Int64
     photos: Sample
     tiles: Sample | None = None
     strangers: int = 0

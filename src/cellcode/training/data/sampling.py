@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.training.data.hard_batches import Alike, grouped
-
-Indices = npt.NDArray[np.int64]
+from cellcode.types import Float64, Int64
 
 
 class PlaceSampler:
@@ -33,7 +32,7 @@ class PlaceSampler:
         seed: int,
         sampling_exponent: float = 1.0,
         alike: Alike | None = None,
-        prototypes: Indices | None = None,
+        prototypes: Int64 | None = None,
     ) -> None:
         self.photos_per_place = photos_per_place
         self.anchors_per_batch = max(1, min(batch_size, len(places)) // photos_per_place)
@@ -48,8 +47,8 @@ class PlaceSampler:
         self._rank = np.empty(len(places), np.int64)  # position of each photo among those of its place
         self._rank[self._order] = np.arange(len(places)) - self._start[place[self._order]]
         self._batches_per_pass = max(1, len(places) // self.anchors_per_batch)
-        self._pass: tuple[int, Indices] = (-1, np.empty(0, np.int64))
-        self._stretch: tuple[int, Indices] = (-1, np.empty(0, np.int64))
+        self._pass: tuple[int, Int64] = (-1, np.empty(0, np.int64))
+        self._stretch: tuple[int, Int64] = (-1, np.empty(0, np.int64))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -61,7 +60,7 @@ class PlaceSampler:
         """Photos of a batch."""
         return self.anchors_per_batch * self.photos_per_place
 
-    def batch(self, step: int) -> Indices:
+    def batch(self, step: int) -> Int64:
         """Photo indices of a step, (anchors * photos_per_place,); the photos of a place are next to each other."""
         anchors = self._anchors(step)
         rng = np.random.default_rng([self.seed, 2, step])
@@ -78,7 +77,7 @@ class PlaceSampler:
         first_of_pass = step - step % self._batches_per_pass
         return max(first_of_pass, self.alike.stretch(step)[0]) if self.alike is not None else first_of_pass
 
-    def _anchors(self, step: int) -> Indices:
+    def _anchors(self, step: int) -> Int64:
         """Return the anchors of a step, (anchors_per_batch,)."""
         number, position = divmod(step, self._batches_per_pass)
         begin = self.begin(step)
@@ -93,13 +92,13 @@ class PlaceSampler:
         first = (step - begin) * self.anchors_per_batch
         return self._stretch[1][first : first + self.anchors_per_batch]
 
-    def _of_pass(self, number: int, first: int, last: int) -> Indices:
+    def _of_pass(self, number: int, first: int, last: int) -> Int64:
         """Return the anchors that are drawn for batches `first` to `last` of a pass."""
         if self._pass[0] != number:
             self._pass = (number, self._draw(number))
         return self._pass[1][first * self.anchors_per_batch : last * self.anchors_per_batch]
 
-    def _draw(self, number: int) -> Indices:
+    def _draw(self, number: int) -> Int64:
         """Draw the anchors of a pass, as many as there are photos."""
         rng = np.random.default_rng([self.seed, 1, number])
         if self.sampling_exponent == 1:
@@ -113,7 +112,7 @@ class PlaceSampler:
         return rng.permutation(self._order[self._start[place] + rank % self._count[place]])
 
 
-def systematic(weight: npt.NDArray[np.float64], draws: int, rng: np.random.Generator) -> Indices:
+def systematic(weight: Float64, draws: int, rng: np.random.Generator) -> Int64:
     """Return how often each is drawn, (N,) from weights (N,): `draws` in all, its share of them rounded down or up."""
     order = rng.permutation(len(weight))
     ends = np.cumsum(weight[order])

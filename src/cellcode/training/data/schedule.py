@@ -12,16 +12,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
 from cellcode.photos.packed.shards import ShardList
-from cellcode.training.data.hard_batches import Labels, grouped
+from cellcode.training.data.hard_batches import grouped
 from cellcode.training.data.sampling import systematic
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64, Ids, Int32, Int64
 
 
 class Window(NamedTuple):
@@ -151,7 +148,7 @@ class Schedule:
         ]
         return rng.permutation(np.concatenate(made))
 
-    def grouped(self, window: Window, labels: Labels, prototypes: Int64) -> Int64:
+    def grouped(self, window: Window, labels: Int32, prototypes: Int64) -> Int64:
         """Order the draws of a window by clusters of prototypes, see `alike.grouped`; groups begin where a batch does.
 
         Args:
@@ -215,14 +212,12 @@ class Cells:
         prototypes: (C,) row of the prototype that each is in.
     """
 
-    ids: npt.NDArray[np.uint64]
+    ids: Ids
     weight: Float64 | None
     prototypes: Int64
 
     @classmethod
-    def of(
-        cls, ids: npt.NDArray[np.uint64], photos: npt.NDArray[np.int32], sampling_exponent: float, level: int
-    ) -> Cells:
+    def of(cls, ids: Ids, photos: Int32, sampling_exponent: float, level: int) -> Cells:
         """Weigh cells with `photos` each so that one with n is shown in proportion to n to the power of `sampling_exponent`.
 
         Args:

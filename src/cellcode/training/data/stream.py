@@ -14,33 +14,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Generator
 
 from cellcode.config import Config
 from cellcode.distributed.process_group import heard
 from cellcode.errors import InputError
-from cellcode.geography.distance import Float64
 from cellcode.photos.packed.shards import LoadedShard, PackedPhotos
 from cellcode.photos.reading.image import PhotoError, read_pixels
 from cellcode.training.data import augmentation
 from cellcode.training.data.hard_batches import Alike
-from cellcode.training.data.inputs import Indices, Sample, Tiles
+from cellcode.training.data.inputs import Sample, Tiles
 from cellcode.training.data.schedule import Cells, Schedule, Window
 from cellcode.training.data.tiles import CellTiles
+from cellcode.types import Bools, Float64, Int64, UInt8
 
 AHEAD = 2  # batches that are decoded while one is shown
 NAMED = 5  # damaged photos that are named one by one; the rest is counted
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Batch:
     """This process's share of a batch: numbers, pixels (B, H, W, 3) and positions; photos of a place are neighbours."""
 
-    numbers: Indices
-    pixels: Pixels
+    numbers: Int64
+    pixels: UInt8
     lat_deg: Float64
     lon_deg: Float64
 
@@ -50,7 +48,7 @@ class _Held:
     """A window in memory; `cells` has the row of each photo's cell, for each shard, where the order depends on it."""
 
     shards: dict[int, LoadedShard]
-    cells: list[Indices]
+    cells: list[Int64]
 
 
 class Stream:
@@ -80,8 +78,8 @@ class Stream:
         self._reader = ThreadPoolExecutor(1, "shards")
         self._decoders = ThreadPoolExecutor(config.stream.threads or os.cpu_count(), "photos")
         self._windows: dict[Window, Future[_Held]] = {}
-        self._drawn: dict[Window, Indices] = {}
-        self._coming: dict[int, tuple[Indices, list[Future[Pixels | str]]]] = {}
+        self._drawn: dict[Window, Int64] = {}
+        self._coming: dict[int, tuple[Int64, list[Future[UInt8 | str]]]] = {}
         self._batch: tuple[int, Batch] | None = None
 
     @property
@@ -99,7 +97,7 @@ class Stream:
         """Steps that show every photo once."""
         return self.schedule.steps_per_epoch
 
-    def batch(self, step: int) -> Indices:
+    def batch(self, step: int) -> Int64:
         """Photo numbers of a step, (photos_per_batch,); those of other processes, which only they know, are -1."""
         share = self.photos_per_batch // self.schedule.world
         numbers = np.full(self.photos_per_batch, -1)
@@ -127,7 +125,7 @@ class Stream:
             self._batch = (step, self._finish(step))
         return self._batch[1]
 
-    def current(self, numbers: Indices) -> tuple[Batch, Indices]:
+    def current(self, numbers: Int64) -> tuple[Batch, Int64]:
         """Return the batch that was read last and the rows of some of its photos in it."""
         assert self._batch is not None  # indices come from `batch`
         batch = self._batch[1]
@@ -142,7 +140,7 @@ class Stream:
         self._reader.shutdown(cancel_futures=True)
         self._decoders.shutdown(cancel_futures=True)
 
-    def _begin(self, step: int) -> tuple[Indices, list[Future[Pixels | str]]]:
+    def _begin(self, step: int) -> tuple[Int64, list[Future[UInt8 | str]]]:
         """Begin to decode the photos of a step, as soon as their windows are there."""
         numbers, decoding = [], []
         for window, places in self.schedule.positions(step):
@@ -155,7 +153,7 @@ class Stream:
                 decoding.append(self._decoders.submit(self._decode, held.shards[shard], row))
         return np.concatenate(numbers), decoding
 
-    def _decode(self, shard: LoadedShard, row: int) -> Pixels | str:
+    def _decode(self, shard: LoadedShard, row: int) -> UInt8 | str:
         try:
             image = shard.image(row)
         except PhotoError as error:
@@ -177,7 +175,7 @@ class Stream:
         lat_deg, lon_deg = self._positions(step, numbers[rows])
         return Batch(numbers[rows], pixels, lat_deg, lon_deg)
 
-    def _count(self, step: int, reasons: dict[int, str], numbers: Indices) -> None:
+    def _count(self, step: int, reasons: dict[int, str], numbers: Int64) -> None:
         """Count damaged photos and name the first ones; stop when there are too many."""
         epoch = step // self.steps_per_epoch
         distinct = {int(numbers[row]): reason for row, reason in reasons.items()}
@@ -191,7 +189,7 @@ class Stream:
                 f"{self.most_damaged:g} allows; the last: {next(reversed(distinct.values()))}"
             )
 
-    def _positions(self, step: int, numbers: Indices) -> tuple[Float64, Float64]:
+    def _positions(self, step: int, numbers: Int64) -> tuple[Float64, Float64]:
         lat_deg, lon_deg = np.empty(len(numbers)), np.empty(len(numbers))
         starts = self.schedule.shards.starts
         own = np.searchsorted(starts, numbers, side="right") - 1
@@ -217,7 +215,7 @@ class Stream:
             cells = [self.cells.rows(*(shard.index[name] for name in columns)) for shard in shards.values()]
         return _Held(shards, cells)
 
-    def _draws(self, window: Window, held: _Held) -> Indices:
+    def _draws(self, window: Window, held: _Held) -> Int64:
         """Draw a window, (draws, photos_per_place), when its first batch is begun: its clusters may be made just before."""
         if window not in self._drawn:
             groups = [shard.index["group"] for shard in held.shards.values()]
@@ -231,7 +229,7 @@ class Stream:
             self._drawn[window] = drawn
         return self._drawn[window]
 
-    def _of_window(self, held: _Held, numbers: Indices) -> Indices:
+    def _of_window(self, held: _Held, numbers: Int64) -> Int64:
         """Return the rows of the cells of photos of a window."""
         starts = self.schedule.shards.starts
         shard = np.searchsorted(starts, numbers, side="right") - 1
@@ -250,7 +248,7 @@ class Stream:
         self._drawn = {window: drawn for window, drawn in self._drawn.items() if window in needed}
 
 
-def replacements(damaged: npt.NDArray[np.bool_], photos_per_place: int) -> Indices:
+def replacements(damaged: Bools, photos_per_place: int) -> Int64:
     """Return which photo of a batch stands in for each, (B,): itself, another of its place, or one of the next places.
 
     Args:
@@ -271,7 +269,7 @@ class StreamedPhotos:
     def __init__(self, stream: Stream, config: Config) -> None:
         self.stream, self.config = stream, config
 
-    def draw(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw augmented photos (B, H, W, 3) float32 of the batch that was read last."""
         batch, rows = self.stream.current(indices)
         images = augmentation.photos(torch.from_numpy(batch.pixels[rows]), self.config.augmentation, random)
@@ -286,7 +284,7 @@ class StreamedTiles(Tiles):
         super().__init__(store, none, none, config)
         self.stream = stream
 
-    def around(self, indices: Indices, random: Generator = torch.default_generator) -> Sample:
+    def around(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a tile around each photo of the batch that was read last."""
         batch, rows = self.stream.current(indices)
         lat_deg, lon_deg = batch.lat_deg[rows], batch.lon_deg[rows]

@@ -11,7 +11,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +18,8 @@ from cellcode.aerial import AerialSource
 from cellcode.aerial.missing import refuse_passing
 from cellcode.aerial.multi import editions
 from cellcode.config import TileConfig
-from cellcode.training.data.tiles import CellTiles, Float64, Indices
+from cellcode.training.data.tiles import CellTiles
+from cellcode.types import Float64, Ids, Int64
 
 
 class TileReader(CellTiles):
@@ -29,16 +29,14 @@ class TileReader(CellTiles):
         threads: that read, in this process; 0: one a core.
     """
 
-    def __init__(
-        self, source: AerialSource, cells: npt.NDArray[np.uint64], tile: TileConfig, dates: int = 1, threads: int = 0
-    ) -> None:
+    def __init__(self, source: AerialSource, cells: Ids, tile: TileConfig, dates: int = 1, threads: int = 0) -> None:
         self._source, self._tile = source, tile
         self._views = editions(source, dates)
         super().__init__(cells, len(self._views))
         self._threads = ThreadPoolExecutor(threads or os.cpu_count(), "tiles")
 
     def cut(
-        self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Indices | None = None
+        self, rows: Int64, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Int64 | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read one tile for each position; see `CellTiles`.
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,9 +28,7 @@ from cellcode.files import atomic_path
 from cellcode.geography import distance, s2
 from cellcode.progress import Meter
 from cellcode.training.data.augmentation import sampling_grid
-
-Float64 = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
+from cellcode.types import Float64, Ids, Int64
 
 
 class CellTiles(ABC):
@@ -42,17 +39,17 @@ class CellTiles(ABC):
         dates: of the imagery that tiles can be of, at least one.
     """
 
-    def __init__(self, cells: npt.NDArray[np.uint64], dates: int) -> None:
+    def __init__(self, cells: Ids, dates: int) -> None:
         self.cells, self.dates = cells, dates
         self.lat_deg, self.lon_deg = s2.cell_centers(cells)
 
-    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Indices:
+    def rows(self, lat_deg: Float64, lon_deg: Float64, level: int) -> Int64:
         """Rows of the cells that hold these positions; they must be among `cells`."""
         return np.searchsorted(self.cells, s2.cell_ids(lat_deg, lon_deg, level)).astype(np.int64)
 
     @abstractmethod
     def cut(
-        self, rows: Indices, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Indices | None = None
+        self, rows: Int64, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Int64 | None = None
     ) -> tuple[Tensor, Tensor]:
         """Give one tile for each row of the cells, centred on a position, its top towards `bearing_deg`.
 
@@ -87,7 +84,7 @@ class TileStore(CellTiles):
     def __init__(
         self,
         source: AerialSource,
-        cells: npt.NDArray[np.uint64],
+        cells: Ids,
         tile: TileConfig,
         reach_m: float,
         path: Path,
@@ -131,11 +128,11 @@ class TileStore(CellTiles):
 
     def cut(
         self,
-        rows: Indices,
+        rows: Int64,
         lat_deg: Float64,
         lon_deg: Float64,
         bearing_deg: Float64,
-        date: Indices | None = None,
+        date: Int64 | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `CellTiles`."""
         east_m, north_m = distance.local_m(self.lat_deg[rows], self.lon_deg[rows], lat_deg, lon_deg)
@@ -180,7 +177,7 @@ class _Surroundings:
         self._pixels[row, ..., :3] = crop.pixels
         self._pixels[row, ..., 3] = crop.mask * np.uint8(255)
 
-    def cut(self, rows: Indices, east_m: Float64, north_m: Float64, bearing_rad: Float64) -> Tensor:
+    def cut(self, rows: Int64, east_m: Float64, north_m: Float64, bearing_rad: Float64) -> Tensor:
         """Cut squares around points, in metres from the cells' centres; (B, 4, size_px, size_px), the mask comes last."""
         # Pixel coordinates of the centre, measured between pixel edges, y down.
         x = self.side_px / 2 + east_m / self.gsd_m

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,8 +31,7 @@ from cellcode.model.precision import send
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.training.loop.prototype_lookup import Around, AroundSharded, Near, around
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +11,7 @@ from torch import Tensor
 from cellcode.distributed import collectives
 from cellcode.model.prototypes.sharded import Selection, ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
-
-Float64 = npt.NDArray[np.float64]
+from cellcode.types import Float64
 
 
 @dataclass(frozen=True)

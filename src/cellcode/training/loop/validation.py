@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,10 +20,10 @@ from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Validation
 from cellcode.training.setup.data_setup import decode
+from cellcode.types import Float64, UInt8
 
 MOST = 1000  # photos: a recall of one half is then known to 3 points
 BATCH = 256
-Float64 = npt.NDArray[np.float64]
 
 
 class Recall:
@@ -35,7 +34,7 @@ class Recall:
         lat_deg, lon_deg: float64 (V,).
     """
 
-    def __init__(self, pixels: npt.NDArray[np.uint8], lat_deg: Float64, lon_deg: Float64, radius_m: float) -> None:
+    def __init__(self, pixels: UInt8, lat_deg: Float64, lon_deg: Float64, radius_m: float) -> None:
         self.pixels, self.lat_deg, self.lon_deg, self.radius_m = pixels, lat_deg, lon_deg, radius_m
 
     @torch.no_grad()

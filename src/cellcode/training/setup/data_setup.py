@@ -7,19 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.aerial import AerialSource
 from cellcode.config import Config
 from cellcode.errors import InputError
 from cellcode.geography import s2
-from cellcode.geography.distance import Float64
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import PackedPhotos, is_packed
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.photos.table.splits import by_position
 from cellcode.runs import CellFacts
 from cellcode.training.data.packed import PackedTraining, unpack
+from cellcode.types import Bools, Float64, UInt8
 
 
 def photos_of(
@@ -53,7 +52,7 @@ def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, Pho
     return table.select(~chosen), table.select(chosen)
 
 
-def set_apart(lat_deg: Float64, lon_deg: Float64, config: Config) -> npt.NDArray[np.bool_]:
+def set_apart(lat_deg: Float64, lon_deg: Float64, config: Config) -> Bools:
     """Choose the photos that training does not see from those at these positions, (N,) bool.
 
     Raises:
@@ -95,7 +94,7 @@ def require_supervision(config: Config, training: PhotoTable | PackedTraining, s
         print(f"{(~covered).sum()} of {len(covered)} {what} lie outside the imagery", file=sys.stderr)
 
 
-def decode(table: PhotoTable, config: Config, description: str) -> tuple[npt.NDArray[np.uint8], PhotoTable]:
+def decode(table: PhotoTable, config: Config, description: str) -> tuple[UInt8, PhotoTable]:
     """Read photos; those that cannot be read any more are left out and counted."""
     pixels, failures = load_pixels(table.files, config.photo, description=description)
     if failures:

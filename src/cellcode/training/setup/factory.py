@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode.aerial import AerialSource
@@ -24,6 +23,7 @@ from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.data.stream import Stream, StreamedPhotos, StreamedTiles
 from cellcode.training.loop.trainer import Model
 from cellcode.training.setup.imagery import store_cells, tile_store
+from cellcode.types import UInt8
 
 
 def make_model(config: Config, training: PhotoTable | PackedTraining, has_aerial: bool) -> Model:
@@ -72,7 +72,7 @@ class Samples:
 def make_inputs(
     config: Config,
     model: Model,
-    pixels: npt.NDArray[np.uint8],
+    pixels: UInt8,
     training: PhotoTable,
     source: AerialSource | None,
     cache: Path,

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cellcode.aerial import AerialSource
 from cellcode.config import Config
@@ -15,13 +14,14 @@ from cellcode.photos import PhotoTable
 from cellcode.training.data.packed import PackedTraining
 from cellcode.training.data.tile_reader import TileReader
 from cellcode.training.data.tiles import CellTiles, TileStore
+from cellcode.types import Ids
 
 STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
 MOST_STRANGERS = 1_000_000  # of them; more are never drawn in a training
 STRANGERS_M = 5000.0  # how far around the photos' box they are looked for
 
 
-def store_cells(training: PhotoTable | PackedTraining, source: AerialSource, config: Config) -> npt.NDArray[np.uint64]:
+def store_cells(training: PhotoTable | PackedTraining, source: AerialSource, config: Config) -> Ids:
     """Cells whose imagery training needs: those with photos and, for tiles from anywhere, some of the others."""
     level = config.levels.cell
     cells = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, level))
@@ -52,9 +52,7 @@ def _near(training: PhotoTable | PackedTraining, source: AerialSource) -> tuple[
     )
 
 
-def tile_store(
-    source: AerialSource, cells: npt.NDArray[np.uint64], config: Config, cache: Path, shared: Path | None
-) -> CellTiles:
+def tile_store(source: AerialSource, cells: Ids, config: Config, cache: Path, shared: Path | None) -> CellTiles:
     """Give the imagery of the cells: from a file in `cache` or, for other trainings too, in `shared`, or as it is wanted."""
     reach_m, dates = config.augmentation.tile_translation_m, config.augmentation.tile_dates
     if config.training.imagery == "read":
