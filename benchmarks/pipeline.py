@@ -24,13 +24,14 @@ import torch
 from cellcode import config as configuration
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
-from cellcode.database.building import build
+from cellcode.database import build
 from cellcode.model.precision import autocast
 from cellcode.photos import PhotoTable, ingest
 from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training import train
 from cellcode.training.loop.trainer import Trainer
+from cellcode.training.train import prepare
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 CPU = torch.device("cpu")
@@ -49,8 +50,8 @@ def main() -> None:
 
 def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """Make a small world and time each part on it."""
-    world = simulate.run(folder / "world", size_km=0.8 if quick else 2.0, photos=600 if quick else 3000)
-    table = ingest.folder(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
+    world = simulate(folder / "world", size_km=0.8 if quick else 2.0, photos=600 if quick else 3000)
+    table = ingest(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
     overrides = ["training.epochs=1", "training.batch_size=128" if quick else "training.batch_size=256"]
     config = configuration.load(CONFIG, overrides)
     return [
@@ -64,8 +65,8 @@ def loop_over_bare(
     config: configuration.Config, table: PhotoTable, aerial: Path, out: Path, repeats: int
 ) -> dict[str, Any]:
     """Train, for the parts that follow, and compare a step of the loop with its encoders alone."""
-    train.run(config, table, aerial, out=out)
-    trainer = train.prepare(config, table, aerial, out=out / "again", resume=False).trainer
+    train(config, table, aerial, out=out)
+    trainer = prepare(config, table, aerial, out=out / "again", resume=False).trainer
     return {"case": "training step", **loop_ratio(trainer, repeats)}
 
 
@@ -94,7 +95,7 @@ def loop_ratio(trainer: Trainer, repeats: int, steps: int = 4) -> dict[str, Any]
 def build_over_bare(run: Path, aerial: Path, out: Path) -> list[dict[str, Any]]:
     """Time of building over the time of the aerial encoder on the same number of tiles in memory."""
     started = time.perf_counter()
-    database = build.run(run, aerial, out=out)
+    database = build(run, aerial, out=out)
     built_s = time.perf_counter() - started
     from cellcode.runs import Run
 

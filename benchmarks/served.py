@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 from cellcode import config as configuration
-from cellcode.database import Database
-from cellcode.database.building import build
+from cellcode.database import Database, build
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
@@ -63,7 +62,7 @@ def untrained(folder: Path, backbone: str, level: int, side_deg: float) -> Datab
         validation=Validation(lat, lon, queries),
         manifest={"licences": [], "attributions": [], "bounds": list(region.bounds), "training_photos": 200},
     ).save()
-    return build.run(run, None, region, out=folder / "cells")
+    return build(run, None, region, out=folder / "cells")
 
 
 def vision_transformer(folder: Path) -> Path:

@@ -34,11 +34,11 @@ from cellcode.photos import ingest
 from cellcode.photos.packed import pack
 from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
-from cellcode.training import train
 from cellcode.training.data.hard_batches import LOOKAHEAD, Alike
 from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.loop.log import peak_memory
 from cellcode.training.loop.objective import Objective, Places
+from cellcode.training.train import prepare
 from cellcode.types import Ids
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -161,11 +161,11 @@ def order_row(photos: int) -> report.Row:
 
 def loop_rows(folder: Path, photos: int, repeats: int) -> list[report.Row]:
     """Time the loop over at least `photos` packed photos, read while it goes; a rendered tenth of them, under ten names."""
-    world = simulate.run(folder / "world", size_km=1.0, photos=photos // 10)
+    world = simulate(folder / "world", size_km=1.0, photos=photos // 10)
     for path in list(world.photos_dir.glob("*.jpg")):
         for copy in range(9):
             shutil.copy2(path, path.with_name(f"{path.stem}-{copy}.jpg"))
-    table = ingest.folder(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
+    table = ingest(world.photos_dir, out=folder / "photos", split=SplitRule(kind="date"))
     pack.run(table, pack.Packing(size_px=(192, 144), shard_photos=512), out=folder / "shards")
     rows: list[report.Row] = []
     for name, batch, case, source in (
@@ -175,7 +175,7 @@ def loop_rows(folder: Path, photos: int, repeats: int) -> list[report.Row]:
     ):
         changes = ["training.regime=full", f"training.batch_size={batch}", "training.epochs=100"]
         config = configuration.load(CONFIGS / f"{name}.yaml", changes)
-        trainer = train.prepare(config, source, world.aerial_path, out=folder / name, resume=False).trainer
+        trainer = prepare(config, source, world.aerial_path, out=folder / name, resume=False).trainer
         row = loop_ratio(trainer, repeats, steps=4 if name == "demo" else 2)
         rows.append({"case": f"training step, {len(table):,} {case}", **row})
     return rows

@@ -19,16 +19,16 @@ import report
 import torch
 
 from cellcode import config as configuration
-from cellcode.database.building import build
+from cellcode.database import build
 from cellcode.evaluation import difference_95, evaluate
 from cellcode.evaluation.metrics import middle_radius_m
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
-from cellcode.training import train
 from cellcode.training.data.hard_batches import LOOKAHEAD, cluster
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.setup.factory import make_sampler
+from cellcode.training.train import prepare
 from cellcode.types import Bools, Int64
 
 CONFIG = Path(__file__).parent.parent / "configs" / "benchmark.yaml"
@@ -86,7 +86,7 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     """Mean losses of batches whose places look alike, all of the same trained networks: how much harder they are."""
     run = Run.load(folder / _folder(ALL) / "run")
     config = configuration.load(CONFIG)
-    prepared = train.prepare(config, photos, aerial, out=folder / "hardness", resume=False)
+    prepared = prepare(config, photos, aerial, out=folder / "hardness", resume=False)
     trainer, training = prepared.trainer, prepared.training
     assert isinstance(training, PhotoTable)
     model = trainer.model
@@ -134,8 +134,8 @@ def _hits(case: Case, photos: Path, aerial: Path, out: Path) -> Bools:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
         _train(case, out, photos, aerial)
-        build.run(out / "run", aerial, out=out / "cells")
-        evaluate.run(out / "cells", PhotoTable.load(photos), out=out / "report")
+        build(out / "run", aerial, out=out / "cells")
+        evaluate(out / "cells", PhotoTable.load(photos), out=out / "report")
     assert json.loads(told.read_text())["unreadable"] == []
     error_m = pq.read_table(out / "report" / "predictions.parquet")[f"{SYSTEM}_error_m"].to_numpy()
     return np.asarray(error_m < middle_radius_m(config.evaluation.radii_m))

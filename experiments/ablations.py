@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.database import Database
-from cellcode.database.building import build
+from cellcode.database import Database, build
 from cellcode.database.editing import grow
 from cellcode.evaluation import queries
 from cellcode.evaluation.metrics import Result, difference_95, interval_95
@@ -41,7 +40,7 @@ def measure(
     world = needs["region"]
     region = trainings.middle(world)
     run = trainings.trained(needs[training])
-    cells = build.run(run, world / worlds.AERIAL, region, out=folder / "cells", overrides=overrides)
+    cells = build(run, world / worlds.AERIAL, region, out=folder / "cells", overrides=overrides)
     parts = worlds.parts(world)
     tested = {"same": worlds.cropped(parts.same_area, region), "cross": parts.cross_area}
     return recalls(cells, tested, folder / HITS)
@@ -108,11 +107,11 @@ def growing(folder: Path, needs: dict[str, Path], *, share: float, settings: str
     known, tested = halves(worlds.parts(world).cross_area, share)
     same = worlds.cropped(worlds.parts(world).same_area, region)
     groups = {"square": tested, "around": same}
-    before = build.run(trainings.trained(needs["train-base"]), world / worlds.AERIAL, region, out=folder / "before")
+    before = build(trainings.trained(needs["train-base"]), world / worlds.AERIAL, region, out=folder / "before")
     started = time.monotonic()
     after = grow.run(before, worlds.with_split(known, "train"), out=folder / "grown")
     seconds = time.monotonic() - started
-    retrained = build.run(
+    retrained = build(
         trainings.trained(needs["train-retrained"]), world / worlds.AERIAL, region, out=folder / "retrained"
     )
     rows = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cellcode import config as configuration
-from cellcode.database.building import build
+from cellcode.database import build
 from cellcode.errors import InputError
 from cellcode.evaluation import evaluate
 from cellcode.geography import distance
@@ -34,7 +34,7 @@ def measure(folder: Path, needs: dict[str, Path], *, source: str, condition: str
         condition: one of CONDITIONS; photos of the test split only are tested, of the train split only trained on.
         digest: of what the stage depends on besides.
     """
-    table = ingest.csv(Path(source) / "photos.csv", out=folder / "table")
+    table = ingest(Path(source) / "photos.csv", out=folder / "table")
     learning, tested = _sides(table, condition)
     table = table.with_column("split", np.select([learning, tested], ["train", "test"], "none"))
     if not learning.any() or not tested.any():
@@ -43,9 +43,9 @@ def measure(folder: Path, needs: dict[str, Path], *, source: str, condition: str
             "devices must be called a and b, and captured_at be given"
         )
     with as_file(files("cellcode") / "configs" / "campus.yaml") as config:
-        run = train.run(config, table, out=folder / "run", resume=(folder / "run" / "checkpoint").is_dir())
-    cells = build.run(run, out=folder / "cells")
-    report = evaluate.run(cells, table)
+        run = train(config, table, out=folder / "run", resume=(folder / "run" / "checkpoint").is_dir())
+    cells = build(run, out=folder / "cells")
+    report = evaluate(cells, table)
     return {
         "condition": condition,
         "training_photos": int(learning.sum()),

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from cellcode.aerial import open_source
-from cellcode.database import Database
-from cellcode.database.building import build
+from cellcode.database import Database, build
 from cellcode.evaluation import confidence, evaluate, metrics, queries, ranked, summary
 from cellcode.evaluation.confidence import Told
 from cellcode.geography import Region, distance, s2
@@ -36,7 +35,7 @@ def database(folder: Path, needs: dict[str, Path], *, training: str, settings: s
     imagery = aerial if run.aerial is not None else None
     # Without imagery: the cells that the others search, not only those with photos.
     region = None if imagery else Region.bbox(*open_source(aerial).bounds)
-    cells = build.run(run, imagery, region, out=folder / CELLS, elsewhere=elsewhere)
+    cells = build(run, imagery, region, out=folder / CELLS, elsewhere=elsewhere)
     return {
         "cells": cells.manifest["cells"],
         "bytes": cells.bytes,
@@ -49,7 +48,7 @@ def database(folder: Path, needs: dict[str, Path], *, training: str, settings: s
 def same_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """Every table and figure of the single test photos outside the held-out square."""
     parts = worlds.parts(needs["region"])
-    report = evaluate.run(
+    report = evaluate(
         needs[built] / CELLS,
         worlds.joined(parts.training, parts.same_area),
         out=folder,
@@ -81,7 +80,7 @@ def prototype_similarity(cells: Database) -> dict[str, float]:
 def cross_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """Recall on the photos of the held-out square; the whole region is searched."""
     parts = worlds.parts(needs["region"])
-    report = evaluate.run(needs[built] / CELLS, worlds.joined(parts.training, parts.cross_area))
+    report = evaluate(needs[built] / CELLS, worlds.joined(parts.training, parts.cross_area))
     return report.values
 
 
@@ -89,8 +88,8 @@ def both_areas(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str,
     """Recall of a system trained in another way, same area and cross area, without image retrieval."""
     parts, cells = worlds.parts(needs["region"]), opened(needs[built])
     return {
-        "same": evaluate.run(cells, parts.same_area).values,
-        "cross": evaluate.run(cells, parts.cross_area).values,
+        "same": evaluate(cells, parts.same_area).values,
+        "cross": evaluate(cells, parts.cross_area).values,
     }
 
 
@@ -106,9 +105,9 @@ def other_country(folder: Path, needs: dict[str, Path], *, training: str, settin
         validation=Validation(none, none, np.empty((0, run.config.model.dim), np.float32)),
     )
     world = needs["south"]
-    cells = build.run(stripped, world / worlds.AERIAL, out=folder / CELLS)
+    cells = build(stripped, world / worlds.AERIAL, out=folder / CELLS)
     table = PhotoTable.load(world / worlds.TABLE)
-    report = evaluate.run(cells, worlds.with_split(table, "test"))
+    report = evaluate(cells, worlds.with_split(table, "test"))
     return report.values
 
 

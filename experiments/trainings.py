@@ -97,7 +97,7 @@ def fit(folder: Path, learning: PhotoTable, aerial: Path | None, overrides: list
     config = benchmark_config(overrides)
     resume = (folder / RUN / "checkpoint").is_dir()
     cache = aerial.parent / IMAGERY if aerial is not None else None
-    made = train.run(config, learning, aerial, out=folder / RUN, resume=resume, imagery_cache=cache)
+    made = train(config, learning, aerial, out=folder / RUN, resume=resume, imagery_cache=cache)
     return {
         "run": made.identity,
         "photos": int(made.manifest["training_photos"]),

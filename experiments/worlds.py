@@ -33,8 +33,8 @@ def render(
     survey: Literal["demo", "benchmark"] = "demo",
 ) -> dict[str, Any]:
     """Render a world and ingest its photos; the work of a stage."""
-    made = simulate.run(folder, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
-    table = ingest.csv(made.truth_path, out=folder / TABLE)
+    made = simulate(folder, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
+    table = ingest(made.truth_path, out=folder / TABLE)
     if made.held_out is not None:
         write_json(folder / HELD_OUT, made.held_out.to_geojson())
     splits = dict(sorted(Counter(table.split.tolist()).items()))

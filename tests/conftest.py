@@ -33,12 +33,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    return simulate.run(tmp_path_factory.mktemp("town"), size_km=1.0, photos=400, seed=3)
+    return simulate(tmp_path_factory.mktemp("town"), size_km=1.0, photos=400, seed=3)
 
 
 @pytest.fixture(scope="session")
 def town_photos(town: Simulation) -> PhotoTable:
-    return ingest.folder(town.photos_dir, out=town.out / "table", split=SplitRule(kind="date"))
+    return ingest(town.photos_dir, out=town.out / "table", split=SplitRule(kind="date"))
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +49,12 @@ def town_config() -> Config:
 
 @pytest.fixture(scope="session")
 def town_run(town: Simulation, town_photos: PhotoTable, town_config: Config) -> Run:
-    return train.run(town_config, town_photos, town.aerial_path, out=town.out / "run")
+    return train(town_config, town_photos, town.aerial_path, out=town.out / "run")
 
 
 @pytest.fixture(scope="session")
 def town_cells(town: Simulation, town_run: Run) -> Database:
-    return build.run(town_run, town.aerial_path, out=town.out / "town.cells")
+    return build(town_run, town.aerial_path, out=town.out / "town.cells")
 
 
 @pytest.fixture(scope="session")
@@ -116,4 +116,4 @@ def wide_cells(wide_run: Run) -> Database:
     """About 10,000 cells with prototypes alone, searched in two stages over their parents."""
     region = Region.bbox(3.0, 52.0, 3.22, 52.1)
     out = wide_run.folder.with_name("wide.cells")
-    return build.run(wide_run, None, region, out=out, overrides=["build.first_stage=parents"])
+    return build(wide_run, None, region, out=out, overrides=["build.first_stage=parents"])

@@ -1,10 +1,12 @@
 """Visual geo-localization: a photo taken on the ground goes in, a place on the map comes out.
 
-    photos = ingest.folder("my_photos/", out="town/photos")
-    run    = train.run(config, photos, aerial, out="town/run")
-    cells  = build.run(run, aerial, region, out="town/town.cells")
-    answer = locate.run(cells, "photo.jpg")
-    report = evaluate.run(cells, photos, out="town/report")
+    from cellcode import build, evaluate, ingest, locate, train
+
+    photos = ingest("my_photos/", out="town/photos")
+    run    = train("configs/town.yaml", photos, aerial="town.tif", out="town/run")
+    cells  = build(run, aerial="town.tif", out="town/town.cells")
+    answer = locate(cells, "photo.jpg")
+    report = evaluate(cells, photos, out="town/report")
 
 Names are imported when they are first used, so that `import cellcode` is quick.
 """
@@ -13,35 +15,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cellcode.aerial import AerialSource, open_source
+    from cellcode.config import Config
     from cellcode.database import Database
-    from cellcode.database.building import build
-    from cellcode.evaluation import evaluate
+    from cellcode.database.building.build import build
+    from cellcode.errors import CellcodeError, EmptyRegionError, InputError, MissingExtraError, UsageError
+    from cellcode.evaluation.evaluate import evaluate
     from cellcode.geography import Region
-    from cellcode.photos import PhotoTable, ingest
+    from cellcode.photos import PhotoError, PhotoTable
+    from cellcode.photos.ingest import ingest
     from cellcode.runs import Run
-    from cellcode.search import Locator, locate
-    from cellcode.simulation import simulate
-    from cellcode.training import train
+    from cellcode.search import Answer, Locator
+    from cellcode.search.locate import locate
+    from cellcode.simulation.simulate import simulate
+    from cellcode.training.train import train
 
 __version__ = "0.1.0"
+_HOMES = {
+    "AerialSource": "aerial",
+    "Answer": "search",
+    "CellcodeError": "errors",
+    "Config": "config",
+    "Database": "database",
+    "EmptyRegionError": "errors",
+    "InputError": "errors",
+    "Locator": "search",
+    "MissingExtraError": "errors",
+    "PhotoError": "photos",
+    "PhotoTable": "photos",
+    "Region": "geography",
+    "Run": "runs",
+    "UsageError": "errors",
+    "build": "database.building.build",
+    "evaluate": "evaluation.evaluate",
+    "ingest": "photos.ingest",
+    "locate": "search.locate",
+    "open_source": "aerial",
+    "simulate": "simulation.simulate",
+    "train": "training.train",
+}
 __all__ = [
+    "AerialSource",
+    "Answer",
+    "CellcodeError",
+    "Config",
     "Database",
+    "EmptyRegionError",
+    "InputError",
     "Locator",
+    "MissingExtraError",
+    "PhotoError",
     "PhotoTable",
     "Region",
     "Run",
+    "UsageError",
     "build",
     "evaluate",
     "ingest",
     "locate",
+    "open_source",
     "simulate",
     "train",
 ]
-_HOMES = {
-    "Database": "database", "Locator": "search", "PhotoTable": "photos", "Region": "geography", "Run": "runs",
-    "build": "database.building", "evaluate": "evaluation", "ingest": "photos", "locate": "search", "simulate": "simulation",
-    "train": "training",
-}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cellcode.cli import main
 from cellcode.cli.ingest import _moment
-from cellcode.photos import PhotoTable, ingest
+from cellcode.photos import IngestOptions, PhotoTable
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_nobody_is_asked_where_there_is_no_terminal(
 ) -> None:
     asked: list[bool] = []
 
-    def much(source: object, *, options: ingest.Options, **_: object) -> None:
+    def much(source: object, *, options: IngestOptions, **_: object) -> None:
         asked.append(options.confirm("Go on?"))
 
-    monkeypatch.setattr(ingest, "run", much)
+    monkeypatch.setattr("cellcode.photos.ingest", much)
     monkeypatch.setattr("sys.stdin", (folder / "list.csv").open())
     _run("ingest", folder / "list.csv", "--out", folder / "table")
     _run("ingest", folder / "list.csv", "--out", folder / "table", "--yes")

@@ -47,7 +47,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_a_folder_is_searched_for_what_ingest_would_take(
     town_cells: Database, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = ingest.folder(folder, out=tmp_path / "table", split=SplitRule(kind="none"))
+    table = ingest(folder, out=tmp_path / "table", split=SplitRule(kind="none"))
     capsys.readouterr()
     status, out, err = run(capsys, town_cells.folder, folder, "--json")
     assert status == 0

@@ -50,4 +50,4 @@ def area() -> Region:
 def mixed(wide_run: Run, imagery: Path, area: Region) -> Database:
     """Cells of every kind: with both terms, with imagery or a prototype alone."""
     out = wide_run.folder.with_name("mixed.cells")
-    return build.run(wide_run, imagery, area, out=out, overrides=[SHARDS, "build.aerial_smoothing_cells=0.5"])
+    return build(wide_run, imagery, area, out=out, overrides=[SHARDS, "build.aerial_smoothing_cells=0.5"])

@@ -31,7 +31,7 @@ def test_codes_are_the_weighted_sum_of_the_embedded_tile_and_the_prototype(
 ) -> None:
     """One row after the other, from the raster and the run."""
     town_run = _with_smoothing(town_run, 0.0)
-    town_cells = build.run(town_run, town.aerial_path, out=tmp_path / "plain.cells")
+    town_cells = build(town_run, town.aerial_path, out=tmp_path / "plain.cells")
     calibration, config = town_cells.calibration, town_run.config
     rows = np.random.default_rng(0).permutation(len(town_cells.ids))[:12]
     lat, lon = s2.cell_centers(town_cells.ids[rows])
@@ -54,7 +54,7 @@ def test_smoothing_averages_each_tile_with_those_of_its_neighbours(
 ) -> None:
     """Against all pairs of cells: Gaussian weights over the cell and its eight neighbours, brought to unit length."""
     plain, smoothed = (
-        build.run(_with_smoothing(town_run, sigma), town.aerial_path, out=tmp_path / f"{sigma}.cells")
+        build(_with_smoothing(town_run, sigma), town.aerial_path, out=tmp_path / f"{sigma}.cells")
         for sigma in (0.0, 0.6)
     )
     before, after = plain.terms()[0], smoothed.terms()[0]
@@ -88,13 +88,13 @@ def test_facts_count_the_training_photos_of_each_cell(town_run: Run, town_cells:
 def test_a_region_restricts_the_cells(town: Simulation, town_run: Run, town_cells: Database, tmp_path: Path) -> None:
     west, south, east, north = town_cells.region_bounds
     region = Region.bbox(west, south, (west + east) / 2, (south + north) / 2)
-    part = build.run(town_run, town.aerial_path, region, out=tmp_path / "part.cells")
+    part = build(town_run, town.aerial_path, region, out=tmp_path / "part.cells")
     inside = region.contains(*s2.cell_centers(town_cells.ids))
     np.testing.assert_array_equal(part.ids, town_cells.ids[inside])
 
 
 def test_prototypes_alone_make_a_database(town_run: Run, tmp_path: Path) -> None:
-    alone = build.run(town_run, out=tmp_path / "alone.cells")
+    alone = build(town_run, out=tmp_path / "alone.cells")
     assert alone.facts.has_prototype.all()
     assert not alone.facts.has_aerial.any()
     np.testing.assert_array_equal(alone.ids, town_run.facts.ids)
@@ -102,9 +102,9 @@ def test_prototypes_alone_make_a_database(town_run: Run, tmp_path: Path) -> None
 
 def test_nothing_to_build_is_said_before_any_work(town: Simulation, town_run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="imagery covers none"):
-        build.run(town_run, town.aerial_path, Region.bbox(10, 10, 10.05, 10.05), out=tmp_path / "a.cells")
+        build(town_run, town.aerial_path, Region.bbox(10, 10, 10.05, 10.05), out=tmp_path / "a.cells")
     with pytest.raises(InputError, match=r"none of the .* cells"):
-        build.run(town_run, None, Region.bbox(10, 10, 10.05, 10.05), out=tmp_path / "b.cells")
+        build(town_run, None, Region.bbox(10, 10, 10.05, 10.05), out=tmp_path / "b.cells")
     assert not list(tmp_path.iterdir())
 
 
@@ -112,14 +112,14 @@ def test_a_folder_of_something_else_is_not_overwritten(town_run: Run, tmp_path: 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="not overwritten"):
-        build.run(town_run, out=tmp_path / "mine")
+        build(town_run, out=tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
 
 def test_building_twice_gives_the_same_bytes(
     town: Simulation, town_run: Run, town_cells: Database, tmp_path: Path
 ) -> None:
-    again = build.run(town_run, town.aerial_path, out=tmp_path / "again.cells")
+    again = build(town_run, town.aerial_path, out=tmp_path / "again.cells")
     assert again.identity == town_cells.identity
     assert (again.folder / "codes.npy").read_bytes() == (town_cells.folder / "codes.npy").read_bytes()
 
@@ -207,7 +207,7 @@ def test_errors_of_narrow_codes_are_reported_and_are_bounds(
     crops = read_crops(open_source(imagery), lat, lon, size_m=150, size_px=32)
     with torch.inference_mode():
         aerial = wide_run.aerial(torch.from_numpy(crops.pixels)).numpy() * mixed.facts.has_aerial[:, None]
-    plain = build.run(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=["build.aerial_smoothing_cells=0"])
+    plain = build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=["build.aerial_smoothing_cells=0"])
     exact = fuse(aerial, near, mixed.facts.has_aerial, mixed.facts.has_prototype, plain.calibration)
     off = np.linalg.norm(plain.codes.astype(np.float64) - exact, axis=1)
     assert 0 < off.max() <= plain.manifest["codes"]["largest_score_error"] + 1e-5  # batches of another size
@@ -228,7 +228,7 @@ def test_imagery_with_too_little_in_it_is_said(wide_run: Run, imagery: Path, tmp
     """One cell whose centre has imagery, but not half of its tile; and no prototype."""
     bare = replace(wide_run, prototypes=None)
     with pytest.raises(InputError, match=r"at least 100% imagery; lower build\.min_imagery_share"):
-        build.run(
+        build(
             bare,
             imagery,
             Region.of_cells(s2.cell_ids(np.array([52.0558]), np.array([3.1]), 16)),
@@ -240,9 +240,9 @@ def test_imagery_with_too_little_in_it_is_said(wide_run: Run, imagery: Path, tmp
 
 def test_only_settings_of_the_build_can_be_overridden(wide_run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="only keys of build can be changed"):
-        build.run(wide_run, out=tmp_path / "a.cells", overrides=["model.dim=64"])
+        build(wide_run, out=tmp_path / "a.cells", overrides=["model.dim=64"])
     with pytest.raises(UsageError, match=r"nearest known key is build\.shard_depth"):
-        build.run(wide_run, out=tmp_path / "a.cells", overrides=["build.shard_dept=3"])
+        build(wide_run, out=tmp_path / "a.cells", overrides=["build.shard_dept=3"])
 
 
 def test_cells_far_from_all_that_is_known_are_counted_as_left_out(
@@ -250,7 +250,7 @@ def test_cells_far_from_all_that_is_known_are_counted_as_left_out(
 ) -> None:
     """Also those that the plan passes over, without a tile or a prototype near."""
     far = Region.bbox(2.9, 52.042, 3.01, 52.058)
-    made = build.run(wide_run, None, far, out=tmp_path / "a.cells")
+    made = build(wide_run, None, far, out=tmp_path / "a.cells")
     assert made.manifest["cells"]["left_out"] == len(far.cells(16)) - len(made.ids) > len(made.ids)
 
 
@@ -258,6 +258,6 @@ def test_the_folder_at_hand_may_be_the_database(wide_run: Run, tmp_path: Path, m
     here = tmp_path / "here.cells"
     here.mkdir()
     monkeypatch.chdir(here)
-    build.run(wide_run, None, Region.cap(52.05, 3.05, 400), out=Path())
+    build(wide_run, None, Region.cap(52.05, 3.05, 400), out=Path())
     assert Database.open(here).ids.size
     assert [path.name for path in tmp_path.iterdir()] == ["here.cells"]

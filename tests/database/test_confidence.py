@@ -143,7 +143,7 @@ def test_a_database_remembers_what_it_was_calibrated_with(
     """With photos from elsewhere (here: some of its own, which nothing can tell apart)."""
     out = tmp_path_factory.mktemp("elsewhere") / "town.cells"
     own = town_photos.of_split("test")
-    made = build.run(town_run, town.aerial_path, out=out, elsewhere=own)
+    made = build(town_run, town.aerial_path, out=out, elsewhere=own)
     inside = np.isin(s2.cell_ids(own.lat_deg, own.lon_deg, made.level), made.ids).sum()
     assert f"{inside} of {len(own)} photos from elsewhere lie in cells of this database" in capsys.readouterr().err
     assert made.calibration.inside is not None
@@ -163,5 +163,5 @@ def test_too_few_photos_from_elsewhere_are_refused_before_any_work(
 ) -> None:
     out = tmp_path_factory.mktemp("few") / "town.cells"
     with pytest.raises(InputError, match="at least 10 are needed"):
-        build.run(town_run, town.aerial_path, out=out, elsewhere=town_photos.select(np.arange(3)))
+        build(town_run, town.aerial_path, out=out, elsewhere=town_photos.select(np.arange(3)))
     assert not out.parent.exists() or not list(out.parent.iterdir())

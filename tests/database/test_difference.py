@@ -31,7 +31,7 @@ def test_a_part_differs_in_the_cells_that_are_gone(mixed: Database, tmp_path: Pa
 def test_another_build_differs_in_settings_calibration_and_codes(
     wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path
 ) -> None:
-    other = build.run(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=["build.kappa=0.2"])
+    other = build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=["build.kappa=0.2"])
     lines = difference.describe(mixed, other)
     assert ("configuration", "build.kappa: 0.7 -> 0.2") in lines
     assert [text for name, text in lines if name == "calibration.kappa"] == [
@@ -43,7 +43,7 @@ def test_another_build_differs_in_settings_calibration_and_codes(
 
 
 def test_imagery_that_one_does_not_have_is_named(wide_run: Run, area: Region, mixed: Database, tmp_path: Path) -> None:
-    alone = build.run(wide_run, None, area, out=tmp_path / "a.cells", overrides=["build.shard_depth=2"])
+    alone = build(wide_run, None, area, out=tmp_path / "a.cells", overrides=["build.shard_depth=2"])
     assert ("imagery", f"{mixed.manifest['imagery']} -> None") in difference.describe(mixed, alone)
 
 

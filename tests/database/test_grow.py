@@ -182,7 +182,7 @@ def test_what_cannot_be_used_is_said(
 def test_a_database_without_terms_cannot_grow(
     town: Simulation, town_run: Run, newcomers: PhotoTable, tmp_path: Path
 ) -> None:
-    cells = build.run(town_run, town.aerial_path, out=tmp_path / "short", overrides=["build.keep_terms=false"])
+    cells = build(town_run, town.aerial_path, out=tmp_path / "short", overrides=["build.keep_terms=false"])
     with pytest.raises(InputError, match="keep_terms"):
         grow.run(cells, newcomers, out=tmp_path / "grown")
 
@@ -211,9 +211,9 @@ def test_new_imagery_changes_the_cells_of_the_region_alone(
 ) -> None:
     """Inside, the terms are those of a build from the new imagery; outside, everything is as it was."""
     settings = [f"build.aerial_smoothing_cells={smoothing}"]
-    old = build.run(town_run, town.aerial_path, out=tmp_path / "old", overrides=settings)
+    old = build(town_run, town.aerial_path, out=tmp_path / "old", overrides=settings)
     darker = Darker(open_source(town.aerial_path))
-    oracle = build.run(town_run, darker, out=tmp_path / "oracle", overrides=settings)
+    oracle = build(town_run, darker, out=tmp_path / "oracle", overrides=settings)
     lat, lon = s2.cell_centers(old.ids)
     region = Region.bbox(float(np.median(lon)), float(lat.min()) - 1, float(lon.max()) + 1, float(lat.max()) + 1)
     made = grow.imagery(old, town_run, darker, region, out=tmp_path / "made")
@@ -249,7 +249,7 @@ def test_imagery_needs_the_encoder_of_the_database(
 
 def test_imagery_is_built_as_the_database_was(town: Simulation, town_run: Run, tmp_path: Path) -> None:
     """Not as the run says: here the database asks for whole tiles."""
-    old = build.run(town_run, town.aerial_path, out=tmp_path / "old", overrides=["build.min_imagery_share=1"])
+    old = build(town_run, town.aerial_path, out=tmp_path / "old", overrides=["build.min_imagery_share=1"])
     half = Holed(open_source(town.aerial_path))
     with pytest.raises(
         InputError, match=r"no tile of the region has at least 100% imagery; check --aerial and --region"
@@ -275,12 +275,12 @@ def test_a_database_of_prototypes_alone_takes_imagery_with_all_that_belongs_to_i
     town: Simulation, town_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["build.aerial_smoothing_cells=0.6"]
-    bare = build.run(town_run, None, out=tmp_path / "bare", overrides=settings)
+    bare = build(town_run, None, out=tmp_path / "bare", overrides=settings)
     assert bare.tile_digests() is None
     capsys.readouterr()
     made = grow.imagery(bare, town_run, town.aerial_path, out=tmp_path / "made")
     assert "nothing told how they compare" in capsys.readouterr().err
-    oracle = build.run(town_run, town.aerial_path, out=tmp_path / "oracle", overrides=settings)
+    oracle = build(town_run, town.aerial_path, out=tmp_path / "oracle", overrides=settings)
     rows = np.flatnonzero(np.isin(made.ids, oracle.ids))
     other = np.searchsorted(oracle.ids, made.ids[rows])
     one, all_tiles = made.tile_digests(), oracle.tile_digests()

@@ -44,13 +44,13 @@ def _limit_deg(imagery: Path) -> float:
 def test_shards_that_lack_imagery_for_now_are_made_again(
     wide_run: Run, imagery: Path, area: Region, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    straight = build.run(wide_run, imagery, area, out=tmp_path / "straight.cells", overrides=DEPTH)
+    straight = build(wide_run, imagery, area, out=tmp_path / "straight.cells", overrides=DEPTH)
     holed = Holed(imagery, _limit_deg(imagery), passing=True)
     with pytest.raises(InputError, match=r"tiles? of tiles.example.org missing: \d+ server error; without them \d+ of"):
-        build.run(wide_run, holed, area, out=tmp_path / "town.cells", overrides=DEPTH)
+        build(wide_run, holed, area, out=tmp_path / "town.cells", overrides=DEPTH)
     assert not (tmp_path / "town.cells").exists()
     capsys.readouterr()
-    again = build.run(wide_run, imagery, area, out=tmp_path / "town.cells", overrides=DEPTH)
+    again = build(wide_run, imagery, area, out=tmp_path / "town.cells", overrides=DEPTH)
     shown = capsys.readouterr().err
     assert "continuing:" in shown
     assert "masked" not in shown
@@ -62,7 +62,7 @@ def test_imagery_that_lacks_for_good_is_told_at_the_end(
     wide_run: Run, imagery: Path, area: Region, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     holed = Holed(imagery, _limit_deg(imagery), passing=False)
-    made = build.run(wide_run, holed, area, out=tmp_path / "town.cells", overrides=DEPTH)
+    made = build(wide_run, holed, area, out=tmp_path / "town.cells", overrides=DEPTH)
     number = sum(holed.missing.values())
     assert number > 1
     assert (

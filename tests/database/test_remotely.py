@@ -39,13 +39,13 @@ def test_a_build_on_a_cluster_gives_the_same_codes(
     cluster: str, wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path
 ) -> None:
     overrides = ["build.shard_depth=2", "build.aerial_smoothing_cells=0.5"]
-    made = build.run(wide_run, imagery, area, out=tmp_path / "cells", overrides=overrides, cluster=cluster)
+    made = build(wide_run, imagery, area, out=tmp_path / "cells", overrides=overrides, cluster=cluster)
     np.testing.assert_array_equal(made.ids, mixed.ids)
     np.testing.assert_allclose(np.load(made.folder / "codes.npy"), np.load(mixed.folder / "codes.npy"), atol=2e-3)
     assert made.manifest["cells"] == mixed.manifest["cells"]
     source = open_source(imagery)
     with pytest.raises(UsageError, match="open source"):
-        build.run(wide_run, source, area, out=tmp_path / "cells", cluster=cluster)
+        build(wide_run, source, area, out=tmp_path / "cells", cluster=cluster)
 
 
 def test_photos_are_embedded_a_shard_a_task(

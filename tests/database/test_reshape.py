@@ -178,8 +178,8 @@ def test_parts_without_a_kind_of_term_join_those_that_have_it(
 ) -> None:
     """The halves are built apart, one without imagery, with the same calibration."""
     west, east = Region.bbox(3.09, 52.045, 3.1, 52.055), Region.bbox(3.1, 52.045, 3.112, 52.055)
-    one = build.run(wide_run, imagery, west, out=tmp_path / "one.cells")
-    other = build.run(wide_run, None, east, out=tmp_path / "other.cells")
+    one = build(wide_run, imagery, west, out=tmp_path / "one.cells")
+    other = build(wide_run, None, east, out=tmp_path / "other.cells")
     calibration = one.manifest["calibration"]
     other = Database.open(edited(other, tmp_path / "alike.cells", calibration=calibration))
     made = reshape.merge([one, other], out=tmp_path / "made.cells")
@@ -198,8 +198,8 @@ def test_parts_without_a_kind_of_term_join_those_that_have_it(
 
 def test_terms_that_one_database_threw_away_are_not_made_up(wide_run: Run, imagery: Path, tmp_path: Path) -> None:
     west, east = Region.bbox(3.09, 52.045, 3.1, 52.055), Region.bbox(3.1, 52.045, 3.112, 52.055)
-    one = build.run(wide_run, imagery, west, out=tmp_path / "one.cells")
-    other = build.run(wide_run, imagery, east, out=tmp_path / "other.cells", overrides=["build.keep_terms=false"])
+    one = build(wide_run, imagery, west, out=tmp_path / "one.cells")
+    other = build(wide_run, imagery, east, out=tmp_path / "other.cells", overrides=["build.keep_terms=false"])
     alike = edited(other, tmp_path / "alike.cells", calibration=one.manifest["calibration"])
     made = reshape.merge([one, alike], out=tmp_path / "made.cells")
     assert made.terms() == (None, None)
@@ -212,8 +212,8 @@ def test_databases_of_other_calibrations_are_fused_again_with_the_first(
     wide_run: Run, imagery: Path, tmp_path: Path, capsys: Any
 ) -> None:
     west, east = Region.bbox(3.088, 52.042, 3.1, 52.058), Region.bbox(3.1, 52.042, 3.122, 52.058)
-    one = build.run(wide_run, imagery, west, out=tmp_path / "one.cells", overrides=["build.kappa=0.5"])
-    other = build.run(wide_run, imagery, east, out=tmp_path / "other.cells", overrides=["build.kappa=1.5"])
+    one = build(wide_run, imagery, west, out=tmp_path / "one.cells", overrides=["build.kappa=0.5"])
+    other = build(wide_run, imagery, east, out=tmp_path / "other.cells", overrides=["build.kappa=1.5"])
     made = reshape.merge([one, other], out=tmp_path / "made.cells")
     assert f"made anew with that of {one.folder}" in capsys.readouterr().err
     assert made.calibration == one.calibration
@@ -315,7 +315,7 @@ def test_an_aerial_encoder_that_not_all_share_is_not_claimed(halves: Any, tmp_pa
 
 
 def test_other_upsampling_or_smoothing_is_not_joined(wide_run: Run, imagery: Path, halves: Any, tmp_path: Path) -> None:
-    rough = build.run(wide_run, imagery, Region.bbox(3.1, 52.045, 3.112, 52.055), out=tmp_path / "rough.cells")
+    rough = build(wide_run, imagery, Region.bbox(3.1, 52.045, 3.112, 52.055), out=tmp_path / "rough.cells")
     with pytest.raises(
         InputError, match=r"rough\.cells was built with other upsampling or smoothing than .*west\.cells"
     ):

@@ -69,7 +69,7 @@ def test_an_interrupted_build_ends_with_the_same_bytes(
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 3, error)
         with pytest.raises(type(error)):
-            build.run(wide_run, imagery, area, out=out, overrides=OVERRIDES)
+            build(wide_run, imagery, area, out=out, overrides=OVERRIDES)
     assert not out.exists()
     working = tmp_path / ".again.cells.building"
     finished = [path for path in working.iterdir() if path.is_dir()]
@@ -77,7 +77,7 @@ def test_an_interrupted_build_ends_with_the_same_bytes(
     assert not any(path.name.startswith(".") for path in finished)
     with pytest.MonkeyPatch.context() as patch:
         asked = stop_after(patch, 1000, error)
-        made = build.run(wide_run, imagery, area, out=out, overrides=OVERRIDES)
+        made = build(wide_run, imagery, area, out=out, overrides=OVERRIDES)
     assert not {path.name for path in finished} & set(asked)  # finished shards are taken as they are
     assert files_of(made.folder) == files_of(mixed.folder)  # the manifest included
     assert [path.name for path in tmp_path.iterdir()] == ["again.cells"]
@@ -89,10 +89,10 @@ def test_finished_shards_are_not_encoded_again(
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 13, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            build.run(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=OVERRIDES)
+            build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=OVERRIDES)
     before = sum(encoded)
     encoded.clear()
-    build.run(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=OVERRIDES)
+    build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=OVERRIDES)
     assert "continuing: 13 of" in capsys.readouterr().err
     tiles = int(mixed.facts.has_aerial.sum())
     assert 0 < sum(encoded) < tiles
@@ -107,14 +107,14 @@ def test_shards_of_another_build_are_thrown_away(
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 13, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            build.run(wide_run, out=out, **given)  # type: ignore[arg-type]
+            build(wide_run, out=out, **given)  # type: ignore[arg-type]
     other = {
         "region": {"region": Region.bbox(3.09, 52.042, 3.122, 52.058)},
         "build": {"overrides": [*OVERRIDES, "build.min_imagery_share=0.9"]},
         "imagery": {"aerial": repainted(imagery, tmp_path / "other.tif", slice(0, 20), slice(0, 20))},
     }[change]
     encoded.clear()
-    made = build.run(wide_run, out=out, **(given | other))  # type: ignore[arg-type]
+    made = build(wide_run, out=out, **(given | other))  # type: ignore[arg-type]
     assert "of another build, it starts anew" in capsys.readouterr().err
     assert sum(encoded) == made.facts.has_aerial.sum()
     (tmp_path / "other.tif").unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def test_the_size_of_shards_does_not_change_the_cells(
     wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path
 ) -> None:
     overrides = ["build.shard_depth=12", "build.batch_size=7", OVERRIDES[1]]
-    made = build.run(wide_run, imagery, area, out=tmp_path / "one.cells", overrides=overrides)
+    made = build(wide_run, imagery, area, out=tmp_path / "one.cells", overrides=overrides)
     np.testing.assert_array_equal(made.ids, mixed.ids)
     np.testing.assert_array_equal(made.tile_digests(), mixed.tile_digests())
     np.testing.assert_allclose(made.codes.astype(float), mixed.codes.astype(float), atol=4e-3)
@@ -134,10 +134,10 @@ def test_the_size_of_shards_does_not_change_the_cells(
 def test_unchanged_imagery_is_not_encoded_again(
     wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path, encoded: list[int]
 ) -> None:
-    made = build.run(wide_run, imagery, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
+    made = build(wide_run, imagery, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
     assert encoded == []
     assert files_of(made.folder) == files_of(mixed.folder)
-    again = build.run(wide_run, imagery, area, out=made.folder, reuse=made.folder, overrides=OVERRIDES)  # onto itself
+    again = build(wide_run, imagery, area, out=made.folder, reuse=made.folder, overrides=OVERRIDES)  # onto itself
     assert encoded == []
     assert files_of(again.folder) == files_of(mixed.folder)
 
@@ -145,11 +145,11 @@ def test_unchanged_imagery_is_not_encoded_again(
 def test_smoothing_and_shards_may_change_without_encoding_again(
     wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path, encoded: list[int]
 ) -> None:
-    reused = build.run(wide_run, imagery, area, out=tmp_path / "a.cells", reuse=mixed)
+    reused = build(wide_run, imagery, area, out=tmp_path / "a.cells", reuse=mixed)
     assert encoded == []
-    fresh = build.run(wide_run, imagery, area, out=tmp_path / "b.cells")
+    fresh = build(wide_run, imagery, area, out=tmp_path / "b.cells")
     np.testing.assert_allclose(reused.codes.astype(float), fresh.codes.astype(float), atol=2e-3)
-    back = build.run(wide_run, imagery, area, out=tmp_path / "c.cells", reuse=reused, overrides=OVERRIDES)
+    back = build(wide_run, imagery, area, out=tmp_path / "c.cells", reuse=reused, overrides=OVERRIDES)
     np.testing.assert_array_equal(back.codes, mixed.codes)
 
 
@@ -158,7 +158,7 @@ def test_only_tiles_whose_pixels_changed_are_encoded_again(
 ) -> None:
     rows, columns = slice(0, 60), slice(0, 60)  # 300 m of the north-west corner
     changed = repainted(imagery, tmp_path / "new.tif", rows, columns)
-    made = build.run(wide_run, changed, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
+    made = build(wide_run, changed, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
     was, now = mixed.tile_digests(), made.tile_digests()
     assert was is not None
     assert now is not None
@@ -174,7 +174,7 @@ def test_only_tiles_whose_pixels_changed_are_encoded_again(
     assert meets[different].all()
     assert different[(column < 60) & (row < 60) & made.facts.has_aerial].all()
     encoded.clear()
-    fresh = build.run(wide_run, changed, area, out=tmp_path / "b.cells", overrides=OVERRIDES)
+    fresh = build(wide_run, changed, area, out=tmp_path / "b.cells", overrides=OVERRIDES)
     assert sum(encoded) == made.facts.has_aerial.sum()
     np.testing.assert_array_equal(made.ids, fresh.ids)
     np.testing.assert_array_equal(made.tile_digests(), fresh.tile_digests())
@@ -185,9 +185,9 @@ def test_a_larger_region_takes_over_the_smaller_one(
     wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path, encoded: list[int]
 ) -> None:
     west = Region.bbox(3.08, 52.04, 3.1, 52.06)
-    part = build.run(wide_run, imagery, west, out=tmp_path / "west.cells", overrides=OVERRIDES)
+    part = build(wide_run, imagery, west, out=tmp_path / "west.cells", overrides=OVERRIDES)
     encoded.clear()
-    made = build.run(wide_run, imagery, area, out=tmp_path / "all.cells", reuse=part, overrides=OVERRIDES)
+    made = build(wide_run, imagery, area, out=tmp_path / "all.cells", reuse=part, overrides=OVERRIDES)
     known = np.isin(made.ids, part.ids[part.facts.has_aerial])
     assert sum(encoded) == (made.facts.has_aerial & ~known).sum() < made.facts.has_aerial.sum()
     np.testing.assert_allclose(made.codes.astype(float), mixed.codes.astype(float), atol=2e-3)
@@ -198,7 +198,7 @@ def test_nothing_is_taken_over_from_another_encoder(
 ) -> None:
     torch.manual_seed(9)
     other = replace(wide_run, aerial=Encoder(wide_run.config.model.aerial, 32).eval())
-    made = build.run(other, imagery, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
+    made = build(other, imagery, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
     assert "of another aerial encoder or level: nothing is taken over" in capsys.readouterr().err
     assert sum(encoded) == made.facts.has_aerial.sum()
 
@@ -206,16 +206,14 @@ def test_nothing_is_taken_over_from_another_encoder(
 def test_a_database_without_terms_has_nothing_to_take_over(
     wide_run: Run, imagery: Path, area: Region, tmp_path: Path, encoded: list[int]
 ) -> None:
-    bare = build.run(
-        wide_run, imagery, area, out=tmp_path / "a.cells", overrides=[*OVERRIDES, "build.keep_terms=false"]
-    )
+    bare = build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=[*OVERRIDES, "build.keep_terms=false"])
     assert sorted(bare.manifest["files"]) == [
         "cells.parquet", "codes.npy", "codes_int8.npy", "config.yaml", "ground.safetensors", "ids.npy", "queries.npy",
     ]  # fmt: skip
     assert bare.terms() == (None, None)
     assert (bare.tiles(), bare.tile_digests()) == (None, None)
     encoded.clear()
-    made = build.run(wide_run, imagery, area, out=tmp_path / "b.cells", reuse=bare, overrides=OVERRIDES)
+    made = build(wide_run, imagery, area, out=tmp_path / "b.cells", reuse=bare, overrides=OVERRIDES)
     assert sum(encoded) == made.facts.has_aerial.sum()
 
 
@@ -237,9 +235,9 @@ def test_two_builds_of_one_database_at_a_time_are_refused(wide_run: Run, tmp_pat
         locked(working / "lock"),
         pytest.raises(InputError, match=r"another process is writing .*\.a\.cells\.building; wait for it"),
     ):
-        build.run(wide_run, None, region, out=out)
+        build(wide_run, None, region, out=out)
     assert [path.name for path in tmp_path.rglob("*")] == [working.name, "lock"]
-    build.run(wide_run, None, region, out=out)
+    build(wide_run, None, region, out=out)
     assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]
 
 
@@ -250,12 +248,12 @@ def test_a_build_killed_while_it_joined_its_shards_leaves_nothing_behind(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cellcode.database.building.build.write", lambda *given: _killed(given[-1]))
         with pytest.raises(KeyboardInterrupt):
-            build.run(wide_run, None, region, out=out)
+            build(wide_run, None, region, out=out)
     assert (working / "database" / "half").is_file()
     plan = read_json(working / "plan.json")
     assert plan["aerial_encoder"] == shards.encoder_digest(wide_run)
     monkeypatch.setattr(shards, "write_part", lambda *given: pytest.fail("encoded again"))
-    made = build.run(wide_run, None, region, out=out)
+    made = build(wide_run, None, region, out=out)
     assert "half" not in made.manifest["files"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]
 

@@ -40,7 +40,7 @@ def scaled_run(wide_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def scaled_cells(scaled_run: Run, imagery: Path) -> Database:
-    return build.run(scaled_run, imagery, AREA, out=scaled_run.folder.with_name("scaled.cells"))
+    return build(scaled_run, imagery, AREA, out=scaled_run.folder.with_name("scaled.cells"))
 
 
 def test_the_aerial_term_is_that_of_all_scales_around_the_centre(
@@ -70,13 +70,13 @@ def test_tiles_are_taken_over_only_from_the_same_scales(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     count = int(scaled_cells.facts.has_aerial.sum())
-    build.run(scaled_run, imagery, AREA, out=tmp_path / "again.cells", reuse=scaled_cells)
+    build(scaled_run, imagery, AREA, out=tmp_path / "again.cells", reuse=scaled_cells)
     assert f"0 tiles encoded, {count} taken over" in capsys.readouterr().err
     # The same encoder, told that the wider views are other ones.
     tile = scaled_run.config.tile.model_copy(update={"scales": (1.0, 2.0, 8.0)})
     other = replace(scaled_run, config=scaled_run.config.model_copy(update={"tile": tile}))
     assert shards.encoder_digest(other) != shards.encoder_digest(scaled_run)
-    build.run(other, imagery, AREA, out=tmp_path / "other.cells", reuse=scaled_cells)
+    build(other, imagery, AREA, out=tmp_path / "other.cells", reuse=scaled_cells)
     text = capsys.readouterr().err
     assert "nothing is taken over" in text
     assert f"{count} tiles encoded, 0 taken over" in text
@@ -103,7 +103,7 @@ def test_new_imagery_outside_the_tile_but_inside_a_wider_view_is_encoded_again(
         pixels[:, :30] = 255 - pixels[:, :30] // 2  # the northern 150 m, where `AREA` has no cell
         new.write(pixels)
         new.update_tags(**old.tags())
-    made = build.run(scaled_run, changed, AREA, out=tmp_path / "changed.cells", reuse=scaled_cells)
+    made = build(scaled_run, changed, AREA, out=tmp_path / "changed.cells", reuse=scaled_cells)
     text = capsys.readouterr().err
     (before, _), (after, _) = scaled_cells.terms(), made.terms()
     assert before is not None
@@ -118,5 +118,5 @@ def test_new_imagery_outside_the_tile_but_inside_a_wider_view_is_encoded_again(
 def test_too_little_imagery_is_judged_by_the_tile_itself(
     wide_run: Run, scaled_cells: Database, imagery: Path, tmp_path: Path
 ) -> None:
-    plain = build.run(_scaled(wide_run, (1.0,), tmp_path / "run"), imagery, AREA, out=tmp_path / "plain.cells")
+    plain = build(_scaled(wide_run, (1.0,), tmp_path / "run"), imagery, AREA, out=tmp_path / "plain.cells")
     np.testing.assert_array_equal(plain.facts.has_aerial, scaled_cells.facts.has_aerial)

@@ -24,7 +24,7 @@ def report(
 ) -> Report:
     elsewhere = town_photos.select(np.arange(0, len(town_photos), 10))
     out = tmp_path_factory.mktemp("report")
-    return evaluate.run(town_cells, town_photos, out=out, aerial=town.aerial_path, elsewhere=elsewhere)
+    return evaluate(town_cells, town_photos, out=out, aerial=town.aerial_path, elsewhere=elsewhere)
 
 
 def test_the_report_has_what_the_contract_promises(report: Report) -> None:
@@ -138,14 +138,14 @@ def test_unreadable_photos_are_counted_and_left_out(
 ) -> None:
     few = town_photos.of_split("test").select(np.arange(6))
     lost = few.with_column("file", [*few.column("file")[:5], "lost.jpg"])
-    report = evaluate.run(town_cells, lost)
+    report = evaluate(town_cells, lost)
     assert report.values["photos"] == 5
     assert "lost.jpg" in report.values["unreadable"][0]
 
 
 def test_an_empty_split_is_refused(town_cells: Database, town_photos: PhotoTable) -> None:
     with pytest.raises(InputError, match="no photos in its split 'nothing'"):
-        evaluate.run(town_cells, town_photos, split="nothing")
+        evaluate(town_cells, town_photos, split="nothing")
 
 
 def test_predictions_say_what_they_are_predictions_of(report: Report, town_cells: Database) -> None:
@@ -162,7 +162,7 @@ def test_photos_that_no_cell_is_near_are_misses_and_one_sentence_says_so(
 ) -> None:
     far = town_photos.of_split("test")
     far = far.with_column("lat_deg", far.lat_deg + 1)
-    made = evaluate.run(town_cells, far, out=tmp_path)
+    made = evaluate(town_cells, far, out=tmp_path)
     (said,) = (note for note in made.values["notes"] if "do not overlap" in note)
     assert re.search(r"the nearest is 1[01]\d\.\d km off", said)
     assert said in capsys.readouterr().err
@@ -177,11 +177,11 @@ def test_photos_that_no_cell_is_near_are_misses_and_one_sentence_says_so(
 def test_a_table_without_dates_and_headings_and_a_database_of_prototypes_still_give_a_report(
     town_run: Run, town_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    ground_only = build.run(town_run, None, out=tmp_path / "cells")
+    ground_only = build(town_run, None, out=tmp_path / "cells")
     bare = town_photos.of_split("test").select(np.arange(30))
     for name in ("captured_at", "heading_deg"):
         bare = bare.with_column(name, [None] * len(bare))
-    made = evaluate.run(ground_only, bare, out=tmp_path / "report")
+    made = evaluate(ground_only, bare, out=tmp_path / "report")
     notes = " / ".join(made.values["notes"])
     assert "no slice by heading" in notes
     assert "no slice by days from training" in notes

@@ -28,14 +28,14 @@ def survey(world: World) -> Survey:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    return simulate.run(
+    return simulate(
         tmp_path_factory.mktemp("bench"), size_km=1.6, photos=240, seed=11, look="south", coast=True, survey="benchmark"
     )
 
 
 @pytest.fixture(scope="module")
 def table(made: Simulation) -> PhotoTable:
-    return ingest.csv(made.truth_path, out=made.out / "table")
+    return ingest(made.truth_path, out=made.out / "table")
 
 
 def test_photos_are_shared_out_as_the_module_says(survey: Survey) -> None:
@@ -107,8 +107,8 @@ def test_a_table_of_it_keeps_split_walk_and_land_use(made: Simulation, table: Ph
 
 
 def test_a_country_of_another_look_has_other_cameras_and_colours(made: Simulation, tmp_path: Path) -> None:
-    north = simulate.run(tmp_path / "north", size_km=1.6, photos=240, seed=11, coast=True, survey="benchmark")
-    other = ingest.csv(north.truth_path, out=tmp_path / "table")
+    north = simulate(tmp_path / "north", size_km=1.6, photos=240, seed=11, coast=True, survey="benchmark")
+    other = ingest(north.truth_path, out=tmp_path / "table")
     mine = PhotoTable.load(made.out / "table")
     assert mine.fov_deg.max() <= 75 < other.fov_deg.max()
     assert (made.out / "aerial.tif").read_bytes() != north.aerial_path.read_bytes()
@@ -118,6 +118,6 @@ def test_a_country_of_another_look_has_other_cameras_and_colours(made: Simulatio
 
 def test_unknown_looks_and_crowded_worlds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="north, south"):
-        simulate.run(tmp_path / "a", size_km=0.5, photos=10, look="west")
+        simulate(tmp_path / "a", size_km=0.5, photos=10, look="west")
     with pytest.raises(UsageError, match="no room"):
-        simulate.run(tmp_path / "b", size_km=0.5, photos=50_000, survey="benchmark")
+        simulate(tmp_path / "b", size_km=0.5, photos=50_000, survey="benchmark")

@@ -44,7 +44,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoTable:
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{place}_{number}.png")
             lines.append(f"{place}_{number}.png,{lat:.8f},{lon:.8f},train")
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return ingest.csv(folder / "list.csv", out=folder / "table")
+    return ingest(folder / "list.csv", out=folder / "table")
 
 
 @pytest.fixture(scope="module")

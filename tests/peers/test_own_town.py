@@ -24,7 +24,7 @@ from cellcode import build, evaluate, ingest, train
 from cellcode.config import Config
 from cellcode.database import Database
 from cellcode.http import Politeness
-from cellcode.photos import PhotoTable, SplitRule
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule
 from cellcode.simulation import Simulation
 
 HALF_M = 20_037_508.342789244
@@ -117,10 +117,10 @@ def server(town: Simulation) -> Iterator[TownServer]:
 
 def walk(photos: str, aerial: str, town: Simulation, config: Config, folder: Path) -> tuple[PhotoTable, Database]:
     """The tutorial's steps, up to the database."""
-    options = ingest.Options(min_width_px=64, politeness=Politeness(requests_per_s=1000.0))  # rendered photos are small
-    table = ingest.run(photos, out=folder / "photos", region=town.region, split=SplitRule(kind="date"), options=options)
-    made = train.run(config, table, aerial, out=folder / "run")
-    return table, build.run(made, aerial, town.region, out=folder / "town.cells")
+    options = IngestOptions(min_width_px=64, politeness=Politeness(requests_per_s=1000.0))  # rendered photos are small
+    table = ingest(photos, out=folder / "photos", region=town.region, split=SplitRule(kind="date"), options=options)
+    made = train(config, table, aerial, out=folder / "run")
+    return table, build(made, aerial, town.region, out=folder / "town.cells")
 
 
 def bounds(town: Simulation) -> str:
@@ -129,7 +129,7 @@ def bounds(town: Simulation) -> str:
 
 def assert_same_recall(table: PhotoTable, cells: Database, town_photos: PhotoTable, town_cells: Database) -> None:
     """Recall is that of the local files, within the 95 % interval of a difference of two shares."""
-    served, local = (evaluate.run(*each).values for each in ((cells, table), (town_cells, town_photos)))
+    served, local = (evaluate(*each).values for each in ((cells, table), (town_cells, town_photos)))
     count = local["photos"]
     assert served["photos"] == count
     for system in ("hybrid", "prototypes", "aerial"):

@@ -27,7 +27,7 @@ BUCKET = "packed"
 def parts(town: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the town's photos in two packings."""
     folder = tmp_path_factory.mktemp("packed")
-    table = ingest.folder(town.photos_dir, out=folder / "table", split=SplitRule(kind="date"))
+    table = ingest(town.photos_dir, out=folder / "table", split=SplitRule(kind="date"))
     west = table.lon_deg < np.median(table.lon_deg)
     for name, chosen in (("east", ~west), ("west", west)):
         pack.run(
@@ -81,7 +81,7 @@ def test_a_store_gives_what_the_folder_gives(store: str, parts: Path) -> None:
 def test_a_training_from_the_store_is_that_from_the_folder(
     store: str, parts: Path, config: Config, tmp_path: Path
 ) -> None:
-    far, here = (train.run(config, place, out=tmp_path / name) for place, name in ((store, "far"), (parts, "here")))
+    far, here = (train(config, place, out=tmp_path / name) for place, name in ((store, "far"), (parts, "here")))
     assert far.identity == here.identity
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cellcode.errors import InputError, UsageError
-from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 from cellcode.photos.sources import columns
 
 Write = Callable[..., Path]
@@ -22,7 +22,7 @@ def ingest_text(write_photo: Write, tmp_path: Path) -> Callable[..., PhotoTable]
     def run(text: str, **options: Any) -> PhotoTable:
         (tmp_path / "list.csv").write_text(text, encoding="utf-8")
         rule = SplitRule(kind="none")
-        return ingest.csv(tmp_path / "list.csv", out=tmp_path / "table", split=rule, options=ingest.Options(**options))
+        return ingest(tmp_path / "list.csv", out=tmp_path / "table", split=rule, options=IngestOptions(**options))
 
     return run
 
@@ -88,5 +88,5 @@ def test_a_photo_table_is_a_list_itself(ingest_text: Callable[..., PhotoTable], 
     made = ingest_text("file,lat,lon,heading,fov\na.jpg,48,2,90,60\nb.jpg,48,2,,\n")
     made.save(tmp_path / "copy")
     (tmp_path / "copy/photos.parquet").rename(tmp_path / "photos.parquet")
-    again = ingest.csv(tmp_path / "photos.parquet", out=tmp_path / "again")
+    again = ingest(tmp_path / "photos.parquet", out=tmp_path / "again")
     assert again.rows.equals(made.rows)

@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 from cellcode.photos.reading.panorama import PanoramaRule
 
 GPS = ExifTags.GPS
@@ -78,7 +78,7 @@ def test_each_bad_file_is_rejected_with_its_reason_and_nothing_else_is_lost(
         with rasterio.open(photos / name, "w", count=count, **profile) as raster:
             raster.write(np.full((count, 32, 32), 40_000, np.uint16))
 
-    table = ingest.folder(photos, out=tmp_path / "table")
+    table = ingest(photos, out=tmp_path / "table")
 
     positions = dict(zip(table.column("file"), zip(table.lat_deg, table.lon_deg, strict=True), strict=True))
     assert positions == {name: pytest.approx(place, abs=1e-6) for name, place in good.items()}
@@ -120,7 +120,7 @@ def test_oddly_damaged_file_does_not_stop_the_others(damage: str, write_photo: W
         _with_damaged_exif_header(write_photo, photos / "odd.webp")
     else:
         _with_page_that_is_none(photos / "odd.tif")
-    table = ingest.folder(photos, out=tmp_path / "table")
+    table = ingest(photos, out=tmp_path / "table")
     assert "good.jpg" in table.column("file")
     assert len(table) + len(_rejects(tmp_path / "table")) == 2
 
@@ -128,7 +128,7 @@ def test_oddly_damaged_file_does_not_stop_the_others(damage: str, write_photo: W
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_size_in_the_table_is_that_of_the_upright_picture(orientation: int, write_photo: Write, tmp_path: Path) -> None:
     write_photo(tmp_path / "p/a.jpg", size=(48, 32), tags={ExifTags.Base.Orientation: orientation})
-    table = ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    table = ingest(tmp_path / "p", out=tmp_path / "table")
     expected = (48, 32) if orientation <= 4 else (32, 48)
     assert (table.column("width_px")[0], table.column("height_px")[0]) == expected
 
@@ -136,7 +136,7 @@ def test_size_in_the_table_is_that_of_the_upright_picture(orientation: int, writ
 def test_rows_follow_the_order_of_names_and_can_be_loaded(write_photo: Write, tmp_path: Path) -> None:
     for name in ("c.jpg", "a.jpg", "b/z.jpg", "b/y.jpg"):
         write_photo(tmp_path / "p" / name)
-    made = ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    made = ingest(tmp_path / "p", out=tmp_path / "table")
     assert made.column("file") == sorted(made.column("file"))
     loaded = PhotoTable.load(tmp_path / "table")
     assert loaded.rows.equals(made.rows)
@@ -150,13 +150,13 @@ def test_hidden_and_other_files_are_passed_over(write_photo: Write, tmp_path: Pa
         write_photo(photos / name)
     (photos / "notes.txt").write_text("hello")
     (photos / "folder.jpg").mkdir()
-    assert ingest.folder(photos, out=tmp_path / "table").column("file") == ["a.jpg"]
+    assert ingest(photos, out=tmp_path / "table").column("file") == ["a.jpg"]
     assert _rejects(tmp_path / "table") == {}
 
 
 def test_hidden_folder_above_the_photos_does_not_hide_them(write_photo: Write, tmp_path: Path) -> None:
     write_photo(tmp_path / ".data/p/a.jpg")
-    assert len(ingest.folder(tmp_path / ".data/p", out=tmp_path / "table")) == 1
+    assert len(ingest(tmp_path / ".data/p", out=tmp_path / "table")) == 1
 
 
 def test_photos_outside_the_region_are_left_out_and_are_no_rejects(
@@ -164,7 +164,7 @@ def test_photos_outside_the_region_are_left_out_and_are_no_rejects(
 ) -> None:
     write_photo(tmp_path / "p/in.jpg", 48.1, 2.3)
     write_photo(tmp_path / "p/out.jpg", 49.1, 2.3)
-    table = ingest.folder(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(2, 48, 3, 49))
+    table = ingest(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(2, 48, 3, 49))
     assert table.column("file") == ["in.jpg"]
     assert _rejects(tmp_path / "table") == {}
     assert "1 outside the region" in capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_summary_tells_how_many_were_rejected_and_why(
     write_photo(tmp_path / "p/a.jpg")
     for name in ("b", "c"):
         write_photo(tmp_path / f"p/{name}.jpg", None)
-    table = ingest.folder(tmp_path / "p", out=tmp_path / "table")
+    table = ingest(tmp_path / "p", out=tmp_path / "table")
     assert "2 rejected: 2 no GPS position in its EXIF" in capsys.readouterr().err
     assert table.notes is not None
     assert table.notes["rejected"] == {"no GPS position in its EXIF": 2}
@@ -186,7 +186,7 @@ def test_folder_of_nothing_usable_is_refused_and_leaves_no_table(write_photo: Wr
     write_photo(tmp_path / "p/a.jpg", None)
     write_photo(tmp_path / "p/b.jpg")
     with pytest.raises(InputError, match=r"none of 2 photos.* 1 outside the region .*no GPS"):
-        ingest.folder(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(10, 0, 11, 1))
+        ingest(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(10, 0, 11, 1))
     assert not (tmp_path / "table").exists()
 
 
@@ -194,26 +194,26 @@ def test_folder_without_photos_and_missing_folder_are_refused(tmp_path: Path) ->
     (tmp_path / "p").mkdir()
     (tmp_path / "p/notes.txt").write_text("hello")
     with pytest.raises(InputError, match="holds no photos"):
-        ingest.folder(tmp_path / "p", out=tmp_path / "table")
+        ingest(tmp_path / "p", out=tmp_path / "table")
     with pytest.raises(InputError, match="is not a folder"):
-        ingest.folder(tmp_path / "q", out=tmp_path / "table")
+        ingest(tmp_path / "q", out=tmp_path / "table")
 
 
 def test_source_of_no_known_kind_is_refused(write_photo: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        ingest.run(tmp_path / "nothing", out=tmp_path / "table")
+        ingest(tmp_path / "nothing", out=tmp_path / "table")
     with pytest.raises(UsageError, match="neither a folder"):
-        ingest.run(write_photo(tmp_path / "a.jpg"), out=tmp_path / "table")
+        ingest(write_photo(tmp_path / "a.jpg"), out=tmp_path / "table")
 
 
 def test_run_splits_a_folder_by_position_unless_told_otherwise(write_photo: Write, tmp_path: Path) -> None:
     for row in range(20):
         write_photo(tmp_path / f"p/{row:02}.jpg", 48 + row / 100)
-    table = ingest.run(tmp_path / "p", out=tmp_path / "table")
+    table = ingest(tmp_path / "p", out=tmp_path / "table")
     assert (table.split == "test").sum() == 2
     assert table.notes is not None
     assert table.notes["split_rule"]["kind"] == "position"
-    everything = ingest.run(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"))
+    everything = ingest(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"))
     assert (everything.split == "train").all()
 
 
@@ -227,13 +227,13 @@ def test_table_holds_photos_placed_by_a_track_and_views_of_panoramas(
     pano = gpano(ProjectionType="equirectangular", PoseHeadingDegrees=30)
     write_photo(tmp_path / "p/placed.jpg", None, size=(64, 32), detail=detail, xmp=pano)
     write_photo(tmp_path / "p/plain.jpg", -33.9, 18.4)
-    options = ingest.Options(
+    options = IngestOptions(
         gpx=(tmp_path / "walk.gpx",),
         camera_zone="+02:00",
         clock_offset_s=90,
         panoramas=PanoramaRule(count=2, width_px=32, height_px=32),
     )
-    ingest.run(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"), options=options)
+    ingest(tmp_path / "p", out=tmp_path / "table", split=SplitRule(kind="none"), options=options)
     table = PhotoTable.load(tmp_path / "table")
     assert table.column("source") == ["folder+gpx", "folder+gpx", "folder"]
     assert table.lat_deg.tolist() == pytest.approx([48.00025, 48.00025, -33.9])

@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from cellcode.errors import InputError
-from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 
 Write = Callable[..., Path]
 LAT, LON = [48.5, -33.9, 52.0], [2.25, 18.4, 4.9]
@@ -30,7 +30,7 @@ def folder(write_photo: Write, tmp_path: Path) -> Path:
 
 def _ingest(path: Path, **options: Any) -> PhotoTable:
     rule = SplitRule(kind="none")
-    return ingest.run(path, out=path.parent / "table", split=rule, options=ingest.Options(**options))
+    return ingest(path, out=path.parent / "table", split=rule, options=IngestOptions(**options))
 
 
 def _rejects(folder: Path) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ import pytest
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 from cellcode.photos.sources.consent import Consent
 from cellcode.photos.table.item import Item, Reject, in_batches
 from cellcode.photos.table.writer import IncompleteError, fill
@@ -32,7 +32,7 @@ def photos(write_photo: Write, tmp_path: Path) -> Path:
 
 
 def _ingest(folder: Path, source: str = "list.csv", **options: Any) -> PhotoTable:
-    return ingest.run(folder / source, out=folder / "table", split=ALL, options=ingest.Options(**options))
+    return ingest(folder / source, out=folder / "table", split=ALL, options=IngestOptions(**options))
 
 
 def _row(number: int) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_a_random_choice_is_the_same_in_any_order_of_the_list(photos: Path) -> N
 
 
 def test_a_choice_of_a_folder_is_one_of_the_usable_photos(photos: Path) -> None:
-    table = ingest.folder(photos, out=photos / "table", split=ALL, options=ingest.Options(max_photos=3))
+    table = ingest(photos, out=photos / "table", split=ALL, options=IngestOptions(max_photos=3))
     assert len(table) == 3
 
 
@@ -175,6 +175,6 @@ def test_much_is_only_done_with_consent(capsys: pytest.CaptureFixture[str]) -> N
 def test_region_and_list_are_chosen_from_before_photos_are_read(photos: Path) -> None:
     """A photo outside the region need not even be there."""
     (photos / "9.jpg").unlink()
-    table = ingest.run(photos / "list.csv", out=photos / "table", split=ALL, region=Region.bbox(1, 48, 3, 48.85))
+    table = ingest(photos / "list.csv", out=photos / "table", split=ALL, region=Region.bbox(1, 48, 3, 48.85))
     assert len(table) == 9
     assert _rejects(photos) == []

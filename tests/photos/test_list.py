@@ -32,7 +32,7 @@ def _csv(folder: Path, text: str) -> Path:
 
 
 def _ingest(path: Path, **options: Any) -> PhotoTable:
-    return ingest.run(path, out=path.parent.parent / "table", **options)
+    return ingest(path, out=path.parent.parent / "table", **options)
 
 
 def _rejects(path: Path) -> list[tuple[str, str, str]]:
@@ -166,7 +166,7 @@ def test_paths_are_relative_to_the_list_wherever_it_is_read_from(
     path = _csv(folder, f"file,lat,lon\nphotos/a.jpg,48,2\n../list/photos/c.jpg,48,2\n{absolute},48,2\n")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    ingest.run(Path("../list/list.csv"), out=Path("../table"))
+    ingest(Path("../list/list.csv"), out=Path("../table"))
     loaded = PhotoTable.load(tmp_path / "table")
     assert [file.resolve().name for file in loaded.files] == ["a.jpg", "c.jpg", "b.jpg"]
     assert all(file.is_file() for file in loaded.files)

@@ -21,7 +21,7 @@ import pytest
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import PhotoTable, ingest
+from cellcode.photos import IngestOptions, PhotoTable, ingest
 
 Write = Callable[..., Path]
 COLUMNS = ["id", "latitude", "longitude", "thumb_original_url", "sequence", "captured_at", "creator_username"]
@@ -137,7 +137,7 @@ def dataset(write_photo: Write, tmp_path: Path) -> Path:
 
 def _ingest(dataset: Path, tmp_path: Path, **options: Any) -> PhotoTable:
     table = tmp_path / "table"
-    return ingest.run(f"osv5m:{dataset}", out=table, region=HERE, options=ingest.Options(**options))
+    return ingest(f"osv5m:{dataset}", out=table, region=HERE, options=IngestOptions(**options))
 
 
 def _unpacked(tmp_path: Path) -> list[str]:

@@ -33,7 +33,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoTable:
         split = "test" if number % 10 == 0 else "validation" if number % 10 == 1 else "train"
         lines.append(f"{name},{lat_deg},{lon_deg},{split},2024-05-01T12:00:00,CC0-1.0")
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return ingest.csv(folder / "list.csv", out=folder / "table")
+    return ingest(folder / "list.csv", out=folder / "table")
 
 
 @pytest.fixture(scope="module")

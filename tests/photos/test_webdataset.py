@@ -12,7 +12,7 @@ import pytest
 
 from cellcode.errors import InputError
 from cellcode.geography import Region
-from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 
 Write = Callable[..., Path]
 
@@ -35,7 +35,7 @@ def _shard(path: Path, members: dict[str, bytes | dict[str, Any]], mode: str = "
 
 def _ingest(source: Path | str, tmp_path: Path, **options: Any) -> PhotoTable:
     rule = SplitRule(kind="none")
-    return ingest.run(source, out=tmp_path / "table", split=rule, options=ingest.Options(**options))
+    return ingest(source, out=tmp_path / "table", split=rule, options=IngestOptions(**options))
 
 
 def _rejects(tmp_path: Path) -> dict[str, str]:
@@ -124,7 +124,7 @@ def test_only_what_is_in_the_region_is_unpacked_and_only_once(photo: bytes, tmp_
     _shard(tmp_path / "s/0.tar", {"a.jpg": photo, "a.json": here, "b.jpg": photo, "b.json": there})
     written = set()
     for _ in range(2):
-        ingest.run(tmp_path / "s", out=tmp_path / "table", region=Region.bbox(1, 47, 3, 49))
+        ingest(tmp_path / "s", out=tmp_path / "table", region=Region.bbox(1, 47, 3, 49))
         (file,) = (tmp_path / "table/images").rglob("*.jpg")
         written.add((file.name, file.stat().st_mtime_ns))
     assert len(written) == 1

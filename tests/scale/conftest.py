@@ -52,8 +52,8 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    made = simulate.run(tmp_path_factory.mktemp("scale") / "world", size_km=0.5, photos=160, seed=3)
-    ingest.folder(made.photos_dir, out=made.out / "table", split=SplitRule(kind="date"))
+    made = simulate(tmp_path_factory.mktemp("scale") / "world", size_km=0.5, photos=160, seed=3)
+    ingest(made.photos_dir, out=made.out / "table", split=SplitRule(kind="date"))
     (made.out / "config.yaml").write_text(CONFIG, encoding="utf-8")
     world = World(made.out / "table", made.aerial_path, made.out / "config.yaml", made.out / "shards")
     how = ["--config", str(world.config), "--shard-photos", "12"]

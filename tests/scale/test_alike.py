@@ -51,7 +51,7 @@ def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split = "validation" if number % 12 == 0 else "train"
         lines.append(f"{number}.jpg,{lat:.8f},{lon:.8f},{split}")
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    table = ingest.csv(folder / "list.csv", out=folder / "table")
+    table = ingest(folder / "list.csv", out=folder / "table")
     pack.run(table, Packing(level=18, shard_photos=12), out=folder / "shards")
     (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
     return folder

@@ -47,7 +47,7 @@ def test_region_trains_from_shards_and_imagery(
     few = town_photos.select(np.arange(len(town_photos)) < 40)
     split = np.where(np.arange(len(few)) % 10 == 0, "validation", "train")
     shards = pack.run(few.with_column("split", split), Packing(16, shard_photos=12), out=tmp_path / "shards")
-    made = train.run(config, shards.place, town.aerial_path, out=tmp_path / "run")
+    made = train(config, shards.place, town.aerial_path, out=tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [line for line in lines if "loss" in line]
     pairs = {"query_prototype", "query_aerial", "aerial_prototype", "query_cell"}

@@ -97,7 +97,7 @@ def test_a_killed_process_is_named_last_and_the_training_goes_on(start: Start, w
     done = checkpoints(out)[-1]
     assert done >= 4
     # One process goes on with what two have begun.
-    resumed = train.run(world.config, str(world.shards), world.aerial, out=out, resume=True)
+    resumed = train(world.config, str(world.shards), world.aerial, out=out, resume=True)
     assert resumed.prototypes is not None
     assert [line["step"] for line in lines_of(out)] == list(range(len(lines_of(out))))
 

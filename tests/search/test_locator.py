@@ -69,7 +69,7 @@ def test_path_bytes_and_file_give_the_same_answer(locator: Locator, files: list[
 
 
 def test_one_step_of_the_recipe_does_the_same(town_cells: Database, locator: Locator, files: list[Path]) -> None:
-    assert locate.run(town_cells.folder, files[0]).to_json() == locator.locate(files[0]).to_json()
+    assert locate(town_cells.folder, files[0]).to_json() == locator.locate(files[0]).to_json()
 
 
 def test_a_region_limits_the_answer_and_the_probabilities_sum_to_one_in_it(locator: Locator, files: list[Path]) -> None:

@@ -28,9 +28,9 @@ def _digest(folder: Path) -> str:
 
 def test_a_world_depends_on_its_seed_alone(tmp_path: Path) -> None:
     """Neither the number of workers nor an earlier run changes a byte of the photos; another seed changes them all."""
-    one = simulate.run(tmp_path / "one", size_km=0.5, photos=40, seed=1, workers=1)
-    two = simulate.run(tmp_path / "two", size_km=0.5, photos=40, seed=1, workers=3)
-    other = simulate.run(tmp_path / "other", size_km=0.5, photos=40, seed=2, workers=2)
+    one = simulate(tmp_path / "one", size_km=0.5, photos=40, seed=1, workers=1)
+    two = simulate(tmp_path / "two", size_km=0.5, photos=40, seed=1, workers=3)
+    other = simulate(tmp_path / "other", size_km=0.5, photos=40, seed=2, workers=2)
     assert _digest(one.out) == _digest(two.out)
     assert _digest(one.out) != _digest(other.out)
     with rasterio.open(one.aerial_path) as a, rasterio.open(two.aerial_path) as b:
@@ -126,12 +126,12 @@ def test_five_in_a_hundred_buildings_change_between_dates() -> None:
 @pytest.mark.parametrize(("size_km", "photos"), [(0.1, 10), (100.0, 10), (1.0, 0)])
 def test_impossible_worlds_are_refused(tmp_path: Path, size_km: float, photos: int) -> None:
     with pytest.raises(UsageError, match="must be"):
-        simulate.run(tmp_path, size_km=size_km, photos=photos)
+        simulate(tmp_path, size_km=size_km, photos=photos)
 
 
 def test_photos_of_somebody_else_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
     with pytest.raises(InputError, match="not of a simulation"):
-        simulate.run(tmp_path, size_km=0.5, photos=5)
+        simulate(tmp_path, size_km=0.5, photos=5)
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"

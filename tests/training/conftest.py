@@ -54,7 +54,7 @@ def grid_photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoTable:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.jpg", quality=95)
         lines.append(f"{number}.jpg,{lat:.8f},{lon:.8f},train,2024-05-{1 + number % 9:02d}T12:00:00")
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return ingest.csv(folder / "list.csv", out=folder / "table")
+    return ingest(folder / "list.csv", out=folder / "table")
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def _train(config: str, photos: str, out: str, resume: str = "", die: str = "", 
         return take(self, number)
 
     Trainer.step = step  # type: ignore[method-assign]
-    train.run(configuration.load(config), Path(photos), aerial or None, out=out, resume=bool(resume))
+    train(configuration.load(config), Path(photos), aerial or None, out=out, resume=bool(resume))
 
 
 if __name__ == "__main__":

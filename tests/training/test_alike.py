@@ -22,6 +22,7 @@ from cellcode.training.data import hard_batches, prefetch, stream
 from cellcode.training.data.hard_batches import LOOKAHEAD, Alike, Miner, cluster, grouped
 from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.data.schedule import Schedule
+from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
 PROTOTYPES, CLUSTERS, DRAWS = 60, 7, 500
@@ -242,7 +243,7 @@ def test_without_imagery_such_batches_are_refused_unless_photos_are_compared(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"training\.hard_group_size has no effect without aerial imagery"):
-        train.run(small_config("training.hard_group_size=2"), grid_photos, out=tmp_path)
+        train(small_config("training.hard_group_size=2"), grid_photos, out=tmp_path)
 
 
 def test_a_training_with_such_batches_is_resumed_bit_for_bit(
@@ -267,15 +268,15 @@ def test_a_training_with_such_batches_is_resumed_bit_for_bit(
         return take(self, batch)
 
     monkeypatch.setattr(train.Trainer, "losses", losses)
-    whole = train.run(config, grid_photos, out=tmp_path / "whole")
+    whole = train(config, grid_photos, out=tmp_path / "whole")
     last = 13
     with pytest.raises(KeyboardInterrupt):
-        train.run(config, grid_photos, out=tmp_path / "stopped")
+        train(config, grid_photos, out=tmp_path / "stopped")
     last = 99
-    resumed = train.run(config, grid_photos, out=tmp_path / "stopped", resume=True)
+    resumed = train(config, grid_photos, out=tmp_path / "stopped", resume=True)
     assert resumed.identity == whole.identity
     assert {number: rest for number, *rest in shown["stopped"]} == {number: rest for number, *rest in shown["whole"]}
-    plain = train.prepare(
+    plain = prepare(
         config.model_copy(update={"training": config.training.model_copy(update={"hard_group_size": 1})}),
         grid_photos,
         out=tmp_path / "plain",

@@ -25,6 +25,7 @@ from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training import train
 from cellcode.training.loop import checkpoints
+from cellcode.training.train import prepare
 
 PEER = Path(__file__).with_name("peer.py")
 Configure = Callable[..., Config]
@@ -123,7 +124,7 @@ def test_what_two_processes_train_is_a_run_that_one_can_continue(
     shutil.rmtree(out / "checkpoint" / "00000008")
     assert len(list((out / "checkpoint" / "00000006").glob("rows-*"))) == 2
 
-    resumed = train.run(config, table, grid_imagery, out=out, resume=True)
+    resumed = train(config, table, grid_imagery, out=out, resume=True)
     assert [line["step"] for line in log_lines(out)] == list(range(8))
     assert log_lines(out)[:6] == lines[:6]
     assert resumed.prototypes is not None
@@ -169,14 +170,14 @@ def test_batches_that_do_not_divide_by_the_processes_are_refused(
 ) -> None:
     monkeypatch.setattr("cellcode.distributed.collectives.world", lambda: 3)
     with pytest.raises(UsageError, match="4 places a batch do not divide by 3 processes"):
-        train.prepare(small_config(), grid_photos, out=tmp_path, resume=False)
+        prepare(small_config(), grid_photos, out=tmp_path, resume=False)
 
 
 def test_a_sharded_training_stopped_and_resumed_is_the_one_never_stopped(
     small_config: Configure, grid_photos: PhotoTable, log_lines: Log, tmp_path: Path
 ) -> None:
     config = small_config(*SHARDED, "training.gradient_accumulation=2", "training.epochs=4")
-    train.run(config, grid_photos, out=tmp_path / "whole")
+    train(config, grid_photos, out=tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     stopped = tmp_path / "stopped"
     take = train.Trainer.step
@@ -189,8 +190,8 @@ def test_a_sharded_training_stopped_and_resumed_is_the_one_never_stopped(
 
         patch.setattr(train.Trainer, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            train.run(config, grid_photos, out=stopped)
-    train.run(config, grid_photos, out=stopped, resume=True)
+            train(config, grid_photos, out=stopped)
+    train(config, grid_photos, out=stopped, resume=True)
     made = load_file(stopped / "model.safetensors")
     for name, tensor in whole.items():
         assert torch.equal(tensor, made[name]), name
@@ -217,7 +218,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     monkeypatch.setattr(checkpoints, "save_file", fill_up)
     config = small_config(*SHARDED)
     with pytest.raises(InputError, match=r"could not be written.*earlier checkpoints are intact"):
-        train.run(config, grid_photos, out=tmp_path)
+        train(config, grid_photos, out=tmp_path)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["00000003"]
     monkeypatch.undo()
-    assert train.run(config, grid_photos, out=tmp_path, resume=True).prototypes is not None
+    assert train(config, grid_photos, out=tmp_path, resume=True).prototypes is not None

@@ -42,7 +42,7 @@ def test_tensorboard_shows_what_the_log_has(
     small_config: Callable[..., Config], grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     config = small_config("training.epochs=1", "training.tensorboard=true", "training.validate_every_steps=2")
-    train.run(config, grid_photos, out=tmp_path)
+    train(config, grid_photos, out=tmp_path)
     lines = _lines(tmp_path)
     assert {"loss", "query_prototype", "seconds", "photos_per_s", "memory_bytes", "validation_recall"} <= lines.keys()
     _assert_same(_scalars(tmp_path), lines)

@@ -72,10 +72,10 @@ def test_a_training_on_parts_knows_all_their_photos(
     trained = grid_photos.select(~np.isin(grid_photos.lat_deg, validation.lat_deg))
     expected = CellFacts.of_photos(trained.lat_deg, trained.lon_deg, trained.captured_at, 15)
     np.testing.assert_array_equal(packing.cell_facts(joined, "train", 15).ids, expected.ids)
-    run = train.run(config, tmp_path / "parts", out=tmp_path / "run")
+    run = train(config, tmp_path / "parts", out=tmp_path / "run")
     assert run.manifest["training_photos"] == joined.manifest["splits"]["train"]
     with pytest.raises(InputError, match=r"another photo table \(\d+ photos in \d+ prototype cells, now \d+ in \d+\)"):
-        train.run(config, tmp_path / "parts" / "b", out=tmp_path / "run", resume=True)
+        train(config, tmp_path / "parts" / "b", out=tmp_path / "run", resume=True)
 
 
 def test_validation_photos_are_unpacked(
@@ -101,7 +101,7 @@ def test_a_resumed_training_ends_as_the_uninterrupted_one(
 ) -> None:
     config = small_config("stream.window_shards=2", "training.random_tiles=2")
     aerial = grid_imagery if with_imagery else None
-    whole = train.run(config, packed.place, aerial, out=tmp_path / "whole")
+    whole = train(config, packed.place, aerial, out=tmp_path / "whole")
     prepared = training.prepare(config, packed.place, aerial, out=tmp_path / "parts", resume=False)
     steps = prepared.trainer.steps
     assert steps > 6
@@ -115,7 +115,7 @@ def test_a_resumed_training_ends_as_the_uninterrupted_one(
     prepared.trainer.step = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         prepared.trainer.fit(False)
-    resumed = train.run(config, packed.place, aerial, out=tmp_path / "parts", resume=True)
+    resumed = train(config, packed.place, aerial, out=tmp_path / "parts", resume=True)
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
     assert resumed.identity == whole.identity
     assert len(whole.validation.queries) == packed.manifest["splits"]["validation"]
@@ -126,12 +126,12 @@ def test_other_photos_and_other_regimes_are_refused(
     packed: PackedPhotos, grid_photos: PhotoTable, small_config: Configure, tmp_path: Path
 ) -> None:
     config = small_config("training.epochs=1")
-    train.run(config, packed.place, out=tmp_path / "run")
+    train(config, packed.place, out=tmp_path / "run")
     other = pack.run(grid_photos, FEW, out=tmp_path / "other")
     with pytest.raises(InputError, match="another photo table"):
-        train.run(config, other.place, out=tmp_path / "run", resume=True)
+        train(config, other.place, out=tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match=r"training\.regime full"):
-        train.run(small_config("training.regime=frozen"), packed.place, out=tmp_path / "frozen")
+        train(small_config("training.regime=frozen"), packed.place, out=tmp_path / "frozen")
 
 
 def test_the_command_packs_for_a_configuration(

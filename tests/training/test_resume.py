@@ -48,7 +48,7 @@ def _interrupted(config: Config, photos: PhotoTable, aerial: Path | None, out: P
     with pytest.MonkeyPatch.context() as patch:
         _stop_at(patch, last)
         with pytest.raises(Stopped):
-            train.run(config, photos, aerial, out=out)
+            train(config, photos, aerial, out=out)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -62,13 +62,13 @@ def test_a_resumed_training_ends_with_the_same_weights_and_log_as_one_never_stop
 ) -> None:
     overrides, with_aerial = CASES[case]
     config, aerial = small_config(*overrides), grid_imagery if with_aerial else None
-    whole = train.run(config, grid_photos, aerial, out=tmp_path / "whole")
+    whole = train(config, grid_photos, aerial, out=tmp_path / "whole")
     stopped = tmp_path / "stopped"
     _interrupted(config, grid_photos, aerial, stopped, last=4)
     assert not (stopped / "run.json").exists()
     torch.manual_seed(123)  # whatever happened in between
     np.random.default_rng(5)
-    resumed = train.run(config, grid_photos, aerial, out=stopped, resume=True)
+    resumed = train(config, grid_photos, aerial, out=stopped, resume=True)
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", stopped))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -94,7 +94,7 @@ def test_steps_before_the_checkpoint_are_not_taken_again(
             return take(self, number)
 
         patch.setattr(Trainer, "step", step)
-        train.run(config, grid_photos, out=tmp_path, resume=True)
+        train(config, grid_photos, out=tmp_path, resume=True)
     assert taken == [3, 4, 5, 6, 7]  # a checkpoint every three steps
 
 
@@ -102,15 +102,15 @@ def test_a_training_can_be_stopped_many_times(
     small_config: Configure, grid_photos: PhotoTable, log_lines: Log, tmp_path: Path
 ) -> None:
     config = small_config("training.checkpoint_every_steps=1")
-    whole = train.run(config, grid_photos, out=tmp_path / "whole")
+    whole = train(config, grid_photos, out=tmp_path / "whole")
     out = tmp_path / "stopped"
     _interrupted(config, grid_photos, None, out, last=1)
     for last in (2, 2, 5):
         with pytest.MonkeyPatch.context() as patch:
             _stop_at(patch, last)
             with pytest.raises(Stopped):
-                train.run(config, grid_photos, out=out, resume=True)
-    assert train.run(config, grid_photos, out=out, resume=True).identity == whole.identity
+                train(config, grid_photos, out=out, resume=True)
+    assert train(config, grid_photos, out=out, resume=True).identity == whole.identity
     assert log_lines(out) == log_lines(tmp_path / "whole")
 
 
@@ -118,8 +118,8 @@ def test_resuming_what_never_began_or_has_ended_gives_the_same_run(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     config = small_config("training.epochs=1")
-    begun = train.run(config, grid_photos, out=tmp_path, resume=True)
-    again = train.run(config, grid_photos, out=tmp_path, resume=True)
+    begun = train(config, grid_photos, out=tmp_path, resume=True)
+    again = train(config, grid_photos, out=tmp_path, resume=True)
     assert begun.identity == again.identity
     assert Run.load(tmp_path).identity == again.identity
 
@@ -128,15 +128,15 @@ def test_without_resume_a_training_starts_over(
     small_config: Configure, grid_photos: PhotoTable, log_lines: Log, tmp_path: Path
 ) -> None:
     _interrupted(small_config("training.seed=9"), grid_photos, None, tmp_path / "a", last=6)
-    over = train.run(small_config(), grid_photos, out=tmp_path / "a")
-    assert over.identity == train.run(small_config(), grid_photos, out=tmp_path / "b").identity
+    over = train(small_config(), grid_photos, out=tmp_path / "a")
+    assert over.identity == train(small_config(), grid_photos, out=tmp_path / "b").identity
     assert log_lines(tmp_path / "a") == log_lines(tmp_path / "b")
 
 
 def test_a_run_that_is_trained_again_is_no_finished_run_until_it_ends(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    train.run(small_config("training.epochs=1"), grid_photos, out=tmp_path)
+    train(small_config("training.epochs=1"), grid_photos, out=tmp_path)
     _interrupted(small_config(), grid_photos, None, tmp_path, last=4)
     with pytest.raises(InputError, match=r"not a finished run.*its training has not finished.*--resume"):
         Run.load(tmp_path)
@@ -148,7 +148,7 @@ def test_resuming_with_another_configuration_is_refused_and_the_difference_named
     _interrupted(small_config(), grid_photos, None, tmp_path, last=4)
     state = (tmp_path / "checkpoint" / "00000003" / "state.safetensors").read_bytes()
     with pytest.raises(InputError) as caught:
-        train.run(small_config("training.epochs=3", "loss.scale=5"), grid_photos, out=tmp_path, resume=True)
+        train(small_config("training.epochs=3", "loss.scale=5"), grid_photos, out=tmp_path, resume=True)
     message = str(caught.value)
     assert "training.epochs: 2 -> 3" in message
     assert "loss.scale: 20.0 -> 5.0" in message
@@ -162,7 +162,7 @@ def test_resuming_with_other_photos_is_refused(
     _interrupted(small_config(), grid_photos, None, tmp_path, last=4)
     fewer = grid_photos.select(np.arange(len(grid_photos)) < 35)
     with pytest.raises(InputError, match="another photo table"):
-        train.run(small_config(), fewer, out=tmp_path, resume=True)
+        train(small_config(), fewer, out=tmp_path, resume=True)
 
 
 def test_resuming_with_other_imagery_is_refused(
@@ -170,7 +170,7 @@ def test_resuming_with_other_imagery_is_refused(
 ) -> None:
     _interrupted(small_config(), grid_photos, None, tmp_path, last=4)
     with pytest.raises(InputError, match="other aerial imagery"):
-        train.run(small_config(), grid_photos, grid_imagery, out=tmp_path, resume=True)
+        train(small_config(), grid_photos, grid_imagery, out=tmp_path, resume=True)
 
 
 def test_a_log_line_torn_by_the_stop_does_not_prevent_resuming(
@@ -179,4 +179,4 @@ def test_a_log_line_torn_by_the_stop_does_not_prevent_resuming(
     _interrupted(small_config(), grid_photos, None, tmp_path, last=4)
     with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 5, "lo')
-    train.run(small_config(), grid_photos, out=tmp_path, resume=True)
+    train(small_config(), grid_photos, out=tmp_path, resume=True)

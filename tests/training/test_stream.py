@@ -34,7 +34,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoTable:
         Image.fromarray(np.full((16, 16, 3), number % 256, np.uint8)).save(folder / f"{number}.jpg")
         lines.append(f"{number}.jpg,{48 + 0.002 * (place % 8)},{2 + 0.003 * (place // 8)},train")
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return ingest.csv(folder / "list.csv", out=folder / "table")
+    return ingest(folder / "list.csv", out=folder / "table")
 
 
 @pytest.fixture

@@ -148,6 +148,6 @@ def test_a_training_runs_with_them_and_its_shared_imagery_is_apart(
 
     for dates in (1, 2):
         config = small_config(f"augmentation.tile_dates={dates}", "training.epochs=1")
-        train.run(config, grid_photos, _several(10, 20), out=tmp_path / str(dates), imagery_cache=tmp_path / "shared")
+        train(config, grid_photos, _several(10, 20), out=tmp_path / str(dates), imagery_cache=tmp_path / "shared")
     small, large = sorted(path.stat().st_size for path in (tmp_path / "shared").iterdir())
     assert large == pytest.approx(2 * small, rel=0.01)

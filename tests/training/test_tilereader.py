@@ -17,6 +17,7 @@ from cellcode.photos import PhotoTable
 from cellcode.training import train
 from cellcode.training.data.tile_reader import TileReader
 from cellcode.training.data.tiles import TileStore
+from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
 TILE = TileConfig(size_m=80, size_px=32, scales=(1.0, 2.0))
@@ -56,12 +57,12 @@ def test_a_training_that_keeps_no_imagery_learns_and_is_resumed(
     config = small_config(
         "training.imagery=read", "training.random_tiles=2", "training.keep_checkpoints=9", "training.epochs=1"
     )
-    whole = train.run(config, grid_photos, grid_imagery, out=tmp_path)
+    whole = train(config, grid_photos, grid_imagery, out=tmp_path)
     last, *others = sorted((tmp_path / "checkpoint").iterdir(), reverse=True)
     assert others
     for path in last.iterdir():
         path.unlink()
-    assert train.run(config, grid_photos, grid_imagery, out=tmp_path, resume=True).identity == whole.identity
-    prepared = train.prepare(config, grid_photos, grid_imagery, out=tmp_path / "again", resume=False)
+    assert train(config, grid_photos, grid_imagery, out=tmp_path, resume=True).identity == whole.identity
+    prepared = prepare(config, grid_photos, grid_imagery, out=tmp_path / "again", resume=False)
     assert not list((tmp_path / "again").rglob("*.npy"))
     assert prepared.trainer.tiles is not None

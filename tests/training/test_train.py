@@ -18,6 +18,7 @@ from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Run
 from cellcode.training import train
 from cellcode.training.setup import data_setup, imagery
+from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
 Log = Callable[[Path], list[dict[str, Any]]]
@@ -25,7 +26,7 @@ Log = Callable[[Path], list[dict[str, Any]]]
 
 def _start(config: Config, photos: PhotoTable, aerial: Path | None, out: Path) -> dict[str, torch.Tensor]:
     """The weights before the first step."""
-    model = train.prepare(config, photos, aerial, out=out, resume=False).trainer.model
+    model = prepare(config, photos, aerial, out=out, resume=False).trainer.model
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -43,7 +44,7 @@ def test_the_loss_falls_in_every_regime(
     config = small_config(
         f"loss.kind={kind}", f"training.regime={regime}", "training.last_blocks=1", "training.epochs=8"
     )
-    train.run(config, grid_photos, grid_imagery, out=tmp_path)
+    train(config, grid_photos, grid_imagery, out=tmp_path)
     losses = [line["loss"] for line in log_lines(tmp_path)]
     assert len(losses) == 32
     assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
@@ -56,7 +57,7 @@ def test_only_the_blocks_behind_the_frozen_ones_change(
 ) -> None:
     config = small_config(f"training.regime={regime}", "training.last_blocks=1")
     start = _start(config, grid_photos, grid_imagery, tmp_path)
-    train.run(config, grid_photos, grid_imagery, out=tmp_path)
+    train(config, grid_photos, grid_imagery, out=tmp_path)
     end = load_file(tmp_path / "model.safetensors")
     assert end.keys() == start.keys()
     changed = {name for name in start if not torch.equal(start[name], end[name])}
@@ -72,7 +73,7 @@ def test_only_the_blocks_behind_the_frozen_ones_change(
 def test_a_run_of_photos_alone_has_no_aerial_encoder_and_loads_again(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    made = train.run(small_config(), grid_photos, out=tmp_path)
+    made = train(small_config(), grid_photos, out=tmp_path)
     loaded = Run.load(tmp_path)
     assert made.aerial is None
     assert loaded.aerial is None
@@ -85,7 +86,7 @@ def test_a_run_without_prototypes_loads_again(
     small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, log_lines: Log, tmp_path: Path
 ) -> None:
     config = small_config("loss.query_prototype=0", "loss.aerial_prototype=0")
-    made = train.run(config, grid_photos, grid_imagery, out=tmp_path)
+    made = train(config, grid_photos, grid_imagery, out=tmp_path)
     loaded = Run.load(tmp_path)
     assert made.prototypes is None
     assert loaded.prototypes is None
@@ -97,7 +98,7 @@ def test_a_run_without_prototypes_loads_again(
 def test_a_run_has_a_prototype_for_every_cell_with_a_training_photo(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
-    made = train.run(small_config("levels.prototype=18", "training.epochs=1"), grid_photos, out=tmp_path)
+    made = train(small_config("levels.prototype=18", "training.epochs=1"), grid_photos, out=tmp_path)
     cells = s2.cell_ids(grid_photos.lat_deg, grid_photos.lon_deg, 18)
     kept_out = set(zip(made.validation.lat_deg, made.validation.lon_deg, strict=True))
     trained = [p not in kept_out for p in zip(grid_photos.lat_deg, grid_photos.lon_deg, strict=True)]
@@ -110,7 +111,7 @@ def test_validation_holds_what_the_trained_ground_encoder_makes_of_photos_kept_o
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     config = small_config("validation.share=0.2")
-    made = train.run(config, grid_photos, out=tmp_path)
+    made = train(config, grid_photos, out=tmp_path)
     count = len(made.validation.lat_deg)
     assert 4 <= count <= 12
     assert made.validation.queries.shape == (count, 16)
@@ -140,12 +141,12 @@ def test_only_photos_of_the_training_split_are_used(
     )
     assert len(training) + len(validation) == len(grid_photos) // 2
     with pytest.raises(InputError, match="no photos in its split 'train'"):
-        train.run(small_config(), grid_photos.with_column("split", ["test"] * len(grid_photos)), out=tmp_path)
+        train(small_config(), grid_photos.with_column("split", ["test"] * len(grid_photos)), out=tmp_path)
 
 
 def test_an_average_is_what_the_run_keeps(small_config: Configure, grid_photos: PhotoTable, tmp_path: Path) -> None:
-    plain = train.run(small_config(), grid_photos, out=tmp_path / "plain")
-    averaged = train.run(small_config("training.ema_decay=0.9"), grid_photos, out=tmp_path / "averaged")
+    plain = train(small_config(), grid_photos, out=tmp_path / "plain")
+    averaged = train(small_config("training.ema_decay=0.9"), grid_photos, out=tmp_path / "averaged")
     state = load_file(tmp_path / "averaged" / "checkpoint" / "00000008" / "state.safetensors")
     for name, value in averaged.ground.state_dict().items():
         assert torch.equal(value, state[f"average.module.ground.{name}"]), name
@@ -161,7 +162,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     weights = []
     for number, seed in enumerate((1, 1, 2)):
         config = small_config(f"training.seed={seed}", "training.epochs=1", "validation.share=0")
-        train.run(config, grid_photos, out=tmp_path / str(number))
+        train(config, grid_photos, out=tmp_path / str(number))
         weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
@@ -174,7 +175,7 @@ def test_a_photo_that_cannot_be_read_any_more_is_left_out_and_counted(
     (tmp_path / "photos" / "3.jpg").unlink()
     (tmp_path / "photos" / "7.jpg").write_bytes(b"no photo")
     table = PhotoTable(grid_photos.rows, tmp_path / "photos")
-    made = train.run(small_config("validation.share=0", "training.epochs=1"), table, out=tmp_path / "run")
+    made = train(small_config("validation.share=0", "training.epochs=1"), table, out=tmp_path / "run")
     assert made.manifest["training_photos"] == 38
     assert "2 of 40 photos left out" in capsys.readouterr().err
 
@@ -183,7 +184,7 @@ def test_without_any_readable_photo_training_is_refused(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="none of the 36 photos can be read"):
-        train.run(small_config(), PhotoTable(grid_photos.rows, tmp_path), out=tmp_path / "run")
+        train(small_config(), PhotoTable(grid_photos.rows, tmp_path), out=tmp_path / "run")
 
 
 def test_validation_photos_that_cannot_be_read_do_not_cost_the_training(
@@ -195,7 +196,7 @@ def test_validation_photos_that_cannot_be_read_do_not_cost_the_training(
     _, validation = data_setup.split_validation(table, config)
     for path in validation.files:
         path.unlink()
-    assert len(train.run(config, table, out=tmp_path / "run").validation.lat_deg) == 0
+    assert len(train(config, table, out=tmp_path / "run").validation.lat_deg) == 0
 
 
 def test_imagery_elsewhere_is_refused_before_any_work(
@@ -203,7 +204,7 @@ def test_imagery_elsewhere_is_refused_before_any_work(
 ) -> None:
     moved = grid_photos.with_column("lat_deg", grid_photos.lat_deg + 1)
     with pytest.raises(InputError, match="no training photo lies in the aerial imagery"):
-        train.run(small_config(), moved, grid_imagery, out=tmp_path / "run")
+        train(small_config(), moved, grid_imagery, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -217,14 +218,14 @@ def test_photos_outside_the_imagery_are_counted_and_trained_on_all_the_same(
     lat = grid_photos.lat_deg.copy()
     lat[:3] += 0.1
     config = small_config("validation.share=0", "training.epochs=1")
-    made = train.run(config, grid_photos.with_column("lat_deg", lat), grid_imagery, out=tmp_path)
+    made = train(config, grid_photos.with_column("lat_deg", lat), grid_imagery, out=tmp_path)
     assert "3 of 40 training photos lie outside the imagery" in capsys.readouterr().err
     assert made.manifest["training_photos"] == 40
 
 
 def test_nothing_to_learn_from_is_refused(small_config: Configure, grid_photos: PhotoTable, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"loss\.query_prototype is 0"):
-        train.run(small_config("loss.query_prototype=0"), grid_photos, out=tmp_path / "run")
+        train(small_config("loss.query_prototype=0"), grid_photos, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -233,7 +234,7 @@ def test_a_loss_without_any_pair_is_refused(
 ) -> None:
     config = small_config("loss.query_prototype=0", "loss.query_aerial=0")
     with pytest.raises(InputError, match="nothing to learn"):
-        train.run(config, grid_photos, grid_imagery, out=tmp_path / "run")
+        train(config, grid_photos, grid_imagery, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -258,7 +259,7 @@ def test_photos_of_a_validation_split_are_taken_as_they_are(
 ) -> None:
     split = np.array(["train", "validation", "test", "none"])[np.arange(len(grid_photos)) % 4]
     table = grid_photos.with_column("split", split)
-    made = train.run(small_config("validation.share=1", "training.epochs=1"), table, out=tmp_path)
+    made = train(small_config("validation.share=1", "training.epochs=1"), table, out=tmp_path)
     np.testing.assert_array_equal(made.validation.lat_deg, table.lat_deg[split == "validation"])
     np.testing.assert_array_equal(made.validation.lon_deg, table.lon_deg[split == "validation"])
     assert made.manifest["training_photos"] == 10  # nothing is drawn out of them
@@ -284,7 +285,7 @@ def test_tiles_at_several_scales_and_a_symmetric_loss_are_learned_saved_and_load
         "tile.scales=[1, 2, 4]", "loss.kind=softmax", "loss.symmetric=true", "loss.prototype_labels=haversine",
         f"training.regime={regime}", "training.epochs=8",
     )  # fmt: skip
-    made = train.run(config, grid_photos, grid_imagery, out=tmp_path)
+    made = train(config, grid_photos, grid_imagery, out=tmp_path)
     lines = log_lines(tmp_path)
     assert {"query_aerial", "aerial_query"} <= lines[0].keys()
     assert np.mean([line["loss"] for line in lines[-6:]]) < 0.9 * np.mean([line["loss"] for line in lines[:6]])
@@ -302,7 +303,7 @@ def test_one_scale_trains_to_the_same_weights_as_before_there_were_several(
     small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, tmp_path: Path
 ) -> None:
     """The names of the saved weights are what older runs have."""
-    train.run(small_config("training.epochs=1"), grid_photos, grid_imagery, out=tmp_path)
+    train(small_config("training.epochs=1"), grid_photos, grid_imagery, out=tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     assert tensors["aerial.projection.weight"].shape == (16, 160)
     assert not [name for name in tensors if "scale" in name]

@@ -16,13 +16,14 @@ from cellcode.training.loop.log import Log
 from cellcode.training.loop.nan_guard import Finite
 from cellcode.training.loop.trainer import Trainer, learning_rate_factor, parameter_groups
 from cellcode.training.loop.validation import Recall
+from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
 Lines = Callable[[Path], list[dict[str, Any]]]
 
 
 def _trainer(config: Config, photos: PhotoTable, aerial: Path | None, out: Path) -> Trainer:
-    trainer = train.prepare(config, photos, aerial, out=out, resume=False).trainer
+    trainer = prepare(config, photos, aerial, out=out, resume=False).trainer
     trainer.model.train()
     return trainer
 
@@ -152,7 +153,7 @@ def test_the_same_step_draws_the_same_batch_and_changes_whatever_came_before(
 def test_the_log_has_a_line_every_few_steps_and_one_for_the_last(
     small_config: Configure, grid_photos: PhotoTable, log_lines: Lines, tmp_path: Path
 ) -> None:
-    train.run(small_config("training.log_every_steps=3"), grid_photos, out=tmp_path)
+    train(small_config("training.log_every_steps=3"), grid_photos, out=tmp_path)
     lines = log_lines(tmp_path)
     assert [line["step"] for line in lines] == [0, 3, 6, 7]
     for line in lines:
@@ -278,7 +279,7 @@ def test_recall_is_logged_and_the_best_checkpoint_kept(
     told = iter([0.2, 0.9, 0.5, 0.4])
     monkeypatch.setattr(Recall, "__call__", lambda *_: next(told))
     config = small_config("training.validate_every_steps=2", "training.checkpoint_every_steps=2")
-    train.run(config, grid_photos, out=tmp_path)
+    train(config, grid_photos, out=tmp_path)
     recalls = {line["step"]: line["validation_recall"] for line in log_lines(tmp_path) if "validation_recall" in line}
     assert recalls == {1: 0.2, 3: 0.9, 5: 0.5, 7: 0.4}
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["00000004", "00000008"]
@@ -289,7 +290,7 @@ def test_recall_is_the_share_of_photos_whose_best_prototype_is_near(
     table: str, small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     config = small_config(f"prototypes.table={table}", "training.validate_every_steps=4", "evaluation.radii_m=[150]")
-    trainer = train.prepare(config, grid_photos, out=tmp_path, resume=False).trainer
+    trainer = prepare(config, grid_photos, out=tmp_path, resume=False).trainer
     recall, ground = trainer.validation, trainer.model.ground.eval()
     assert recall is not None
     prototypes = trainer.table.whole() if trainer.table is not None else trainer.model.prototypes

@@ -39,10 +39,10 @@ def command(
     ] = None,
 ) -> None:
     """Build a cell-code database; an interrupted build continues when it is started again."""
-    from cellcode.database.building import build
+    from cellcode.database import build
     from cellcode.geography import Region
 
-    build.run(
+    build(
         run,
         aerial,
         Region.parse(region) if region is not None else None,

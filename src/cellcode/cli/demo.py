@@ -27,13 +27,13 @@ def command(
     from cellcode.photos import SplitRule
 
     started = time.monotonic()
-    world = simulate.run(out, size_km=SIZE_KM, seed=seed)
+    world = simulate(out, size_km=SIZE_KM, seed=seed)
     # The last date was photographed only where no other one was: a split by date tests new positions as well.
-    photos = ingest.folder(world.photos_dir, out=out / "table", split=SplitRule(kind="date"))
+    photos = ingest(world.photos_dir, out=out / "table", split=SplitRule(kind="date"))
     with as_file(files("cellcode") / "configs" / "demo.yaml") as config:
-        run = train.run(config, photos, world.aerial_path, out=out / "run")
-    cells = build.run(run, world.aerial_path, out=out / "town.cells")
-    report = evaluate.run(cells, photos, out=out, aerial=world.aerial_path)
+        run = train(config, photos, world.aerial_path, out=out / "run")
+    cells = build(run, world.aerial_path, out=out / "town.cells")
+    report = evaluate(cells, photos, out=out, aerial=world.aerial_path)
     print(
         f"\nA rendered town of {len(cells.ids)} level-16 cells; {report.values['photos']} photos of positions and a date"
     )
@@ -57,6 +57,6 @@ def _show_one(cells: Database, photos: PhotoTable, out: Path) -> None:
     errors_m = pq.read_table(out / "predictions.parquet").column("hybrid_error_m").to_numpy()
     typical = int(np.argsort(errors_m)[len(errors_m) // 2])
     print("A typical held-out photo (half of them are answered better, half worse):\n")
-    print(describe(locate.run(cells, tested.files[typical])))
+    print(describe(locate(cells, tested.files[typical])))
     lat, lon = tested.lat_deg[typical], tested.lon_deg[typical]
     print(f"  truth: {lat:.6f}, {lon:.6f}; the answer is {errors_m[typical]:.0f} m off")

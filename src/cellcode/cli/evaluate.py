@@ -21,5 +21,5 @@ def command(
     """Measure recall, error and confidence beside baselines on the same photos."""
     from cellcode.evaluation import evaluate
 
-    print(evaluate.run(database, photos, out=out, split=split, aerial=aerial, elsewhere=elsewhere).table())
+    print(evaluate(database, photos, out=out, split=split, aerial=aerial, elsewhere=elsewhere).table())
     print(out / "report.html")

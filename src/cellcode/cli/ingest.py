@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from cellcode.cli.common import REGION_FORMS
 from cellcode.errors import UsageError
+from cellcode.photos import IngestOptions
 
 if TYPE_CHECKING:
     from cellcode.photos.reading.panorama import PanoramaRule
@@ -102,7 +103,7 @@ def command(
     rule = SplitRule(split or "position", block_m, test_share, test_dates, buffer_m, seed)  # type: ignore[arg-type]
     if split is None and rule != SplitRule():
         raise UsageError("--block-m, --test-share, --test-dates, --buffer-m and --seed need --split")
-    options = ingest.Options(
+    options = IngestOptions(
         columns=columns.parse(column or []),
         check=check,  # type: ignore[arg-type]  # it checks
         since=_moment("--since", since, time.min),
@@ -121,7 +122,7 @@ def command(
         allow_missing=allow_missing,
     )
     where = Region.parse(region) if region is not None else None
-    ingest.run(source, out=out, region=where, split=rule if split is not None else None, options=options)
+    ingest(source, out=out, region=where, split=rule if split is not None else None, options=options)
     print(out)
 
 

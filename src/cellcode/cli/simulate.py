@@ -21,5 +21,5 @@ def command(
     """Render a region: JPEGs with EXIF, an aerial GeoTIFF, the truth."""
     from cellcode.simulation import simulate
 
-    made = simulate.run(out, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
+    made = simulate(out, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
     print(made.out)

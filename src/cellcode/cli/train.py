@@ -29,6 +29,6 @@ def command(
     from cellcode.training import train
 
     resume = resume or torchrun.restarts() > 0  # what is done is not thrown away
-    train.run(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
+    train(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
         print(out)

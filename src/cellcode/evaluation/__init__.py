@@ -3,8 +3,7 @@
 A system that was trained elsewhere is scored on the same photos by `ranked`, from the distances of its answers.
 """
 
-from cellcode.evaluation import evaluate
-from cellcode.evaluation.evaluate import Report, summary
+from cellcode.evaluation.evaluate import Report, evaluate, summary
 from cellcode.evaluation.metrics import Result, difference_95, interval_95, ranked
 
 __all__ = ["Report", "Result", "difference_95", "evaluate", "interval_95", "ranked", "summary"]

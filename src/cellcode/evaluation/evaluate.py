@@ -46,7 +46,7 @@ class Report:
         return page.text_table(self.values)
 
 
-def run(
+def evaluate(
     database: Database | Path | str,
     photos: PhotoTable | Path | str,
     *,
@@ -194,7 +194,7 @@ def _values(
         "levels": database.manifest["levels"],
         "cells": database.manifest["cells"],
         "calibration": database.manifest["calibration"],
-        "database": {"identity": database.identity, "run": database.manifest["run"]},
+        "database": {"identity": database.identity, "evaluate": database.manifest["evaluate"]},
         "licences": database.manifest["licences"],
         "attributions": database.manifest["attributions"],
         "cellcode_version": cellcode.__version__,

@@ -25,13 +25,13 @@ from cellcode.photos.table.photo_table import PhotoTable
 from cellcode.photos.table.splits import SplitRule
 from cellcode.photos.table.writer import IncompleteError, fill
 
-__all__ = ["IncompleteError", "Options", "csv", "folder", "online", "osv5m_dataset", "run", "shards"]
+__all__ = ["IncompleteError", "Options", "csv", "folder", "ingest", "online", "osv5m_dataset", "shards"]
 
 _ONLINE = ("panoramax:", "mapillary:")
 _PLAIN = Options()
 
 
-def run(
+def ingest(
     source: Path | str,
     *,
     out: Path | str,
@@ -82,7 +82,7 @@ def folder(
     split: SplitRule | None = None,
     options: Options = _PLAIN,
 ) -> PhotoTable:
-    """Fill a photo table from the photos in a folder and the folders below it, by their EXIF or a GPX track; see `run`."""
+    """Fill a photo table from the photos in a folder and the folders below it, by their EXIF or a GPX track; see `ingest`."""
     options.refuse_unused("folder", f"{source}, a folder of photos")
     items = read_folder(
         Path(source),
@@ -111,7 +111,7 @@ def csv(
     split: SplitRule | None = None,
     options: Options = _PLAIN,
 ) -> PhotoTable:
-    """Fill a photo table from a list with file, lat, lon (and more, see docs/formats.md); see `run`."""
+    """Fill a photo table from a list with file, lat, lon (and more, see docs/formats.md); see `ingest`."""
     options.refuse_unused("list", f"{source}, a list of photos")
     path = Path(source)
     photos = open_list(path)
@@ -129,7 +129,7 @@ def shards(
     split: SplitRule | None = None,
     options: Options = _PLAIN,
 ) -> PhotoTable:
-    """Fill a photo table from a folder of WebDataset shards; its photos are unpacked into OUT/images. See `run`."""
+    """Fill a photo table from a folder of WebDataset shards; its photos are unpacked into OUT/images. See `ingest`."""
     options.refuse_unused("webdataset", f"{source}, a folder of shards")
     path, out = Path(source), Path(out)
     photos = webdataset.TarList(path)
@@ -149,7 +149,7 @@ def osv5m_dataset(
     split: SplitRule | None = None,
     options: Options = _PLAIN,
 ) -> PhotoTable:
-    """Fill a photo table from OpenStreetView-5M, in a folder (`osv5m:FOLDER`) or at its hub (`osv5m:hub`); see `run`.
+    """Fill a photo table from OpenStreetView-5M, in a folder (`osv5m:FOLDER`) or at its hub (`osv5m:hub`); see `ingest`.
 
     Photos in zips are unpacked into OUT/images, others stay where they are.
     """

@@ -17,7 +17,7 @@ from cellcode.geography import Region
 from cellcode.geography.s2 import ranges
 from cellcode.index import exact, tune, two_stage
 from cellcode.index.codeset import CodeSet, Found, checked
-from cellcode.types import Float32, Float64, Ids, Int64
+from cellcode.types import Float32, Float64, Ids, Int64, Ranges
 
 Method = Literal["exact", "two_stage"]
 

@@ -57,7 +57,7 @@ class Simulation:
     held_out: Region | None
 
 
-def run(
+def simulate(
     out: Path | str,
     *,
     size_km: float = 4.0,

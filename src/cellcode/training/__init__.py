@@ -1,5 +1,5 @@
 """Training: batches, augmentation, the loop, checkpoints. Knows nothing of search and serving."""
 
-from cellcode.training import train
+from cellcode.training.train import train
 
 __all__ = ["train"]

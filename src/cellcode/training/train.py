@@ -30,7 +30,7 @@ from cellcode.training.setup import data_setup, factory
 CACHE = "cache"
 
 
-def run(
+def train(
     config: Config | Path | str,
     photos: PhotoTable | Path | str,
     aerial: AerialSource | Path | str | None = None,
@@ -121,7 +121,7 @@ def prepare(
     imagery_cache: Path | None = None,
     device: torch.device | None = None,
 ) -> Prepared:
-    """Check the ingredients, read photos and imagery and set up the trainer; see `run` for the arguments.
+    """Check the ingredients, read photos and imagery and set up the trainer; see `train` for the arguments.
 
     Args:
         device: of this process; None: the configuration's.

@@ -12,7 +12,7 @@ import pytest
 from cellcode.errors import UsageError
 from cellcode.geography import Region
 from cellcode.http import Politeness
-from cellcode.photos import PhotoTable, SplitRule, ingest
+from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 from cellcode.photos.table.writer import IncompleteError
 
 QUICK = Politeness(requests_per_s=1e6, tries=2, timeout_s=30.0, patience_s=60.0, first_wait_s=0.001)
@@ -20,8 +20,8 @@ EVERYWHERE = Region.bbox(2.9, 50.95, 3.1, 51.1)
 
 
 def _ingest(server: Any, out: Path, **options: Any) -> PhotoTable:
-    chosen = ingest.Options(politeness=QUICK, min_width_px=40, **options)
-    return ingest.run(server.spec, out=out, region=EVERYWHERE, split=SplitRule(kind="none"), options=chosen)
+    chosen = IngestOptions(politeness=QUICK, min_width_px=40, **options)
+    return ingest(server.spec, out=out, region=EVERYWHERE, split=SplitRule(kind="none"), options=chosen)
 
 
 @pytest.mark.parametrize("kind", ["mapillary", "panoramax"])

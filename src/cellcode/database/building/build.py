@@ -31,7 +31,7 @@ from cellcode.runs import Run
 LOCK, FINISHED = "lock", "database"  # in the folder of an unfinished build
 
 
-def run(
+def build(
     run: Run | Path | str,
     aerial: AerialSource | Path | str | None = None,
     region: Region | None = None,

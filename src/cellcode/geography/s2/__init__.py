@@ -4,6 +4,7 @@ Ranges of ids, the Hilbert curve, the projection and the shapes of cells are in 
 """
 
 from cellcode.geography.s2.cells import (
+    EARTH_AREA_M2,
     LEAVES,
     MAX_LEVEL,
     all_neighbors,
@@ -12,7 +13,6 @@ from cellcode.geography.s2.cells import (
     cell_polygons,
     children,
     descendants,
-    EARTH_AREA_M2,
     edge_neighbors,
     from_tokens,
     is_valid,
@@ -26,6 +26,7 @@ from cellcode.geography.s2.cells import (
 )
 
 __all__ = [
+    "EARTH_AREA_M2",
     "LEAVES",
     "MAX_LEVEL",
     "all_neighbors",
@@ -34,7 +35,6 @@ __all__ = [
     "cell_polygons",
     "children",
     "descendants",
-    "EARTH_AREA_M2",
     "edge_neighbors",
     "from_tokens",
     "is_valid",
