@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cellcode.config import Config
     from cellcode.database import Database
     from cellcode.database.building.build import build
-    from cellcode.errors import CellcodeError, EmptyRegionError, InputError, MissingExtraError, UsageError
+    from cellcode.errors import CellcodeError, EmptyRegionError, InputError, MissingExtraError, PluginError, UsageError
     from cellcode.evaluation.evaluate import evaluate
     from cellcode.geography import Region
     from cellcode.photos import PhotoError, PhotoTable
@@ -43,6 +43,7 @@ _HOMES = {
     "MissingExtraError": "errors",
     "PhotoError": "photos",
     "PhotoTable": "photos",
+    "PluginError": "errors",
     "Region": "geography",
     "Run": "runs",
     "UsageError": "errors",
@@ -66,6 +67,7 @@ __all__ = [
     "MissingExtraError",
     "PhotoError",
     "PhotoTable",
+    "PluginError",
     "Region",
     "Run",
     "UsageError",

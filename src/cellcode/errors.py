@@ -19,6 +19,10 @@ class InputError(CellcodeError):
     """A file or value given by the user cannot be used; the sentence names it."""
 
 
+class PluginError(InputError):
+    """A plug-in cannot be used; the sentence names it, and what was expected."""
+
+
 class EmptyRegionError(InputError):
     """No cell of the level that is asked for has its centre in a region."""
 

@@ -7,6 +7,7 @@ import traceback
 
 import typer
 
+from cellcode import plugins
 from cellcode.cli import (
     build,
     clip,
@@ -29,7 +30,7 @@ from cellcode.cli import (
     train,
 )
 from cellcode.distributed import torchrun
-from cellcode.errors import CellcodeError, sentence
+from cellcode.errors import CellcodeError, UsageError, sentence
 
 app = typer.Typer(
     name="cellcode",
@@ -53,6 +54,9 @@ def options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; works behind any command."),
     allow_private: bool = typer.Option(
         False, "--allow-private", help="Sources may name addresses that are not public; works behind any command."
+    ),
+    plugin: str | None = typer.Option(
+        None, "--plugin", metavar="MODULE", help="Let runs and databases import this module; works behind any command."
     ),
     version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
 ) -> None:
@@ -93,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         allow_private()
     given = [word for word in given if word not in ("--debug", "--allow-private")]
     try:
+        given = _allow_plugins(given)
         app(given or ["--help"])
     except CellcodeError as error:
         if debug:
@@ -110,6 +115,20 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _tell(error)
         sys.exit(1)
+
+
+def _allow_plugins(given: list[str]) -> list[str]:
+    """Take every `--plugin MODULE` out of the arguments, wherever it stands."""
+    words, left = iter(given), list[str]()
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--plugin":
+            left.append(word)
+        elif module := value if equals else next(words, ""):
+            plugins.allow(module)
+        else:
+            raise UsageError("--plugin needs the name of a module")
+    return left
 
 
 def _tell(error: BaseException) -> None:

@@ -1,0 +1,45 @@
+"""The configuration: frozen models that are the only source of defaults, YAML files, and `--set a.b=c`.
+
+Everything a paper fixes or leaves open is a field here, so that an experiment is a file and an ablation one override.
+An unknown key is an error that names the nearest known one. The resolved configuration is saved in every artefact.
+"""
+
+from cellcode.config.base import Frozen
+from cellcode.config.config import Config
+from cellcode.config.database import BuildConfig, EvaluationConfig
+from cellcode.config.loading import differences, dump, load, overridden, parse
+from cellcode.config.model import (
+    AggregationConfig,
+    EncoderConfig,
+    LevelsConfig,
+    LossConfig,
+    ModelConfig,
+    PhotoConfig,
+    PrototypesConfig,
+    TileConfig,
+)
+from cellcode.config.training import AugmentationConfig, StreamConfig, TrainingConfig, ValidationConfig
+
+__all__ = [
+    "AggregationConfig",
+    "AugmentationConfig",
+    "BuildConfig",
+    "Config",
+    "EncoderConfig",
+    "EvaluationConfig",
+    "Frozen",
+    "LevelsConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PhotoConfig",
+    "PrototypesConfig",
+    "StreamConfig",
+    "TileConfig",
+    "TrainingConfig",
+    "ValidationConfig",
+    "differences",
+    "dump",
+    "load",
+    "overridden",
+    "parse",
+]

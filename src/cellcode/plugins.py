@@ -1,0 +1,238 @@
+"""Extension points: a name is a built-in, an entry point, or `module:Name`, and all three come through one registry.
+
+A `module:Name` that a user writes (on the command line, in a configuration, in Python) is imported, from the working
+directory too. One that is found in a run or database is not: these are shared between strangers. It is imported only if the
+user named the module, with `--plugin MODULE`, CELLCODE_PLUGINS (separated by commas) or `allow`, or imported it and its target
+says that it is of the kind that is asked for; see `Registry.require_allowed`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from cellcode.errors import CellcodeError, PluginError, UsageError
+
+T = TypeVar("T")
+ENVIRONMENT = "CELLCODE_PLUGINS"
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def allow(*modules: str) -> None:
+    """Let runs and databases import these modules and what lies below them, here and in processes that are started here."""
+    os.environ[ENVIRONMENT] = ",".join(dict.fromkeys([*allowed(), *modules]))
+
+
+def allowed() -> list[str]:
+    """Return the modules that the user named."""
+    return [name.strip() for name in os.environ.get(ENVIRONMENT, "").split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """What a name stands for.
+
+    Attributes:
+        factory: a class or function; what its arguments are is up to the kind.
+        argument: what follows the name: the text behind the colon of a prefix, the query behind `module:Name?`; may be empty.
+        module: the module of a `module:Name`; None for a built-in or an entry point.
+    """
+
+    factory: Callable[..., T]
+    argument: str = ""
+    module: str | None = None
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """All that can be asked for under one kind.
+
+    Attributes:
+        kind: for messages, such as "backbone".
+        group: the group of entry points.
+        base: the class that every factory returns an instance of.
+        builtins: `package.module:Name` by name; a name that ends with a colon is a prefix, and takes what follows as argument.
+        bare: `module:ARGUMENT` is accepted where the module holds a single class of the kind.
+    """
+
+    kind: str
+    group: str
+    base: type[T]
+    builtins: Mapping[str, str]
+    bare: bool = False
+
+    def names(self) -> list[str]:
+        """Return the built-in names and those of installed entry points."""
+        return [*self.builtins, *self._entries]
+
+    def knows(self, text: str) -> bool:
+        """Return True if a text is, or begins with, the name of a built-in or an entry point; nothing is imported."""
+        prefix = text.partition(":")[0]
+        return any(each in self.names() for each in (text, f"{prefix}:", prefix if ":" in text else text))
+
+    def is_plugin(self, text: str) -> bool:
+        """Return True if a text has the form `module:...` and no built-in or entry point has that name."""
+        module, colon, rest = text.partition(":")
+        return bool(colon and rest and _MODULE.fullmatch(module)) and not self.knows(text)
+
+    def find(self, text: str) -> Found[T]:
+        """Return what a name stands for; modules are imported.
+
+        Raises:
+            UsageError: the name is unknown.
+            PluginError: the plug-in does not exist, or is not of the kind.
+        """
+        prefix, _, rest = text.partition(":")
+        for name, argument in ((text, ""), (f"{prefix}:", rest)):
+            if name in self.builtins:
+                module, _, attribute = self.builtins[name].partition(":")
+                return Found(getattr(import_module(module), attribute), argument)
+        for name, argument in ((text, ""), (prefix, rest)):
+            if name in self._entries:
+                return Found(self._checked(text, self._loaded(text, self._entries[name])), argument)
+        if self.is_plugin(text):
+            return self._from_module(text, prefix, rest)
+        raise UsageError(
+            f"unknown {self.kind} {text}; valid names: {', '.join(self.names())}, or module:Name (an entry point of the "
+            f"group {self.group} must be installed)"
+        )
+
+    def make(self, text: str, *arguments: Any, **named: Any) -> T:
+        """Call what a name stands for; see `find`.
+
+        Raises:
+            PluginError: it raises an error of its own, or returns something else than a `base`.
+        """
+        return self.call(text, self.find(text).factory, *arguments, **named)
+
+    def call(self, text: str, factory: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Call a factory and check what it returns; `text` names it in errors."""
+        try:
+            made = factory(*arguments, **named)
+        except CellcodeError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{self.kind} {text}: building it raised {_described(error)}") from error
+        if not isinstance(made, self.base):
+            raise PluginError(
+                f"{self.kind} {text}: expected a {_public(self.base)}, and it returned a {type(made).__name__}"
+            )
+        return made
+
+    def require_allowed(self, text: str, where: object) -> None:
+        """Check that what a run or database asks for may be imported.
+
+        Args:
+            where: the file that asks for it, for the message.
+
+        Raises:
+            PluginError: it is a `module:Name` whose module the user has not named, or no installed entry point.
+        """
+        if self.is_plugin(text):
+            module = text.partition(":")[0]
+            if not _is_named(module) and not self._is_imported(text):
+                raise PluginError(
+                    f"{where} asks for the {self.kind} {text}, code of the module {module}, which is not imported unless you "
+                    f"name it: if you trust it, add --plugin {module} or set {ENVIRONMENT}={module}"
+                )
+        elif not self.knows(text):
+            raise PluginError(
+                f"{where} asks for the {self.kind} {text}, which is neither built in nor an installed entry point of the group "
+                f"{self.group}; install the package that has it"
+            )
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        return {each.name: each for each in entry_points(group=self.group)}
+
+    def _from_module(self, text: str, module: str, rest: str) -> Found[T]:
+        holder = _imported(f"{self.kind} {text}", module)
+        name, _, query = rest.partition("?")
+        if hasattr(holder, name):
+            return Found(self._checked(text, getattr(holder, name)), query, module)
+        own = list(_classes(holder, self.base)) if self.bare else []
+        if len(own) == 1:
+            return Found(own[0], rest, module)
+        number = f"{len(own)} classes of the kind" if own else f"no {name}"
+        raise PluginError(f"{self.kind} {text}: the module {module} ({_place(holder)}) has {number}")
+
+    def _loaded(self, text: str, entry: EntryPoint) -> object:
+        try:
+            return entry.load()
+        except Exception as error:
+            raise PluginError(
+                f"{self.kind} {text}: loading the entry point {entry.value} raised {_described(error)}"
+            ) from error
+
+    def _checked(self, text: str, target: object) -> Callable[..., T]:
+        """Accept classes of the kind and Python functions, so that a name such as os:system calls nothing."""
+        fits = issubclass(target, self.base) if inspect.isclass(target) else inspect.isfunction(target)
+        if not fits:
+            raise PluginError(
+                f"{self.kind} {text}: expected a subclass of {_public(self.base)} or a function that returns one, not "
+                f"{'the class' if inspect.isclass(target) else 'a'} {getattr(target, '__name__', type(target).__name__)}"
+            )
+        return typing.cast("Callable[..., T]", target)
+
+    def _is_imported(self, text: str) -> bool:
+        """Return True if the user's own program has imported the target and it says itself that it is of the kind."""
+        module, _, rest = text.partition(":")
+        target = getattr(sys.modules.get(module), rest.partition("?")[0], None)
+        if inspect.isclass(target):
+            return issubclass(target, self.base)
+        if not inspect.isfunction(target):
+            return False
+        try:
+            returned = typing.get_type_hints(target).get("return")
+        except Exception:  # annotations may name anything
+            return False
+        return inspect.isclass(returned) and issubclass(returned, self.base)
+
+
+def _is_named(module: str) -> bool:
+    return any(module == each or module.startswith(f"{each}.") for each in allowed())
+
+
+def _imported(what: str, module: str) -> ModuleType:
+    """Import a module that the user named, from the working directory too."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file named like a package of the standard library hides nothing
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise PluginError(
+                f"{what}: there is no module {module}, neither installed nor in the working directory"
+            ) from None
+        raise PluginError(f"{what}: importing {module} raised {_described(error)}") from error
+    except Exception as error:
+        raise PluginError(f"{what}: importing {module} raised {_described(error)}") from error
+
+
+def _classes(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
+    for each in vars(module).values():
+        if inspect.isclass(each) and issubclass(each, base) and each.__module__ == module.__name__:
+            yield each
+
+
+def _described(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__} ({text.splitlines()[0]})" if text else type(error).__name__
+
+
+def _public(base: type) -> str:
+    return f"{base.__module__.removesuffix('.protocol')}.{base.__name__}"
+
+
+def _place(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or "built in"
