@@ -87,10 +87,7 @@ def cross_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str,
 def both_areas(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """Recall of a system trained in another way, same area and cross area, without image retrieval."""
     parts, cells = worlds.parts(needs["region"]), opened(needs[built])
-    return {
-        "same": evaluate(cells, parts.same_area).values,
-        "cross": evaluate(cells, parts.cross_area).values,
-    }
+    return {"same": evaluate(cells, parts.same_area).values, "cross": evaluate(cells, parts.cross_area).values}
 
 
 def other_country(folder: Path, needs: dict[str, Path], *, training: str, settings: str) -> dict[str, Any]:

@@ -100,13 +100,7 @@ def recall_by_count(
 
 
 def _searched(
-    locator: Locator,
-    queries: Float32,
-    pieces: Int64,
-    lat_deg: Float64,
-    lon_deg: Float64,
-    along: bool,
-    exponent: float,
+    locator: Locator, queries: Float32, pieces: Int64, lat_deg: Float64, lon_deg: Float64, along: bool, exponent: float
 ) -> list[Hits]:
     """Search each piece, (P, n) rows of photos."""
     database, temperature = locator.database, locator.database.calibration.temperature

@@ -40,13 +40,7 @@ def _read_with(tile_server: Any, hasty: Client, waves: Any, encode: Encode, odd:
 
 @pytest.mark.parametrize(
     "odd",
-    [
-        _flat(255, 255, 255),
-        _flat(0, 0, 0),
-        _flat(204, 204, 204),
-        _flat(242, 239, 233),
-        _flat(90, 120, 40, 0),
-    ],
+    [_flat(255, 255, 255), _flat(0, 0, 0), _flat(204, 204, 204), _flat(242, 239, 233), _flat(90, 120, 40, 0)],
     ids=["white", "black", "grey", "beige", "transparent"],
 )
 def test_blank_tile_is_masked_and_counted(

@@ -130,12 +130,9 @@ def test_crop_is_as_bright_as_the_raster(write_ramp: Write, tmp_path: Path) -> N
 @pytest.mark.parametrize(("bearing", "brighter"), [(0, "north"), (90, "east"), (180, "south"), (270, "west")])
 def test_top_of_a_crop_points_to_the_bearing(bearing: float, brighter: str, write_ramp: Write, tmp_path: Path) -> None:
     slope = np.arange(256, dtype=np.uint8)
-    band = {
-        "north": slope[::-1, None],
-        "south": slope[:, None],
-        "east": slope[None],
-        "west": slope[None, ::-1],
-    }[brighter]
+    band = {"north": slope[::-1, None], "south": slope[:, None], "east": slope[None], "west": slope[None, ::-1]}[
+        brighter
+    ]
     pixels = np.broadcast_to(band, (3, 256, 256)).copy()
     ramp = write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 3.0, pixels=pixels)  # no convergence on this meridian
     crop = GeoTiffSource(ramp.path).read(48.85, 3.0, 80, 40, bearing).pixels[..., 0].astype(int)

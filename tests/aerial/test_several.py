@@ -144,11 +144,7 @@ def test_list_that_is_not_understood_is_refused(
 
 
 def test_editions_show_each_date_first_and_fill_its_gaps(make: Callable[..., AerialSource]) -> None:
-    members = [
-        Member(make(50), "2015-01-01"),
-        Member(make(100, 0.5), "2020-01-01"),
-        Member(make(150), "2024-01-01"),
-    ]
+    members = [Member(make(50), "2015-01-01"), Member(make(100, 0.5), "2020-01-01"), Member(make(150), "2024-01-01")]
     several = SeveralSource(members)
     shown = [_shares(each) for each in editions(several, 3)]
     assert shown[0] == _shares(several) == {150: 1.0}

@@ -330,10 +330,7 @@ def _official_ranges(polygon: s2geometry.S2Polygon, level: int) -> Ids:
 
 COUNTRY = _polygon(_wiggly(52.0, 5.0, 1.6, 1000, seed=7))
 HOLED = _polygon(_wiggly(48.0, 2.0, 0.3, 80, seed=8), _wiggly(48.0, 2.0, 0.1, 30, seed=9))
-ISLANDS = {
-    "type": "MultiPolygon",
-    "coordinates": [HOLED["coordinates"], [_wiggly(48.5, 3.0, 0.2, 50, seed=10)]],
-}
+ISLANDS = {"type": "MultiPolygon", "coordinates": [HOLED["coordinates"], [_wiggly(48.5, 3.0, 0.2, 50, seed=10)]]}
 SEAM = _polygon(_wiggly(-17.0, 180.0, 0.5, 100, seed=11))
 POLE = _polygon(_pole_ring(-1, 12.0, 0.3))
 

@@ -208,11 +208,7 @@ def test_tokens_are_the_official_ones_and_read_back(level: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        *("", "X", "zz", "47e5a", "0", "d", "47e5a70000000000f", "-47e5", "+4", "4 7", "4_7"),
-        "0x4",
-    ],
+    "text", [*("", "X", "zz", "47e5a", "0", "d", "47e5a70000000000f", "-47e5", "+4", "4 7", "4_7"), "0x4"]
 )
 def test_a_text_that_is_no_token_is_named(text: str) -> None:
     with pytest.raises(InputError, match="is not the token of an S2 cell") as caught:

@@ -43,13 +43,7 @@ def all_scores(codes: Float16, queries: Float32) -> Float64:
     return queries.astype(np.float64) @ codes.astype(np.float64).T
 
 
-def assert_best(
-    found: Found,
-    codes: Float16,
-    queries: Float32,
-    k: int,
-    slices: Int64 | None = None,
-) -> None:
+def assert_best(found: Found, codes: Float16, queries: Float32, k: int, slices: Int64 | None = None) -> None:
     """Against float64 products of the float16 codes, sorted with equal scores in the order of rows."""
     rows = rows_of(slices) if slices is not None else np.arange(len(codes))
     scores = all_scores(codes[rows], queries).astype(np.float32)

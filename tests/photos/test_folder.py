@@ -107,10 +107,7 @@ def test_each_bad_file_is_rejected_with_its_reason_and_nothing_else_is_lost(
     assert sum(table.notes["rejected"].values()) == len(expected)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    ["ascii version", "exif header", "no page"],
-)
+@pytest.mark.parametrize("damage", ["ascii version", "exif header", "no page"])
 def test_oddly_damaged_file_does_not_stop_the_others(damage: str, write_photo: Write, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     write_photo(photos / "good.jpg")

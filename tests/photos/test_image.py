@@ -197,12 +197,7 @@ def test_cmyk_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
-    ("driver", "bands"),
-    [
-        *(("PNG", bands) for bands in (1, 2, 3, 4)),
-        ("GTiff", 1),
-        pytest.param("GTiff", 3),
-    ],
+    ("driver", "bands"), [*(("PNG", bands) for bands in (1, 2, 3, 4)), ("GTiff", 1), pytest.param("GTiff", 3)]
 )
 def test_more_than_eight_bits_a_channel_are_refused(driver: str, bands: int, tmp_path: Path) -> None:
     path = tmp_path / "deep.img"

@@ -60,10 +60,7 @@ def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _start(folder: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cellcode"]
     train = ["train", folder / "config.yaml", "--photos", folder / "shards", "--out", out, *more]
-    return subprocess.Popen(
-        [sys.executable, *several, *map(str, train)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return subprocess.Popen([sys.executable, *several, *map(str, train)], env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def test_two_processes_killed_in_the_middle_of_an_epoch_go_on_with_the_batches_they_would_have_had(

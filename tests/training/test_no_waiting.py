@@ -38,11 +38,7 @@ def test_losses_gradients_and_updates_of_prototypes_read_nothing_back(table: str
     rule = PrototypesConfig()
     prototypes: Prototypes | ShardedPrototypes = Prototypes(ids, DIM, 1.2).to(META)
     if table != "whole":
-        rule = PrototypesConfig(
-            table="sharded",
-            negatives="all" if table == "all" else "sampled",
-            share=0.5,
-        )
+        rule = PrototypesConfig(table="sharded", negatives="all" if table == "all" else "sampled", share=0.5)
         prototypes = ShardedPrototypes(ids, DIM, 1.2, rule, 0, META)
     config = Config(loss=LossConfig(**loss), prototypes=rule)
     losses = Objective(config, prototypes)(photos, tiles, strangers=2)

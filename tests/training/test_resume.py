@@ -53,12 +53,7 @@ def _interrupted(config: Config, photos: PhotoTable, aerial: Path | None, out: P
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_training_ends_with_the_same_weights_and_log_as_one_never_stopped(
-    case: str,
-    small_config: Configure,
-    grid_photos: PhotoTable,
-    grid_imagery: Path,
-    log_lines: Log,
-    tmp_path: Path,
+    case: str, small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, log_lines: Log, tmp_path: Path
 ) -> None:
     overrides, with_aerial = CASES[case]
     config, aerial = small_config(*overrides), grid_imagery if with_aerial else None

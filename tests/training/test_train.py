@@ -274,12 +274,7 @@ def test_validation_photos_alone_are_nothing_to_train_on(small_config: Configure
 
 @pytest.mark.parametrize("regime", ["full", "last_blocks"])
 def test_tiles_at_several_scales_and_a_symmetric_loss_are_learned_saved_and_loaded(
-    regime: str,
-    small_config: Configure,
-    grid_photos: PhotoTable,
-    grid_imagery: Path,
-    log_lines: Log,
-    tmp_path: Path,
+    regime: str, small_config: Configure, grid_photos: PhotoTable, grid_imagery: Path, log_lines: Log, tmp_path: Path
 ) -> None:
     config = small_config(
         "tile.scales=[1, 2, 4]", "loss.kind=softmax", "loss.symmetric=true", "loss.prototype_labels=haversine",

@@ -14,10 +14,7 @@ def command(
     aerial: Annotated[
         str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")
     ] = None,
-    region: Annotated[
-        str | None,
-        Option(help=f"Build only here: {REGION_FORMS}"),
-    ] = None,
+    region: Annotated[str | None, Option(help=f"Build only here: {REGION_FORMS}")] = None,
     reuse: Annotated[
         Path | None, Option(help="An earlier database: tiles that have not changed since are not encoded again.")
     ] = None,

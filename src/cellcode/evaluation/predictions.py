@@ -21,12 +21,7 @@ from cellcode.types import Int64
 
 
 def write(
-    database: Database,
-    table: PhotoTable,
-    density: Int64,
-    results: list[Result],
-    checked: Checked,
-    path: Path,
+    database: Database, table: PhotoTable, density: Int64, results: list[Result], checked: Checked, path: Path
 ) -> None:
     """Write one row a photo: its truth, its density, the error of each system, and what the answer says of itself.
 

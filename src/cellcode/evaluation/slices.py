@@ -153,12 +153,7 @@ def _by_dates(trained: Trained, own: Int64) -> Bins:
         raise NotKnownError("no training photo carries a capture date")
     dated = (own < 0) | (trained.dates[own] > 0)  # photos whose cell has training photos without dates tell nothing
     dates = np.where(own >= 0, trained.dates[own], 0)
-    return {
-        "0 dates": dated & (dates == 0),
-        "1 date": dates == 1,
-        "2 dates": dates == 2,
-        "3 or more dates": dates >= 3,
-    }
+    return {"0 dates": dated & (dates == 0), "1 date": dates == 1, "2 dates": dates == 2, "3 or more dates": dates >= 3}
 
 
 def _by_land_use(table: PhotoTable) -> Bins:

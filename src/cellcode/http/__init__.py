@@ -4,13 +4,4 @@ from cellcode.http.addresses import allow_private, check_url, redact
 from cellcode.http.client import Client, Politeness, Reply
 from cellcode.http.errors import MissingError, RemoteError
 
-__all__ = [
-    "Client",
-    "MissingError",
-    "Politeness",
-    "RemoteError",
-    "Reply",
-    "allow_private",
-    "check_url",
-    "redact",
-]
+__all__ = ["Client", "MissingError", "Politeness", "RemoteError", "Reply", "allow_private", "check_url", "redact"]

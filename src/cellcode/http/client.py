@@ -165,9 +165,7 @@ class Client:
             elsewhere = urlsplit(target).hostname != host
             if elsewhere and follow == "same host":
                 raise _Passing(
-                    f"redirected to another host, {urlsplit(target).hostname}",
-                    "redirect to another host",
-                    reply.status,
+                    f"redirected to another host, {urlsplit(target).hostname}", "redirect to another host", reply.status
                 )
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                 raise _Passing("redirected away from https", "redirect to another host", reply.status)

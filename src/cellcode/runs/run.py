@@ -59,13 +59,7 @@ class CellFacts:
     last_date: Datetimes
 
     @classmethod
-    def of_photos(
-        cls,
-        lat_deg: Float64,
-        lon_deg: Float64,
-        captured_at: Datetimes,
-        level: int,
-    ) -> Self:
+    def of_photos(cls, lat_deg: Float64, lon_deg: Float64, captured_at: Datetimes, level: int) -> Self:
         """Count the photos at these positions per cell of `level`."""
         ids, cell = np.unique(s2.cell_ids(lat_deg, lon_deg, level), return_inverse=True)
         days = captured_at.astype("datetime64[D]")

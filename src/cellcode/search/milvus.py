@@ -173,10 +173,7 @@ class MilvusSearcher:
         if temperature is not None and k == sum(counts):
             log_mass = np.logaddexp.reduce(scores.astype(np.float64) / temperature, axis=1)
         return Hits(
-            cell_ids=ids,
-            scores=scores,
-            log_mass=log_mass,
-            searched=Searched("milvus", sum(counts), self._exact),
+            cell_ids=ids, scores=scores, log_mass=log_mass, searched=Searched("milvus", sum(counts), self._exact)
         )
 
     def close(self) -> None:

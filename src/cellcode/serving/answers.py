@@ -42,9 +42,7 @@ async def one(
 ) -> dict[str, Any]:
     """Answer one embedded photo; `schemas.PhotoAnswer`."""
     answer = await service.answer(Question(seen.name, seen.query, top, region))
-    return dressed(answer, [seen], heading_deg) | {
-        "heat": await service.heat(seen.query, region) if heat else None,
-    }
+    return dressed(answer, [seen], heading_deg) | {"heat": await service.heat(seen.query, region) if heat else None}
 
 
 async def fused(

@@ -73,10 +73,7 @@ async def crop(request: Request, token: Token, size_px: Annotated[int, Query(ge=
 
 @router.get("/tiles/{z}/{x}/{y}.webp", responses=_picture("image/webp"), response_class=Response)
 async def tile(
-    request: Request,
-    z: Annotated[int, Path(ge=0, le=30)],
-    x: Annotated[int, Path(ge=0)],
-    y: Annotated[int, Path(ge=0)],
+    request: Request, z: Annotated[int, Path(ge=0, le=30)], x: Annotated[int, Path(ge=0)], y: Annotated[int, Path(ge=0)]
 ) -> Response:
     """Return a tile of the imagery in web mercator, 256 pixels wide, transparent where there is none."""
     async with state.of(request).holder.lease() as service:

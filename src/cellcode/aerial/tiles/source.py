@@ -201,11 +201,7 @@ def _meet(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _stitch(
-    images: dict[tuple[int, int], Image.Image],
-    low: Sequence[int],
-    size: Sequence[int],
-    side_px: int,
-    corners: Float64,
+    images: dict[tuple[int, int], Image.Image], low: Sequence[int], size: Sequence[int], side_px: int, corners: Float64
 ) -> Window:
     """Put tiles together to a window of `size` pixels whose corner is at `low`."""
     size = (size[0], size[1])

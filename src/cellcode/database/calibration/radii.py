@@ -74,12 +74,7 @@ def radius_m(share: float, radii: Float64, within: Float64) -> float:
 
 
 def fit(
-    calibration: Calibration,
-    codes: CodeSet,
-    validation: Validation,
-    elsewhere: Float32 | None,
-    level: int,
-    seed: int,
+    calibration: Calibration, codes: CodeSet, validation: Validation, elsewhere: Float32 | None, level: int, seed: int
 ) -> Calibration:
     """Return the calibration with the shares of both circles and, given photos from elsewhere, `inside`.
 

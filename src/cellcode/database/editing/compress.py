@@ -11,14 +11,7 @@ from safetensors.numpy import save_file
 
 from cellcode.database.building.finalize import MAX_CHECKED, copy_common, inherited, write_first_stage, write_manifest
 from cellcode.database.store.database import Database
-from cellcode.database.store.layout import (
-    CELLS,
-    CODEBOOK,
-    IDS,
-    PACKED,
-    QUERIES,
-    refuse_to_overwrite,
-)
+from cellcode.database.store.layout import CELLS, CODEBOOK, IDS, PACKED, QUERIES, refuse_to_overwrite
 from cellcode.database.store.npy_file import RowWriter
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder

@@ -33,11 +33,7 @@ NAMED = 3  # photos left out that are named
 
 
 def run(
-    database: Database | Path | str,
-    photos: PhotoTable | Path | str,
-    region: Region | None = None,
-    *,
-    out: Path | str,
+    database: Database | Path | str, photos: PhotoTable | Path | str, region: Region | None = None, *, out: Path | str
 ) -> Database:
     """Give cells prototypes from photos that training never saw.
 

@@ -78,10 +78,7 @@ def imagery(
     masked = missing(source)
     if masked:
         print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
-    print(
-        f"{len(made.ids)} cells took the new imagery; database {grown.identity} in {out}",
-        file=sys.stderr,
-    )
+    print(f"{len(made.ids)} cells took the new imagery; database {grown.identity} in {out}", file=sys.stderr)
     return grown
 
 

@@ -34,9 +34,7 @@ def _changed(name: str, before: Any, after: Any) -> Lines:
 def _cells(one: Database, other: Database) -> Lines:
     """Count cells in one of them only, and the common ones whose codes differ."""
     both, rows, other_rows = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
-    lines = [
-        ("cells", f"{len(both)} in both, {len(one.ids) - len(both)} gone, {len(other.ids) - len(both)} new"),
-    ]
+    lines = [("cells", f"{len(both)} in both, {len(one.ids) - len(both)} gone, {len(other.ids) - len(both)} new")]
     if one.code_set.dim != other.code_set.dim or not len(both):
         return lines
     changed, largest = 0, 0.0

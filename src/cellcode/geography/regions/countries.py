@@ -19,10 +19,7 @@ from cellcode.errors import UsageError
 
 # BEDENL is named by its countries. The paper draws EuropeWest on a map and we have found no list of it: ours is what the United
 # Nations call Western Europe (M49, code 155).
-PRESETS = {
-    "BEDENL": ("BE", "DE", "NL"),
-    "EuropeWest": ("AT", "BE", "CH", "DE", "FR", "LI", "LU", "MC", "NL"),
-}
+PRESETS = {"BEDENL": ("BE", "DE", "NL"), "EuropeWest": ("AT", "BE", "CH", "DE", "FR", "LI", "LU", "MC", "NL")}
 
 
 def outline(text: str) -> BaseGeometry:

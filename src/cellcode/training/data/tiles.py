@@ -127,12 +127,7 @@ class TileStore(CellTiles):
                 meter.advance()
 
     def cut(
-        self,
-        rows: Int64,
-        lat_deg: Float64,
-        lon_deg: Float64,
-        bearing_deg: Float64,
-        date: Int64 | None = None,
+        self, rows: Int64, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Int64 | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `CellTiles`."""
         east_m, north_m = distance.local_m(self.lat_deg[rows], self.lon_deg[rows], lat_deg, lon_deg)
@@ -203,10 +198,6 @@ def _turned_grid(x: Float64, y: Float64, bearing_rad: Float64, side_px: int, siz
     cos, sin = scale * np.cos(bearing_rad), scale * np.sin(bearing_rad)
     # The crop's right points to bearing + 90 degrees: (cos, sin) in (right, down); its down points to bearing + 180.
     theta = np.stack(
-        [
-            np.stack([cos, -sin, 2 * x / side_px - 1], axis=1),
-            np.stack([sin, cos, 2 * y / side_px - 1], axis=1),
-        ],
-        axis=1,
+        [np.stack([cos, -sin, 2 * x / side_px - 1], axis=1), np.stack([sin, cos, 2 * y / side_px - 1], axis=1)], axis=1
     )
     return sampling_grid(torch.from_numpy(theta).float(), size_px, size_px)

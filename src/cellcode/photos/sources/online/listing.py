@@ -75,8 +75,7 @@ def of_region(service: Service, spec: str, region: Region | None, options: Optio
         photos, gaps = _write(file, service, region, options)
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(
-        head,
-        {"format": FORMAT, "version": VERSION, "asked": asked, "made_at": made_at, "photos": photos, "gaps": gaps},
+        head, {"format": FORMAT, "version": VERSION, "asked": asked, "made_at": made_at, "photos": photos, "gaps": gaps}
     )
     return Listing(body, photos, gaps)
 
