@@ -25,7 +25,7 @@ from cellcode import config as configuration
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
 from cellcode.database import build
-from cellcode.model.precision import autocast
+from cellcode.device import autocast
 from cellcode.photos import PhotoTable, ingest
 from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
@@ -79,7 +79,7 @@ def loop_ratio(trainer: Trainer, repeats: int, steps: int = 4) -> dict[str, Any]
     batch, number = trainer.ahead.take(0), itertools.count()
 
     def bare() -> None:
-        with autocast(trainer.config.training.precision, trainer.device):
+        with autocast(trainer.config.machine.precision, trainer.device):
             total = batch.photos.embed(trainer.ground, trainer.device).embeddings.sum()
             if batch.tiles is not None and trainer.aerial is not None:
                 total = total + batch.tiles.embed(trainer.aerial, trainer.device).embeddings.sum()
@@ -105,7 +105,7 @@ def build_over_bare(run: Path, aerial: Path, out: Path) -> list[dict[str, Any]]:
     tiles = torch.zeros(min(256, len(database.ids)), size, size, 3, dtype=torch.uint8)
 
     def bare() -> None:
-        with torch.inference_mode(), autocast(loaded.config.training.precision, CPU):
+        with torch.inference_mode(), autocast(loaded.config.machine.precision, CPU):
             encoder(tiles)
 
     bare_s = median_s(bare, 5) * len(database.ids) / len(tiles)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from cellcode import config as configuration
 from cellcode.config import Config
+from cellcode.device import autocast, choose_device
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoTable
 from cellcode.runs import architecture
 from cellcode.training.data.prefetch import Batch
@@ -102,7 +102,7 @@ class Hierarchy(Model):
             raise UsageError(f"top must be at least 1, not {top}")
         top, best = min(top, len(self.classes[-1])), []
         device = next(self.parameters()).device
-        with torch.inference_mode(), autocast(self.config.training.precision, device):
+        with torch.inference_mode(), autocast(self.config.machine.precision, device):
             for first in range(0, len(pixels), BATCH):
                 embeddings = self.ground(torch.from_numpy(pixels[first : first + BATCH]).to(device))
                 best.append(self.scores(embeddings).topk(top, dim=1).indices.cpu().numpy())
@@ -172,7 +172,7 @@ def train(config: Config, photos: PhotoTable, levels: Sequence[int] | None = Non
     table, _ = data_setup.split_validation(photos, config)
     pixels, table = data_setup.decode(table, config, "reading training photos")
     torch.manual_seed(config.training.seed)
-    device = choose_device(config.training.device)
+    device = choose_device(config.machine.device)
     classes = [np.unique(s2.cell_ids(table.lat_deg, table.lon_deg, level)) for level in levels]
     model = Hierarchy(config, Encoder(config.model.ground, config.model.dim), classes).to(device)
     with tempfile.TemporaryDirectory(prefix="cellcode-") as name:
@@ -192,6 +192,6 @@ class _Trainer(Trainer):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(self.model, Hierarchy)
-        with autocast(self.config.training.precision, self.device):
+        with autocast(self.config.machine.precision, self.device):
             photos = batch.photos.embed(self.ground, self.device)
         return self.model.losses(photos)

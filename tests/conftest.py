@@ -73,7 +73,7 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 "ground": {"aggregation": {"name": "gem"}},
                 "aerial": {"aggregation": {"name": "gem"}},
             },
-            "training": {"precision": "float32"},
+            "machine": {"precision": "float32"},
             "build": {"first_stage_min_cells": 2000, "kappa": 0.7},
         }
     )

@@ -1,17 +1,19 @@
-"""Progress of long work on stderr: a bar with the time left on a terminal, a line every few seconds elsewhere."""
+"""Progress of long work: a bar with the time left on a terminal, elsewhere a log record every few seconds."""
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cellcode import log
+
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 LINE_EVERY_S = 10.0
 
 
@@ -26,14 +28,15 @@ class Meter:
         self._text = ""
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        console = log.console()
+        if console is not None and not log.is_quiet():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}"),
-                console=Console(stderr=True),
+                console=console,
             )
             self._task = self._bar.add_task(description, total=total, text="")
 
@@ -48,7 +51,7 @@ class Meter:
         if self._bar:
             self._bar.stop()
         elif kind is None:
-            self._print_line(f"{time.monotonic() - self._start:.0f} s")
+            self._log(f"{time.monotonic() - self._start:.0f} s")
 
     def note(self, text: str) -> None:
         """Show `text` beside the count from now on."""
@@ -62,12 +65,13 @@ class Meter:
         elif time.monotonic() - self._last_line > LINE_EVERY_S:
             elapsed = time.monotonic() - self._start
             left = elapsed / max(self.done, 1) * (self.total - self.done)
-            self._print_line(f"{left:.0f} s left")
+            self._log(f"{left:.0f} s left")
 
-    def _print_line(self, tail: str) -> None:
+    def _log(self, tail: str) -> None:
         self._last_line = time.monotonic()
         note = f", {self._text}" if self._text else ""
-        print(f"{self.description}: {self.done}/{self.total}{note}, {tail}", file=sys.stderr, flush=True)
+        figures = {"task": self.description, "done": self.done, "total": self.total}
+        logger.info("%s: %d/%d%s, %s", self.description, self.done, self.total, note, tail, extra={"figures": figures})
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

@@ -9,14 +9,14 @@ import pytest
 import rasterio
 import torch
 
-from cellcode import build, cpu
+from cellcode import build
 from cellcode.aerial import open_source
 from cellcode.aerial.crops import read_crops
 from cellcode.database import Database
 from cellcode.database.building import shards
+from cellcode.device import choose_device, has_bfloat16
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import choose_device
 from cellcode.runs import Run
 
 AREA = Region.bbox(3.094, 52.046, 3.106, 52.054)
@@ -85,8 +85,8 @@ def test_tiles_are_taken_over_only_from_the_same_scales(
 def test_a_single_scale_is_no_other_encoder_than_before_there_were_scales(wide_run: Run) -> None:
     config = wide_run.config
     tile = f"TileConfig(size_m={config.tile.size_m!r}, size_px={config.tile.size_px!r})"
-    device = choose_device(config.training.device).type
-    how = (config.model.aerial, config.model.dim, "TILE", config.training.precision, device, cpu.has_bfloat16())
+    device = choose_device(config.machine.device).type
+    how = (config.model.aerial, config.model.dim, "TILE", config.machine.precision, device, has_bfloat16())
     digest = hashlib.sha256(repr(how).replace("'TILE'", tile).encode())
     assert wide_run.aerial is not None
     for name, tensor in sorted(wide_run.aerial.state_dict().items()):

@@ -27,7 +27,8 @@ CONFIG: dict[str, object] = {
     "model": {"dim": 16, "ground": {"backbone": "tiny", "aggregation": {"name": "gem"}}},
     "augmentation": {"erase": 0, "exposure": 0, "white_balance": 0},
     "validation": {"share": 0, "withheld_share": 0},
-    "training": {"epochs": 40, "batch_size": 20, "precision": "float32", "device": "cpu", "log_every_steps": 1000},
+    "machine": {"precision": "float32", "device": "cpu"},
+    "training": {"epochs": 40, "batch_size": 20, "log_every_steps": 1000},
 }
 
 

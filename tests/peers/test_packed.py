@@ -59,7 +59,8 @@ def config() -> Config:
             "photo": {"width_px": 32, "height_px": 32},
             "model": {"dim": 16, "ground": {"aggregation": {"name": "gem"}}},
             "stream": {"window_shards": 2},
-            "training": {"epochs": 1, "batch_size": 32, "precision": "float32", "device": "cpu", "log_every_steps": 1},
+            "machine": {"precision": "float32", "device": "cpu"},
+            "training": {"epochs": 1, "batch_size": 32, "log_every_steps": 1},
         }
     )
 

@@ -29,11 +29,10 @@ augmentation: {tile_translation_m: 15}
 prototypes: {table: sharded, negatives: sampled, share: 0.5, hard_rows: 1, mine_every_steps: 7}
 loss: {kind: softmax}
 stream: {window_shards: 2, threads: 1}
+machine: {precision: float32, device: cpu}
 training:
   epochs: 6
   batch_size: 12
-  precision: float32
-  device: cpu
   random_tiles: 2
   checkpoint_every_steps: 4
   log_every_steps: 1

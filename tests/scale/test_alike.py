@@ -27,13 +27,12 @@ loss: {query_query: 0.5}
 validation: {block_m: 20, share: 0.1, withheld_share: 0}
 prototypes: {mine_every_steps: 3}
 stream: {window_shards: 2, threads: 1}
+machine: {precision: float32, device: cpu}
 training:
   epochs: 6
   batch_size: 16
   sampling_exponent: 0.5
   hard_group_size: 2
-  precision: float32
-  device: cpu
   checkpoint_every_steps: 4
 """
 

@@ -30,12 +30,11 @@ model:
   aerial: {backbone: tiny, aggregation: {name: mean}}
 augmentation: {tile_translation_m: 15}
 validation: {block_m: 20, share: 0.1, withheld_share: 0}
+machine: {precision: float32, device: cpu}
 training:
   epochs: 2
   batch_size: 8
   cached_views: 2
-  precision: float32
-  device: cpu
   checkpoint_every_steps: 3
   log_every_steps: 1
 """

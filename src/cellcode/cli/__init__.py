@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from cellcode import plugins
+from cellcode import log, plugins
 from cellcode.cli import (
     build,
     clip,
@@ -95,9 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
         from cellcode.http import allow_private
 
         allow_private()
-    given = [word for word in given if word not in ("--debug", "--allow-private")]
+    quiet = "--quiet" in given
+    given = [word for word in given if word not in ("--debug", "--allow-private", "--quiet")]
     try:
         given = _allow_plugins(given)
+        log.install(quiet=quiet)
         app(given or ["--help"])
     except CellcodeError as error:
         if debug:

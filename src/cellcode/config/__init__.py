@@ -18,7 +18,7 @@ from cellcode.config.model import (
     PrototypesConfig,
     TileConfig,
 )
-from cellcode.config.training import AugmentationConfig, StreamConfig, TrainingConfig, ValidationConfig
+from cellcode.config.training import AugmentationConfig, MachineConfig, StreamConfig, TrainingConfig, ValidationConfig
 
 __all__ = [
     "AggregationConfig",
@@ -30,6 +30,7 @@ __all__ = [
     "Frozen",
     "LevelsConfig",
     "LossConfig",
+    "MachineConfig",
     "ModelConfig",
     "PhotoConfig",
     "PrototypesConfig",

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from cellcode.config.base import Frozen
 from cellcode.config.database import BuildConfig, EvaluationConfig
 from cellcode.config.model import LevelsConfig, LossConfig, ModelConfig, PhotoConfig, PrototypesConfig, TileConfig
-from cellcode.config.training import AugmentationConfig, StreamConfig, TrainingConfig, ValidationConfig
+from cellcode.config.training import AugmentationConfig, MachineConfig, StreamConfig, TrainingConfig, ValidationConfig
 
 
 class Config(Frozen):
@@ -24,6 +24,7 @@ class Config(Frozen):
     validation: ValidationConfig = ValidationConfig()
     training: TrainingConfig = TrainingConfig()
     stream: StreamConfig = StreamConfig()
+    machine: MachineConfig = MachineConfig()
     build: BuildConfig = BuildConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

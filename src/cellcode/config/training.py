@@ -75,8 +75,6 @@ class TrainingConfig(Frozen):
     activation_checkpointing: bool = Field(
         False, description="compute activations again for the gradient: memory for time"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_steps: int = Field(200, ge=1)
     keep_checkpoints: int = Field(1, ge=1, description="the last ones; the best by validation recall is kept besides")
     validate_every_steps: int = Field(0, ge=0, description="recall of a sample of the validation photos; 0: never")
@@ -89,5 +87,16 @@ class StreamConfig(Frozen):
     """How packed photos are read in training; it counts for them only."""
 
     window_shards: int = Field(4, ge=1, description="shards whose photos are shuffled together; twice as many are held")
-    threads: int = Field(0, ge=0, description="that decode photos, in each process; 0: one a core")
     damaged_share: Share = Field(0.01, description="photos of an epoch that may be unreadable before training stops")
+
+
+class MachineConfig(Frozen):
+    """What depends on the machine and not on the run: no part of a run's identity, and not saved with it."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, then Apple's, then the CPU")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of products; auto: bfloat16 where the processor has it"
+    )
+    threads: int = Field(
+        0, ge=0, description="threads that decode photos and read tiles, in each process; 0: one per core"
+    )

@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from cellcode.device import choose_device
 from cellcode.distributed import collectives, torchrun
 from cellcode.errors import CellcodeError, sentence
-from cellcode.model.precision import choose_device
 
 BEAT_S = 2.0
 SILENCE_S = 30.0  # longer than any call that keeps Python from switching threads

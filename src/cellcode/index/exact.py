@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cellcode import cpu
+from cellcode.device import has_bfloat16
 from cellcode.errors import InputError
 from cellcode.index.codeset import CodeSet, Found, best, rounding, rows_of, score
 from cellcode.types import Float32, Int64
@@ -38,7 +38,7 @@ def scan(codes: CodeSet, queries: Float32, k: int, slices: Int64, temperature: f
         temperature: for `Found.log_mass`; the mass of rows below the best is summed from the scanned codes.
     """
     # Products in bfloat16 are several times faster where the CPU has them; a mass wants finer scores.
-    half = codes.coarse is not None and temperature is None and len(queries) >= HALF_QUERIES and cpu.has_bfloat16()
+    half = codes.coarse is not None and temperature is None and len(queries) >= HALF_QUERIES and has_bfloat16()
     margin = 2 * _error(codes, queries, half)
     bound = _Bound(len(queries), k)
     mass = _Mass(len(queries), temperature) if temperature is not None else None

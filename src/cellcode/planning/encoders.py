@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cellcode.config import Config
+from cellcode.device import autocast
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import autocast
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def cost(encoder: Encoder, height_px: int, width_px: int, config: Config) -> Cos
     """
     encoder.train()
     again, images = config.training.activation_checkpointing, _images(encoder, 2, height_px, width_px)
-    one, two = (_kept(encoder, images[:count], again, config.training.precision) for count in (1, 2))
+    one, two = (_kept(encoder, images[:count], again, config.machine.precision) for count in (1, 2))
     return Cost(
         flop=flop(encoder, height_px, width_px),
         kept_bytes=float(two[0] - one[0]),

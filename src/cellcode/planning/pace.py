@@ -17,8 +17,8 @@ from PIL import Image
 
 from cellcode.aerial import AerialSource, Crop
 from cellcode.config import Config
+from cellcode.device import autocast, choose_device
 from cellcode.geography import Region, s2
-from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.image import read_pixels
 from cellcode.photos.table.photo_table import SCHEMA
@@ -117,7 +117,7 @@ class _Plain:
 def _trainer(config: Config, region: Region, with_imagery: bool, folder: Path) -> tuple[Trainer, float, int]:
     """Return a trainer of one batch of photos, and the seconds and bytes of the frozen blocks for one of them."""
     rng = np.random.default_rng(0)
-    every, device = _spread(region, config), choose_device(config.training.device)
+    every, device = _spread(region, config), choose_device(config.machine.device)
     model = make_model(config, every, with_imagery)
     count, whole = _measured(config, model, device), config.training
     strangers = -(-whole.random_tiles * count // whole.batch_size)
@@ -189,13 +189,13 @@ def _encode(config: Config, model: Model) -> float:
     """Return the seconds that embedding a tile takes."""
     assert model.aerial is not None
     scales, size = len(config.tile.scales), config.tile.size_px
-    device, encoder = choose_device(config.training.device), model.aerial.eval()
+    device, encoder = choose_device(config.machine.device), model.aerial.eval()
     few = max(2, round(MEASURED_FLOP.get(device.type, 4e11) / (4 * flop(encoder, size, size))))  # it is done four times
     count = min(config.build.batch_size, 64, few)
     tiles = torch.zeros((count, size, size, 3) if scales == 1 else (count, scales, size, size, 3), dtype=torch.uint8)
 
     def embed() -> None:
-        with torch.inference_mode(), autocast(config.training.precision, device):
+        with torch.inference_mode(), autocast(config.machine.precision, device):
             encoder(tiles.to(device)).float().cpu()
 
     return _median(embed) / count

@@ -109,7 +109,7 @@ def on_paper(
 def _bytes_a_weight(config: Config) -> float:
     """Bytes for each number of an encoder: itself, its gradient (exchanged in place), moments, average, autocast's copy."""
     kept = 2 + MOMENTS + (config.training.ema_decay > 0)
-    return 4.0 * kept + (2.0 if config.training.precision == "bfloat16" else 0.0)
+    return 4.0 * kept + (2.0 if config.machine.precision == "bfloat16" else 0.0)
 
 
 def _told(values: dict[str, float], scale: float, unit: str) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from cellcode.database import Database
+from cellcode.device import autocast, choose_device
 from cellcode.errors import MissingExtraError, UsageError
 from cellcode.files import atomic_folder
-from cellcode.model.precision import autocast, choose_device
 from cellcode.types import Float32, UInt8
 
 Name = Literal["torch", "openvino"]
@@ -30,7 +30,7 @@ class TorchEngine:
     """The encoder in torch, on the best device there is; in bfloat16 where that pays."""
 
     def __init__(self, database: Database) -> None:
-        self._precision = database.config.training.precision
+        self._precision = database.config.machine.precision
         self._device = choose_device("auto")
         self._encoder = database.encoder().to(self._device)
 

@@ -13,9 +13,9 @@ import torch
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
+from cellcode.device import choose_device
 from cellcode.distributed import collectives, process_group
 from cellcode.geography import s2
-from cellcode.model.precision import choose_device
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training.data.packed import PackedTraining
@@ -54,7 +54,7 @@ def train(
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
     config = config if isinstance(config, Config) else configuration.load(config)
-    with process_group.joined(config.training.device) as device, process_group.only_first_speaks():
+    with process_group.joined(config.machine.device) as device, process_group.only_first_speaks():
         prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
         prepared.trainer.fit(resume)
         made = _finish(prepared)
@@ -134,7 +134,7 @@ def prepare(
     if not collectives.rank():
         _clear(folder, resume)
     collectives.barrier()
-    device = device or choose_device(config.training.device)
+    device = device or choose_device(config.machine.device)
     if isinstance(training, PhotoTable):
         pixels, training = data_setup.decode(training, config, "reading training photos")
     torch.manual_seed(config.training.seed)

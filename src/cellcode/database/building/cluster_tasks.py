@@ -20,9 +20,9 @@ from cellcode.config import Config
 from cellcode.database.building import shards
 from cellcode.database.building.shards import Reuse
 from cellcode.database.store.database import Database
+from cellcode.device import autocast, choose_device
 from cellcode.distributed.ray_tasks import over_ranges
 from cellcode.files import atomic_path
-from cellcode.model.precision import autocast, choose_device
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.progress import Meter
@@ -89,7 +89,7 @@ def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, pa
     encoder = run.ground.to(device).eval()
     loaded = PackedPhotos.open(place).load(split, name)
     made = np.zeros((len(loaded.index["offset"]), run.config.model.dim), np.float32)
-    with torch.inference_mode(), autocast(run.config.training.precision, device):
+    with torch.inference_mode(), autocast(run.config.machine.precision, device):
         for first in range(0, len(made), BATCH):
             rows, pixels = [], []
             for row in range(first, min(first + BATCH, len(made))):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from cellcode.config import Config
+from cellcode.device import autocast, choose_device
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import autocast, choose_device
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.types import Float32, Int64
 
@@ -34,7 +34,7 @@ def embed(
     encoder = encoder.to(where).eval()
     made, rows = [np.zeros((0, config.model.dim), np.float32)], [np.zeros(0, np.int64)]
     failures: dict[int, str] = {}
-    with torch.inference_mode(), autocast(config.training.precision, where):
+    with torch.inference_mode(), autocast(config.machine.precision, where):
         for first in range(0, len(files), CHUNK):
             pixels, failed = load_pixels(files[first : first + CHUNK], config.photo, description=description)
             failures |= {first + row: reason for row, reason in failed.items()}

@@ -17,16 +17,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cellcode import cpu
 from cellcode.aerial import AerialSource
 from cellcode.aerial.crops import read_crops
 from cellcode.aerial.missing import Missing, missing, passing, told
 from cellcode.database.building.fusion import upsample
 from cellcode.database.building.plan import covered, has_prototype
 from cellcode.database.store.database import Database
+from cellcode.device import autocast, choose_device, has_bfloat16
 from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
-from cellcode.model.precision import autocast, choose_device
 from cellcode.runs import Run
 from cellcode.types import Bools, Datetimes, Float16, Float32, Ids, Int64, UInt8
 
@@ -128,8 +127,8 @@ def encoder_digest(run: Run) -> str | None:
     if run.aerial is None:
         return None
     config, digest = run.config, hashlib.sha256()
-    device = choose_device(config.training.device).type
-    how = (config.model.aerial, config.model.dim, config.tile, config.training.precision, device, cpu.has_bfloat16())
+    device = choose_device(config.machine.device).type
+    how = (config.model.aerial, config.model.dim, config.tile, config.machine.precision, device, has_bfloat16())
     # A single scale of 1 is what every tile had before there were scales: digests of then stay the same.
     digest.update(repr(how).replace(", scales=(1.0,)", "").encode())
     for name, tensor in sorted(run.aerial.state_dict().items()):
@@ -211,7 +210,7 @@ def _digest(pixels: UInt8) -> int:
 def _encode(run: Run, pixels: UInt8) -> Float32:
     """Return the aerial embeddings of tiles, (m, D) float32 of unit length."""
     assert run.aerial is not None  # checked when the build was planned
-    device = choose_device(run.config.training.device)
+    device = choose_device(run.config.machine.device)
     encoder = run.aerial.to(device)
-    with torch.inference_mode(), autocast(run.config.training.precision, device):
+    with torch.inference_mode(), autocast(run.config.machine.precision, device):
         return np.asarray(encoder(torch.from_numpy(pixels).to(device)).float().cpu().numpy())

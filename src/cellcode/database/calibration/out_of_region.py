@@ -30,7 +30,7 @@ def embed_elsewhere(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> Fl
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
     files = table.files[:: max(1, -(-len(table) // MAX_PHOTOS))]
     embedded, _, _ = embed(
-        run.ground, run.config, files, run.config.training.device, description="reading photos from elsewhere"
+        run.ground, run.config, files, run.config.machine.device, description="reading photos from elsewhere"
     )
     if len(embedded) < MIN_PHOTOS:
         where = table.root if isinstance(photos, PhotoTable) else photos

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cellcode.config import PrototypesConfig
+from cellcode.device import send
 from cellcode.distributed import collectives
 from cellcode.geography import s2
-from cellcode.model.precision import send
 from cellcode.model.prototypes import clusters, negatives
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.rowwise import RowwiseAdam

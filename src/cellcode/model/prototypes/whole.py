@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cellcode.device import send
 from cellcode.geography import distance, s2
 from cellcode.geography.s2 import ranges
-from cellcode.model.precision import send
 from cellcode.types import Bools, Float64, Ids, Int64
 
 _EDGES = [4, 7, 5, 2]  # edge neighbours among a cell and all its neighbours, in the order of `s2.edge_neighbors`

@@ -15,9 +15,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from cellcode.config import Config
+from cellcode.device import autocast, send
 from cellcode.geography import distance
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import autocast, send
 from cellcode.progress import Meter
 from cellcode.training.data import augmentation
 from cellcode.training.data.tiles import CellTiles

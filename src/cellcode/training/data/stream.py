@@ -76,7 +76,7 @@ class Stream:
         self.photo, self.most_damaged = config.photo, config.stream.damaged_share
         self.damaged: Counter[int] = Counter()  # photos that could not be read, by epoch
         self._reader = ThreadPoolExecutor(1, "shards")
-        self._decoders = ThreadPoolExecutor(config.stream.threads or os.cpu_count(), "photos")
+        self._decoders = ThreadPoolExecutor(config.machine.threads or os.cpu_count(), "photos")
         self._windows: dict[Window, Future[_Held]] = {}
         self._drawn: dict[Window, Int64] = {}
         self._coming: dict[int, tuple[Int64, list[Future[UInt8 | str]]]] = {}

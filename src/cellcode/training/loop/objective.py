@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cellcode.config import Config, LossConfig
+from cellcode.device import send
 from cellcode.distributed import collectives
 from cellcode.geography import distance, s2
 from cellcode.model.losses import (
@@ -27,7 +28,6 @@ from cellcode.model.losses import (
     softmax_towards,
     softmax_towards_of_sums,
 )
-from cellcode.model.precision import send
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.training.loop.prototype_lookup import Around, AroundSharded, Near, around

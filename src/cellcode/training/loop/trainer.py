@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from cellcode.config import Config
+from cellcode.device import autocast
 from cellcode.distributed import collectives
 from cellcode.errors import UsageError
 from cellcode.model.encoder import Encoder
-from cellcode.model.precision import autocast
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.progress import Meter
@@ -179,7 +179,7 @@ class Trainer:
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Embed this process's share of a batch and return its losses by pair."""
-        with autocast(self.config.training.precision, self.device):
+        with autocast(self.config.machine.precision, self.device):
             photos = batch.photos.embed(self.ground, self.device)
             tiles = None
             if batch.tiles is not None and self.aerial is not None:
@@ -210,7 +210,7 @@ class Trainer:
     def _recall(self) -> float:
         assert self.validation is not None
         trained = self.trained.eval()
-        with autocast(self.config.training.precision, self.device):
+        with autocast(self.config.machine.precision, self.device):
             recall = self.validation(trained.ground, self.table or trained.prototypes)
         self.model.train()
         return recall

@@ -121,4 +121,4 @@ def _freeze(inputs: Photos | Tiles, count: int, encoder: Encoder, config: Config
     blocks = len(encoder.backbone.blocks)
     start = blocks if training.regime == "frozen" else max(0, blocks - training.last_blocks)
     encoder.freeze(start)
-    return Cached(inputs, count, encoder, start, training.cached_views, path, training.precision)
+    return Cached(inputs, count, encoder, start, training.cached_views, path, config.machine.precision)

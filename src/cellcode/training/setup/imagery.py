@@ -56,7 +56,7 @@ def tile_store(source: AerialSource, cells: Ids, config: Config, cache: Path, sh
     """Give the imagery of the cells: from a file in `cache` or, for other trainings too, in `shared`, or as it is wanted."""
     reach_m, dates = config.augmentation.tile_translation_m, config.augmentation.tile_dates
     if config.training.imagery == "read":
-        return TileReader(source, cells, config.tile, dates, config.stream.threads)
+        return TileReader(source, cells, config.tile, dates, config.machine.threads)
     if shared is None:
         return TileStore(source, cells, config.tile, reach_m, cache / "imagery.npy", dates=dates)
     what = f"{source.identity} {config.tile.model_dump_json()} {reach_m}" + (f" {dates}" if dates > 1 else "")

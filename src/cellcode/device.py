@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from cellcode import cpu
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,7 +28,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
         precision: "bfloat16", "float32", or "auto": bfloat16 on CUDA and on CPUs with instructions for it.
         device: where the products run.
     """
-    fast = device.type == "cuda" or (device.type == "cpu" and cpu.has_bfloat16())
+    fast = device.type == "cuda" or (device.type == "cpu" and has_bfloat16())
     return torch.autocast(
         device.type, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and fast)
     )
@@ -42,3 +42,13 @@ def send(array: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tenso
     here: Any = array if isinstance(array, Tensor) else torch.from_numpy(array)
     there: Tensor = here.to(device, non_blocking=device.type == "cuda")
     return there
+
+
+@lru_cache
+def has_bfloat16() -> bool:
+    """Tell whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX or Arm's); emulated it is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+    except OSError:
+        return False
+    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
