@@ -402,6 +402,16 @@ def test_region_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         Region.geojson(tmp_path / "nothing.geojson")
 
 
+def test_a_region_is_taken_as_object_text_path_or_nothing(tmp_path: Path) -> None:
+    box = Region.bbox(3, 52, 4, 53)
+    path = tmp_path / "box.geojson"
+    path.write_text(json.dumps(box.to_geojson()))
+    assert Region.of(box) is box
+    assert Region.of("3,52,4,53") == box
+    assert Region.of(path).bounds == Region.of(str(path)).bounds == box.bounds
+    assert Region.of(None) is None
+
+
 def test_parsed_box_and_file_are_the_same_as_built_ones(tmp_path: Path) -> None:
     assert Region.parse(" 2.0, 48.0,2.5 ,48.3").shape.equals(Region.bbox(2, 48, 2.5, 48.3).shape)
     path = tmp_path / "area, with commas, in, name.geojson"

@@ -80,7 +80,7 @@ def _photos(manifest: dict[str, Any], path: Path) -> Lines:
 def _run(manifest: dict[str, Any], path: Path) -> Lines:
     from cellcode import config as configuration
 
-    config = configuration.load(path / "config.yaml")
+    config = configuration.load_saved(path / "config.yaml")
     prototypes = manifest["prototypes"]
     return [
         ("run", f"{manifest['identity']} in {path}"),

@@ -1,13 +1,23 @@
 """The configuration: frozen models that are the only source of defaults, YAML files, and `--set a.b=c`.
 
 Everything a paper fixes or leaves open is a field here, so that an experiment is a file and an ablation one override.
-An unknown key is an error that names the nearest known one. The resolved configuration is saved in every artefact.
+An unknown key is an error that names the nearest known one. The resolved configuration is saved in every run and database,
+without the machine settings.
 """
 
 from cellcode.config.base import Frozen
 from cellcode.config.config import Config
 from cellcode.config.database import BuildConfig, EvaluationConfig
-from cellcode.config.loading import differences, dump, load, overridden, parse
+from cellcode.config.loading import (
+    differences,
+    dump,
+    load,
+    load_saved,
+    overridden,
+    parse,
+    parse_saved,
+    resolve,
+)
 from cellcode.config.model import (
     AggregationConfig,
     EncoderConfig,
@@ -18,6 +28,7 @@ from cellcode.config.model import (
     PrototypesConfig,
     TileConfig,
 )
+from cellcode.config.shipped import shipped
 from cellcode.config.training import AugmentationConfig, MachineConfig, StreamConfig, TrainingConfig, ValidationConfig
 
 __all__ = [
@@ -41,6 +52,10 @@ __all__ = [
     "differences",
     "dump",
     "load",
+    "load_saved",
     "overridden",
     "parse",
+    "parse_saved",
+    "resolve",
+    "shipped",
 ]

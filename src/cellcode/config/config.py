@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cellcode.config.base import Frozen
 from cellcode.config.database import BuildConfig, EvaluationConfig
@@ -13,7 +13,7 @@ from cellcode.config.training import AugmentationConfig, MachineConfig, StreamCo
 class Config(Frozen):
     """A complete configuration."""
 
-    name: str = "cellcode"
+    name: str = Field("cellcode", description="name of the configuration, kept in run and database")
     levels: LevelsConfig = LevelsConfig()
     photo: PhotoConfig = PhotoConfig()
     tile: TileConfig = TileConfig()

@@ -13,8 +13,8 @@ from cellcode.config.base import Frozen, Positive, Share
 class LevelsConfig(Frozen):
     """S2 levels. The paper's region scale is 15 and 16; a campus takes 19 and 20."""
 
-    prototype: int = Field(15, ge=0, le=30)
-    cell: int = Field(16, ge=0, le=30)
+    prototype: int = Field(15, ge=0, le=30, description="level of the prototypes; 15: cells of about 281 m")
+    cell: int = Field(16, ge=0, le=30, description="level of the cell codes; 16: cells of about 140 m")
 
     @model_validator(mode="after")
     def _cells_are_inside_prototypes(self) -> LevelsConfig:
@@ -26,9 +26,11 @@ class LevelsConfig(Frozen):
 class PhotoConfig(Frozen):
     """How a ground photo enters its encoder."""
 
-    width_px: int = Field(96, ge=16)
-    height_px: int = Field(72, ge=16)
-    fit: Literal["stretch", "crop"] = "stretch"
+    width_px: int = Field(64, ge=16, description="width of a photo as its encoder sees it")
+    height_px: int = Field(48, ge=16, description="height of a photo as its encoder sees it")
+    fit: Literal["stretch", "crop"] = Field(
+        "stretch", description="photos of another shape are stretched, or cropped to their middle"
+    )
 
 
 class TileConfig(Frozen):
@@ -38,8 +40,8 @@ class TileConfig(Frozen):
     each twice as wide as the one before: 1, 2, 4, 8.
     """
 
-    size_m: Positive = 154.0
-    size_px: int = Field(64, ge=16)
+    size_m: Positive = Field(154.0, description="width of a tile on the ground")
+    size_px: int = Field(64, ge=16, description="width of a tile in pixels")
     scales: tuple[Positive, ...] = Field((1.0,), description="widths of a tile's views, as multiples of size_m")
 
     @field_validator("scales")
@@ -70,9 +72,9 @@ class EncoderConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """The two encoders (same architecture unless told otherwise, separate weights) and the prototypes."""
+    """The two encoders, which share no weights, and how prototypes are interpolated."""
 
-    dim: int = Field(128, ge=2)
+    dim: int = Field(128, ge=2, description="dimension of embeddings, prototypes and codes")
     ground: EncoderConfig = EncoderConfig()
     aerial: EncoderConfig = EncoderConfig()
     interpolation_radius_cells: float = Field(
@@ -88,7 +90,7 @@ class LossConfig(Frozen):
     Its `prototype_labels` may be "haversine" instead, the smoothed labels of PIGEON (Haas et al., CVPR 2024).
     """
 
-    kind: Literal["multi_similarity", "softmax"] = "multi_similarity"
+    kind: Literal["multi_similarity", "softmax"] = "softmax"
     scale: Positive = 20.0
     alpha: Positive = 2.0
     beta: Positive = 50.0

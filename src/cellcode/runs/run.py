@@ -177,7 +177,7 @@ class Run:
             raise InputError(f"{folder}: {Path(error.filename).name} is missing; train again") from None
         if identity != manifest["identity"]:
             raise InputError(f"{folder}: its files do not belong to its run.json; one was changed, train again")
-        config = configuration.load(folder / "config.yaml")
+        config = configuration.load_saved(folder / "config.yaml")
         tensors = load_file(folder / WEIGHTS)
         ids = np.load(folder / "prototype_ids.npy", allow_pickle=False)
         prototypes = None

@@ -71,7 +71,7 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     packed = packed if isinstance(packed, PackedPhotos) else PackedPhotos.open(packed)
     folder = Path(out).resolve() / split
     names = packed.shards(split).names
-    ingredients = Ingredients(str(Path(run.folder).resolve()), configuration.dump(run.config))
+    ingredients = Ingredients(str(Path(run.folder).resolve()), configuration.dump(run.config, machine=True))
     place = packed.place if "://" in packed.place else str(Path(packed.place).resolve())
     left = [name for name in names if not (folder / f"{name}.npy").is_file()]
     with Meter("embedding photos", len(names)) as meter:

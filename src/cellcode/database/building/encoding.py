@@ -113,7 +113,7 @@ def _ingredients(run: Run, aerial: AerialSource | Path | str | None, reuse: Reus
         raise UsageError("a build on a cluster opens the imagery on every node: give its path, not an open source")
     return cluster_tasks.Ingredients(
         str(run.folder.resolve()),
-        configuration.dump(run.config),
+        configuration.dump(run.config, machine=True),
         _anywhere(aerial) if aerial is not None else None,
         str(reuse.database.folder.resolve()) if reuse is not None else None,
     )

@@ -105,7 +105,7 @@ class Database:
         return cls(
             folder=folder,
             manifest=manifest,
-            config=configuration.load(folder / CONFIG),
+            config=configuration.load_saved(folder / CONFIG),
             ids=ids,
             codes=codes,
             calibration=calibration,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,19 @@ class Region:
             InputError: the file that it names is no region.
         """
         return cls._of(*notation.parse(str(text)))
+
+    @overload
+    @classmethod
+    def of(cls, value: None) -> None: ...
+
+    @overload
+    @classmethod
+    def of(cls, value: Region | Path | str) -> Region: ...
+
+    @classmethod
+    def of(cls, value: Region | Path | str | None) -> Region | None:
+        """Return a region as it is, or that of a text or file as `parse` reads it; None stays None."""
+        return value if isinstance(value, Region) or value is None else cls.parse(value)
 
     @classmethod
     def _of(cls, area: Area, inverted: bool = False) -> Self:

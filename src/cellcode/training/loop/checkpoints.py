@@ -212,7 +212,7 @@ def _compare(run: Path, facts: dict[str, Any], own: Identity) -> None:
         )
     if facts["aerial"] != own.aerial:
         raise InputError(f"{run} was begun with other aerial imagery; {advice}")
-    theirs = configuration.parse(facts["config"], f"{run}/{FOLDER}/state.json")
+    theirs = configuration.parse_saved(facts["config"], f"{run}/{FOLDER}/state.json")
     changed = configuration.differences(theirs, own.config)
     if changed:
         raise InputError(f"{run} was begun with another configuration ({'; '.join(changed[:5])}); {advice}")
