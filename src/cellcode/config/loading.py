@@ -67,7 +67,8 @@ def dump(config: Config) -> str:
 def differences(old: Config, new: Config) -> list[str]:
     """Name what differs between two configurations, as `key: old -> new`."""
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    keys = dict.fromkeys([*before, *after])  # options of plug-ins may be in one only
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
