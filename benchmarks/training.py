@@ -126,7 +126,7 @@ def prototype_work(count: int, dim: int, hard: int = 0) -> Callable[[torch.Tenso
     config = Config(loss=LossConfig(kind="softmax"), prototypes=rule)
     table = ShardedPrototypes(continent(count), dim, 1.2, rule, seed=0)
     if hard:
-        table.clusters = table.cluster()
+        table.clusters = table.cluster(table.seed)
     objective, draw = Objective(config, table), iter(range(1_000_000))
 
     def work(embeddings: torch.Tensor) -> None:

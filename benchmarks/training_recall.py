@@ -25,7 +25,7 @@ from cellcode.evaluation.metrics import middle_radius_m
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
-from cellcode.training.data.hard_batches import LOOKAHEAD, cluster
+from cellcode.training.data.hard_batches import LOOKAHEAD
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.setup.factory import make_sampler
 from cellcode.training.train import prepare
@@ -97,7 +97,7 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     for own, trained in ((model.ground, run.ground), (model.aerial, run.aerial), (model.prototypes, run.prototypes)):
         own.load_state_dict(trained.state_dict())
     model.eval()
-    labels = cluster(model.prototypes, config.training.seed).of_row
+    labels = model.prototypes.cluster(config.training.seed).of_row
     made: list[report.Row] = []
     for places in ALIKE:
         sampler = make_sampler(configuration.load(CONFIG, [f"training.hard_group_size={places}"]), training)

@@ -116,7 +116,7 @@ class Hierarchy(Model):
         tensors |= {f"classes.{level}": torch.from_numpy(ids.view(np.int64)) for level, ids in self._by_level()}
         with atomic_folder(Path(folder)) as temporary:
             save_file(tensors, temporary / WEIGHTS)
-            architecture.keep(self.ground, temporary / BACKBONE)
+            self.ground.backbone.keep(temporary / BACKBONE)
             settings = self.config.model_dump(mode="json")
             write_json(
                 temporary / MANIFEST, {"format": FORMAT, "version": VERSION, "levels": self.levels, "config": settings}
@@ -140,7 +140,8 @@ class Hierarchy(Model):
         except OSError:
             raise InputError(f"{folder}/{WEIGHTS} cannot be read; train it again") from None
         classes = [tensors.pop(f"classes.{level}").numpy().view(np.uint64) for level in manifest["levels"]]
-        made = cls(config, architecture.rebuilt(config.model.ground, config.model.dim, folder / BACKBONE), classes)
+        model, where = config.model, folder / MANIFEST
+        made = cls(config, architecture.rebuilt(model.ground, model.dim, folder / BACKBONE, where), classes)
         made.load_state_dict(tensors)
         return made.eval()
 

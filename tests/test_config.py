@@ -219,12 +219,6 @@ def test_scales_of_a_tile_are_one_by_default_and_a_list_where_told() -> None:
     assert configuration.parse(yaml.safe_load(configuration.dump(changed))) == changed
 
 
-def test_haversine_labels_are_refused_without_a_softmax() -> None:
-    with pytest.raises(UsageError, match=r"set loss\.kind to softmax"):
-        configuration.parse({"loss": {"prototype_labels": "haversine"}})
-    assert configuration.parse({"loss": {"prototype_labels": "haversine", "kind": "softmax"}}).loss.haversine_m == 75
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -21,9 +21,12 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from cellcode.errors import CellcodeError, PluginError, UsageError
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 ENVIRONMENT = "CELLCODE_PLUGINS"
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -36,6 +39,26 @@ def allow(*modules: str) -> None:
 def allowed() -> list[str]:
     """Return the modules that the user named."""
     return [name.strip() for name in os.environ.get(ENVIRONMENT, "").split(",") if name.strip()]
+
+
+def read_options(what: str, options: Mapping[str, Any], model: type[M]) -> M:
+    """Return the options of a plug-in, checked by a pydantic model of its own.
+
+    Args:
+        what: names the plug-in in errors, such as "aggregation mypool:Pool".
+
+    Raises:
+        UsageError: an option is unknown, missing, or out of its range.
+    """
+    if unknown := [key for key in options if key not in model.model_fields]:
+        raise UsageError(
+            f"{what}: unknown option {unknown[0]}; valid options: {', '.join(model.model_fields) or 'none'}"
+        )
+    try:
+        return model.model_validate(options)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(f"{what}: option {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
 
 
 @dataclass(frozen=True)
@@ -122,12 +145,21 @@ class Registry(Generic[T]):
         except CellcodeError:
             raise
         except Exception as error:
-            raise PluginError(f"{self.kind} {text}: building it raised {_described(error)}") from error
+            raise PluginError(f"{self.kind} {text}: building it raised {described(error)}") from error
         if not isinstance(made, self.base):
             raise PluginError(
                 f"{self.kind} {text}: expected a {_public(self.base)}, and it returned a {type(made).__name__}"
             )
         return made
+
+    def refuse_options(self, text: str, options: Mapping[str, Any]) -> None:
+        """Refuse options for a built-in, whose settings are keys of the configuration.
+
+        Raises:
+            UsageError: there are some.
+        """
+        if options and any(text == name or (name.endswith(":") and text.startswith(name)) for name in self.builtins):
+            raise UsageError(f"{self.kind} {text} is built in and takes no options; remove {', '.join(options)}")
 
     def require_allowed(self, text: str, where: object) -> None:
         """Check that what a run or database asks for may be imported.
@@ -171,7 +203,7 @@ class Registry(Generic[T]):
             return entry.load()
         except Exception as error:
             raise PluginError(
-                f"{self.kind} {text}: loading the entry point {entry.value} raised {_described(error)}"
+                f"{self.kind} {text}: loading the entry point {entry.value} raised {described(error)}"
             ) from error
 
     def _checked(self, text: str, target: object) -> Callable[..., T]:
@@ -214,9 +246,9 @@ def _imported(what: str, module: str) -> ModuleType:
             raise PluginError(
                 f"{what}: there is no module {module}, neither installed nor in the working directory"
             ) from None
-        raise PluginError(f"{what}: importing {module} raised {_described(error)}") from error
+        raise PluginError(f"{what}: importing {module} raised {described(error)}") from error
     except Exception as error:
-        raise PluginError(f"{what}: importing {module} raised {_described(error)}") from error
+        raise PluginError(f"{what}: importing {module} raised {described(error)}") from error
 
 
 def _classes(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
@@ -225,7 +257,8 @@ def _classes(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
             yield each
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
+    """Return the type of an error and the first line of its message."""
     text = str(error).strip()
     return f"{type(error).__name__} ({text.splitlines()[0]})" if text else type(error).__name__
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from cellcode.config import AggregationConfig
-from cellcode.model.aggregation import FLATTEN_GRID, GeM, OptimalTransport, log_sinkhorn, make_aggregation
+from cellcode.model.aggregation import make_aggregation
+from cellcode.model.aggregation.optimal_transport import OptimalTransport, log_sinkhorn
+from cellcode.model.aggregation.pooling import FLATTEN_GRID, GeM
 from cellcode.model.backbones import Features
 from cellcode.types import Float64
 
@@ -51,20 +53,20 @@ def test_mean_is_the_mean_over_the_map() -> None:
 def test_gem_with_power_one_is_the_mean_of_the_positive_part() -> None:
     x = _map()
     with torch.no_grad():
-        made = GeM(8, 1.0)(Features(x))
+        made = GeM(8, AggregationConfig(gem_p=1.0))(Features(x))
     np.testing.assert_allclose(made.numpy(), x.numpy().clip(0).reshape(2, 8, -1).mean(-1), atol=2e-6)
 
 
 def test_gem_is_the_generalised_mean() -> None:
     x = _map().abs() + 0.1
-    made = GeM(8, 3.0)(Features(x)).detach().numpy()
+    made = GeM(8, AggregationConfig(gem_p=3.0))(Features(x)).detach().numpy()
     np.testing.assert_allclose(made, (x.numpy().reshape(2, 8, -1) ** 3).mean(-1) ** (1 / 3), rtol=1e-5)
 
 
 def test_gem_approaches_the_maximum_with_its_power() -> None:
     x = _map().abs() / 2 + 0.1
     largest = x.flatten(2).amax(2)
-    gaps = [(largest - GeM(8, p)(Features(x)).detach()) for p in (1.0, 3.0, 10.0, 40.0)]
+    gaps = [(largest - GeM(8, AggregationConfig(gem_p=p))(Features(x)).detach()) for p in (1.0, 3.0, 10.0, 40.0)]
     for low, high in pairwise(gaps):
         assert (high < low).all()
     assert (gaps[-1] >= 0).all()
@@ -72,7 +74,7 @@ def test_gem_approaches_the_maximum_with_its_power() -> None:
 
 
 def test_gem_learns_its_power() -> None:
-    aggregation = GeM(8, 3.0)
+    aggregation = GeM(8, AggregationConfig(gem_p=3.0))
     aggregation(Features(_map())).sum().backward()
     assert aggregation.p.grad is not None
     assert aggregation.p.grad != 0

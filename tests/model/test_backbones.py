@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cellcode.config import EncoderConfig
 from cellcode.errors import InputError, UsageError
 from cellcode.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, make_backbone
 
@@ -43,6 +44,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return make
 
 
+def _make(name: str, pretrained: bool) -> Backbone:
+    return make_backbone(EncoderConfig(backbone=name, pretrained=pretrained))
+
+
 def _images(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
@@ -54,13 +59,13 @@ def _model(folder: Path) -> Any:
 def _any_backbone(name: str, checkpoint: Callable[[str], Path]) -> tuple[Backbone, Tensor]:
     torch.manual_seed(0)
     if name in SIDE:
-        return make_backbone(f"hf:{checkpoint(name)}", True).eval(), _images(SIDE[name], SIDE[name])
-    return make_backbone(name, False).eval(), _images(32, 48)[:1]
+        return _make(f"hf:{checkpoint(name)}", True).eval(), _images(SIDE[name], SIDE[name])
+    return _make(name, False).eval(), _images(32, 48)[:1]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 96), (33, 50), (16, 16)])
 def test_tiny_makes_a_map_at_a_sixteenth_of_the_resolution(size: tuple[int, int]) -> None:
-    backbone = make_backbone("tiny", True).eval()
+    backbone = _make("tiny", True).eval()
     features = backbone(_images(*size))
     height, width = features.map.shape[2:]
     assert features.map.shape[:2] == (2, backbone.channels)
@@ -72,8 +77,10 @@ def test_tiny_makes_a_map_at_a_sixteenth_of_the_resolution(size: tuple[int, int]
 
 
 def test_an_unknown_backbone_is_a_usage_error_that_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown backbone resnet50; choose tiny, efficientnet-lite0 or hf:") as caught:
-        make_backbone("resnet50", True)
+    with pytest.raises(
+        UsageError, match="unknown backbone resnet50; valid names: tiny, efficientnet-lite0, hf:"
+    ) as caught:
+        _make("resnet50", True)
     assert caught.value.exit_code == 2
 
 
@@ -90,7 +97,7 @@ def efficientnet() -> Any:
 def test_pretrained_efficientnet_gives_the_features_of_its_own_package(
     efficientnet: Any, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    backbone = make_backbone("efficientnet-lite0", True).eval()
+    backbone = _make("efficientnet-lite0", True).eval()
     assert capsys.readouterr().out == ""  # the package would announce its weights
     images = _images(*size)[:1]
     with torch.inference_mode():
@@ -102,7 +109,7 @@ def test_pretrained_efficientnet_gives_the_features_of_its_own_package(
 
 def test_efficientnet_that_is_not_pretrained_has_other_weights(efficientnet: Any) -> None:
     torch.manual_seed(0)
-    fresh = make_backbone("efficientnet-lite0", False).state_dict()["blocks.0.0.weight"]
+    fresh = _make("efficientnet-lite0", False).state_dict()["blocks.0.0.weight"]
     trained = efficientnet._conv_stem.weight
     assert fresh.shape == trained.shape
     assert not torch.allclose(fresh, trained, atol=0.1)
@@ -117,7 +124,7 @@ def test_dinov2_gives_patch_and_class_tokens_of_the_transformers_model(
     images = _images(*size)
     with torch.inference_mode():
         hidden = model(images).last_hidden_state
-        features = make_backbone(f"hf:{checkpoint(kind)}", True).eval()(images)
+        features = _make(f"hf:{checkpoint(kind)}", True).eval()(images)
     rows, columns = size[0] // PATCH, size[1] // PATCH
     patches = hidden[:, -rows * columns :]
     assert features.map.shape == (2, 32, rows, columns)
@@ -136,7 +143,7 @@ def test_convnext_gives_the_last_hidden_state_of_the_transformers_model(
     checkpoint: Callable[[str], Path], kind: str, size: tuple[int, int]
 ) -> None:
     images = _images(*size)
-    backbone = make_backbone(f"hf:{checkpoint(kind)}", True).eval()
+    backbone = _make(f"hf:{checkpoint(kind)}", True).eval()
     with torch.inference_mode():
         expected = _model(checkpoint(kind))(images).last_hidden_state
         features = backbone(images)
@@ -152,7 +159,7 @@ def test_dinov2_takes_the_nearest_multiple_of_its_patch(
     checkpoint: Callable[[str], Path], size: tuple[int, int], grid: tuple[int, int]
 ) -> None:
     images = _images(*size)
-    backbone = make_backbone(f"hf:{checkpoint('dinov2')}", True).eval()
+    backbone = _make(f"hf:{checkpoint('dinov2')}", True).eval()
     resized = torch.nn.functional.interpolate(
         images, (grid[0] * PATCH, grid[1] * PATCH), mode="bilinear", antialias=True
     )
@@ -164,7 +171,7 @@ def test_dinov2_takes_the_nearest_multiple_of_its_patch(
 
 def test_convnext_takes_sides_that_are_no_multiple_of_its_stride(checkpoint: Callable[[str], Path]) -> None:
     with torch.inference_mode():
-        made = make_backbone(f"hf:{checkpoint('convnext')}", True).eval()(_images(72, 97)).map
+        made = _make(f"hf:{checkpoint('convnext')}", True).eval()(_images(72, 97)).map
     assert made.shape == (2, 64, 2, 3)
     assert torch.isfinite(made).all()
 
@@ -189,7 +196,7 @@ def test_weights_of_a_folder_are_used_only_when_pretrained_is_asked_for(
     images = _images(SIDE[name], SIDE[name])
     torch.manual_seed(5)
     with torch.inference_mode():
-        one, two, fresh = (make_backbone(f"hf:{checkpoint(name)}", p).eval()(images).map for p in (True, True, False))
+        one, two, fresh = (_make(f"hf:{checkpoint(name)}", p).eval()(images).map for p in (True, True, False))
     torch.testing.assert_close(one, two, atol=0, rtol=0)
     assert one.shape == fresh.shape
     assert not torch.allclose(one, fresh, atol=0.1)
@@ -198,11 +205,11 @@ def test_weights_of_a_folder_are_used_only_when_pretrained_is_asked_for(
 def test_normalisation_is_that_of_the_preprocessor_or_imagenets(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    plain = make_backbone(f"hf:{checkpoint('convnext')}", True)
+    plain = _make(f"hf:{checkpoint('convnext')}", True)
     assert (plain.mean, plain.std) == (IMAGENET_MEAN, IMAGENET_STD)
     _model(checkpoint("convnext")).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}')
-    own = make_backbone(f"hf:{tmp_path}", True)
+    own = _make(f"hf:{tmp_path}", True)
     assert (own.mean, own.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
@@ -210,7 +217,7 @@ def test_a_model_of_another_type_is_refused_in_one_sentence_that_names_the_known
     config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     transformers.ViTModel(config).save_pretrained(tmp_path)
     with pytest.raises(UsageError) as caught:
-        make_backbone(f"hf:{tmp_path}", True)
+        _make(f"hf:{tmp_path}", True)
     message = str(caught.value)
     assert "is a vit; supported model types: convnext, convnextv2, dinov2, dinov2_with_registers" in message
     assert "\n" not in message
@@ -221,7 +228,7 @@ def test_a_folder_without_a_usable_model_is_refused_in_one_sentence(tmp_path: Pa
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(InputError, match="cannot be loaded") as caught:
-        make_backbone(f"hf:{tmp_path}", True)
+        _make(f"hf:{tmp_path}", True)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -232,5 +239,5 @@ def test_a_folder_without_weights_is_refused_when_they_are_asked_for(
     text = (checkpoint("dinov2") / "config.json").read_text()
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match="cannot be loaded"):
-        make_backbone(f"hf:{tmp_path}", True)
-    assert make_backbone(f"hf:{tmp_path}", False).channels == 32
+        _make(f"hf:{tmp_path}", True)
+    assert _make(f"hf:{tmp_path}", False).channels == 32

@@ -4,9 +4,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from cellcode.model.losses import multi_similarity, softmax_contrast, softmax_towards
+from cellcode.config import LossConfig
+from cellcode.errors import UsageError
+from cellcode.model.losses import make_loss
 
 ALPHA, BETA, THRESHOLD = 2.0, 50.0, 0.5
+
+
+def multi_similarity(
+    similarity: Tensor, positives: Tensor, negatives: Tensor, alpha: float, beta: float, threshold: float
+) -> Tensor:
+    config = LossConfig(kind="multi_similarity", alpha=alpha, beta=beta, threshold=threshold)
+    return make_loss(config).of_pairs(similarity, positives, negatives)
+
+
+def softmax_contrast(similarity: Tensor, positives: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    return make_loss(LossConfig(kind="softmax", scale=scale)).of_pairs(similarity, positives, negatives)
+
+
+def softmax_towards(similarity: Tensor, labels: Tensor, scale: float) -> Tensor:
+    return make_loss(LossConfig(kind="softmax", scale=scale)).of_labels(similarity, labels)
 
 
 def _pairs(seed: int, rows: int = 6, columns: int = 9) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,3 +190,9 @@ def test_softmax_towards_is_smallest_where_the_distribution_is_the_target() -> N
     torch.testing.assert_close(reached, -(targets * targets.log()).sum(1))
     moved = softmax_towards(targets.log() / 5 + torch.tensor([[0.05, 0.0, -0.05]]), targets, 5.0)
     assert (moved > reached).all()
+
+
+def test_haversine_labels_are_refused_without_a_softmax() -> None:
+    with pytest.raises(UsageError, match="haversine are labels of a softmax"):
+        make_loss(LossConfig(prototype_labels="haversine"))
+    assert make_loss(LossConfig(prototype_labels="haversine", kind="softmax")).config.haversine_m == 75

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.geography import distance, s2
 from cellcode.model.prototypes import negatives
+from cellcode.model.prototypes.protocol import part
 from cellcode.model.prototypes.rowwise import RowwiseAdam
-from cellcode.model.prototypes.sharded import BLOCK, ShardedPrototypes, part
+from cellcode.model.prototypes.sharded import BLOCK, ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.training.loop.objective import Objective, Places
 
@@ -52,7 +53,7 @@ def test_losses_and_gradients_are_those_of_the_whole_table_when_every_row_is_use
     config = Config(loss=LossConfig.model_validate({"kind": kind, "beta": 10.0, "query_cell": 0.5, "query_query": 0.2}))
     whole, table = _pair(rule)
     if rule.hard_rows:
-        table.clusters = table.cluster()
+        table.clusters = table.cluster(table.seed)
     photos, tiles = _places(0, 12, 600), _places(1, 12, 600)
     expected = Objective(config, whole)(photos, tiles)
     made = Objective(config, table)(photos, tiles, draw=3)
@@ -89,7 +90,7 @@ def test_the_expected_sum_of_exponentials_is_that_of_all_rows() -> None:
     """Mean over many draws against the sum itself, within four standard errors."""
     rule = PrototypesConfig(table="sharded", negatives="sampled", share=0.1, hard_rows=3)
     table = ShardedPrototypes(_ids(2000), DIM, 1.2, rule, seed=0)
-    table.clusters = table.cluster()
+    table.clusters = table.cluster(table.seed)
     places = Places(_places(4, 3).embeddings.detach(), *s2.cell_centers(table.ids[[5, 700, 1500]]))
     around = table.neighbours(places.lat_deg, places.lon_deg)[0].numpy()
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_hard_rows_look_like_the_cells_they_are_drawn_for() -> None:
     table = ShardedPrototypes(_ids(1500), 16, 1.2, ALL, seed=0)
     centres = F.normalize(torch.randn(30, 16, generator=torch.Generator().manual_seed(1)), dim=1)
     table.weight = F.normalize(centres.repeat(50, 1) + 0.05 * torch.randn(1500, 16), dim=1)
-    table.clusters = table.cluster()
+    table.clusters = table.cluster(table.seed)
     assert table.clusters is not None
     rows = np.arange(40)
     alike = table.clusters.alike(rows, 5, np.random.default_rng(0)).reshape(40, 5)

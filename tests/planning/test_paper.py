@@ -65,7 +65,7 @@ def test_rows_are_no_more_than_those_that_a_batch_selects() -> None:
     config = _config(most_rows=300, hard_rows=3)
     ids = Region.parse("cap:50.8,4.4,30000").cells(15)
     table = ShardedPrototypes(ids, 16, 1.2, config.prototypes, 0)
-    table.clusters = table.cluster()
+    table.clusters = table.cluster(table.seed)
     lat, lon = np.random.default_rng(0).uniform([50.6, 4.1], [51.0, 4.7], (32, 2)).T
     index, _ = table.neighbours(np.tile(lat, 3) + np.repeat([0, 0, 5e-4], 32), np.tile(lon, 3))  # two photos and a tile
     small = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 64})})

@@ -36,7 +36,7 @@ def teach(case: str, steps: int = 4) -> dict[str, np.ndarray]:
     lat, lon = distance.offset(48.85, 2.35, *rng.uniform(-2000, 2000, (2, 300)))
     table = ShardedPrototypes(np.unique(s2.cell_ids(lat, lon, LEVEL)), DIM, 1.2, config.prototypes, seed=1)
     if rule.get("hard_rows"):
-        table.clusters = table.cluster()
+        table.clusters = table.cluster(table.seed)
     objective = Objective(config, table)
     weights = [torch.from_numpy(rng.normal(size=(6, DIM))).float().requires_grad_() for _ in range(2)]
     losses = []

@@ -13,13 +13,14 @@ from cellcode.config import Config, PrototypesConfig
 from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.model.prototypes import clusters
-from cellcode.model.prototypes.sharded import ShardedPrototypes, part
+from cellcode.model.prototypes.protocol import PrototypeTable, part
+from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import ShardList
 from cellcode.training import train
-from cellcode.training.data import hard_batches, prefetch, stream
-from cellcode.training.data.hard_batches import LOOKAHEAD, Alike, Miner, cluster, grouped
+from cellcode.training.data import prefetch, stream
+from cellcode.training.data.hard_batches import LOOKAHEAD, Alike, Miner, grouped
 from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.data.schedule import Schedule
 from cellcode.training.train import prepare
@@ -193,8 +194,8 @@ def test_prototypes_are_clustered_the_same_whole_or_sharded_and_in_any_number_of
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, table = _table()
-    expected = cluster(table, 0).of_row
-    np.testing.assert_array_equal(cluster(whole, 0).of_row, expected)
+    expected = table.cluster(0).of_row
+    np.testing.assert_array_equal(whole.cluster(0).of_row, expected)
     np.testing.assert_array_equal(np.unique(expected), np.arange(20))
     parts = [part(400, rank, 3) for rank in range(3)]
     with monkeypatch.context() as patch:  # what the processes have instead of their sums
@@ -209,7 +210,7 @@ def test_clusters_with_near_numbers_look_more_alike_than_others() -> None:
     whole, _ = _table(4000)
     with torch.no_grad():
         whole.weight.copy_(torch.randn(4000, 16, generator=torch.Generator().manual_seed(5)))
-    found = cluster(whole, 0)
+    found = whole.cluster(0)
     vectors = F.normalize(whole.weight.detach(), dim=1).numpy()
     means = np.stack([vectors[found.of_row == each].mean(axis=0) for each in range(len(found.count))])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -222,10 +223,11 @@ def test_prototypes_are_clustered_when_it_is_time_for_whom_it_may_concern(
     sharded: bool, hard_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setattr(hard_batches, "cluster", lambda table, seed, make=cluster: made.append(1) or make(table, seed))
+    make = PrototypeTable.cluster
+    monkeypatch.setattr(PrototypeTable, "cluster", lambda table, seed: made.append(1) or make(table, seed))
     whole, table = _table()
     rule = {"table": "sharded" if sharded else "whole", "hard_rows": hard_rows, "mine_every_steps": 5}
-    config = configuration.parse({"prototypes": rule, "training": {"accumulation": 3}})
+    config = configuration.parse({"prototypes": rule, "training": {"gradient_accumulation": 3}})
     for known in (None, Alike(4, 15)):
         made.clear()
         table.clusters = None

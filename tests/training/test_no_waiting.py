@@ -41,7 +41,7 @@ def test_losses_gradients_and_updates_of_prototypes_read_nothing_back(table: str
         rule = PrototypesConfig(table="sharded", negatives="all" if table == "all" else "sampled", share=0.5)
         prototypes = ShardedPrototypes(ids, DIM, 1.2, rule, 0, META)
     config = Config(loss=LossConfig(**loss), prototypes=rule)
-    losses = Objective(config, prototypes)(photos, tiles, strangers=2)
+    losses = Objective(config, prototypes)(photos, tiles, random_tiles=2)
     torch.stack([each.mean() for each in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
     if isinstance(prototypes, ShardedPrototypes):
         prototypes.update(0.1, 0)

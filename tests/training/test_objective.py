@@ -215,7 +215,7 @@ def test_strangers_are_negatives_of_photos_and_ask_for_no_prototype(kind: Kind) 
     strangers = Places(_places(2, 4).embeddings, *far)
     prototypes = _prototypes(config)
     alone = Objective(config, prototypes)(photos, tiles)
-    made = Objective(config, prototypes)(photos, _joined(tiles, strangers), strangers=4)
+    made = Objective(config, prototypes)(photos, _joined(tiles, strangers), random_tiles=4)
     torch.testing.assert_close(made["query_prototype"], alone["query_prototype"])
     torch.testing.assert_close(made["aerial_prototype"], alone["aerial_prototype"])
     assert len(made["aerial_prototype"]) == len(tiles.lat_deg)
@@ -232,7 +232,7 @@ def test_a_tile_from_anywhere_that_shows_the_place_is_no_negative() -> None:
     tiles = _beside(photos, 1, 50.0)
     stranger = Places(_places(2, 1).embeddings, photos.lat_deg[:1], photos.lon_deg[:1])
     alone = Objective(config, None)(photos, tiles)["query_aerial"]
-    made = Objective(config, None)(photos, _joined(tiles, stranger), strangers=1)["query_aerial"]
+    made = Objective(config, None)(photos, _joined(tiles, stranger), random_tiles=1)["query_aerial"]
     expected = _between_places(photos, _joined(tiles, stranger), 80.0, 250.0, config.loss)
     torch.testing.assert_close(made.detach(), torch.tensor(expected), atol=2e-5, rtol=1e-4)
     assert made[0] > alone[0]  # one more positive to come near to
@@ -299,7 +299,7 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions_without_tiles_from_anyw
     photos = _places(1, 10)
     tiles = _beside(photos, 2, 70.0)
     strangers = _places(3, 3, 2000)
-    made = Objective(config, None)(photos, _joined(tiles, strangers), strangers=3)
+    made = Objective(config, None)(photos, _joined(tiles, strangers), random_tiles=3)
     assert set(made) == {"query_aerial", "aerial_query"}
     near_m, far_m = config.loss.positive_aerial_m, config.loss.near_aerial_m
     _check(made["query_aerial"], _between_places(photos, _joined(tiles, strangers), near_m, far_m, config.loss), 0.7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,7 +55,8 @@ class TileConfig(Frozen):
 class AggregationConfig(Frozen):
     """From a map of local features to one vector."""
 
-    name: Literal["mean", "gem", "flatten", "optimal_transport"] = "optimal_transport"
+    name: str = Field("optimal_transport", description="mean, gem, flatten, optimal_transport, or a plug-in's name")
+    options: dict[str, Any] = Field({}, description="of a plug-in, which checks them itself")
     gem_p: Positive = 3.0
     clusters: int = Field(16, ge=1)
     cluster_dim: int = Field(32, ge=1)
@@ -66,7 +67,8 @@ class AggregationConfig(Frozen):
 class EncoderConfig(Frozen):
     """One encoder: a backbone, an aggregation and a projection to `dim`."""
 
-    backbone: str = "tiny"
+    backbone: str = Field("tiny", description="tiny, efficientnet-lite0, hf:ID_OR_FOLDER, or a plug-in's name")
+    options: dict[str, Any] = Field({}, description="of a plug-in backbone, which checks them itself")
     pretrained: bool = True
     aggregation: AggregationConfig = AggregationConfig()
 
@@ -90,7 +92,8 @@ class LossConfig(Frozen):
     Its `prototype_labels` may be "haversine" instead, the smoothed labels of PIGEON (Haas et al., CVPR 2024).
     """
 
-    kind: Literal["multi_similarity", "softmax"] = "softmax"
+    kind: str = Field("softmax", description="multi_similarity, softmax, or a plug-in's name")
+    options: dict[str, Any] = Field({}, description="of a plug-in, which checks them itself")
     scale: Positive = 20.0
     alpha: Positive = 2.0
     beta: Positive = 50.0
@@ -113,12 +116,6 @@ class LossConfig(Frozen):
     query_query: float = Field(0.0, ge=0, description="weight of photo pairs; not in the paper, our addition")
     positive_query_m: Positive = 10.0
     near_query_m: Positive = 30.0
-
-    @model_validator(mode="after")
-    def _soft_labels_need_a_softmax(self) -> LossConfig:
-        if self.prototype_labels == "haversine" and self.kind != "softmax":
-            raise ValueError("loss.prototype_labels haversine are labels of a softmax; set loss.kind to softmax")
-        return self
 
 
 class PrototypesConfig(Frozen):

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellcode.config import EncoderConfig
+from cellcode.errors import PluginError
 from cellcode.model.aggregation import make_aggregation
-from cellcode.model.backbones import make_backbone
+from cellcode.model.backbones import Features, make_backbone
 
 
 class Encoder(nn.Module):
@@ -18,12 +19,12 @@ class Encoder(nn.Module):
     what they make of each is concatenated before the projection (our reading of it; one scale is the encoder of the paper).
 
     Args:
-        config: names of the parts.
+        config: the parts.
         dim: D of the embedding.
         scales: S, views of each image.
 
     Raises:
-        UsageError, InputError, MissingExtraError: see `make_backbone`.
+        UsageError, InputError, MissingExtraError, PluginError: see `make_backbone` and `make_aggregation`.
     """
 
     mean: Tensor
@@ -31,11 +32,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, dim: int, scales: int = 1) -> None:
         super().__init__()
-        self.backbone = make_backbone(config.backbone, config.pretrained)
+        self.backbone = make_backbone(config)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.aggregation = make_aggregation(config.aggregation, self.backbone.channels)
         self.projection = nn.Linear(scales * self.aggregation.out_dim, dim)
-        self.dim, self.scales = dim, scales
+        self.config, self.dim, self.scales = config, dim, scales
         self.frozen_blocks = 0
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std), persistent=False)
@@ -64,11 +65,42 @@ class Encoder(nn.Module):
         return x.reshape(-1, self.scales, *x.shape[1:]) if self.scales > 1 else x
 
     def from_prefix(self, x: Tensor, start: int) -> Tensor:
-        """Embed what `prefix` returned for the same number of blocks; (B, D) float32, unit length."""
+        """Embed what `prefix` returned for the same number of blocks; (B, D) float32, unit length.
+
+        Raises:
+            PluginError: a backbone or aggregation returns another type or shape than it has to.
+        """
         if self.scales > 1:
             x = x.flatten(0, 1)
-        vectors = self.aggregation(self.backbone.features(self.backbone.run(x, start)))
+        features = self.backbone.features(self.backbone.run(x, start))
+        if not torch.jit.is_tracing():  # a trace has no sizes
+            self._check_features(features, len(x))
+        vectors = self.aggregation(features)
+        if not torch.jit.is_tracing():
+            self._check_vectors(vectors, len(x))
         return F.normalize(self.projection(vectors.reshape(-1, self.projection.in_features)).float(), dim=1)
+
+    def _check_features(self, features: object, count: int) -> None:
+        channels = self.backbone.channels
+        expected = f"expected Features with a map of shape ({count}, {channels}, h, w)"
+        if not isinstance(features, Features):
+            raise PluginError(f"backbone {self.backbone.name}: {expected}, and it returned a {type(features).__name__}")
+        shape = features.map.shape
+        if len(shape) != 4 or shape[:2] != (count, channels):
+            raise PluginError(f"backbone {self.backbone.name}: {expected}, and it is of shape {tuple(shape)}")
+        if features.token is not None and features.token.shape != (count, channels):
+            raise PluginError(
+                f"backbone {self.backbone.name}: expected a class token of shape ({count}, {channels}), and it is of shape "
+                f"{tuple(features.token.shape)}"
+            )
+
+    def _check_vectors(self, vectors: object, count: int) -> None:
+        expected = count, self.aggregation.out_dim
+        if not isinstance(vectors, Tensor) or vectors.shape != expected:
+            given = f"shape {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else f"a {type(vectors).__name__}"
+            raise PluginError(
+                f"aggregation {self.config.aggregation.name}: expected vectors of shape {expected}, and it returned {given}"
+            )
 
     def freeze(self, blocks: int) -> None:
         """Exclude the first `blocks` blocks from training, their running statistics included."""

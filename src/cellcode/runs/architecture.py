@@ -1,33 +1,56 @@
-"""What a run or a database keeps of a transformers backbone, so that it loads where the hub or the folder is not.
+"""The encoder of a run or database: built again by the names in its configuration, with the weights that were saved.
 
-Weights are in safetensors files; a network of transformers also needs its configuration to be built again.
+Weights are in safetensors files; a network of transformers also needs its own configuration, which `Backbone.keep` wrote.
+Code is imported only if the user allows it: a run or database may come from anyone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from cellcode.config import EncoderConfig
-from cellcode.files import write_json
+from cellcode.errors import InputError
+from cellcode.model.aggregation import AGGREGATIONS
+from cellcode.model.backbones import BACKBONES
+from cellcode.model.backbones.hugging_face import CONFIG
 from cellcode.model.encoder import Encoder
 
-FILES = ("config.json", "preprocessor_config.json")
 
+def rebuilt(config: EncoderConfig, dim: int, kept: Path, where: Path, scales: int = 1) -> Encoder:
+    """Make an encoder with random weights.
 
-def keep(encoder: Encoder, folder: Path) -> list[str]:
-    """Write the configuration of a transformers backbone into `folder` and return the files; [] for other backbones."""
-    backbone = encoder.backbone
-    if backbone.origin is None:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    backbone.origin.save_pretrained(folder)
-    write_json(folder / FILES[1], {"image_mean": list(backbone.mean), "image_std": list(backbone.std)})
-    return list(FILES)
+    Args:
+        kept: folder of what `Backbone.keep` wrote, if it wrote anything.
+        where: the file that names backbone and aggregation, for messages.
 
-
-def rebuilt(config: EncoderConfig, dim: int, folder: Path, scales: int = 1) -> Encoder:
-    """Make an encoder with random weights, from what `keep` left in `folder` where it left anything."""
+    Raises:
+        PluginError: it names a plug-in whose module the user has not allowed, or one that cannot be used.
+    """
+    BACKBONES.require_allowed(config.backbone, where)
+    AGGREGATIONS.require_allowed(config.aggregation.name, where)
     changes: dict[str, object] = {"pretrained": False}  # the weights come from the artefact, so nothing is fetched
-    if (folder / FILES[0]).is_file():
-        changes["backbone"] = f"hf:{folder}"
+    if config.backbone.startswith("hf:") and (kept / CONFIG).is_file():
+        changes["backbone"] = f"hf:{kept}"
     return Encoder(config.model_copy(update=changes), dim, scales)
+
+
+def restored(
+    config: EncoderConfig, dim: int, weights: Mapping[str, Tensor], kept: Path, where: Path, scales: int = 1
+) -> Encoder:
+    """Make an encoder with saved weights, in evaluation mode; see `rebuilt`.
+
+    Raises:
+        InputError: the weights are of another network.
+    """
+    encoder = rebuilt(config, dim, kept, where, scales)
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError:
+        raise InputError(
+            f"the saved weights do not fit the encoder that {where} describes (backbone {config.backbone}, aggregation "
+            f"{config.aggregation.name}, {dim} dimensions); the network or the file has changed since"
+        ) from None
+    return encoder.eval()

@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from cellcode import config as configuration
-from cellcode.config import Config
+from cellcode.config import Config, EncoderConfig
 from cellcode.errors import InputError
 from cellcode.files import atomic_path, read_json, sha256, write_json
 from cellcode.geography import s2
@@ -131,7 +132,7 @@ class Run:
             tensors |= _with_prefix("aerial", self.aerial.state_dict())
         for name, encoder in (("ground", self.ground), ("aerial", self.aerial)):
             if encoder is not None:
-                architecture.keep(encoder, self.folder / "backbones" / name)
+                encoder.backbone.keep(self.folder / "backbones" / name)
         ids = np.empty(0, np.uint64)
         if self.prototypes is not None:
             tensors["prototypes.weight"] = self.prototypes.weight.detach().cpu().contiguous()
@@ -216,18 +217,15 @@ def _identity(folder: Path) -> str:
     return hashlib.sha256("".join(sha256(folder / name) for name in files).encode()).hexdigest()[:16]
 
 
-def _with_prefix(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _encoder(
-    config: Config, tensors: dict[str, torch.Tensor], which: Literal["ground", "aerial"], folder: Path
-) -> Encoder:
-    scales = len(config.tile.scales) if which == "aerial" else 1
-    encoder = architecture.rebuilt(getattr(config.model, which), config.model.dim, folder / "backbones" / which, scales)
-    start = len(which) + 1
-    encoder.load_state_dict({name[start:]: t for name, t in tensors.items() if name.startswith(f"{which}.")})
-    return encoder.eval()
+def _encoder(config: Config, tensors: dict[str, Tensor], which: Literal["ground", "aerial"], folder: Path) -> Encoder:
+    settings: EncoderConfig = getattr(config.model, which)
+    weights = {name.removeprefix(f"{which}."): t for name, t in tensors.items() if name.startswith(f"{which}.")}
+    scales, kept = len(config.tile.scales) if which == "aerial" else 1, folder / "backbones" / which
+    return architecture.restored(settings, config.model.dim, weights, kept, folder / "config.yaml", scales)
 
 
 def _facts_table(facts: CellFacts) -> pa.Table:

@@ -37,7 +37,7 @@ from cellcode.database.store.npy_file import RowWriter
 from cellcode.geography import s2
 from cellcode.index.codeset import CodeSet
 from cellcode.progress import Meter
-from cellcode.runs import Run, architecture
+from cellcode.runs import Run
 from cellcode.types import Float32
 
 BLOCK = 65536
@@ -86,7 +86,7 @@ def write(
     settings = write_first_stage(code_set, queries, build, folder, levels.cell, run.config.training.seed)
     (folder / CONFIG).write_text(configuration.dump(run.config), encoding="utf-8")
     save_file({name: t.detach().cpu().contiguous() for name, t in run.ground.state_dict().items()}, folder / ENCODER)
-    architecture.keep(run.ground, folder / BACKBONE)
+    run.ground.backbone.keep(folder / BACKBONE)
     _drop_unneeded_terms(terms, build.keep_terms, folder)
     print(
         f"a score differs by at most {errors:.1e} from float32 with float16 codes, by {coarse.error:.1e} more with int8 codes",

@@ -237,12 +237,12 @@ class Database:
         path = self.folder / ENCODER
         if sha256(path) != self.manifest["files"][ENCODER]["sha256"]:
             raise InputError(f"the encoder in {path} does not belong to this database; build it again from its run")
-        encoder = architecture.rebuilt(self.config.model.ground, self.config.model.dim, self.folder / BACKBONE)
         try:
-            encoder.load_state_dict(load_file(path))
-        except (RuntimeError, SafetensorError):
-            raise InputError(f"the encoder in {path} does not fit {self.folder / CONFIG}; build it again") from None
-        return encoder.eval()
+            weights = load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"the encoder in {path} cannot be read ({error}); build the database again") from None
+        model, kept = self.config.model, self.folder / BACKBONE
+        return architecture.restored(model.ground, model.dim, weights, kept, self.folder / CONFIG)
 
     def _term(self, name: str) -> Float16 | None:
         return mapped(self.folder / name, self.codes.shape, np.float16) if name in self.manifest["files"] else None

@@ -20,10 +20,12 @@ from cellcode.config import PrototypesConfig
 from cellcode.device import send
 from cellcode.distributed import collectives
 from cellcode.geography import s2
-from cellcode.model.prototypes import clusters, negatives
-from cellcode.model.prototypes.clusters import Clusters
+from cellcode.model.losses import PairLoss, PrototypeSums
+from cellcode.model.places import Places
+from cellcode.model.prototypes import negatives
+from cellcode.model.prototypes.protocol import Pairing, PrototypeLookup, PrototypeTable, part
 from cellcode.model.prototypes.rowwise import RowwiseAdam
-from cellcode.model.prototypes.whole import Prototypes, neighbours
+from cellcode.model.prototypes.whole import Prototypes
 from cellcode.types import Float32, Float64, Ids, Int64
 
 BLOCK = 1 << 16  # rows made at a time
@@ -49,7 +51,7 @@ class Selection:
     log_count: Tensor
 
 
-class ShardedPrototypes:
+class ShardedPrototypes(PrototypeTable):
     """The table; what its prototypes are and how they are interpolated is as in `Prototypes`.
 
     Args:
@@ -64,6 +66,8 @@ class ShardedPrototypes:
         start, stop: the rows of this process.
         weight: (stop - start, D), of any length; prototypes are its rows at unit length.
     """
+
+    takes_hard_rows = True
 
     def __init__(
         self,
@@ -81,12 +85,16 @@ class ShardedPrototypes:
         for first, rows in _first_vectors(self.start, self.stop, len(ids), dim, seed):
             self.weight[first - self.start : first - self.start + len(rows)] = rows
         self.optimizer = RowwiseAdam(self.weight)
-        self.clusters: Clusters | None = None
         self._selections: list[Selection] = []
 
-    def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
-        """Return rows of the whole table and weights around positions; see `neighbours`."""
-        return neighbours(self.ids, self.level, self.radius_cells, lat_deg, lon_deg)
+    def around(self, lat_deg: Float64, lon_deg: Float64, draw: int) -> PrototypeLookup:
+        """See `PrototypeTable.around`."""
+        index, weight = self.neighbours(lat_deg, lon_deg)
+        everywhere, weights = collectives.gather_array(index.numpy()), collectives.gather_array(weight.numpy())
+        selection = self.select(everywhere, draw)
+        mean = self.mean(selection, torch.from_numpy(everywhere), torch.from_numpy(weights))
+        mine = collectives.rank() * len(index)
+        return ShardedLookup(weight, mean[mine : mine + len(index)], selection, self)
 
     def select(self, around: Int64, draw: int) -> Selection:
         """Copy the rows of a step.
@@ -181,15 +189,24 @@ class ShardedPrototypes:
             gradient = gradient.new_zeros(len(rows), self.dim).index_add_(0, where, gradient)
         self.optimizer.step(rows, gradient, rate, (self.seed * 1_000_003 + step) * 4096 + collectives.rank())
 
-    def cluster(self) -> Clusters:
-        """Cluster the prototypes by their similarity."""
-        return clusters.find(
-            lambda rows: self.unit_rows(rows - self.start), self.start, self.stop, len(self.ids), self.seed
-        )
+    def best(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PrototypeTable.best`."""
+        best = torch.full((len(queries),), -torch.inf, device=queries.device)
+        row = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+        for first in range(self.start, self.stop, BLOCK):
+            block = self.unit_rows(torch.arange(first, min(first + BLOCK, self.stop)))
+            score, at = (queries @ block.T).max(dim=1)
+            row = torch.where(score > best, at + first, row)
+            best = torch.maximum(score, best)
+        return best, row
+
+    def own_rows(self) -> tuple[int, int]:
+        """See `PrototypeTable.own_rows`."""
+        return self.start, self.stop
 
     def unit_rows(self, rows: Tensor) -> Tensor:
-        """Return rows of this process's part at unit length, float32."""
-        return F.normalize(self.weight[rows.to(self.weight.device)].float(), dim=1)
+        """See `PrototypeTable.unit_rows`."""
+        return F.normalize(self.weight[(rows - self.start).to(self.weight.device)].float(), dim=1)
 
     def whole(self) -> Prototypes:
         """Gather the table in every process, on the CPU, at unit length."""
@@ -201,9 +218,59 @@ class ShardedPrototypes:
         return table
 
 
-def part(count: int, rank: int, world: int) -> tuple[int, int]:
-    """Return the first row of a process and the first of the next one; parts differ by at most one row."""
-    return count * rank // world, count * (rank + 1) // world
+@dataclass(frozen=True)
+class ShardedLookup(PrototypeLookup):
+    """See `PrototypeLookup`.
+
+    Attributes:
+        mean: (N, D), the weighted mean of the prototypes around, whichever process holds them.
+        selection: the rows of this process that the step looks at.
+    """
+
+    mean: Tensor
+    selection: Selection
+    table: ShardedPrototypes
+
+    def interpolate(self) -> Tensor:
+        """See `PrototypeLookup.interpolate`."""
+        return F.normalize(self.mean, dim=1)
+
+    def part(self, first: int, last: int) -> ShardedLookup:
+        """See `PrototypeLookup.part`."""
+        return ShardedLookup(self.weight[first:last], self.mean[first:last], self.selection, self.table)
+
+    def loss(self, loss: PairLoss, places: Places, pairing: Pairing) -> Tensor:
+        """See `PrototypeLookup.loss`; from sums over the rows that each process looks at."""
+        return loss.of_sums(_Sums(self, places, pairing.near_m))
+
+
+@dataclass(frozen=True)
+class _Sums(PrototypeSums):
+    """Sums over the rows that a step looks at."""
+
+    near: ShardedLookup
+    places: Places
+    near_m: float
+
+    def own(self) -> Tensor:
+        return (self.places.embeddings * self.near.interpolate()).sum(dim=1)
+
+    def attraction(self) -> Tensor:
+        # The labels are the weights of the mean, so that what they attract is linear in it.
+        return (self.places.embeddings * self.near.mean).sum(dim=1)
+
+    def label(self) -> Tensor:
+        return send(self.near.weight, self.near.mean.device).sum(dim=1)
+
+    def log_sum(
+        self, scale: float, shift: float = 0.0, *, negatives_only: bool = False, plus_one: bool = False
+    ) -> Tensor:
+        table, selection, everywhere, left_out = self.near.table, self.near.selection, self.places.of_all(), None
+        if negatives_only:
+            (left_out,) = everywhere.within(*table.centers(selection), self.near_m)
+        sums = table.log_sum(selection, everywhere.embeddings, scale, shift, left_out, plus_one)
+        count = len(self.places.lat_deg)
+        return sums[collectives.rank() * count : (collectives.rank() + 1) * count]
 
 
 def _first_vectors(start: int, stop: int, count: int, dim: int, seed: int) -> Iterator[tuple[int, Tensor]]:

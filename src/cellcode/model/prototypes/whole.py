@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellcode.device import send
+from cellcode.distributed import collectives
 from cellcode.geography import distance, s2
 from cellcode.geography.s2 import ranges
-from cellcode.types import Bools, Float64, Ids, Int64
+from cellcode.model.losses import PairLoss
+from cellcode.model.places import Places
+from cellcode.model.prototypes.protocol import Pairing, PrototypeLookup, PrototypeTable, part
+from cellcode.types import Float64, Ids, Int64
 
-_EDGES = [4, 7, 5, 2]  # edge neighbours among a cell and all its neighbours, in the order of `s2.edge_neighbors`
 
-
-class Prototypes(nn.Module):
+class Prototypes(nn.Module, PrototypeTable):
     """A table of unit vectors, one for each S2 cell of a level.
 
     A cell is coarse, so a photo's prototype is interpolated around its position (the paper). The kernel is our choice:
@@ -40,9 +44,10 @@ class Prototypes(nn.Module):
         """Return the row of each cell, any shape, -1 where the table has none."""
         return ranges.rows_of_ids(self.ids, ids)
 
-    def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
-        """Return rows and weights around positions; see `neighbours`."""
-        return neighbours(self.ids, self.level, self.radius_cells, lat_deg, lon_deg)
+    def around(self, lat_deg: Float64, lon_deg: Float64, draw: int) -> PrototypeLookup:
+        """See `PrototypeTable.around`."""
+        index, weight = self.neighbours(lat_deg, lon_deg)
+        return WholeLookup(weight, index, self)
 
     def interpolate(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted mean of prototypes at unit length, (B, D) float32."""
@@ -54,32 +59,73 @@ class Prototypes(nn.Module):
         """Return every prototype at unit length, (P, D) float32."""
         return F.normalize(self.weight, dim=1)
 
+    def best(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PrototypeTable.best`; every process holds all rows."""
+        score, row = (queries @ self.all().T).max(dim=1)
+        return score, row
 
-def neighbours(ids: Ids, level: int, radius_cells: float, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
-    """Return rows (B, 9) int64 and kernel weights (B, 9) float32 around positions; the kernel is that of `Prototypes`.
+    def own_rows(self) -> tuple[int, int]:
+        """See `PrototypeTable.own_rows`."""
+        return part(len(self.ids), collectives.rank(), collectives.world())
 
-    Rows are those of the sorted table `ids`, 0 where it does not have a cell. Those get weight 0, the others sum to 1; all are
-    0 where none is near.
+    def unit_rows(self, rows: Tensor) -> Tensor:
+        """See `PrototypeTable.unit_rows`."""
+        weight = self.weight.detach()
+        return F.normalize(weight[rows.to(weight.device)], dim=1)
+
+    @cached_property
+    def centers(self) -> tuple[Float64, Float64]:
+        """Latitudes and longitudes of the cells in degrees, (P,) each."""
+        return s2.cell_centers(self.ids)
+
+
+@dataclass(frozen=True)
+class WholeLookup(PrototypeLookup):
+    """See `PrototypeLookup`.
+
+    Attributes:
+        index: (N, 9) int64, the rows of `weight`.
     """
-    own = s2.cell_ids(lat_deg, lon_deg, level)
-    around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
-    center_lat, center_lon = (a.reshape(around.shape) for a in s2.cell_centers(around))
-    apart_m = distance.haversine_m(lat_deg[:, None], lon_deg[:, None], center_lat, center_lon)
-    if radius_cells:
-        edges = center_lat[:, _EDGES], center_lon[:, _EDGES]
-        widths_m = distance.haversine_m(center_lat[:, :1], center_lon[:, :1], *edges).mean(axis=1)
-        weight = np.clip(1 - (apart_m / (radius_cells * widths_m[:, None])) ** 2, 0, None) ** 2
-    else:
-        weight = (np.arange(9) == 0) * np.ones_like(apart_m)
-    rows = ranges.rows_of_ids(ids, around)
-    weight = np.where((rows >= 0) & ~_repeated(around), weight, 0.0)
-    total = weight.sum(axis=1, keepdims=True)
-    weight = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-    return torch.from_numpy(np.maximum(rows, 0)), torch.from_numpy(weight.astype(np.float32))
 
+    index: Tensor
+    table: Prototypes
 
-def _repeated(ids: Ids) -> Bools:
-    """Mark entries of a row that stand earlier in it already: beside a corner of the cube a neighbour appears twice."""
-    same = ids[:, :, None] == ids[:, None, :]
-    earlier = np.tril(np.ones((ids.shape[1], ids.shape[1]), bool), -1)
-    return np.asarray((same & earlier).any(axis=2))
+    def interpolate(self) -> Tensor:
+        """See `PrototypeLookup.interpolate`."""
+        return self.table.interpolate(self.index, self.weight)
+
+    def part(self, first: int, last: int) -> WholeLookup:
+        """See `PrototypeLookup.part`."""
+        return WholeLookup(self.weight[first:last], self.index[first:last], self.table)
+
+    def loss(self, loss: PairLoss, places: Places, pairing: Pairing) -> Tensor:
+        """See `PrototypeLookup.loss`."""
+        if loss.soft_labels:
+            similarity = places.embeddings @ self.table.all().T  # N x P
+            return loss.of_labels(similarity, self._labels(similarity, places, pairing.haversine_m))
+        own = self.interpolate()  # N x D
+        everyone = self.table.all()  # P x D
+        similarity = torch.cat(
+            [(places.embeddings * own).sum(1, keepdim=True), places.embeddings @ everyone.T], dim=1
+        )  # N x (1 + P)
+        far = ~places.within(*self.table.centers, pairing.near_m)[0]
+        first = torch.zeros(similarity.shape, dtype=torch.bool)
+        first[:, 0] = self.any()  # a position without a prototype near it has no positive
+        others = torch.cat([torch.zeros(len(far), 1, dtype=torch.bool), far], dim=1)
+        return loss.of_pairs(similarity, send(first, similarity.device), send(others, similarity.device))
+
+    def _labels(self, similarity: Tensor, places: Places, haversine_m: float | None) -> Tensor:
+        """Labels of all prototypes, (N, P) float32.
+
+        With `haversine_m` the smoothed labels of PIGEON (Haas et al., CVPR 2024, eq. 2): exp(-(d_j - d_own) / haversine_m)
+        for the distances d from the photo to the centres of the cells. We let them sum to 1, which cancels d_own, so that a
+        photo beside many prototypes weighs no more than another (our choice).
+        """
+        if haversine_m is None:
+            labels = torch.zeros_like(similarity, dtype=torch.float32)
+            device = similarity.device
+            return labels.scatter_add_(1, send(self.index, device), send(self.weight, device))
+        lat_deg, lon_deg = places.lat_deg[:, None], places.lon_deg[:, None]
+        apart_m = torch.from_numpy(distance.haversine_m(lat_deg, lon_deg, *self.table.centers))
+        labels = torch.softmax(-apart_m / haversine_m, dim=1).float() * self.any()[:, None]
+        return send(labels, similarity.device)

@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch.nn.functional as F
 
 from cellcode.config import Config
 from cellcode.distributed import collectives
-from cellcode.model.prototypes import clusters
-from cellcode.model.prototypes.clusters import Clusters
-from cellcode.model.prototypes.sharded import ShardedPrototypes, part
-from cellcode.model.prototypes.whole import Prototypes
+from cellcode.model.prototypes.protocol import PrototypeTable
 from cellcode.types import Int32, Int64
 
 LOOKAHEAD = 8  # batches; more than are begun ahead of the training, by `ahead.AHEAD` and `stream.AHEAD` together
@@ -85,32 +81,23 @@ class Miner:
     """Clusters the prototypes when it is time: for hard rows of a sharded table, and for a sampler's places that look alike."""
 
     config: Config
-    prototypes: Prototypes | ShardedPrototypes | None
+    prototypes: PrototypeTable | None
     sampler: Sampler
 
     def mine_if_due(self, step: int) -> None:
         """Cluster before every `prototypes.mine_every_steps`th step; all processes have to call it."""
         table, alike = self.prototypes, self.sampler.alike
-        hard = isinstance(table, ShardedPrototypes) and self.config.prototypes.hard_rows > 0
+        hard = table is not None and table.takes_hard_rows and self.config.prototypes.hard_rows > 0
         # Before the first step prototypes are random: as good as any for hard rows, of no use for places.
         if table is None or step % self.config.prototypes.mine_every_steps or not (hard or (alike and step)):
             return
-        found = cluster(table, self.config.training.seed)
-        if isinstance(table, ShardedPrototypes) and hard:
+        found = table.cluster(self.config.training.seed)
+        if hard:
             table.clusters = found
         if alike is not None and step:
             batch = step * self.config.training.gradient_accumulation
             begins = collectives.gather_array(np.array([self.sampler.begin(batch)]))  # windows differ between processes
             alike.keep(batch, found.of_row, int(begins.min()))
-
-
-def cluster(table: Prototypes | ShardedPrototypes, seed: int) -> Clusters:
-    """Cluster prototypes by their similarity; all processes together, with the same result."""
-    if isinstance(table, ShardedPrototypes):
-        return table.cluster()
-    count, weight = len(table.ids), table.weight.detach()
-    start, stop = part(count, collectives.rank(), collectives.world())
-    return clusters.find(lambda rows: F.normalize(weight[rows.to(weight.device)], dim=1), start, stop, count, seed)
 
 
 def grouped(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:

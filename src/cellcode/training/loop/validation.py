@@ -6,16 +6,13 @@ import sys
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from cellcode.config import Config
 from cellcode.device import autocast
 from cellcode.distributed import collectives
 from cellcode.geography import distance, s2
 from cellcode.model.encoder import Encoder
-from cellcode.model.prototypes.sharded import ShardedPrototypes
-from cellcode.model.prototypes.whole import Prototypes
+from cellcode.model.prototypes.protocol import PrototypeTable
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Validation
@@ -38,7 +35,7 @@ class Recall:
         self.pixels, self.lat_deg, self.lon_deg, self.radius_m = pixels, lat_deg, lon_deg, radius_m
 
     @torch.no_grad()
-    def __call__(self, ground: Encoder, prototypes: Prototypes | ShardedPrototypes | None) -> float:
+    def __call__(self, ground: Encoder, prototypes: PrototypeTable | None) -> float:
         """Ask every photo; each process asks its own rows."""
         assert prototypes is not None
         device = ground.projection.weight.device
@@ -46,7 +43,7 @@ class Recall:
             ground(torch.from_numpy(self.pixels[i : i + BATCH]).to(device)).float()
             for i in range(0, len(self.pixels), BATCH)
         ]
-        score, row = _best(torch.cat(parts), prototypes)
+        score, row = prototypes.best(torch.cat(parts))
         scores, rows = (
             collectives.gather_array(score.cpu().numpy()[None]),
             collectives.gather_array(row.cpu().numpy()[None]),
@@ -54,20 +51,6 @@ class Recall:
         best = rows[scores.argmax(axis=0), np.arange(len(self.pixels))]
         lat_deg, lon_deg = s2.cell_centers(prototypes.ids[best])
         return float((distance.haversine_m(self.lat_deg, self.lon_deg, lat_deg, lon_deg) < self.radius_m).mean())
-
-
-def _best(queries: Tensor, prototypes: Prototypes | ShardedPrototypes) -> tuple[Tensor, Tensor]:
-    """Return the best similarity (V,) among this process's rows and its row in the whole table (V,) int64."""
-    if isinstance(prototypes, Prototypes):
-        return tuple((queries @ prototypes.all().T).max(dim=1))  # type: ignore[return-value]
-    best = torch.full((len(queries),), -torch.inf, device=queries.device)
-    row = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    for first in range(0, len(prototypes.weight), 1 << 16):
-        block = F.normalize(prototypes.weight[first : first + (1 << 16)].float(), dim=1)
-        score, at = (queries @ block.T).max(dim=1)
-        row = torch.where(score > best, at + first + prototypes.start, row)
-        best = torch.maximum(score, best)
-    return best, row
 
 
 def recall_of_sample(validation: PhotoTable, config: Config) -> Recall | None:

@@ -1,0 +1,55 @@
+"""What an aggregation is, and how the name in `aggregation.name` becomes one."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cellcode.config import AggregationConfig
+from cellcode.errors import PluginError
+from cellcode.model.backbones import Features
+from cellcode.plugins import Registry
+
+
+class Aggregation(nn.Module):
+    """Turns `Features` into one vector per image.
+
+    A factory is called with the number of channels of the map and the block `aggregation` of the configuration.
+
+    Attributes:
+        out_dim: width of the vectors.
+    """
+
+    out_dim: int = 0
+
+    def forward(self, features: Features) -> Tensor:
+        """Return one vector per image, (B, out_dim) float32."""
+        raise NotImplementedError
+
+
+AGGREGATIONS: Registry[Aggregation] = Registry(
+    "aggregation",
+    "cellcode.aggregations",
+    Aggregation,
+    {
+        "mean": "cellcode.model.aggregation.pooling:Mean",
+        "gem": "cellcode.model.aggregation.pooling:GeM",
+        "flatten": "cellcode.model.aggregation.pooling:Flatten",
+        "optimal_transport": "cellcode.model.aggregation.optimal_transport:OptimalTransport",
+    },
+)
+
+
+def make_aggregation(config: AggregationConfig, channels: int) -> Aggregation:
+    """Return the aggregation of a configuration for maps of `channels`.
+
+    Raises:
+        UsageError: the name is unknown, or a built-in is given options.
+        PluginError: a plug-in cannot be imported or built, or gives no width.
+    """
+    AGGREGATIONS.refuse_options(config.name, config.options)
+    aggregation = AGGREGATIONS.make(config.name, channels, config)
+    if not isinstance(aggregation.out_dim, int) or aggregation.out_dim < 1:
+        raise PluginError(
+            f"aggregation {config.name}: expected the width of its vectors in out_dim, and it is {aggregation.out_dim}"
+        )
+    return aggregation
