@@ -31,7 +31,7 @@ from cellcode.aerial.rasters.geotiff import GeoTiffSource
 from cellcode.aerial.tiles.cache import CachedTiles
 from cellcode.aerial.tiles.grid import web_mercator
 from cellcode.aerial.tiles.mbtiles import MbTiles
-from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.geography import s2
 from cellcode.http import MissingError
@@ -107,7 +107,7 @@ def _detail(rng: np.random.Generator) -> UInt8:
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-class Cut:
+class Cut(TileProvider):
     """A service in this process: tiles cut from the raster, so that nothing is measured but what is done with them."""
 
     def __init__(self, raster: Path) -> None:
@@ -115,7 +115,6 @@ class Cut:
             west, south, east, north = rasterio.warp.transform_bounds(file.crs, "EPSG:4326", *file.bounds)
         self.grid, self.bounds = web_mercator(*ZOOMS), (west, south, east, north)
         self.attribution, self.licence, self.identity, self.name = "", "", "cut", "cut"
-        self.date: str | None = None
         self.host, self.connections = "nowhere", 4
         self._file = WarpedVRT(rasterio.open(raster), crs="EPSG:3857", resampling=Resampling.bilinear)
 

@@ -56,12 +56,12 @@ def test_no_points_give_no_crops(source: AerialSource) -> None:
     assert (pixels.shape, mask.shape) == ((0, 24, 24, 3), (0, 24, 24))
 
 
-def test_progress_is_shown_only_when_described(source: AerialSource, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_only_when_described(source: AerialSource, caplog: pytest.LogCaptureFixture) -> None:
     lat, lon = _points(5)
     quiet, *_ = read_crops(source, lat, lon, size_m=40, size_px=24)
-    assert capsys.readouterr().err == ""
+    assert not caplog.messages
     shown, *_ = read_crops(source, lat, lon, size_m=40, size_px=24, description="cutting tiles")
-    assert "cutting tiles: 6/6" in capsys.readouterr().err
+    assert "cutting tiles: 6/6" in caplog.text
     np.testing.assert_array_equal(shown, quiet)
 
 

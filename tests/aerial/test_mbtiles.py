@@ -242,11 +242,11 @@ def test_placeholders_are_remembered(served: Any, encode: Encode, hasty: Client)
     address = served.url + "/{z}/{x}/{y}"
     with cached(TemplateTiles(address, FACTS, hasty)) as source:
         source.read(LAT, LON, 1000.0, 64)
-        assert any(why.passing for why in source.missing)  # some were taken for imagery: the work must be done again
+        assert any(why.transient for why in source.missing)  # some were taken for imagery: the work must be done again
     with cached(TemplateTiles(address, FACTS, hasty)) as source:
         assert not source.read(LAT, LON, 1000.0, 64).mask.any()
         assert {why.reason for why in source.missing} == {"placeholder"}
-        assert not any(why.passing for why in source.missing)
+        assert not any(why.transient for why in source.missing)
 
 
 def test_damaged_cache_is_named(served: Any, hasty: Client, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cellcode.aerial import open_source, read_crops
-from cellcode.aerial.missing import Missing, refuse_passing, told
+from cellcode.aerial.missing import Missing, refuse_transient, summary
 from cellcode.aerial.tiles.failures import IN_A_ROW
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.template import Facts, TemplateTiles, quadkey
@@ -237,12 +237,12 @@ def test_fault_that_stays_is_masked_and_counted(
         assert np.abs(crop.pixels.astype(int) - whole.pixels)[seen].max() <= 8  # resampled another way beside a gap
         assert source.missing == {Missing(reason, "127.0.0.1", passing): 1}
     assert served.paths().count(path) == asked
-    assert told(source.missing) == f"1 tile of 127.0.0.1 missing: 1 {reason}"
+    assert summary(source.missing) == f"1 tile of 127.0.0.1 missing: 1 {reason}"
     if passing:
         with pytest.raises(InputError, match=f"1 {reason}; run it again"):
-            refuse_passing(source, "run it again")
+            refuse_transient(source.missing, "run it again")
     else:
-        refuse_passing(source, "run it again")
+        refuse_transient(source.missing, "run it again")
 
 
 def test_service_that_is_down_ends_the_work(tile_server: Any, hasty: Client) -> None:

@@ -145,11 +145,11 @@ def test_layer_that_is_not_there_is_named_with_those_that_are(wms: Any, hasty: C
 
 @pytest.mark.parametrize("fault", ["500...", "html...", "404..."])
 def test_address_is_enough_where_capabilities_cannot_be_had(
-    wms: Any, waves: Any, hasty: Client, fault: str, capsys: pytest.CaptureFixture[str]
+    wms: Any, waves: Any, hasty: Client, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     wms.faults["/wms"], wms.limit = [fault], 512
     tiles = WmsTiles(f"{wms.url}/wms?LAYERS=ortho&FORMAT=image/png", None, hasty)
-    assert "capabilities of 127.0.0.1 cannot be read" in capsys.readouterr().err
+    assert "capabilities of 127.0.0.1 cannot be read" in caplog.text
     wms.faults.clear()
     crop = TileSource(tiles).read(LAT, LON, SIZE_M, SIZE_PX)
     assert np.abs(crop.pixels - waves.crop(LAT, LON, SIZE_M, SIZE_PX)).mean() < 1.5
@@ -192,7 +192,7 @@ def test_lasting_fault_is_counted(wms: Any, hasty: Client, fault: str, passing: 
     wms.faults["/wms"] = [fault]
     crop = source.read(LAT, LON, SIZE_M, SIZE_PX)
     assert not crop.mask.any()
-    assert {why.passing for why in source.missing} == {passing}
+    assert {why.transient for why in source.missing} == {passing}
 
 
 def test_key_comes_from_the_environment_and_is_shown_nowhere(

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -23,7 +22,6 @@ from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.simulation import Simulation
-from cellcode.types import Bools
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +185,7 @@ def test_a_database_without_terms_cannot_grow(
         grow.run(cells, newcomers, out=tmp_path / "grown")
 
 
-class Darker:
+class Darker(AerialSource):
     """The same imagery in other light; an `AerialSource`."""
 
     def __init__(self, source: AerialSource) -> None:
@@ -200,9 +198,6 @@ class Darker:
 
     def footprint(self) -> Region:
         return self.source.footprint()
-
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        return self.source.covers(lat_deg, lon_deg)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.6])

@@ -1,6 +1,5 @@
 """Imagery that could not be fetched: what is made without it is never taken for complete."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from cellcode import build
-from cellcode.aerial import Crop, open_source
+from cellcode.aerial import AerialSource, Crop, open_source
 from cellcode.aerial.missing import Missing
 from cellcode.errors import InputError
 from cellcode.geography import Region
@@ -17,15 +16,16 @@ from cellcode.runs import Run
 DEPTH = ["build.shard_depth=1"]
 
 
-class Holed:
+class Holed(AerialSource):
     """A source that cannot show what lies south of a latitude: for now, or for good."""
 
     def __init__(self, path: Path, limit_deg: float, passing: bool) -> None:
         self._source, self._limit_deg, self._passing = open_source(path), limit_deg, passing
-        self.missing: Counter[Missing] = Counter()
+        self.identity, self.date = self._source.identity, self._source.date
+        self.attribution, self.licence = self._source.attribution, self._source.licence
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+    def footprint(self) -> Region:
+        return self._source.footprint()
 
     def read(self, lat_deg: float, *arguments: Any, **options: Any) -> Crop:
         crop = self._source.read(lat_deg, *arguments, **options)

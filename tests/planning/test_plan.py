@@ -11,7 +11,7 @@ from PIL import Image
 from cellcode import cli
 from cellcode import config as configuration
 from cellcode.aerial.tiles.grid import web_mercator
-from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.config import Config
 from cellcode.database import Database
@@ -27,7 +27,7 @@ from cellcode.training.data.tiles import TileStore
 from cellcode.training.setup.data_setup import split_validation
 
 
-class CountingTiles:
+class CountingTiles(TileProvider):
     """Tiles in memory, as a service would give them."""
 
     attribution = licence = ""

@@ -4,22 +4,20 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from cellcode.aerial import Crop
+from cellcode.aerial import AerialSource, Crop
 from cellcode.aerial.missing import Missing
 from cellcode.config import TileConfig
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.training.data.tiles import TileStore
-from cellcode.types import Bools
 
 
-class Grey:
+class Grey(AerialSource):
     """Grey imagery of which one tile is missing."""
 
-    attribution, licence, identity, date = "", "", "grey", None
+    identity = "grey"
     bounds = (2.0, 48.0, 3.0, 49.0)
 
     def __init__(self, passing: bool) -> None:
@@ -30,9 +28,6 @@ class Grey:
 
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
-
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        return self.footprint().contains(lat_deg, lon_deg)
 
 
 def test_imagery_that_may_be_there_later_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,29 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from cellcode.aerial import Crop, open_source
+from cellcode.aerial import AerialSource, Crop, open_source
 from cellcode.config import Config
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training.setup.imagery import STRANGERS_M, STRANGERS_PER_CELL, store_cells
-from cellcode.types import Bools
 
 
-class Country:
+class Country(AerialSource):
     """Imagery of a country, of which nothing is read here."""
 
-    attribution = licence = identity = ""
-    date = None
+    identity = "country"
     bounds = (-5.0, 41.0, 10.0, 52.0)
 
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
-
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        return self.footprint().contains(lat_deg, lon_deg)
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         raise AssertionError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cellcode.aerial import Crop
-from cellcode.aerial.multi import Member, SeveralSource
+from cellcode.aerial import AerialSource, Crop
+from cellcode.aerial.multi import Member, MultiSource
 from cellcode.config import AugmentationConfig, Config, TileConfig
 from cellcode.geography import Region, s2
 from cellcode.training.data.inputs import Tiles
@@ -22,10 +22,9 @@ OLD, NEW = 10, 20
 STILL = {"tile_exposure": 0.0, "tile_white_balance": 0.0}
 
 
-class Plain:
+class Plain(AerialSource):
     """Imagery of one colour; none east of a longitude."""
 
-    attribution, licence, date = "", "", None
     bounds = (2.0, 48.0, 3.0, 49.0)
 
     def __init__(self, value: int, end_deg: float = 180.0) -> None:
@@ -39,17 +38,14 @@ class Plain:
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
 
-    def covers(self, lat_deg: Any, lon_deg: Any) -> Any:
-        return self.footprint().contains(lat_deg, lon_deg)
-
 
 def _cells() -> Ids:
     own = s2.cell_ids(LAT, LON, LEVEL)
     return np.sort(np.concatenate([own, s2.all_neighbors(own)[0]])[:4])
 
 
-def _several(*values: int, **options: Any) -> SeveralSource:
-    return SeveralSource([Member(Plain(value, **options), f"20{value}-01-01") for value in values])
+def _several(*values: int, **options: Any) -> MultiSource:
+    return MultiSource([Member(Plain(value, **options), f"20{value}-01-01") for value in values])
 
 
 def _tiles(source: Any, folder: Path, dates: int) -> Tiles:
@@ -79,7 +75,7 @@ def test_only_as_many_dates_as_are_asked_for_are_kept_the_newest_first(tmp_path:
 
 def test_date_without_imagery_of_a_place_is_filled(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = SeveralSource([Member(Plain(10, end_deg=0.0), "2010-01-01"), Member(Plain(20), "2020-01-01")])
+    source = MultiSource([Member(Plain(10, end_deg=0.0), "2010-01-01"), Member(Plain(20), "2020-01-01")])
     images = _tiles(source, tmp_path, 2).around(np.arange(4).repeat(20)).inputs
     assert images.round().unique().tolist() == [20]
 
@@ -118,7 +114,7 @@ class Coloured(Plain):
 def test_network_learns_from_all_the_dates_that_are_drawn(dates: int, knows_old: float, tmp_path: Path) -> None:
     """It is to tell the cells apart. From the newer date alone it takes every older tile for the next cell's."""
     torch.manual_seed(0)
-    source = SeveralSource([Member(Coloured(OLD), "2010-01-01"), Member(Coloured(NEW), "2020-01-01")])
+    source = MultiSource([Member(Coloured(OLD), "2010-01-01"), Member(Coloured(NEW), "2020-01-01")])
     tiles = _tiles(source, tmp_path, dates)
     network = torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
     optimizer = torch.optim.Adam(network.parameters(), 0.02)
@@ -133,7 +129,7 @@ def test_network_learns_from_all_the_dates_that_are_drawn(dates: int, knows_old:
         loss.backward()
         optimizer.step()
     with torch.inference_mode():
-        for member, known in zip(SeveralSource(source.members).members, (1.0, knows_old), strict=True):
+        for member, known in zip(MultiSource(source.members).members, (1.0, knows_old), strict=True):
             shown = [
                 member.source.read(*place, 154, 16).pixels for place in zip(*s2.cell_centers(_cells()), strict=True)
             ]

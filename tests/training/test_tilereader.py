@@ -43,7 +43,7 @@ def test_tiles_are_those_of_a_store(grid_photos: PhotoTable, grid_imagery: Path,
 
 def test_imagery_that_may_be_there_later_stops_the_training(grid_imagery: Path) -> None:
     source = open_source(grid_imagery)
-    source.missing = Counter({Missing("timeout", "tiles.example.org", True): 2})  # type: ignore[attr-defined]
+    source.missing = Counter({Missing("timeout", "tiles.example.org", True): 2})
     reader = TileReader(source, s2.cell_ids(48.85, 2.35, 18), TILE, threads=1)
     with pytest.raises(
         InputError, match=r"2 tiles of tiles\.example\.org missing: 2 timeout; train again with --resume"

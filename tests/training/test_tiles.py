@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from cellcode.geography import Region, distance, s2
 from cellcode.model.encoder import Encoder
 from cellcode.training.data.inputs import Cached, Tiles
 from cellcode.training.data.tiles import TileStore
-from cellcode.types import Bools, Float64, Ids, Int64
+from cellcode.types import Float64, Ids, Int64
 
 PARIS = (48.85, 2.35)
 LEVEL = 16
@@ -21,11 +20,10 @@ TILE = TileConfig(size_m=154.0, size_px=40)
 REACH_M = 60.0
 
 
-class FakeSource:
+class FakeSource(AerialSource):
     """Smooth imagery as a formula of metres east and north of a point; nothing north of `end_m`."""
 
-    attribution, licence, identity = "", "", "fake"
-    date: str | None = None
+    identity = "fake"
     bounds = (2.0, 48.0, 3.0, 49.0)
 
     def __init__(self, origin: tuple[float, float], end_m: float = np.inf) -> None:
@@ -46,9 +44,6 @@ class FakeSource:
 
     def footprint(self) -> Region:
         return Region.bbox(*self.bounds)
-
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        return self.footprint().contains(lat_deg, lon_deg)
 
 
 def _cells(place: tuple[float, float], count: int = 5) -> Ids:

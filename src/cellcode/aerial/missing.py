@@ -1,11 +1,10 @@
-"""What a source could not give: counted by reason and host, and told at the end of whatever read it."""
+"""What a source could not show: counted by reason and host, and reported at the end of whatever read it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import NamedTuple
 
-from cellcode.aerial.protocol import AerialSource
 from cellcode.errors import InputError
 
 
@@ -13,22 +12,17 @@ class Missing(NamedTuple):
     """Why something is masked.
 
     Attributes:
-        reason: a few words, the same for the same kind of fault.
-        host: that did not give it; for a file its name.
-        passing: asking again later may help.
+        reason: a few words, the same for the same kind of error.
+        host: that did not send it; for a file its name.
+        transient: a later request may succeed.
     """
 
     reason: str
     host: str
-    passing: bool = False
+    transient: bool = False
 
 
-def missing(source: AerialSource | None) -> Counter[Missing]:
-    """Count what a source has masked so far, each tile or file once; nothing for a source that does not count."""
-    return Counter(getattr(source, "missing", None) or {})
-
-
-def told(counts: Counter[Missing]) -> str:
+def summary(counts: Counter[Missing]) -> str:
     """Return one line for people, such as `3 tiles of tiles.example.org missing: 2 not there, 1 blank`."""
     by_host: dict[str, Counter[str]] = {}
     for why, number in counts.items():
@@ -40,20 +34,21 @@ def told(counts: Counter[Missing]) -> str:
     return "; ".join(parts)
 
 
-def passing(counts: Counter[Missing]) -> Counter[Missing]:
-    """Return those that asking again later may mend."""
-    return Counter({why: number for why, number in counts.items() if why.passing})
+def transient(counts: Counter[Missing]) -> Counter[Missing]:
+    """Return those that a later request may mend."""
+    return Counter({why: number for why, number in counts.items() if why.transient})
 
 
-def refuse_passing(source: AerialSource | None, kept: str) -> None:
-    """Raise if something is missing that may be there later: what was made without it is not complete.
+def refuse_transient(counts: Counter[Missing], advice: str) -> None:
+    """Raise if something is missing that may be there later: a result without it is not complete.
 
     Args:
-        kept: what has been saved and what to do, the end of the sentence.
+        counts: `AerialSource.missing`.
+        advice: what has been saved and what to do, the end of the sentence.
 
     Raises:
         InputError: names the hosts, the reasons and the numbers.
     """
-    faults = passing(missing(source))
-    if faults:
-        raise InputError(f"{told(faults)}; {kept}")
+    errors = transient(counts)
+    if errors:
+        raise InputError(f"{summary(errors)}; {advice}")

@@ -1,12 +1,17 @@
-"""The protocol that every aerial source follows."""
+"""The base class of every aerial source, and the square of imagery that it returns."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from typing import Self
 
 import numpy.typing as npt
 
+from cellcode.aerial.missing import Missing
 from cellcode.geography import Region
 from cellcode.types import Bools, UInt8
 
@@ -25,33 +30,62 @@ class Crop:
 
     pixels: UInt8
     mask: Bools
-    attribution: str
+    attribution: str = ""
     date: str | None = None
     complete: bool = True
 
 
-@runtime_checkable
-class AerialSource(Protocol):
-    """Imagery that can be cut around any point.
+class AerialSource(ABC):
+    """Imagery that can be cut around any point; several threads may read at the same time.
+
+    A source must have `read`, `footprint` and `identity`; everything else has a default.
 
     Attributes:
+        identity: not empty; changes when the imagery does. A build or training of another identity is not resumed.
         attribution, licence: for the manifest of what is made from it; may be empty.
-        identity: changes when the imagery does.
         date: of the imagery, ISO 8601, where known.
-        bounds: west, south, east, north in degrees.
+        is_remote: reading fetches over a network.
     """
 
-    attribution: str
-    licence: str
     identity: str
-    date: str | None
-    bounds: tuple[float, float, float, float]
+    attribution: str = ""
+    licence: str = ""
+    date: str | None = None
+    is_remote: bool = False
 
+    @abstractmethod
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """Cut a square of `size_m` metres centred on a point; its top points to `bearing_deg`, clockwise from north."""
 
+    @abstractmethod
     def footprint(self) -> Region:
         """Return the area that may have imagery."""
 
     def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        """Tell which points, (N,) degrees, lie in the footprint."""
+        """Return which points, (N,) degrees, lie in the footprint, as (N,) bool."""
+        return self.footprint().contains(lat_deg, lon_deg)
+
+    def editions(self, count: int) -> Sequence[AerialSource]:
+        """Return up to `count` views of the same place at different dates, the source itself first."""
+        return [self]
+
+    def close(self) -> None:  # noqa: B027 - a default
+        """Close files and connections."""
+
+    @cached_property
+    def missing(self) -> Counter[Missing]:
+        """What has been masked so far and why, each tile or file once."""
+        return Counter()
+
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north of the footprint in degrees."""
+        return self.footprint().bounds
+
+    def __enter__(self) -> Self:
+        """Return the source; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the source."""
+        self.close()

@@ -10,8 +10,6 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cellcode.aerial import AerialSource
-from cellcode.aerial.multi import SeveralSource
-from cellcode.aerial.rasters.geotiff import GeoTiffSource
 from cellcode.aerial.tiles.grid import Grid, web_mercator
 from cellcode.aerial.tiles.source import USUAL_TILE_PX, TileSource
 from cellcode.config import Config
@@ -78,15 +76,6 @@ def tiles(config: Config, region: Region, source: AerialSource | None = None) ->
     side_px = grid.levels[z].tile_px or USUAL_TILE_PX
     count = _meeting(_projected(region, grid).buffer(half_m * unit, join_style="mitre"), grid.levels[z].span)
     return Tiles(z, count, round(count * side_px**2 * BYTES_A_PIXEL))
-
-
-def is_remote(source: AerialSource) -> bool:
-    """Tell whether imagery is fetched: tile by tile, or in parts of a remote file, which weigh about as much."""
-    if isinstance(source, SeveralSource):
-        return any(is_remote(member.source) for member in source.members)
-    if isinstance(source, TileSource):
-        return source.provider.connections > 0
-    return isinstance(source, GeoTiffSource) and "://" in source.path
 
 
 def _meeting(shape: BaseGeometry, span: float) -> int:

@@ -92,14 +92,11 @@ def measure(
         )
 
 
-class _Plain:
+class _Plain(AerialSource):
     """Imagery of one colour everywhere, to train on while nothing is there."""
 
     def __init__(self, region: Region) -> None:
-        self._region, self.bounds = region, region.bounds
-        self.attribution = self.licence = ""
-        self.identity = "plain"
-        self.date: str | None = None
+        self._region, self.identity = region, "plain"
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`."""

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cellcode.aerial import AerialSource
-from cellcode.aerial.multi import editions
 from cellcode.config import Config
 from cellcode.database.building.write import MAX_QUERIES
 from cellcode.geography import Region
 from cellcode.geography.s2 import ranges
 from cellcode.http import Politeness
 from cellcode.planning.encoders import costs
-from cellcode.planning.imagery import is_remote, tiles, training_windows
+from cellcode.planning.imagery import tiles, training_windows
 from cellcode.planning.pace import Pace, measure
 from cellcode.planning.paper import Device, Step, on_paper
 from cellcode.planning.photos import Photos
@@ -113,10 +112,10 @@ def make(
         MissingExtraError: the configuration's backbone needs a package that is not installed.
     """
     config = _untrained(config)
-    fetched = with_imagery and (source is None or is_remote(source))
+    fetched = with_imagery and (source is None or source.is_remote)
     pace = measure(config, region, with_imagery, None if fetched else source, trains=processes is None)
     asked = tiles(config, region, source) if fetched else None
-    dates = len(editions(source, config.augmentation.tile_dates)) if source is not None else 1
+    dates = len(source.editions(config.augmentation.tile_dates)) if source is not None else 1
     cells, prototypes = count_cells(region, config.levels.cell), count_cells(region, config.levels.prototype)
     visited = photos.cells(prototypes, 0), photos.cells(cells, 1)
     photo_bytes = round(photos.to_fetch * photos.bytes_each)

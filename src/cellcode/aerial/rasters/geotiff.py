@@ -12,24 +12,23 @@ import hashlib
 import math
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 import rasterio.warp
 import shapely
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
-from cellcode.aerial.protocol import Crop
+from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.rasters.raster_file import raster_file
 from cellcode.aerial.warp import crop_corners, sides, warp
 from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.geography.distance import wrap_lon
 from cellcode.http import Client
-from cellcode.types import Bools, Float64, UInt8
+from cellcode.types import Float64, UInt8
 
 _WGS84 = "EPSG:4326"
 _EDGE_POINTS = 21  # per side, when the outline of the raster is carried to degrees
@@ -39,7 +38,7 @@ class OffGlobeError(InputError):
     """A raster's georeference leads to no place on the Earth."""
 
 
-class GeoTiffSource:
+class GeoTiffSource(AerialSource):
     """One raster file. Can be read from several threads: each opens its own handle.
 
     Args:
@@ -54,7 +53,7 @@ class GeoTiffSource:
 
     def __init__(self, path: Path | str, client: Client | None = None) -> None:
         self._file = raster_file(path, client)
-        self.path = self._file.shown
+        self.path, self.is_remote = self._file.shown, self._file.options is not None
         self._local = threading.local()
         self._opened: list[Any] = []
         with self._file.environment():
@@ -92,23 +91,11 @@ class GeoTiffSource:
         """Return the outline of the raster."""
         return Region(self._outline)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        """See `AerialSource.covers`."""
-        return self.footprint().contains(lat_deg, lon_deg)
-
     def close(self) -> None:
         """Close the handles of all threads."""
         while self._opened:
             self._opened.pop().close()
         self._local = threading.local()
-
-    def __enter__(self) -> Self:
-        """Return the source; leaving the block closes it."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the source."""
-        self.close()
 
     def _describe(self, dataset: Any) -> None:
         """Take what the file says of itself."""
@@ -118,7 +105,6 @@ class GeoTiffSource:
         self.attribution = dataset.tags().get("TIFFTAG_COPYRIGHT") or dataset.tags().get("TIFFTAG_ARTIST") or ""
         self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
         self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
-        self.bounds = self.footprint().bounds
         # Of the files that a VRT refers to, size and time.
         others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != Path(self._file.gdal)]
         what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, self._file.digest(), others)

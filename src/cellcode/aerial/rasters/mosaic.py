@@ -1,29 +1,28 @@
-"""A folder of rasters read as one source, and how crops of one place are put together."""
+"""A folder of rasters read as one source."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections import Counter
-from collections.abc import Iterable
+import logging
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.protocol import Crop
+from cellcode.aerial.multi import merged, union
+from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.rasters.geotiff import GeoTiffSource, OffGlobeError
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance
-from cellcode.types import Bools
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = {".tif", ".tiff", ".vrt"}
 PREFERENCES = ("imagery", "newest")
 
 
-class MosaicSource:
+class MosaicSource(AerialSource):
     """Rasters of a folder, each in its own CRS.
 
     Args:
@@ -45,16 +44,14 @@ class MosaicSource:
         if not files:
             raise InputError(f"{folder} holds no rasters ({', '.join(sorted(SUFFIXES))})")
         self.prefer = prefer
-        self.missing: Counter[Missing] = Counter()
         self.sources = self._open(files)
         self._tree = shapely.STRtree([source.footprint().shape for source in self.sources])
-        self.attribution = "; ".join(sorted({source.attribution for source in self.sources if source.attribution}))
-        self.licence = "; ".join(sorted({source.licence for source in self.sources if source.licence}))
+        self.attribution = union(source.attribution for source in self.sources)
+        self.licence = union(source.licence for source in self.sources)
         rule = "" if prefer == "imagery" else prefer
         what = "".join(source.identity for source in self.sources) + rule
         self.identity = hashlib.sha256(what.encode()).hexdigest()[:16]
         self.date = max((source.date for source in self.sources if source.date), default=None)
-        self.bounds = self.footprint().bounds
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`; gaps of one raster are filled from the next."""
@@ -69,15 +66,11 @@ class MosaicSource:
         crops.sort(key=lambda crop: -int(crop.mask.sum()))
         if self.prefer == "newest":
             crops.sort(key=lambda crop: crop.date or "", reverse=True)
-        return joined(crops, size_px)
+        return merged(crops, size_px)
 
     def footprint(self) -> Region:
         """Return the union of the outlines."""
         return Region(shapely.union_all([source.footprint().shape for source in self.sources]))
-
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        """See `AerialSource.covers`."""
-        return self.footprint().contains(lat_deg, lon_deg)
 
     def close(self) -> None:
         """Close the rasters."""
@@ -95,22 +88,11 @@ class MosaicSource:
         if not sources:
             raise InputError(refused[0])
         if refused:
-            print(f"{len(refused)} of {len(files)} rasters left out: {'; '.join(refused)}", file=sys.stderr)
+            logger.warning("%d of %d rasters left out: %s", len(refused), len(files), "; ".join(refused))
         return sources
 
 
-def joined(crops: Iterable[Crop], size_px: int) -> Crop:
-    """Put crops of one place together: where one has no imagery, the next fills in.
-
-    Its attribution names those that show, its date is the oldest of theirs.
-    """
-    pixels, mask = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool)
-    shown, complete = [], True
-    for crop in crops:
-        fresh = crop.mask & ~mask
-        complete &= crop.complete
-        if fresh.any():
-            pixels[fresh], mask = crop.pixels[fresh], mask | fresh
-            shown.append(crop)
-    names = "; ".join(dict.fromkeys(crop.attribution for crop in shown if crop.attribution))
-    return Crop(pixels, mask, names, min((crop.date for crop in shown if crop.date), default=None), complete)
+def open_folder(text: str) -> MosaicSource:
+    """Open `FOLDER` or `FOLDER#prefer=newest`; see `MosaicSource`."""
+    folder, _, preference = text.partition("#prefer=")
+    return MosaicSource(folder, preference or "imagery")

@@ -8,14 +8,16 @@ from typing import Any
 from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit, urlunsplit
 
 from cellcode.aerial.tiles.box_service import fetch_rendered, filled, known_crs, pyramid, tile_px, with_environment
+from cellcode.aerial.tiles.cache import cached
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid
-from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private, with_options
 from cellcode.errors import InputError, UsageError
 from cellcode.http import Client, RemoteError, redact
 
 
-class ArcGisTiles:
+class ArcGisTiles(TileProvider):
     """An image service, as a provider.
 
     Args:
@@ -96,6 +98,11 @@ class ArcGisTiles:
         if code in (401, 403, 498, 499):
             raise InputError(f"{sentence}; its address needs a valid token")
         raise RemoteError(sentence, "service exception", 200, lasting=True)
+
+
+def open_arcgis(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
+    """Open an ArcGIS ImageServer; what is fetched is kept in the cache. See `ArcGisTiles`."""
+    return cached(ArcGisTiles(address, facts, client))
 
 
 def _bounds(about: dict[str, Any]) -> Box:

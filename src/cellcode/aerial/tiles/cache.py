@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from cellcode.aerial.tiles.blank import Placeholders
 from cellcode.aerial.tiles.cache_file import SCHEMA, connect
-from cellcode.aerial.tiles.decoder import TileKeeper
+from cellcode.aerial.tiles.decoder import Decoder
 from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
@@ -57,7 +57,7 @@ class _Kept(NamedTuple):
     body: bytes | None  # None: the tile was not there
 
 
-class CachedTiles:
+class CachedTiles(TileProvider):
     """A provider that keeps the tiles of another in a file.
 
     Args:
@@ -123,9 +123,7 @@ class CachedTiles:
         while self._opened:
             self._opened.pop().close()
         self._local = threading.local()
-        close = getattr(self._provider, "close", None)
-        if close is not None:
-            close()
+        self._provider.close()
 
     def _look(self, key: tuple[int, int, int]) -> _Kept | None:
         row = self._execute(_SELECT, key).fetchone()
@@ -213,7 +211,7 @@ def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules
     digest = hashlib.sha256(provider.name.encode()).hexdigest()[:12]
     file = f"{re.sub('[^A-Za-z0-9.-]+', '-', provider.host)}-{digest}.mbtiles"
     tiles = CachedTiles(provider, (folder or cache_folder()) / file, rules or CacheRules(max_bytes=_cap_bytes()))
-    return TileSource(tiles, TileKeeper(tiles, tiles.placeholders()))
+    return TileSource(tiles, Decoder(tiles, tiles.placeholders()))
 
 
 def cache_folder() -> Path:

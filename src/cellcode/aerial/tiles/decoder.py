@@ -11,9 +11,9 @@ from PIL import Image
 
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.tiles.blank import BLANK, PLACEHOLDER, Placeholders, is_blank, is_uniform
-from cellcode.aerial.tiles.failures import Faults
+from cellcode.aerial.tiles.failures import Failures
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.lru import Shelf
+from cellcode.aerial.tiles.lru import Lru
 from cellcode.aerial.tiles.provider import Key, TileProvider, decode
 from cellcode.errors import InputError
 from cellcode.http import MissingError, RemoteError
@@ -31,7 +31,7 @@ class Tile(NamedTuple):
     why: Missing | None = None
 
 
-class TileKeeper:
+class Decoder:
     """The tiles of a provider; safe for several threads.
 
     Args:
@@ -42,8 +42,8 @@ class TileKeeper:
     def __init__(self, provider: TileProvider, placeholders: Placeholders | None = None) -> None:
         self._provider = provider
         self._placeholders = (placeholders or Placeholders()) if provider.connections else None
-        self._faults = Faults()
-        self._shelf: Shelf[tuple[Key, int], Tile] = Shelf(MEMORY_BYTES, _bytes)
+        self._failures = Failures()
+        self._lru: Lru[tuple[Key, int], Tile] = Lru(MEMORY_BYTES, _bytes)
         self._probing = threading.Lock()
         self._probed = False
         self.side_px: int | None = None  # along the tiles, as the first one told
@@ -51,7 +51,7 @@ class TileKeeper:
     @property
     def missing(self) -> Counter[Missing]:
         """Tiles that were asked for and are missing, by reason."""
-        return self._faults.counts
+        return self._failures.counts
 
     def get(self, key: Key, side_px: int) -> Tile:
         """Return a tile as an RGB or RGBA square of `side_px`, or why it is missing.
@@ -66,29 +66,29 @@ class TileKeeper:
         tile = self._kept(key, side_px)
         if tile.why is None:
             return tile
-        if not tile.why.passing:
+        if not tile.why.transient:
             image = self._from_coarser(key, side_px)
             if image is not None:
                 return Tile(image)
-        self._faults.note(key, tile.why)
+        self._failures.note(key, tile.why)
         return tile
 
     def is_at_hand(self, key: Key, side_px: int) -> bool:
         """Tell whether a tile is in memory."""
-        return (key, side_px) in self._shelf
+        return (key, side_px) in self._lru
 
     def _kept(self, key: Key, side_px: int) -> Tile:
-        return self._shelf.get((key, side_px), lambda: self._load(key, side_px))
+        return self._lru.get((key, side_px), lambda: self._load(key, side_px))
 
     def _load(self, key: Key, side_px: int) -> Tile:
         try:
             self._probe(key[0])
             body = self._provider.fetch(*key).body
         except MissingError as error:
-            self._faults.failed(error)
+            self._failures.failed(error)
             return Tile(None, Missing(_NOT_THERE, self._provider.host))
         except RemoteError as error:
-            self._faults.failed(error)
+            self._failures.failed(error)
             return Tile(None, Missing(error.reason, self._provider.host, not error.lasting))
         assert body is not None  # it was asked for without a condition
         try:
@@ -97,7 +97,7 @@ class TileKeeper:
             z, x, y = key
             raise InputError(f"{self._provider.host}: tile {z}/{x}/{y} cannot be read ({error})") from None
         reason = self._judge(key, image, body)
-        self._faults.answered(with_image=reason is None)
+        self._failures.answered(with_image=reason is None)
         if reason is not None:
             return Tile(None, Missing(reason, self._provider.host))
         if self.side_px is None:
@@ -112,11 +112,11 @@ class TileKeeper:
             return None
         is_one, late = self._placeholders.check(key, body)
         for other in late:  # crops that hold them were made as if they were imagery: making those again mends it
-            self._faults.note(
+            self._failures.note(
                 other, Missing(f"{PLACEHOLDER} seen late", self._provider.host, self._placeholders.are_kept)
             )
         if late:
-            self._shelf.drop_if(lambda kept: kept[0] in late)
+            self._lru.drop_if(lambda kept: kept[0] in late)
         return PLACEHOLDER if is_one else None
 
     def _probe(self, z: int) -> None:

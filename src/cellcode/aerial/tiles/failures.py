@@ -14,7 +14,7 @@ REFUSED_IN_A_ROW = 64  # lasting faults of a service that has given no tile yet:
 _HOPELESS = {"private address", "bad address", "byte budget spent", "bad certificate"}
 
 
-class Faults:
+class Failures:
     """What a source of tiles has masked; safe for several threads."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Faults:
     def note(self, key: Key, why: Missing) -> None:
         """Count a tile as missing. One that was missed for a passing reason stays so: a crop was made without it."""
         with self._lock:
-            if key not in self._why or not self._why[key].passing:
+            if key not in self._why or not self._why[key].transient:
                 self._why[key] = why
 
     def answered(self, with_image: bool) -> None:

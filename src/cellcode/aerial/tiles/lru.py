@@ -12,7 +12,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Shelf(Generic[K, V]):
+class Lru(Generic[K, V]):
     """The values used last, up to a size.
 
     Args:

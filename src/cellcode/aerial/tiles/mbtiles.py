@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
-from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
 from cellcode.http import MissingError
@@ -23,7 +24,7 @@ _WORLD = (-180.0, -85.0511287798066, 180.0, 85.0511287798066)
 _MAX_ZOOM = 30
 
 
-class MbTiles:
+class MbTiles(TileProvider):
     """The tiles of a file, as a provider. Several threads may read; each opens its own connection.
 
     Args:
@@ -43,9 +44,7 @@ class MbTiles:
         self.bounds = _bounds(self.path, metadata.get("bounds")) or self._extent(zooms[1])
         self.attribution = metadata.get("attribution", "")
         self.licence = metadata.get(LICENCE_KEY) or metadata.get("license", "")
-        self.date: str | None = None
         self.host = self.name = self.path.name
-        self.connections = 0
         self.identity = sampled_digest(self.path, samples=256, sample_bytes=16_384)
 
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
@@ -82,6 +81,11 @@ class MbTiles:
         level = self.grid.levels[z]
         upper, lower = level.box(left, 2**z - 1 - high), level.box(right, 2**z - 1 - low)
         return self.grid.degrees((upper[0], lower[1], lower[2], upper[3]))
+
+
+def open_mbtiles(path: Path | str) -> TileSource:
+    """Open an MBTiles file as an aerial source; see `MbTiles`."""
+    return TileSource(MbTiles(path))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -6,7 +6,7 @@ Only written: its Python reader is a hundred times slower than that of MBTiles.
 from __future__ import annotations
 
 import io
-import sys
+import logging
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import shapely
 from PIL import Image
 
-from cellcode.aerial.missing import missing, refuse_passing, told
+from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.aerial.protocol import AerialSource
 from cellcode.aerial.tiles.grid import web_mercator
 from cellcode.aerial.tiles.web_tile import TILE_PX, read_tile
@@ -23,6 +23,8 @@ from cellcode.errors import InputError, MissingExtraError, UsageError
 from cellcode.files import atomic_path
 from cellcode.geography import Region
 from cellcode.progress import Meter
+
+logger = logging.getLogger(__name__)
 
 MAX_ZOOM = 22
 _QUALITY = 80
@@ -80,12 +82,12 @@ def export(
                 return image
 
             made((0, 0, 0))
-        refuse_passing(source, f"{out} is not written; run this again, what was fetched is kept")
+        refuse_transient(source.missing, f"{out} is not written; run this again, what was fetched is kept")
         if not written:
             raise InputError(f"there is no imagery in the region, {out} is not written")
         archive.finalize(_header(tile, shape, min_zoom, max_zoom), _metadata(source))
-    masked = told(missing(source))
-    print(f"{written} tiles in {out}" + (f"; masked: {masked}" if masked else ""), file=sys.stderr)
+    masked = summary(source.missing)
+    logger.info("%d tiles in %s%s", written, out, f"; masked: {masked}" if masked else "")
     return written
 
 

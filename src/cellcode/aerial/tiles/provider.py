@@ -8,8 +8,8 @@ asked for the boxes of a grid's tiles, `grid.levels[z].box(x, y)`.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from PIL import Image
 
@@ -41,8 +41,8 @@ class TileReply:
     validators: Validators = Validators()
 
 
-class TileProvider(Protocol):
-    """Tiles of one layer; used from several threads.
+class TileProvider(ABC):
+    """Tiles of one layer; used from several threads. `fetch` and the attributes are what a provider must have.
 
     Attributes:
         grid: where its tiles lie; its levels are those that the provider has.
@@ -53,22 +53,26 @@ class TileProvider(Protocol):
     """
 
     grid: Grid
-    attribution: str
-    licence: str
+    attribution: str = ""
+    licence: str = ""
     identity: str
-    date: str | None
+    date: str | None = None
     bounds: Box
     host: str
     name: str
-    connections: int
+    connections: int = 0
 
+    @abstractmethod
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """Fetch a tile of level `z`, column `x` and row `y`, counted from the upper left.
 
         Raises:
             MissingError: there is no such tile.
-            RemoteError: it cannot be had.
+            RemoteError: it cannot be fetched.
         """
+
+    def close(self) -> None:  # noqa: B027 - a default
+        """Close files and connections."""
 
 
 def fetch_image(client: Client, url: str, validators: Validators | None = None) -> TileReply:

@@ -12,15 +12,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.protocol import Crop
-from cellcode.aerial.tiles.decoder import Tile, TileKeeper
+from cellcode.aerial.protocol import AerialSource, Crop
+from cellcode.aerial.tiles.decoder import Decoder, Tile
 from cellcode.aerial.tiles.grid import Level
 from cellcode.aerial.tiles.provider import Key, TileProvider
 from cellcode.aerial.warp import crop_corners, sides, warp
@@ -48,20 +48,20 @@ class Window(NamedTuple):
     corners: Float64
 
 
-class TileSource:
+class TileSource(AerialSource):
     """An aerial source made of tiles; can be read from several threads.
 
     Args:
         provider: of the tiles.
-        keeper: that decodes and judges them; None: one of its own.
+        decoder: that decodes and judges them; None: one of its own.
     """
 
-    def __init__(self, provider: TileProvider, keeper: TileKeeper | None = None) -> None:
+    def __init__(self, provider: TileProvider, decoder: Decoder | None = None) -> None:
         self.provider = provider
-        self._tiles = keeper or TileKeeper(provider)
+        self._tiles = decoder or Decoder(provider)
         self._threads = ThreadPoolExecutor(provider.connections) if provider.connections else None
         self.attribution, self.licence, self.date = provider.attribution, provider.licence, provider.date
-        self.identity, self.bounds = provider.identity, provider.bounds
+        self.identity, self.bounds, self.is_remote = provider.identity, provider.bounds, provider.connections > 0
         self._reach = provider.grid.box(provider.bounds)
 
     @property
@@ -73,7 +73,7 @@ class TileSource:
         """See `AerialSource.read`.
 
         Raises:
-            InputError: the service gives nothing at all (see `Faults`), or the file is damaged.
+            InputError: the service gives nothing at all (see `Failures`), or the file is damaged.
         """
         pixels, mask, complete = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool), True
         corners = self._corners(lat_deg, lon_deg, size_m, bearing_deg)
@@ -87,25 +87,11 @@ class TileSource:
         """Return the box of the provider's bounds."""
         return Region.bbox(*self.bounds)
 
-    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
-        """See `AerialSource.covers`."""
-        return self.footprint().contains(lat_deg, lon_deg)
-
     def close(self) -> None:
         """End the threads and close the provider's files."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
-        close = getattr(self.provider, "close", None)
-        if close is not None:
-            close()
-
-    def __enter__(self) -> Self:
-        """Return the source; leaving the block closes it."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the source."""
-        self.close()
+        self.provider.close()
 
     def _corners(self, lat_deg: float, lon_deg: float, size_m: float, bearing_deg: float) -> Float64:
         """Corners in the CRS, (4, 2), without a jump at 180 degrees."""
@@ -126,7 +112,7 @@ class TileSource:
         low = np.floor(at.min(axis=0) - _MARGIN_PX).astype(int)
         high = np.ceil(at.max(axis=0) + _MARGIN_PX).astype(int)
         tiles = self._under(z, level, low, high, shown_px)
-        complete = not any(tile.why is not None and tile.why.passing for tile in tiles.values())
+        complete = not any(tile.why is not None and tile.why.transient for tile in tiles.values())
         images = {place: tile.image for place, tile in tiles.items() if tile.image is not None}
         if not images:
             return None, complete

@@ -8,8 +8,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urldefrag, urlsplit
 
+from cellcode.aerial.tiles.cache import cached
 from cellcode.aerial.tiles.grid import Box, web_mercator
-from cellcode.aerial.tiles.provider import TileReply, Validators, fetch_image
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators, fetch_image
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import UsageError
 from cellcode.http import Client, RemoteError, redact
 
@@ -55,7 +57,7 @@ class Facts:
     date: str | None = None
 
 
-class TemplateTiles:
+class TemplateTiles(TileProvider):
     """Tiles in Web Mercator behind a template, as a provider.
 
     Args:
@@ -100,6 +102,11 @@ class TemplateTiles:
         # The same tile always from the same host, so that caches on the way can help.
         text = _SWITCH.sub(lambda found: found[1].split(",")[(x + y) % len(found[1].split(","))], text)
         return _PLACE.sub(lambda found: _value(found[1], z, x, y), text)
+
+
+def open_template(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
+    """Open tiles of a template; what is fetched is kept in the cache. See `TemplateTiles`."""
+    return cached(TemplateTiles(address, facts, client))
 
 
 def refuse_private(url: str, client: Client) -> None:

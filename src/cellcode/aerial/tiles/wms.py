@@ -7,8 +7,8 @@ latitude first in EPSG:4326, while 1.1.1 always gives x first. Errors come with 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-import sys
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit, urlunsplit
 
@@ -21,13 +21,17 @@ from cellcode.aerial.tiles.box_service import (
     tile_px,
     with_environment,
 )
+from cellcode.aerial.tiles.cache import cached
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid, northing_first
-from cellcode.aerial.tiles.provider import TileReply, Validators
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private, with_options
 from cellcode.aerial.tiles.wms_capabilities import Capabilities, read_capabilities
 from cellcode.aerial.tiles.xml_text import all_of, parse
 from cellcode.errors import InputError, UsageError
 from cellcode.http import Client, RemoteError, redact
+
+logger = logging.getLogger(__name__)
 
 _FORMATS = ("image/jpeg", "image/png", "image/webp")  # the first that the service has
 _OURS = re.compile("service|request|version|layers|styles|format|[cs]rs|bbox|width|height|transparent", re.IGNORECASE)
@@ -35,7 +39,7 @@ _OURS = re.compile("service|request|version|layers|styles|format|[cs]rs|bbox|wid
 _WRONG = {"LayerNotDefined", "StyleNotDefined", "InvalidCRS", "InvalidSRS", "InvalidFormat", "MissingDimensionValue"}
 
 
-class WmsTiles:
+class WmsTiles(TileProvider):
     """A layer of a WMS, as a provider.
 
     Args:
@@ -116,10 +120,7 @@ class WmsTiles:
         except InputError as error:
             if isinstance(error, RemoteError) and error.reason in ("private address", "bad address"):
                 raise
-            print(
-                f"the capabilities of {self.host} cannot be read ({error}); its address is taken as it is",
-                file=sys.stderr,
-            )
+            logger.warning("the capabilities of %s cannot be read (%s); its address is used as given", self.host, error)
             return Capabilities("", (), WORLD, None, (), "", "")
 
     def _choose_crs(self, offered: tuple[str, ...], bounds: Box) -> tuple[str, str]:
@@ -149,6 +150,11 @@ class WmsTiles:
         level = self.grid.levels[min(self.grid.levels)]
         what = (self._format, self._crs_name, self._side_px, level.left, level.top, level.span)
         return f"wms {redact(url)} {' '.join(map(str, what))}"
+
+
+def open_wms(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
+    """Open a layer of a WMS; what is fetched is kept in the cache. See `WmsTiles`."""
+    return cached(WmsTiles(address, facts, client))
 
 
 def _first(wanted: tuple[str, ...], offered: tuple[str, ...]) -> str:

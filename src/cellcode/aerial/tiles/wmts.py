@@ -13,8 +13,10 @@ from urllib.parse import parse_qsl, quote, urldefrag, urlencode, urljoin, urlspl
 from xml.etree.ElementTree import Element
 
 from cellcode.aerial.tiles.box_service import with_environment
+from cellcode.aerial.tiles.cache import cached
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid
-from cellcode.aerial.tiles.provider import TileReply, Validators, fetch_image
+from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators, fetch_image
+from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private
 from cellcode.aerial.tiles.wmts_grid import Matrices, read_matrices
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, parse
@@ -57,7 +59,7 @@ class Request:
         return self.address + urlencode(query, safe=":/,")
 
 
-class WmtsTiles:
+class WmtsTiles(TileProvider):
     """A layer of a WMTS, as a provider.
 
     Args:
@@ -101,6 +103,11 @@ class WmtsTiles:
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """See `TileProvider.fetch`."""
         return fetch_image(self._client, self._request.url(self._matrices.names[z], y, x), validators)
+
+
+def open_wmts(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
+    """Open a layer of a WMTS; what is fetched is kept in the cache. See `WmtsTiles`."""
+    return cached(WmtsTiles(address, facts, client))
 
 
 def _capabilities_url(url: str) -> str:

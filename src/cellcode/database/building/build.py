@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.missing import told
+from cellcode.aerial.missing import summary
 from cellcode.database.building import shards
 from cellcode.database.building.encoding import encode, here, on_cluster
 from cellcode.database.building.plan import choose
@@ -89,7 +89,7 @@ def build(
     made = Database.open(out)
     cells = made.manifest["cells"]
     if masked:
-        print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
+        print(f"masked in the imagery: {summary(masked)}", file=sys.stderr)
     print(
         f"{cells['total']} cells ({cells['both']} with both terms, {cells['aerial_only']} with imagery only, "
         f"{cells['prototype_only']} with a prototype only; {cells['left_out']} left out); {counts['encoded']:.0f} tiles "

@@ -5,6 +5,8 @@ Run, imagery and folders have the same paths on every node. See `cellcode.distri
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 import yaml
 
 from cellcode import config as configuration
+from cellcode import plugins
 from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
 from cellcode.database.building import shards
@@ -38,12 +41,14 @@ class Ingredients(NamedTuple):
     Attributes:
         run, aerial, reuse: where run, imagery and earlier database are.
         config: the build's configuration as YAML.
+        plugins: the working directory, whose modules may be plug-ins, and the modules that the user named.
     """
 
     run: str
     config: str
     aerial: str | None = None
     reuse: str | None = None
+    plugins: tuple[str, ...] = (".",)
 
 
 def encode(ingredients: Ingredients, ids: Ids, folder: str) -> str | None:
@@ -71,7 +76,9 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     packed = packed if isinstance(packed, PackedPhotos) else PackedPhotos.open(packed)
     folder = Path(out).resolve() / split
     names = packed.shards(split).names
-    ingredients = Ingredients(str(Path(run.folder).resolve()), configuration.dump(run.config, machine=True))
+    ingredients = Ingredients(
+        str(Path(run.folder).resolve()), configuration.dump(run.config, machine=True), plugins=(os.getcwd(), *plugins.allowed())
+    )
     place = packed.place if "://" in packed.place else str(Path(packed.place).resolve())
     left = [name for name in names if not (folder / f"{name}.npy").is_file()]
     with Meter("embedding photos", len(names)) as meter:
@@ -107,6 +114,10 @@ def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, pa
 @lru_cache(maxsize=1)
 def _opened(ingredients: Ingredients) -> tuple[Run, AerialSource | None, Reuse | None]:
     """Open what a worker needs; once for all its ranges."""
+    folder, *modules = ingredients.plugins
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, as where the build was started
+    plugins.allow(*modules)
     run = replace(Run.load(ingredients.run), config=_config(ingredients.config))
     source = open_source(ingredients.aerial) if ingredients.aerial is not None else None
     reuse = Reuse(Database.open(ingredients.reuse)) if ingredients.reuse is not None else None

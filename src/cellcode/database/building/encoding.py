@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from cellcode import config as configuration
+from cellcode import plugins
 from cellcode.aerial import AerialSource
 from cellcode.database.building import cluster_tasks
 from cellcode.database.building import shards as shard_files
@@ -116,6 +118,7 @@ def _ingredients(run: Run, aerial: AerialSource | Path | str | None, reuse: Reus
         configuration.dump(run.config, machine=True),
         _anywhere(aerial) if aerial is not None else None,
         str(reuse.database.folder.resolve()) if reuse is not None else None,
+        (os.getcwd(), *plugins.allowed()),
     )
 
 

@@ -19,7 +19,7 @@ import torch
 
 from cellcode.aerial import AerialSource
 from cellcode.aerial.crops import read_crops
-from cellcode.aerial.missing import Missing, missing, passing, told
+from cellcode.aerial.missing import Missing, summary, transient
 from cellcode.database.building.fusion import upsample
 from cellcode.database.building.plan import covered, has_prototype
 from cellcode.database.store.database import Database
@@ -69,7 +69,7 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
     `prototype_error` are the largest distances of a float16 row from its float32 original; `incomplete` tiles lack imagery
     that could not be fetched now and may be there later.
     """
-    near_photos, masked_before = has_prototype(run, ids), missing(source)
+    near_photos, masked_before = has_prototype(run, ids), _missing(source)
     aerial, digests, dates, counts = _aerial_terms(run, source, ids, reuse)
     has_aerial = digests != 0
     kept = has_aerial | near_photos
@@ -86,19 +86,23 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
     with atomic_folder(folder) as temporary:
         for name, values in part._asdict().items():
             np.save(temporary / f"{name}.npy", values)
-        write_json(temporary / COUNTS, counts | {MASKED: list((missing(source) - masked_before).items())})
+        write_json(temporary / COUNTS, counts | {MASKED: list((_missing(source) - masked_before).items())})
     return counts
 
 
 def write_whole(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> str | None:
     """Write a shard that lacks no imagery that may be there later; else return what is missing, and leave no folder."""
-    faults = passing(missing(source))
+    faults = transient(_missing(source))
     counts = write_part(run, source, ids, folder, reuse)
-    now = passing(missing(source))
+    now = transient(_missing(source))
     if counts["incomplete"] or now != faults:
         shutil.rmtree(folder)  # kept, the next build would take it for finished
-        return told(now)
+        return summary(now)
     return None
+
+
+def _missing(source: AerialSource | None) -> Counter[Missing]:
+    return Counter(source.missing if source is not None else ())  # a copy: what is missing now
 
 
 def read_part(folder: Path) -> Part:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.missing import missing, refuse_passing, told
+from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.database.building import concatenate, plan, shards
 from cellcode.database.building.shards import Part, Reuse
 from cellcode.database.editing import replace_cells
@@ -75,9 +75,9 @@ def imagery(
         "attributions": sorted({*manifest["attributions"], *filter(None, [source.attribution])}),
     }
     grown = replace_cells.write(whole, cells, out, values)
-    masked = missing(source)
+    masked = source.missing
     if masked:
-        print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
+        print(f"masked in the imagery: {summary(masked)}", file=sys.stderr)
     print(f"{len(made.ids)} cells took the new imagery; database {grown.identity} in {out}", file=sys.stderr)
     return grown
 
@@ -92,7 +92,7 @@ def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, re
             part = shards.read_part(folder / str(number))
             made.append([np.array(values[part.has_aerial]) for values in part])
             meter.advance(len(ids))
-    refuse_passing(source, "nothing is changed; run this again, what was fetched is kept")
+    refuse_transient(source.missing, "nothing is changed; run this again, what was fetched is kept")
     if not any(len(values[0]) for values in made):
         share = run.config.build.min_imagery_share
         raise InputError(f"no tile of the region has at least {share:.0%} imagery; check --aerial and --region")

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from cellcode.aerial import AerialSource
-from cellcode.aerial.missing import refuse_passing
-from cellcode.aerial.multi import editions
+from cellcode.aerial.missing import refuse_transient
 from cellcode.config import TileConfig
 from cellcode.training.data.tiles import CellTiles
 from cellcode.types import Float64, Ids, Int64
@@ -31,7 +30,7 @@ class TileReader(CellTiles):
 
     def __init__(self, source: AerialSource, cells: Ids, tile: TileConfig, dates: int = 1, threads: int = 0) -> None:
         self._source, self._tile = source, tile
-        self._views = editions(source, dates)
+        self._views = source.editions(dates)
         super().__init__(cells, len(self._views))
         self._threads = ThreadPoolExecutor(threads or os.cpu_count(), "tiles")
 
@@ -62,7 +61,7 @@ class TileReader(CellTiles):
 
         for _ in self._threads.map(read, range(len(wanted))):
             pass
-        refuse_passing(self._source, "train again with --resume, what was fetched is kept")
+        refuse_transient(self._source.missing, "train again with --resume, what was fetched is kept")
         tiles = torch.from_numpy(pixels).float()
         return (tiles[:, 0] if len(tile.scales) == 1 else tiles), torch.from_numpy(share)
 

@@ -11,6 +11,7 @@ import itertools
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -21,8 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cellcode.aerial import AerialSource, Crop
-from cellcode.aerial.missing import missing, refuse_passing, told
-from cellcode.aerial.multi import editions
+from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.config import TileConfig
 from cellcode.files import atomic_path
 from cellcode.geography import distance, s2
@@ -75,7 +75,7 @@ class TileStore(CellTiles):
         reach_m: how far from a position in a cell the centre of its tile may lie.
         path: file that holds the surroundings; further scales are beside it. They can be deleted after training.
         shared: files that are there already are of the same cells and tiles: they are used instead of reading again.
-        dates: of the imagery to keep each cell at, where a source has several (see `several.editions`).
+        dates: of the imagery to keep each cell at, where a source has several (see `AerialSource.editions`).
 
     Raises:
         InputError: some of the imagery could not be fetched, but may be there later.
@@ -91,7 +91,7 @@ class TileStore(CellTiles):
         shared: bool = False,
         dates: int = 1,
     ) -> None:
-        views = editions(source, dates)
+        views = source.editions(dates)
         super().__init__(cells, len(views))
         corners = s2.cell_polygons(cells)
         farthest_m = distance.haversine_m(
@@ -110,14 +110,14 @@ class TileStore(CellTiles):
             ]
             if not ready:
                 self._read(views)
-                refuse_passing(source, "start the training again, what was fetched is kept")
-                masked = missing(source)
+                refuse_transient(source.missing, "start the training again, what was fetched is kept")
+                masked = source.missing
                 if masked:
-                    print(f"masked in the imagery: {told(masked)}", file=sys.stderr)
+                    print(f"masked in the imagery: {summary(masked)}", file=sys.stderr)
         for scale, each in zip(self._scales, paths, strict=True):
             scale.path = each
 
-    def _read(self, views: list[AerialSource]) -> None:
+    def _read(self, views: Sequence[AerialSource]) -> None:
         """Keep every cell as each view shows it; those of a later view follow all of the one before."""
         places = list(zip(self.lat_deg.tolist(), self.lon_deg.tolist(), strict=True))
         with Meter("reading imagery around cells", len(views) * len(places)) as meter:

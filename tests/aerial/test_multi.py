@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cellcode.aerial import AerialSource, open_source
-from cellcode.aerial.multi import Member, SeveralSource, editions
+from cellcode.aerial.multi import Member, MultiSource
 from cellcode.errors import InputError, UsageError
+from cellcode.geography import Region
 from cellcode.types import UInt8
 
 Write = Callable[..., Any]
@@ -46,7 +47,7 @@ def _shares(source: AerialSource) -> dict[int, float]:
 
 def test_newest_that_covers_enough_is_taken_and_its_gaps_are_filled(make: Callable[..., AerialSource]) -> None:
     old, newer, newest = make(50, 1.0, "A"), make(100, 0.92, "B"), make(150, 0.5, "C")
-    several = SeveralSource([Member(old, "2015-01-01"), Member(newer, "2020-01-01"), Member(newest, "2024-01-01")], 0.9)
+    several = MultiSource([Member(old, "2015-01-01"), Member(newer, "2020-01-01"), Member(newest, "2024-01-01")], 0.9)
     shares = _shares(several)
     assert shares[100] == pytest.approx(0.92, abs=0.03)
     assert shares.get(50, 0) == pytest.approx(0.08, abs=0.03)  # the newest has nothing there either
@@ -57,56 +58,56 @@ def test_newest_that_covers_enough_is_taken_and_its_gaps_are_filled(make: Callab
 
 
 def test_if_none_covers_enough_the_one_with_most_is_taken(make: Callable[..., AerialSource]) -> None:
-    several = SeveralSource([Member(make(50, 0.7), "2015-01-01"), Member(make(150, 0.5), "2024-01-01")], 0.9)
+    several = MultiSource([Member(make(50, 0.7), "2015-01-01"), Member(make(150, 0.5), "2024-01-01")], 0.9)
     assert _shares(several)[50] == pytest.approx(0.7, abs=0.03)
     assert 150 not in _shares(several)  # its west is covered already
 
 
 def test_cover_is_the_users_choice(make: Callable[..., AerialSource]) -> None:
     members = [Member(make(50), "2015-01-01"), Member(make(150, 0.5), "2024-01-01")]
-    assert _shares(SeveralSource(members, 0.4)) == pytest.approx({50: 0.5, 150: 0.5}, abs=0.03)
-    assert _shares(SeveralSource(members, 0.6)) == {50: 1.0}
+    assert _shares(MultiSource(members, 0.4)) == pytest.approx({50: 0.5, 150: 0.5}, abs=0.03)
+    assert _shares(MultiSource(members, 0.6)) == {50: 1.0}
 
 
 def test_priority_goes_before_the_date_and_undated_comes_last(make: Callable[..., AerialSource]) -> None:
     first, dated, undated = make(50), make(100, date="2020-06-01"), make(150)
-    assert _shares(SeveralSource([Member(undated), Member(dated)])) == {100: 1.0}
-    assert _shares(SeveralSource([Member(dated, priority=1), Member(first, "2001-01-01")])) == {50: 1.0}
+    assert _shares(MultiSource([Member(undated), Member(dated)])) == {100: 1.0}
+    assert _shares(MultiSource([Member(dated, priority=1), Member(first, "2001-01-01")])) == {50: 1.0}
 
 
 def test_sources_are_asked_only_while_something_is_missing(make: Callable[..., AerialSource]) -> None:
-    class Counted:
+    class Counted(AerialSource):
         def __init__(self, source: AerialSource) -> None:
-            self.reads, self._source = 0, source
+            self.reads, self._source, self.identity = 0, source, source.identity
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._source, name)
+        def footprint(self) -> Region:
+            return self._source.footprint()
 
         def read(self, *where: Any) -> Any:
             self.reads += 1
             return self._source.read(*where)
 
     whole, half, never = Counted(make(50)), Counted(make(100, 0.5)), Counted(make(150))
-    members = [Member(half, "2024-01-01"), Member(whole, "2020-01-01"), Member(never, "2010-01-01")]  # type: ignore[arg-type]
-    assert SeveralSource(members).read(LAT, LON, SIZE_M, SIZE_PX).mask.all()
+    members = [Member(half, "2024-01-01"), Member(whole, "2020-01-01"), Member(never, "2010-01-01")]
+    assert MultiSource(members).read(LAT, LON, SIZE_M, SIZE_PX).mask.all()
     assert (half.reads, whole.reads, never.reads) == (1, 1, 0)
 
 
 def test_manifest_names_everyone_and_the_identity_follows_members_and_rule(make: Callable[..., AerialSource]) -> None:
     a, b = make(50, 1.0, "A", "2021-01-01"), make(100, 1.0, "B")
-    several = SeveralSource([Member(a), Member(b, "2024-05-01", "CC BY 4.0", "Town")])
+    several = MultiSource([Member(a), Member(b, "2024-05-01", "CC BY 4.0", "Town")])
     assert isinstance(several, AerialSource)
     assert (several.attribution, several.licence, several.date) == ("A; Town", "CC BY 4.0; CC0", "2024-05-01")
     assert several.read(LAT, LON, SIZE_M, SIZE_PX).attribution == "Town"
     assert several.covers([LAT], [LON]).all()
     identities = {
         several.identity,
-        SeveralSource(several.members, 0.5).identity,
-        SeveralSource([Member(a), Member(b, "2024-05-02")]).identity,
-        SeveralSource([Member(a)]).identity,
+        MultiSource(several.members, 0.5).identity,
+        MultiSource([Member(a), Member(b, "2024-05-02")]).identity,
+        MultiSource([Member(a)]).identity,
     }
     assert len(identities) == 4
-    assert SeveralSource(several.members).identity == several.identity
+    assert MultiSource(several.members).identity == several.identity
 
 
 def test_list_in_a_file(make: Callable[..., AerialSource], tmp_path: Path) -> None:
@@ -145,11 +146,11 @@ def test_list_that_is_not_understood_is_refused(
 
 def test_editions_show_each_date_first_and_fill_its_gaps(make: Callable[..., AerialSource]) -> None:
     members = [Member(make(50), "2015-01-01"), Member(make(100, 0.5), "2020-01-01"), Member(make(150), "2024-01-01")]
-    several = SeveralSource(members)
-    shown = [_shares(each) for each in editions(several, 3)]
+    several = MultiSource(members)
+    shown = [_shares(each) for each in several.editions(3)]
     assert shown[0] == _shares(several) == {150: 1.0}
     assert shown[1] == pytest.approx({100: 0.5, 150: 0.5}, abs=0.03)
     assert shown[2] == {50: 1.0}
-    assert len(editions(several, 2)) == 2
-    assert editions(several, 1) == [several]
-    assert editions(members[0].source, 4) == [members[0].source]
+    assert len(several.editions(2)) == 2
+    assert several.editions(1) == [several]
+    assert members[0].source.editions(4) == [members[0].source]
