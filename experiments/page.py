@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from experiments import claims, rows
 from experiments.plan import Plan
 from experiments.stages import Done
 
-TEMPLATE = "results.md.j2"
+TEMPLATE = Path(__file__).with_name("results.md.j2")
 PACKAGES = ("torch", "numpy", "pyarrow", "rasterio", "faiss-cpu")
 
 
@@ -79,7 +78,7 @@ def render(values: dict[str, Any], figures: list[str]) -> str:
     """Return results.md."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"percent": percent, "signed": signed, "metres": metres, "megabytes": megabytes}
-    template = files("experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = TEMPLATE.read_text(encoding="utf-8")
     return environment.from_string(template).render(**values, figures=figures)
 
 
