@@ -107,8 +107,10 @@ def run(stages: Sequence[Stage], out: Path, workers: int | None = None) -> dict[
     total, began, spent = sum(stage.cost for stage in pending.values()), time.monotonic(), 0.0
     workers = workers or os.cpu_count() or 1
     running: dict[Future[Done | str], Stage] = {}
-    # One process a task: what a stage leaves in memory dies with it.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([stage.work.__module__ for stage in pending.values()])  # imported once, not by each
+    # One process per stage: what it leaves in memory dies with it.
+    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
         while pending or running:
             _give_up(pending, results)
             for stage in _ready(pending, results, [*running.values()], workers):

@@ -1,6 +1,7 @@
 """The layout of src/cellcode: what imports what, and how long files and functions are. `python tools/house.py` prints it."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -95,3 +96,13 @@ def test_the_table_stands_in_the_architecture_page(
     assert "| geography |" in text
     assert "old" not in text
     assert tool.BEGIN in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_files_that_the_architecture_page_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("<!-- tools/house.py: begin -->")[0]
+    named = re.findall(r"`([a-z_0-9/]+(?:\.py|/))`", text)
+    assert len(named) > 30
+    for name in named:
+        assert any(
+            (root / name).exists() for root in (ROOT, ROOT / "src" / "cellcode", ROOT / "tools", ROOT / "tests")
+        ), name
