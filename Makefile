@@ -9,9 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
 
-# CAMPUS=folder adds the tables of a real campus.
+# Writes docs/results.md. CAMPUS=folder adds the tables of a real campus; QUICK=1 rehearses in minutes, into runs/rehearsal.
 results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
-	$(BIN)/python -m experiments --out runs/results --docs docs $(if $(CAMPUS),--campus $(CAMPUS))
+	$(BIN)/python -m experiments $(if $(QUICK),--quick,--out runs/results --docs docs) $(if $(CAMPUS),--campus $(CAMPUS))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

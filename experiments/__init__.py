@@ -1,1 +1,1 @@
-"""The experiments behind docs/results.md: worlds, trainings, measurements and the page. The other rooms know nothing of it."""
+"""The experiments behind docs/results.md: worlds, trainings, measurements and the page. `cellcode` imports nothing of it."""

@@ -1,10 +1,14 @@
 """Makes docs/results.md: `python -m experiments`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Option
+
+from cellcode import log
+from cellcode.errors import CellcodeError
 
 
 def command(
@@ -25,9 +29,14 @@ def command(
     """Make all tables and figures of docs/results.md from nothing: about an hour and a half on two cores."""
     from experiments import results
 
+    log.install()
     out = out or Path("runs/rehearsal" if quick else "runs/results")
     where = docs or out
-    results.run(out, where, quick=quick, campus_photos=campus)
+    try:
+        results.run(out, where, quick=quick, campus_photos=campus)
+    except CellcodeError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
     print(where / "results.md")
 
 

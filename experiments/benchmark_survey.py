@@ -13,9 +13,9 @@ from dataclasses import fields
 import numpy as np
 
 from cellcode.errors import UsageError
-from cellcode.geography import s2
+from cellcode.geography import Region, s2
 from cellcode.simulation.noise import uniform
-from cellcode.simulation.place import to_degrees
+from cellcode.simulation.place import outline, to_degrees
 from cellcode.simulation.scene import PHOTO_DAYS
 from cellcode.simulation.survey import (
     DEVICES,
@@ -55,16 +55,16 @@ def make_benchmark_survey(world: World, photos: int) -> Survey:
     lat, lon = to_degrees(world.size_m, x, y)
     distinct, cell, count = np.unique(s2.cell_ids(lat, lon, LEVEL), return_inverse=True, return_counts=True)
     popular = popularity(world, distinct, cell, x, y)
-    held_out, cross = _held_out(world, x, y, 0), _held_out(world, x, y, min(HELD_OUT_MARGIN_M, 0.02 * world.size_m))
+    square, cross = _held_out(world, x, y, 0), _held_out(world, x, y, min(HELD_OUT_MARGIN_M, 0.02 * world.size_m))
     unvisited = popular[cell] == 0
     kept_for = uniform(world.seed + 105, distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32))[cell]
     pools = {
-        name: ~held_out
+        name: ~square
         & (in_block(world, x, y, *BLOCKS[name]) | (unvisited & ((kept_for < UNVISITED_TEST_SHARE) == (name == "test"))))
         for name in ("test", "validation")
     }
-    steps, walk = _walks(world, x, y, ~held_out, round(photos * SHARES["walks"] / STEPS), rng)
-    reserved = pools["test"] | pools["validation"] | held_out | _near_walks(world, x, y, steps)
+    steps, walk = _walks(world, x, y, ~square, round(photos * SHARES["walks"] / STEPS), rng)
+    reserved = pools["test"] | pools["validation"] | square | _near_walks(world, x, y, steps)
     reserved |= in_area(world, distinct, 0, WITHHELD_AREAS)[cell]
     chosen = {"walks": steps}
     chosen["train"] = draw(np.where(reserved, 0, popular[cell] / count[cell]), _count(photos, "train"), world, rng)
@@ -81,10 +81,9 @@ def make_benchmark_survey(world: World, photos: int) -> Survey:
     return _joined(parts)
 
 
-def held_out_corners(size_m: int) -> tuple[Float64, Float64]:
-    """Corners of the held-out square in world metres, two (4,): x to the east and y to the south."""
-    west, north, east, south = (share * size_m for share in HELD_OUT)
-    return np.array([west, east, east, west]), np.array([south, south, north, north])
+def held_out(size_m: int) -> Region:
+    """Return the square of a world where photos are taken for the test of cross area alone."""
+    return outline(size_m, HELD_OUT)
 
 
 def _count(photos: int, name: str) -> int:

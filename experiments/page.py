@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
-from cellcode.files import atomic_path, write_json
+from cellcode.files import atomic_path
 from experiments import claims, rows
 from experiments.plan import Plan
 from experiments.stages import Done
 
-TEMPLATE = "results.md.j2"
+TEMPLATE = Path(__file__).with_name("results.md.j2")
 PACKAGES = ("torch", "numpy", "pyarrow", "rasterio", "faiss-cpu")
 
 
@@ -61,25 +62,51 @@ def collect(plan: Plan, parts: Mapping[str, Done | str], stages: Mapping[str, Do
 
 
 def write(values: dict[str, Any], folders: Mapping[str, Path], docs: Path) -> None:
-    """Write figures/, results.md and results.json; a figure that is not made now is removed."""
+    """Write figures/, results.md and results.json; a figure that is not made now is removed.
+
+    results.json has what the page shows, one row per line. What the stages measured besides stays in their own result.json.
+    """
     source = folders.get("same-area")
     made = sorted((source / "figures").glob("*.png")) if source is not None else []
     text = render(values, [path.stem for path in made])
-    for path in (docs / "figures").glob("*.png"):
+    for path in (docs / "figures").glob("*"):
         path.unlink()
     for path in made:
-        with atomic_path(docs / "figures" / path.name) as copy:
-            shutil.copyfile(path, copy)
+        with atomic_path(docs / "figures" / f"{path.stem}.webp") as copy:
+            copy.write_bytes(compressed(path))
     with atomic_path(docs / "results.md") as path:
         path.write_text(text, encoding="utf-8")
-    write_json(docs / "results.json", values)
+    with atomic_path(docs / "results.json") as path:
+        path.write_text(by_rows({key: value for key, value in values.items() if key != "parts"}), encoding="utf-8")
+
+
+def compressed(figure: Path) -> bytes:
+    """Return a figure as WebP: with 256 colours and no loss, or with some loss where that is smaller."""
+    with Image.open(figure) as image:
+        pixels = image.convert("RGB")
+    palette = pixels.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
+    forms = [(palette, {"lossless": True}), (pixels, {"quality": 80})]
+    buffers = [BytesIO() for _ in forms]
+    for buffer, (form, options) in zip(buffers, forms, strict=True):
+        form.save(buffer, "WEBP", method=6, **options)
+    return min((buffer.getvalue() for buffer in buffers), key=len)
+
+
+def by_rows(values: dict[str, Any]) -> str:
+    """Return JSON with one key per line, and one line per row of a list."""
+    lines = []
+    for key, value in values.items():
+        rows = [json.dumps(row, ensure_ascii=False) for row in value] if isinstance(value, list) and value else None
+        text = "[\n    " + ",\n    ".join(rows) + "\n  ]" if rows else json.dumps(value, ensure_ascii=False)
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def render(values: dict[str, Any], figures: list[str]) -> str:
     """Return results.md."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"percent": percent, "signed": signed, "metres": metres, "megabytes": megabytes}
-    template = files("experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = TEMPLATE.read_text(encoding="utf-8")
     return environment.from_string(template).render(**values, figures=figures)
 
 

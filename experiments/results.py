@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from experiments.plan import BASE, FULL, QUICK, Plan
 from experiments.recipe import SYSTEMS, ablation_settings, ablation_stage, seconds, system_stages, world_stages
 from experiments.stages import Done, Stage
 from experiments.stages import run as run_stages
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -34,7 +36,7 @@ def run(
     values = page.collect(plan, {name: done[stage.name] for name, stage in stages.items()}, done)
     page.write(values, {name: each.folder for name, each in done.items() if isinstance(each, Done)}, docs)
     failed = {name: reason for name, reason in done.items() if isinstance(reason, str)}
-    print(f"{len(done) - len(failed)} stages, {len(failed)} failed; {docs / 'results.md'} written", file=sys.stderr)
+    logger.info("%d stages, %d failed; %s written", len(done) - len(failed), len(failed), docs / "results.md")
     if failed:
         name, reason = next(iter(failed.items()))
         raise CellcodeError(

@@ -1,9 +1,9 @@
 """Stages of a long experiment: each a function, a key and a folder, run side by side in processes of one thread.
 
-A stage that finished with the same key is not run again, so an interrupted experiment goes on where it stopped. The key holds
-what a result depends on but for the code itself: the stage's arguments, the keys of the stages it needs, and the version
-of cellcode. A result under another key is never read. The code is told by a digest kept with each result, so that a page can
-say when its parts were made by different code; whoever changes what a stage does raises its `version`.
+A stage that finished with the same key is not run again, so an interrupted experiment resumes. The key holds what a result
+depends on but for the code itself: the stage's arguments, the keys of the stages it needs, and the version of cellcode. A
+result under another key is never read. A digest of the code is kept with each result, so that the page can report when its
+parts were made by different code; whoever changes what a stage does raises its `version`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,9 +27,11 @@ from typing import Any
 import torch
 
 import cellcode
+from cellcode import log
 from cellcode.errors import CellcodeError
 from cellcode.files import read_json, write_json
 
+logger = logging.getLogger(__name__)
 RESULT = "result.json"
 STARTED = "started.json"
 LOG = "log.txt"
@@ -100,13 +102,15 @@ def run(stages: Sequence[Stage], out: Path, workers: int | None = None) -> dict[
             results[stage.name] = done
             del pending[stage.name]
     if results:
-        print(f"{len(results)} stages had finished before", file=sys.stderr)
+        logger.info("%d stages had finished before", len(results))
     source = source_digest()
     total, began, spent = sum(stage.cost for stage in pending.values()), time.monotonic(), 0.0
     workers = workers or os.cpu_count() or 1
     running: dict[Future[Done | str], Stage] = {}
-    # One process a task: what a stage leaves in memory dies with it.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([stage.work.__module__ for stage in pending.values()])  # imported once, not by each
+    # One process per stage: what it leaves in memory dies with it.
+    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
         while pending or running:
             _give_up(pending, results)
             for stage in _ready(pending, results, [*running.values()], workers):
@@ -119,13 +123,14 @@ def run(stages: Sequence[Stage], out: Path, workers: int | None = None) -> dict[
                 results[stage.name] = outcome = _outcome(future)
                 spent += stage.cost
                 elapsed_s = time.monotonic() - began
-                _say(stage, outcome, len(pending) + len(running), elapsed_s / spent * (total - spent))
+                _report(stage, outcome, len(pending) + len(running), elapsed_s / spent * (total - spent))
     return results
 
 
 def source_digest() -> str:
-    """Return a digest of the package's code."""
-    files = sorted(Path(cellcode.__file__).parent.rglob("*.py"))
+    """Return a digest of the code of the package and of the experiments."""
+    folders = Path(cellcode.__file__).parent, Path(__file__).parent
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
@@ -180,14 +185,15 @@ def _ready(
 
 
 def _run_one(stage: Stage, out: Path, threads: int, source: str) -> Done | str:
-    """Run a stage in a process of its own, what it prints going to log.txt."""
+    """Run a stage in a process of its own; what it logs and prints goes to log.txt."""
+    log.install()
     folder, started = out / stage.name, time.monotonic()
     torch.set_num_threads(threads)
     before = _prepare(folder, stage.key)
     with (
-        (folder / LOG).open("a", encoding="utf-8") as log,
-        contextlib.redirect_stderr(log),
-        contextlib.redirect_stdout(log),
+        (folder / LOG).open("a", encoding="utf-8") as file,
+        contextlib.redirect_stderr(file),
+        contextlib.redirect_stdout(file),
     ):
         try:
             values = stage.work(folder, {need.name: out / need.name for need in stage.needs}, **stage.arguments)
@@ -220,6 +226,6 @@ def _begin(folder: Path, key: str, seconds: float) -> None:
     write_json(folder / STARTED, {"key": key, "seconds": seconds})
 
 
-def _say(stage: Stage, outcome: Done | str, left: int, left_s: float) -> None:
-    told = f"failed: {outcome}" if isinstance(outcome, str) else f"{outcome.seconds:.0f} s"
-    print(f"{stage.name}: {told}; {left} stages left, about {left_s / 60:.0f} min", file=sys.stderr, flush=True)
+def _report(stage: Stage, outcome: Done | str, left: int, left_s: float) -> None:
+    result = f"failed: {outcome}" if isinstance(outcome, str) else f"{outcome.seconds:.0f} s"
+    logger.info("%s: %s; %d stages left, about %.0f min", stage.name, result, left, left_s / 60)

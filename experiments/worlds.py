@@ -11,10 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from cellcode.files import write_json
+from cellcode.files import read_json, write_json
 from cellcode.geography import Region, s2
-from cellcode.photos import PhotoTable, ingest
-from cellcode.simulation import simulate
+from cellcode.photos import PhotoTable
+from cellcode.photos.ingest import ingest
+from cellcode.simulation.simulate import MANIFEST, simulate
+from cellcode.simulation.survey import make_survey
+from experiments.benchmark_survey import held_out, make_benchmark_survey
 
 TABLE, AERIAL, HELD_OUT = "table", "aerial.tif", "held_out.geojson"
 PROTOTYPE_LEVEL = 15
@@ -32,11 +35,13 @@ def render(
     coast: bool = False,
     survey: Literal["demo", "benchmark"] = "demo",
 ) -> dict[str, Any]:
-    """Render a world and ingest its photos; the work of a stage."""
-    made = simulate(folder, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
+    """Render a world and ingest its photos; the work of a stage. A benchmark's held-out square is written beside them."""
+    plan = make_benchmark_survey if survey == "benchmark" else make_survey
+    made = simulate(folder, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=plan)
     table = ingest(made.truth_path, out=folder / TABLE)
-    if made.held_out is not None:
-        write_json(folder / HELD_OUT, made.held_out.to_geojson())
+    if survey == "benchmark":
+        size_m = read_json(folder / MANIFEST)["size_m"]
+        write_json(folder / HELD_OUT, held_out(size_m).to_geojson())
     splits = dict(sorted(Counter(table.split.tolist()).items()))
     return {"photos": len(table), "size_km2": size_km**2, "splits": splits}
 

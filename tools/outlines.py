@@ -1,4 +1,4 @@
-"""Make src/cellcode/geography/outlines.parquet, and measure what it is worth.
+"""Make src/cellcode/geography/regions/outlines.parquet, and measure what it is worth.
 
     npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz --one-top-level=world-atlas
     npm pack i18n-iso-countries@7.14.0 && tar xzf i18n-iso-countries-7.14.0.tgz --one-top-level=iso
@@ -28,7 +28,7 @@ from cellcode.files import atomic_path
 from cellcode.geography.regions import geojson
 from cellcode.types import Float64
 
-OUT = Path(__file__).parents[1] / "src" / "cellcode" / "geography" / "outlines.parquet"
+OUT = Path(__file__).parents[1] / "src" / "cellcode" / "geography" / "regions" / "outlines.parquet"
 WORLD = shapely.box(-180, -90, 180, 90)
 NEAR_POLE_DEG = -89.99  # Natural Earth ends there
 

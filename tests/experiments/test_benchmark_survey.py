@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.benchmark_survey import Survey, make_benchmark_survey
+from experiments.benchmark_survey import Survey, held_out, make_benchmark_survey
 
 from cellcode import ingest, simulate
 from cellcode.errors import UsageError
@@ -29,7 +29,13 @@ def survey(world: World) -> Survey:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     return simulate(
-        tmp_path_factory.mktemp("bench"), size_km=1.6, photos=240, seed=11, look="south", coast=True, survey="benchmark"
+        tmp_path_factory.mktemp("bench"),
+        size_km=1.6,
+        photos=240,
+        seed=11,
+        look="south",
+        coast=True,
+        survey=make_benchmark_survey,
     )
 
 
@@ -100,14 +106,13 @@ def test_a_table_of_it_keeps_split_walk_and_land_use(made: Simulation, table: Ph
     assert set(table.split.tolist()) == {"train", "validation", "test"}
     steps = [name for name in table.column("sequence") if name.startswith("walk ")]
     assert len(steps) == 8
-    assert made.held_out is not None
-    inside = made.held_out.contains(table.lat_deg, table.lon_deg)
+    inside = held_out(1600).contains(table.lat_deg, table.lon_deg)
     assert inside.any()
     assert set(table.split[inside].tolist()) == {"test"}
 
 
 def test_a_country_of_another_look_has_other_cameras_and_colours(made: Simulation, tmp_path: Path) -> None:
-    north = simulate(tmp_path / "north", size_km=1.6, photos=240, seed=11, coast=True, survey="benchmark")
+    north = simulate(tmp_path / "north", size_km=1.6, photos=240, seed=11, coast=True, survey=make_benchmark_survey)
     other = ingest(north.truth_path, out=tmp_path / "table")
     mine = PhotoTable.load(made.out / "table")
     assert mine.fov_deg.max() <= 75 < other.fov_deg.max()
@@ -120,4 +125,4 @@ def test_unknown_looks_and_crowded_worlds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="north, south"):
         simulate(tmp_path / "a", size_km=0.5, photos=10, look="west")
     with pytest.raises(UsageError, match="no room"):
-        simulate(tmp_path / "b", size_km=0.5, photos=50_000, survey="benchmark")
+        simulate(tmp_path / "b", size_km=0.5, photos=50_000, survey=make_benchmark_survey)

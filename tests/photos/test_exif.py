@@ -11,6 +11,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.photos.reading.exif import Facts, read_facts
 from cellcode.photos.reading.image import PhotoError, open_photo
+from cellcode.simulation.jpeg import Shot
 from cellcode.simulation.jpeg import write_photo as write_simulated
 
 GPS = ExifTags.GPS
@@ -144,12 +145,7 @@ def test_simulated_photos_read_back_what_was_written(tmp_path: Path) -> None:
         write_simulated(
             tmp_path / "a.jpg",
             rng.integers(0, 256, (32, 48, 3), np.uint8),
-            lat_deg=lat,
-            lon_deg=lon,
-            heading_deg=heading,
-            fov_deg=65,
-            captured_at=datetime(2025, 6, 1 + turn, 12),
-            device="phone",
+            Shot(lat, lon, heading, 65, datetime(2025, 6, 1 + turn, 12), "phone"),
             quality=80,
         )
         facts = _facts(tmp_path / "a.jpg")

@@ -1,7 +1,7 @@
 """cellcode simulate."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Option
 
@@ -10,16 +10,12 @@ def command(
     out: Annotated[Path, Option(help="Folder for photos/, aerial.tif and truth.csv.")],
     size_km: Annotated[float, Option(help="Edge of the square world.")] = 4.0,
     photos: Annotated[int, Option(help="Number of photos.")] = 12_000,
-    seed: Annotated[int, Option(help="Another seed, another world.")] = 0,
+    seed: Annotated[int, Option(help="Seed of everything; another seed gives another world.")] = 0,
     look: Annotated[str, Option(help="north or south: what facades, roofs, plants and cameras are like.")] = "north",
     coast: Annotated[bool, Option("--coast", help="The west of the world is sea.")] = False,
-    survey: Annotated[
-        Literal["demo", "benchmark"],
-        Option(help="benchmark: validation photos, a held-out square and walks besides training and test photos."),
-    ] = "demo",
 ) -> None:
     """Render a region: JPEGs with EXIF, an aerial GeoTIFF, the truth."""
     from cellcode.simulation import simulate
 
-    made = simulate(out, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=survey)
+    made = simulate(out, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast)
     print(made.out)

@@ -194,7 +194,7 @@ def _values(
         "levels": database.manifest["levels"],
         "cells": database.manifest["cells"],
         "calibration": database.manifest["calibration"],
-        "database": {"identity": database.identity, "evaluate": database.manifest["evaluate"]},
+        "database": {"identity": database.identity, "run": database.manifest["run"]},
         "licences": database.manifest["licences"],
         "attributions": database.manifest["attributions"],
         "cellcode_version": cellcode.__version__,

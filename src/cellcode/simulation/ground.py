@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.simulation import occluders
+from cellcode.simulation.materials import COARSE_M, Material, Style
 from cellcode.simulation.noise import byte, hashed, uniform
 from cellcode.simulation.scene import SHADOW_M, Scene
-from cellcode.simulation.world import COARSE_M, Material, Style
 from cellcode.types import Bools, Float32, Float64, Int64, UInt8, UInt32
 
 WIDTH_PX, HEIGHT_PX = 128, 96

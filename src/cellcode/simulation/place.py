@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import rasterio.warp
 
+from cellcode.geography import Region
 from cellcode.types import Float64
 
 CRS = "EPSG:32631"
@@ -25,3 +26,11 @@ def convergence_deg(size_m: int, x_m: Float64, y_m: Float64) -> Float64:
     lat, lon = to_degrees(size_m, x_m, y_m)
     ahead_lat, ahead_lon = to_degrees(size_m, x_m, y_m - 100.0)
     return np.asarray(np.degrees(np.arctan2((ahead_lon - lon) * np.cos(np.radians(lat)), ahead_lat - lat)))
+
+
+def outline(size_m: int, share: tuple[float, float, float, float] = (0, 0, 1, 1)) -> Region:
+    """Return a world, or a rectangle of it: west, north, east and south as shares of the world's edge."""
+    west, north, east, south = (each * float(size_m) for each in share)
+    lat, lon = to_degrees(size_m, np.array([west, east, east, west]), np.array([south, south, north, north]))
+    ring = [[float(b), float(a)] for a, b in zip(lat, lon, strict=True)]
+    return Region.geojson({"type": "Polygon", "coordinates": [[*ring, ring[0]]]})

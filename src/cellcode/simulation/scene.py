@@ -16,8 +16,9 @@ from datetime import datetime
 import numpy as np
 
 from cellcode.simulation.look import Look
+from cellcode.simulation.materials import BUILDINGS, COARSE_M, Material, Style
 from cellcode.simulation.noise import uniform
-from cellcode.simulation.world import BUILDINGS, COARSE_M, Material, Style, World
+from cellcode.simulation.world import World
 from cellcode.types import Bools, Float32, Int64, UInt8
 
 CHANGED_SHARE = 0.05  # buildings that change between one date and the next

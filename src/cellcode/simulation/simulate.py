@@ -1,33 +1,33 @@
-"""Write a rendered region: photos with EXIF, an aerial GeoTIFF, and the truth. The same doors as anybody's own data."""
+"""Write a rendered region: photos with EXIF, an aerial GeoTIFF, and the truth, as a user's own data would lie there."""
 
 from __future__ import annotations
 
 import csv
+import logging
 import os
-import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from experiments.benchmark_survey import held_out_corners, make_benchmark_survey
 
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder, atomic_path, write_json
 from cellcode.geography import Region
 from cellcode.progress import Meter
 from cellcode.simulation import ground
-from cellcode.simulation.jpeg import MAKER, write_photo
+from cellcode.simulation.jpeg import MAKER, Shot, write_photo
 from cellcode.simulation.look import LOOKS
 from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, write_aerial
-from cellcode.simulation.place import convergence_deg, to_degrees
-from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Day, Scene, make_scene
+from cellcode.simulation.place import convergence_deg, outline
+from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Scene, make_scene
 from cellcode.simulation.survey import Survey, make_survey
-from cellcode.simulation.world import make_world
-from cellcode.types import Float64
+from cellcode.simulation.world import World, make_world
+from cellcode.types import Int64
 
+logger = logging.getLogger(__name__)
 BATCH = 16
 SMALLEST_KM, LARGEST_KM = 0.5, 16.0
 MANIFEST = "simulation.json"
@@ -46,7 +46,6 @@ class Simulation:
         aerial_path: GeoTIFF.
         truth_path: CSV of the photos with position, heading and split, in the schema of a CSV source.
         region: the world's outline.
-        held_out: the square of a benchmark survey where no training photo is taken; None for others.
     """
 
     out: Path
@@ -54,7 +53,6 @@ class Simulation:
     aerial_path: Path
     truth_path: Path
     region: Region
-    held_out: Region | None
 
 
 def simulate(
@@ -66,22 +64,22 @@ def simulate(
     workers: int | None = None,
     look: str = "north",
     coast: bool = False,
-    survey: Literal["demo", "benchmark"] = "demo",
+    survey: Callable[[World, int], Survey] = make_survey,
 ) -> Simulation:
     """Render a square world; the same for every number of workers.
 
     Args:
-        size_km: edge of the world, 0.5 to 16; a kilometre more takes memory and time in proportion to the area.
+        size_km: edge of the world, 0.5 to 16; memory and time grow with the area.
         photos: how many are taken.
         seed: of everything.
-        workers: threads; None: one a core.
+        workers: threads; None: one per core.
         look: "north" or "south": facades, roofs, plants and cameras of a world.
         coast: the west of the world is sea.
-        survey: "demo" tests reserved places on the last date; "benchmark" also takes validation photos, photos of a held-out
-            square and walks; see simulation/benchmark_survey.py.
+        survey: chooses where and when so many photos of a world are taken. The default reserves some places for test photos,
+            all taken on the last date.
 
     Raises:
-        UsageError: a size or number that cannot be.
+        UsageError: a size, number or look that is out of range.
         InputError: `out` holds photos that are not of a simulation.
     """
     if not SMALLEST_KM <= size_km <= LARGEST_KM:
@@ -89,57 +87,56 @@ def simulate(
     if photos < 1:
         raise UsageError(f"the number of photos must be at least 1, not {photos}")
     if look not in LOOKS:
-        raise UsageError(f"the look of a world is one of {', '.join(LOOKS)}, not {look!r}")
+        raise UsageError(f"unknown look {look!r}; valid options: {', '.join(LOOKS)}")
     out = Path(out)
     if (out / "photos").exists() and not (out / MANIFEST).exists():
         raise InputError(f"{out / 'photos'} exists and is not of a simulation; choose another --out")
     size_m = round(size_km * 500) * 2  # even: shadows are cast on every second metre
-    print(f"building a world of {size_m / 1000:g} x {size_m / 1000:g} km", file=sys.stderr)
+    logger.info("building a world of %g x %g km", size_m / 1000, size_m / 1000)
     world = make_world(size_m, seed, look, coast)
-    plan = make_survey(world, photos) if survey == "demo" else make_benchmark_survey(world, photos)
-    out.mkdir(parents=True, exist_ok=True)
-    facts = {"size_m": size_m, "photos": photos, "seed": seed, "look": look, "coast": coast, "survey": survey}
+    plan = survey(world, photos)
+    shots = _shots(plan, size_m)
+    named = "demo" if survey is make_survey else "custom"
+    facts = {"size_m": size_m, "photos": photos, "seed": seed, "look": look, "coast": coast, "survey": named}
     write_json(out / MANIFEST, {**facts, "licence": LICENCE})
     write_aerial(make_scene(world, AERIAL_DAY), out / "aerial.tif")
     with atomic_folder(out / "photos") as folder, Meter("rendering photos", photos) as meter:
         for day in range(len(PHOTO_DAYS)):
             rows = np.flatnonzero(plan.day == day)
             if len(rows):
-                _take_photos(make_scene(world, PHOTO_DAYS[day]), plan, rows, folder, workers, meter)
-    _write_truth(plan, size_m, out / "truth.csv")
-    region = _polygon(size_m, np.array([0.0, size_m, size_m, 0]), np.array([size_m, size_m, 0.0, 0]))
-    held_out = _polygon(size_m, *held_out_corners(size_m)) if survey == "benchmark" else None
-    print(f"{photos} photos, {out / 'aerial.tif'} and {out / 'truth.csv'} rendered (seed {seed})", file=sys.stderr)
-    return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", region, held_out)
+                _take_photos(make_scene(world, PHOTO_DAYS[day]), plan, shots, rows, folder, workers, meter)
+    _write_truth(plan, shots, out / "truth.csv")
+    logger.info("%d photos, %s and %s rendered (seed %d)", photos, out / "aerial.tif", out / "truth.csv", seed)
+    return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", outline(size_m))
 
 
-def _polygon(size_m: int, x_m: Float64, y_m: Float64) -> Region:
-    lat, lon = to_degrees(size_m, x_m, y_m)
-    ring = [[float(b), float(a)] for a, b in zip(lat, lon, strict=True)]
-    return Region.geojson({"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
+def _shots(survey: Survey, size_m: int) -> list[Shot]:
+    """What each photo's EXIF says; photos of a day are taken within half an hour, so that its sun holds for all of them."""
+    views = survey.views
+    heading = (views.heading_deg + convergence_deg(size_m, views.x_m, views.y_m)) % 360
+    return [
+        Shot(
+            float(survey.lat_deg[row]),
+            float(survey.lon_deg[row]),
+            float(heading[row]),
+            float(views.fov_deg[row]),
+            PHOTO_DAYS[day].time + timedelta(seconds=row % 1800),
+            f"phone {survey.device[row] + 1}",
+        )
+        for row, day in enumerate(survey.day.tolist())
+    ]
 
 
 def _take_photos(
-    scene: Scene, survey: Survey, rows: np.ndarray, folder: Path, workers: int | None, meter: Meter
+    scene: Scene, survey: Survey, shots: Sequence[Shot], rows: Int64, folder: Path, workers: int | None, meter: Meter
 ) -> None:
     """Render and write the photos of one day."""
-    turned = convergence_deg(scene.world.size_m, survey.views.x_m[rows], survey.views.y_m[rows])
 
     def work(first: int) -> int:
         batch = rows[first : first + BATCH]
         pictures = ground.render(scene, survey.views.take(batch))
-        for row, pixels, turn in zip(batch.tolist(), pictures, turned[first : first + BATCH].tolist(), strict=True):
-            write_photo(
-                folder / _name(row),
-                pixels,
-                lat_deg=float(survey.lat_deg[row]),
-                lon_deg=float(survey.lon_deg[row]),
-                heading_deg=(float(survey.views.heading_deg[row]) + turn) % 360,
-                fov_deg=float(survey.views.fov_deg[row]),
-                captured_at=_captured_at(scene.day, row),
-                device=_device(int(survey.device[row])),
-                quality=75 + int(survey.views.seed[row]) % 18,
-            )
+        for row, pixels in zip(batch.tolist(), pictures, strict=True):
+            write_photo(folder / _name(row), pixels, shots[row], quality=75 + int(survey.views.seed[row]) % 18)
         return len(batch)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
@@ -147,26 +144,22 @@ def _take_photos(
             meter.advance(done)
 
 
-def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
-    heading = (survey.views.heading_deg + convergence_deg(size_m, survey.views.x_m, survey.views.y_m)) % 360
+def _write_truth(survey: Survey, shots: Sequence[Shot], path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for row, day in enumerate(survey.day.tolist()):
-            time = _captured_at(PHOTO_DAYS[day], row)
-            device = _device(int(survey.device[row]))
-            walk = int(survey.walk[row])
+        for row, (shot, walk) in enumerate(zip(shots, survey.walk.tolist(), strict=True)):
             writer.writerow(
                 [
                     f"photos/{_name(row)}",
-                    f"{survey.lat_deg[row]:.9f}",
-                    f"{survey.lon_deg[row]:.9f}",
-                    f"{heading[row]:.3f}",
-                    time.isoformat(),
-                    f"{time.date()} {device}" if walk < 0 else f"walk {walk}",
-                    f"{MAKER} {device}",
+                    f"{shot.lat_deg:.9f}",
+                    f"{shot.lon_deg:.9f}",
+                    f"{shot.heading_deg:.3f}",
+                    shot.captured_at.isoformat(),
+                    f"{shot.captured_at.date()} {shot.device}" if walk < 0 else f"walk {walk}",
+                    f"{MAKER} {shot.device}",
                     str(survey.split[row]),
-                    f"{survey.views.fov_deg[row]:.3f}",
+                    f"{shot.fov_deg:.3f}",
                     LICENCE,
                     ATTRIBUTION,
                     str(survey.land_use[row]),
@@ -174,14 +167,5 @@ def _write_truth(survey: Survey, size_m: int, path: Path) -> None:
             )
 
 
-def _captured_at(day: Day, row: int) -> datetime:
-    """Photos of a day are taken within half an hour, so that its sun holds for all of them."""
-    return day.time + timedelta(seconds=row % 1800)
-
-
 def _name(row: int) -> str:
     return f"{row:06d}.jpg"
-
-
-def _device(number: int) -> str:
-    return f"phone {number + 1}"

@@ -14,10 +14,11 @@ import numpy as np
 from cellcode.errors import UsageError
 from cellcode.geography import s2
 from cellcode.simulation.ground import Views
+from cellcode.simulation.materials import COARSE_M, Material
 from cellcode.simulation.noise import uniform
 from cellcode.simulation.place import to_degrees
 from cellcode.simulation.scene import PHOTO_DAYS
-from cellcode.simulation.world import COARSE_M, Material, World
+from cellcode.simulation.world import World
 from cellcode.types import Bools, Float64, Int64, Strings, UInt64
 
 WALKABLE = (

@@ -54,8 +54,8 @@ def _codes(word: str, text: str) -> tuple[str, ...]:
 @cache
 def _table() -> list[dict[str, Any]]:
     """Rows with code, alpha3, name and outline (WKB)."""
-    import pyarrow.parquet as pq  # a quarter of what importing this room would take, for regions that few name
+    import pyarrow.parquet as pq  # a quarter of what importing this package would take, for regions that few name
 
-    with as_file(files("cellcode.geography") / "outlines.parquet") as path:
+    with as_file(files(__package__) / "outlines.parquet") as path:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
