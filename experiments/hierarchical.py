@@ -25,6 +25,7 @@ from cellcode.device import autocast, choose_device
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
+from cellcode.model import inference
 from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable
 from cellcode.runs import architecture
@@ -100,13 +101,15 @@ class Hierarchy(Model):
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, not {top}")
-        top, best = min(top, len(self.classes[-1])), []
+        top = min(top, len(self.classes[-1]))
         device = next(self.parameters()).device
-        with torch.inference_mode(), autocast(self.config.machine.precision, device):
-            for first in range(0, len(pixels), BATCH):
-                embeddings = self.ground(torch.from_numpy(pixels[first : first + BATCH]).to(device))
-                best.append(self.scores(embeddings).topk(top, dim=1).indices.cpu().numpy())
-        rows = np.concatenate(best) if best else np.empty((0, top), np.int64)
+
+        def best(images: Tensor) -> Tensor:
+            return self.scores(self.ground(images)).topk(top, dim=1).indices
+
+        rows = np.empty((0, top), np.int64)
+        if len(pixels):
+            rows = inference.infer(best, pixels, self.config.machine.precision, device, BATCH).numpy()
         lat_deg, lon_deg = s2.cell_centers(self.classes[-1])
         return lat_deg[rows], lon_deg[rows]
 

@@ -38,14 +38,14 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int, error: BaseException) -> list[Any]:
+def stop_after(monkeypatch: pytest.MonkeyPatch, finished: int, error: BaseException) -> list[Any]:
     """Let `write_part` fail in the middle of the shard after some; return what was asked of it."""
     asked: list[Any] = []
     original = shards.write_part
 
     def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any) -> Any:
         asked.append(folder.name)
-        if len(asked) > shards:
+        if len(asked) > finished:
             monkeypatch.setattr(np, "save", _failing(error))
         return original(run, source, ids, folder, reuse)
 

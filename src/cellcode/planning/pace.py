@@ -17,8 +17,9 @@ from PIL import Image
 
 from cellcode.aerial import AerialSource, Crop
 from cellcode.config import Config
-from cellcode.device import autocast, choose_device
+from cellcode.device import choose_device
 from cellcode.geography import Region, s2
+from cellcode.model import inference
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.image import read_pixels
 from cellcode.photos.table.photo_table import SCHEMA
@@ -189,13 +190,8 @@ def _encode(config: Config, model: Model) -> float:
     device, encoder = choose_device(config.machine.device), model.aerial.eval()
     few = max(2, round(MEASURED_FLOP.get(device.type, 4e11) / (4 * flop(encoder, size, size))))  # it is done four times
     count = min(config.build.batch_size, 64, few)
-    tiles = torch.zeros((count, size, size, 3) if scales == 1 else (count, scales, size, size, 3), dtype=torch.uint8)
-
-    def embed() -> None:
-        with torch.inference_mode(), autocast(config.machine.precision, device):
-            encoder(tiles.to(device)).float().cpu()
-
-    return _median(embed) / count
+    tiles = np.zeros((count, size, size, 3) if scales == 1 else (count, scales, size, size, 3), np.uint8)
+    return _median(lambda: inference.embed(encoder, tiles, config.machine.precision, device, count)) / count
 
 
 def _cut(source: AerialSource, region: Region, config: Config, training: bool) -> float:

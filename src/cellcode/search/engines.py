@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from cellcode.database import Database
-from cellcode.device import autocast, choose_device
+from cellcode.device import choose_device
 from cellcode.errors import MissingExtraError, UsageError
 from cellcode.files import atomic_folder
+from cellcode.model import inference
 from cellcode.types import Float32, UInt8
 
-Name = Literal["torch", "openvino"]
 BATCH = 64
+Name = Literal["torch", "openvino"]
 
 
 class Engine(Protocol):
@@ -36,12 +37,7 @@ class TorchEngine:
 
     def embed(self, pixels: UInt8) -> Float32:
         """See `Engine`."""
-        parts = []
-        with torch.inference_mode(), autocast(self._precision, self._device):
-            for first in range(0, len(pixels), BATCH):
-                batch = torch.from_numpy(np.array(pixels[first : first + BATCH])).to(self._device)
-                parts.append(self._encoder(batch).float().cpu())
-        return np.asarray(torch.cat(parts).numpy())
+        return inference.embed(self._encoder, pixels, self._precision, self._device)
 
 
 class OpenVinoEngine:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import yaml
 
 from cellcode import config as configuration
@@ -23,16 +22,16 @@ from cellcode.config import Config
 from cellcode.database.building import shards
 from cellcode.database.building.shards import Reuse
 from cellcode.database.store.database import Database
-from cellcode.device import autocast, choose_device
+from cellcode.device import choose_device
 from cellcode.distributed.ray_tasks import over_ranges
 from cellcode.files import atomic_path
+from cellcode.model import inference
+from cellcode.model.inference import BATCH
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.progress import Meter
 from cellcode.runs import Run
 from cellcode.types import Ids
-
-BATCH = 64
 
 
 class Ingredients(NamedTuple):
@@ -96,17 +95,16 @@ def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, pa
     encoder = run.ground.to(device).eval()
     loaded = PackedPhotos.open(place).load(split, name)
     made = np.zeros((len(loaded.index["offset"]), run.config.model.dim), np.float32)
-    with torch.inference_mode(), autocast(run.config.machine.precision, device):
-        for first in range(0, len(made), BATCH):
-            rows, pixels = [], []
-            for row in range(first, min(first + BATCH, len(made))):
-                try:
-                    pixels.append(read_pixels(loaded.image(row), photo.width_px, photo.height_px, photo.fit))
-                    rows.append(row)
-                except PhotoError:
-                    continue  # its row stays 0
-            if rows:
-                made[rows] = encoder(torch.from_numpy(np.stack(pixels)).to(device)).float().cpu().numpy()
+    for first in range(0, len(made), BATCH):
+        rows, pixels = [], []
+        for row in range(first, min(first + BATCH, len(made))):
+            try:
+                pixels.append(read_pixels(loaded.image(row), photo.width_px, photo.height_px, photo.fit))
+                rows.append(row)
+            except PhotoError:
+                continue  # its row stays 0
+        if rows:
+            made[rows] = inference.embed(encoder, np.stack(pixels), run.config.machine.precision, device)
     with atomic_path(Path(path)) as temporary:
         np.save(temporary, made)
 

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cellcode.config import Config
-from cellcode.device import autocast, choose_device
+from cellcode.device import choose_device
+from cellcode.model import inference
 from cellcode.model.encoder import Encoder
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.types import Float32, Int64
 
 CHUNK = 4096  # photos that are decoded at once
-BATCH = 64
 
 
 def embed(
@@ -34,13 +33,10 @@ def embed(
     encoder = encoder.to(where).eval()
     made, rows = [np.zeros((0, config.model.dim), np.float32)], [np.zeros(0, np.int64)]
     failures: dict[int, str] = {}
-    with torch.inference_mode(), autocast(config.machine.precision, where):
-        for first in range(0, len(files), CHUNK):
-            pixels, failed = load_pixels(files[first : first + CHUNK], config.photo, description=description)
-            failures |= {first + row: reason for row, reason in failed.items()}
-            good = np.setdiff1d(np.arange(len(pixels)), list(failed))
-            rows.append(first + good)
-            for start in range(0, len(good), BATCH):
-                batch = torch.from_numpy(pixels[good[start : start + BATCH]]).to(where)
-                made.append(encoder(batch).float().cpu().numpy())
+    for first in range(0, len(files), CHUNK):
+        pixels, failed = load_pixels(files[first : first + CHUNK], config.photo, description=description)
+        failures |= {first + row: reason for row, reason in failed.items()}
+        good = np.setdiff1d(np.arange(len(pixels)), list(failed))
+        rows.append(first + good)
+        made.append(inference.embed(encoder, pixels[good], config.machine.precision, where))
     return np.concatenate(made), np.concatenate(rows), failures

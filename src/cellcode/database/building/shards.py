@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from cellcode.aerial import AerialSource
 from cellcode.aerial.crops import read_crops
@@ -23,9 +22,10 @@ from cellcode.aerial.missing import Missing, summary, transient
 from cellcode.database.building.fusion import upsample
 from cellcode.database.building.plan import covered, has_prototype
 from cellcode.database.store.database import Database
-from cellcode.device import autocast, choose_device, has_bfloat16
+from cellcode.device import choose_device, has_bfloat16
 from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
+from cellcode.model import inference
 from cellcode.runs import Run
 from cellcode.types import Bools, Datetimes, Float16, Float32, Ids, Int64, UInt8
 
@@ -216,5 +216,4 @@ def _encode(run: Run, pixels: UInt8) -> Float32:
     assert run.aerial is not None  # checked when the build was planned
     device = choose_device(run.config.machine.device)
     encoder = run.aerial.to(device)
-    with torch.inference_mode(), autocast(run.config.machine.precision, device):
-        return np.asarray(encoder(torch.from_numpy(pixels).to(device)).float().cpu().numpy())
+    return inference.embed(encoder, pixels, run.config.machine.precision, device, len(pixels))

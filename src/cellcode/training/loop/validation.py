@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from cellcode.config import Config
-from cellcode.device import autocast
 from cellcode.distributed import collectives
 from cellcode.geography import distance, s2
+from cellcode.model import inference
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.protocol import PrototypeTable
 from cellcode.photos import PhotoTable
@@ -73,7 +73,5 @@ def embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Vali
     good = np.setdiff1d(np.arange(len(table)), list(failures))
     pixels, table = pixels[good], table.select(good)
     if len(table):
-        with torch.inference_mode(), autocast(config.machine.precision, torch.device("cpu")):
-            parts = [ground(torch.from_numpy(pixels[i : i + 256])) for i in range(0, len(pixels), 256)]
-        queries = torch.cat(parts).float().numpy()
+        queries = inference.embed(ground, pixels, config.machine.precision, torch.device("cpu"), 256)
     return Validation(table.lat_deg, table.lon_deg, queries)
