@@ -8,16 +8,7 @@ without the machine settings.
 from cellcode.config.base import Frozen
 from cellcode.config.config import Config
 from cellcode.config.database import BuildConfig, EvaluationConfig
-from cellcode.config.loading import (
-    differences,
-    dump,
-    load,
-    load_saved,
-    overridden,
-    parse,
-    parse_saved,
-    resolve,
-)
+from cellcode.config.loading import differences, dump, load, load_saved, overridden, parse, parse_saved, resolve
 from cellcode.config.model import (
     AggregationConfig,
     EncoderConfig,

@@ -32,11 +32,15 @@ class BuildConfig(Frozen):
         True, description="give cells with imagery only an imputed prototype; not in the paper, our addition"
     )
     keep_terms: bool = Field(True, description="keep both terms beside the codes, so that the database can grow")
-    shard_depth: int = Field(8, ge=1, le=12, description="a build is cut into S2 cells this many levels above the cells")
+    shard_depth: int = Field(
+        8, ge=1, le=12, description="a build is cut into S2 cells this many levels above the cells"
+    )
     first_stage: Literal["auto", "cells", "parents", "none"] = Field(
         "auto", description="what the quantised codes of a two-stage search stand for; auto: the cheapest to search"
     )
-    first_stage_min_cells: int = Field(200_000, ge=1, description="smaller databases are searched exactly, in one stage")
+    first_stage_min_cells: int = Field(
+        200_000, ge=1, description="smaller databases are searched exactly, in one stage"
+    )
 
 
 class EvaluationConfig(Frozen):

@@ -56,7 +56,9 @@ class TrainingConfig(Frozen):
         1.0, description="a cell with n photos is drawn in proportion to n to this power; 1: by photos, 0: by cells"
     )
     hard_group_size: int = Field(
-        1, ge=1, description="hard batches: places come in groups of this size whose cells look alike; 1: random batches"
+        1,
+        ge=1,
+        description="hard batches: places come in groups of this size whose cells look alike; 1: random batches",
     )
     random_tiles: int = Field(0, ge=0, description="random negatives: extra tiles per batch from all of the imagery")
     imagery: Literal["kept", "read"] = Field(
@@ -97,10 +99,10 @@ class StreamConfig(Frozen):
 class MachineConfig(Frozen):
     """Settings of the machine: no part of a run's identity, and not saved with it."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, then Apple's GPU, then the CPU")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: CUDA, then Apple's GPU, then the CPU"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="precision of products; auto: bfloat16 where the processor supports it"
     )
-    threads: int = Field(
-        0, ge=0, description="threads per process that decode photos and read tiles; 0: one per core"
-    )
+    threads: int = Field(0, ge=0, description="threads per process that decode photos and read tiles; 0: one per core")

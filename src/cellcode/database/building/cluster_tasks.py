@@ -76,7 +76,9 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     folder = Path(out).resolve() / split
     names = packed.shards(split).names
     ingredients = Ingredients(
-        str(Path(run.folder).resolve()), configuration.dump(run.config, machine=True), plugins=(os.getcwd(), *plugins.allowed())
+        str(Path(run.folder).resolve()),
+        configuration.dump(run.config, machine=True),
+        plugins=(os.getcwd(), *plugins.allowed()),
     )
     place = packed.place if "://" in packed.place else str(Path(packed.place).resolve())
     left = [name for name in names if not (folder / f"{name}.npy").is_file()]
