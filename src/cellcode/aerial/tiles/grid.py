@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +10,11 @@ from functools import cached_property
 import numpy as np
 import rasterio.warp
 from rasterio.crs import CRS
-from rasterio.enums import WktVersion
 
+from cellcode.aerial.tiles.crs import WEB_MERCATOR
 from cellcode.types import Float64
 
 Box = tuple[float, float, float, float]
-WEB_MERCATOR = "EPSG:3857"
 _WGS84 = "EPSG:4326"
 _SPHERE_M = 6_378_137.0
 HALF_M = math.pi * _SPHERE_M  # of the square world of Web Mercator
@@ -137,17 +135,6 @@ def web_mercator(min_zoom: int, max_zoom: int, tile_px: int | None = None) -> Gr
             for z in range(min_zoom, max_zoom + 1)
         },
     )
-
-
-def northing_first(crs: str) -> bool:
-    """Tell whether the authority of a CRS names northing or latitude before easting or longitude.
-
-    Services that follow the authority's order (WMS 1.3, WMTS with `urn:` names) swap the axes of such a CRS; rasterio
-    never does.
-    """
-    wkt = CRS.from_user_input(crs).to_wkt(version=WktVersion.WKT2_2019)
-    axes = re.findall(r'AXIS\["[^"]*",\s*(\w+)', wkt)
-    return bool(axes) and axes[0].lower() in ("north", "south")
 
 
 def _outline(box: Box) -> tuple[Float64, Float64]:

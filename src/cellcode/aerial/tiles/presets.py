@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.template import Facts
+from cellcode.aerial.tiles.service import Facts
 from cellcode.errors import UsageError
 from cellcode.http import Client, Politeness
 

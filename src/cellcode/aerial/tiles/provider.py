@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from PIL import Image
 
 from cellcode.aerial.tiles.grid import Box, Grid
-from cellcode.http import Client, MissingError, RemoteError
 
 MAX_TILE_PX = 4096
 Key = tuple[int, int, int]  # level, column and row of a tile
@@ -73,23 +72,6 @@ class TileProvider(ABC):
 
     def close(self) -> None:  # noqa: B027 - a default
         """Close files and connections."""
-
-
-def fetch_image(client: Client, url: str, validators: Validators | None = None) -> TileReply:
-    """Fetch a tile from an address; it is decoded once, so that a damaged one is asked for again.
-
-    Raises:
-        MissingError: 404, 410, or an empty answer however often it is asked for.
-        RemoteError: see `Client.get`.
-    """
-    try:
-        reply = client.get(url, headers=validators.headers() if validators else None, expect="image", verify=decode)
-    except RemoteError as error:
-        if error.reason == "empty answer":
-            raise MissingError(f"{error}", error.status or 200) from None
-        raise
-    version = Validators(reply.headers.get("ETag"), reply.headers.get("Last-Modified"))
-    return TileReply(None if reply.not_modified else reply.body, version)
 
 
 def decode(body: bytes, side_px: int | None = None) -> Image.Image:

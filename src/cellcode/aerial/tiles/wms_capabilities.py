@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.template import WORLD
+from cellcode.aerial.tiles.service import WORLD
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, children, local
 from cellcode.errors import InputError, UsageError
 

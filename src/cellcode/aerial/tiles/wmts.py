@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, urldefrag, urlencode, urljoin, urlsplit, urlunsplit
 from xml.etree.ElementTree import Element
 
-from cellcode.aerial.tiles.box_service import with_environment
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators, fetch_image
+from cellcode.aerial.tiles.crs import WEB_MERCATOR
+from cellcode.aerial.tiles.grid import Box, Grid
+from cellcode.aerial.tiles.service import WORLD, Facts, ServiceTiles, with_environment
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private
 from cellcode.aerial.tiles.wmts_grid import Matrices, read_matrices
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, parse
 from cellcode.errors import InputError, UsageError
@@ -59,7 +58,7 @@ class Request:
         return self.address + urlencode(query, safe=":/,")
 
 
-class WmtsTiles(TileProvider):
+class WmtsTiles(ServiceTiles):
     """A layer of a WMTS, as a provider.
 
     Args:
@@ -76,33 +75,25 @@ class WmtsTiles(TileProvider):
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
         url, wanted = urldefrag(url)
-        asked, self._client = with_environment(url), client or Client()
-        refuse_private(asked, self._client)
-        document = parse(self._client.get(_capabilities_url(asked)).body, redact(url))
+        super().__init__(url, client)
+        asked = with_environment(url)
+        self._check(asked)
+        document = parse(self._client.get(_capabilities_url(asked)).body, self._shown)
         if all_of(document, "ServiceException") or document.tag.endswith("ExceptionReport"):
-            raise InputError(f"{redact(url)} answers with an error: {' '.join(document.itertext()).strip()[:200]}")
+            raise InputError(f"{self._shown} answers with an error: {' '.join(document.itertext()).strip()[:200]}")
         name, _, set_name = wanted.partition("@")
-        layer = _layer(document, name, redact(url))
-        self._matrices = _matrices(document, layer, set_name, redact(url))
+        layer = _layer(document, name, self._shown)
+        self._matrices = _matrices(document, layer, set_name, self._shown)
         self.grid: Grid = self._matrices.grid
-        self._request = _request(document, layer, self._matrices.name, asked)
-        first = self._request.url(self._matrices.names[min(self.grid.levels)], 0, 0)
-        refuse_private(first, self._client)
-        self.host = urlsplit(first).hostname or ""
-        self.name = (
-            f"{redact(url)}#{self._request.layer}@{self._matrices.name} {self._request.values} {self._request.image}"
-        )
-        facts = facts or Facts()
-        self.bounds = facts.bounds if facts.bounds != WORLD else _bounds(layer)
-        self.attribution = facts.attribution or _provider(document)
-        self.licence = facts.licence or _terms(document)
-        self.date = facts.date
-        self.connections = self._client.politeness.connections
+        self._request = request = _request(document, layer, self._matrices.name, asked)
+        self._check(self.url(min(self.grid.levels), 0, 0))
+        self._describe((facts or Facts()).completed(_bounds(layer), _provider(document), _terms(document)))
+        self.name = f"{self._shown}#{request.layer}@{self._matrices.name} {request.values} {request.image}"
         self.identity = hashlib.sha256(f"{self.name} {self.grid}".encode()).hexdigest()[:16]
 
-    def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
-        """See `TileProvider.fetch`."""
-        return fetch_image(self._client, self._request.url(self._matrices.names[z], y, x), validators)
+    def url(self, z: int, x: int, y: int) -> str:
+        """Return the address of a tile."""
+        return self._request.url(self._matrices.names[z], y, x)
 
 
 def open_wmts(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
