@@ -250,7 +250,7 @@ def test_service_that_is_down_ends_the_work(tile_server: Any, hasty: Client) -> 
     tile_server.route = lambda path, query: b"<html>down for maintenance</html>"
     source = TileSource(TemplateTiles(tile_server.url + "/{z}/{x}/{y}", FACTS, hasty))
     lat = np.linspace(52, 52.1, 40)
-    with pytest.raises(RemoteError, match=f"{IN_A_ROW} tiles in a row could not be fetched"):
+    with pytest.raises(RemoteError, match=f"{IN_A_ROW} consecutive tiles could not be fetched"):
         read_crops(source, lat, np.full(40, 5.0), size_m=50, size_px=16)
 
 

@@ -26,7 +26,7 @@ class ArcGisTiles(BoxService):
         client: that sends the requests; None: one of its own.
 
     Raises:
-        UsageError: it is no image service.
+        UsageError: it is not an image service.
         InputError: it does not describe itself.
         RemoteError: it does not answer.
     """
@@ -35,7 +35,7 @@ class ArcGisTiles(BoxService):
         super().__init__(url, facts, client)
         self._address = self._address.rstrip("/").removesuffix("/exportImage")
         if not self._address.endswith("/ImageServer"):
-            raise UsageError(f"{self._shown} is no image service; its address ends in /ImageServer")
+            raise UsageError(f"{self._shown} is not an image service; its address must end in /ImageServer")
         self._given = dict(parse_qsl(urlsplit(with_environment(self._url)).query))
         self._check(self._address)
         about = self._about()

@@ -1,4 +1,4 @@
-"""Services that render any box (WMS, ArcGIS), asked for the boxes of a pyramid, so that what they render can be cached.
+"""Services that render any box (WMS, ArcGIS), requested by the boxes of a pyramid, so that what they render can be cached.
 
 Web Mercator is used where a service has it. Elsewhere the pyramid is laid over the layer's box in the service's own
 reference system; its corner is part of the cache's name, so that tiles of another corner are never mixed with these.
@@ -46,7 +46,7 @@ class BoxService(ServiceTiles):
             max_px: pixels along an image that the service renders at most; None: unknown.
 
         Raises:
-            UsageError: the layer's bounds are needed and not known.
+            UsageError: the layer's bounds are required and unknown.
         """
         self._side_px = min(TILE_PX, 2 ** int(math.log2(max_px))) if max_px and max_px >= 1 else TILE_PX
         self.grid: Grid = _pyramid(crs, facts, self._side_px, self._shown)
@@ -73,7 +73,7 @@ def crs_order(crs: str, bounds: Box) -> tuple[int, float]:
 
 
 def _pyramid(crs: str, facts: Facts, side_px: int, shown: str) -> Grid:
-    """Return the levels in which a service is asked; the zooms of the facts count in Web Mercator, their bounds elsewhere."""
+    """Return the levels to request; the zooms of the facts count in Web Mercator, their bounds elsewhere."""
     if crs == WEB_MERCATOR:
         return web_mercator(facts.min_zoom, facts.max_zoom, side_px)
     left, bottom, right, top = Grid(crs, {}).box(facts.bounds)

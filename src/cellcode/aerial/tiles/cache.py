@@ -1,4 +1,4 @@
-"""What was fetched from services, kept in MBTiles files: one file for each layer of a service.
+"""The cache of downloads, in MBTiles files: one file for each layer of a service.
 
 A cache is an ordinary MBTiles file with one more table, of what a server said about each tile and when. It can be continued at
 any time, written by several threads and processes at once, and used as a source of its own.
@@ -41,8 +41,8 @@ class CacheRules:
     """How long and how much is kept.
 
     Attributes:
-        refresh_after_s: age from which the server is asked whether a tile has changed.
-        missing_after_s: age from which a tile that was not there is asked for again.
+        refresh_after_s: age from which a tile is requested again if it has changed.
+        missing_after_s: age from which a tile that did not exist is requested again.
         max_bytes: of the tiles of one layer; beyond it those fetched first are removed.
     """
 
@@ -61,11 +61,11 @@ class CachedTiles(TileProvider):
     """A provider that keeps the tiles of another in a file.
 
     Args:
-        provider: that is asked for what is not there or too old.
-        path: the file; it is made if it does not exist.
+        provider: of what is not in the file or too old.
+        path: the file; it is created if it does not exist.
 
     Raises:
-        InputError: the file cannot be written, or is no SQLite file.
+        InputError: the file cannot be written, or is not an SQLite file.
     """
 
     def __init__(self, provider: TileProvider, path: Path, rules: CacheRules | None = None) -> None:
@@ -106,7 +106,7 @@ class CachedTiles(TileProvider):
         return reply
 
     def placeholders(self) -> Placeholders:
-        """Return the service's placeholders that are known, and keep those that are learned."""
+        """Return the service's known placeholders, and store those that are found."""
         rows = self._execute("SELECT digest FROM cellcode_placeholders").fetchall()
 
         def learned(digest: bytes) -> None:
@@ -180,7 +180,7 @@ class CachedTiles(TileProvider):
                 self._execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", pair)
 
     def _writing(self) -> sqlite3.Connection:
-        """A transaction that no other writer can come into."""
+        """A transaction that locks out other writers."""
         self._execute("BEGIN IMMEDIATE")
         return self._connection()  # as a context it commits, or rolls back on an error
 
@@ -229,5 +229,5 @@ def _cap_bytes() -> int:
     except ValueError:
         gibibytes = 0
     if not 0 < gibibytes < 1e6:
-        raise UsageError(f"CELLCODE_CACHE_GB is {text!r}; a number of gibibytes is needed")
+        raise UsageError(f"CELLCODE_CACHE_GB is {text!r}; a number of gibibytes is required")
     return round(gibibytes * GIB)

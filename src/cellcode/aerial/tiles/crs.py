@@ -14,7 +14,7 @@ _MERCATOR_CODES = {"3857", "900913", "3785", "102100", "102113"}
 
 
 def known_crs(name: str) -> str | None:
-    """Return a CRS, `AUTHORITY:CODE`, as rasterio takes it; the names of Web Mercator as one; None if PROJ has none."""
+    """Return a CRS, `AUTHORITY:CODE`, as rasterio spells it, Web Mercator under one name; None if PROJ does not know it."""
     authority, _, code = name.upper().partition(":")
     if code in _MERCATOR_CODES:
         return WEB_MERCATOR

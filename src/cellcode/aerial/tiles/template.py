@@ -35,11 +35,11 @@ class TemplateTiles(ServiceTiles):
             `{s}` stands for one of a, b, c and `{switch:d,e}` for one of those that are named; `{r}` for `@2x`;
             `{env:NAME}` for the value of an environment variable, which is where a key belongs. The facts may follow it as
             a fragment: `#max_zoom=19&bounds=3,50,7,54&attribution=...`.
-        facts: of the tiles; a fragment goes before them.
-        client: that asks; None: one of its own.
+        facts: of the tiles; a fragment takes precedence over them.
+        client: that sends the requests; None: one of its own.
 
     Raises:
-        UsageError: the template cannot be understood, or a variable is not set.
+        UsageError: the template has unknown or too few placeholders, or a variable is not set.
         RemoteError: it leads to a private address.
     """
 
@@ -68,7 +68,7 @@ def open_template(address: str, facts: Facts | None = None, client: Client | Non
 
 
 def quadkey(z: int, x: int, y: int) -> str:
-    """Return the digits by which some services name a tile: one a level, of its quarter."""
+    """Return the digits by which some services name a tile: one per level, of its quarter."""
     return "".join(str((x >> bit & 1) + 2 * (y >> bit & 1)) for bit in range(z - 1, -1, -1))
 
 
@@ -97,8 +97,8 @@ def _check_places(template: str) -> None:
                 raise UsageError(f"{shown}: the environment variable {name.removeprefix('env:')} is not set")
         elif name.lower() not in _LEVEL | _COLUMN | _ROW | _FLIPPED | _QUADKEY | {"s", "r"}:
             raise UsageError(
-                f"{shown}: {{{name}}} is not known; use {{z}}, {{x}}, {{y}} or {{-y}}, {{quadkey}}, {{s}}, {{switch:a,b}}, "
-                "{r}, {env:NAME}; a WMTS with further names is opened by its capabilities, wmts:URL#LAYER"
+                f"{shown}: unknown placeholder {{{name}}}; use {{z}}, {{x}}, {{y}} or {{-y}}, {{quadkey}}, {{s}}, "
+                "{switch:a,b}, {r}, {env:NAME}; a WMTS with further names is opened by its capabilities, wmts:URL#LAYER"
             )
     if not lower & _QUADKEY and not (lower & _LEVEL and lower & _COLUMN and lower & (_ROW | _FLIPPED)):
         raise UsageError(f"{shown} needs {{z}}, {{x}} and {{y}} (or {{-y}}), or {{quadkey}}")

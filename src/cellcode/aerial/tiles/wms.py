@@ -1,7 +1,7 @@
 """WMS 1.1.1 and 1.3.0, as a provider of tiles.
 
 The traps: 1.3.0 says CRS where 1.1.1 says SRS, and gives boxes in the order of axes that the authority of a CRS names, so
-latitude first in EPSG:4326, while 1.1.1 always gives x first. Errors come with status 200, as XML where an image was asked for.
+latitude first in EPSG:4326, while 1.1.1 always gives x first. Errors come with status 200, as XML where an image was requested.
 """
 
 from __future__ import annotations
@@ -82,19 +82,19 @@ class WmsTiles(BoxService):
             "FORMAT": self._format,
             "TRANSPARENT": "FALSE" if self._format == "image/jpeg" else "TRUE",
         }
-        return self._asked(values)
+        return self._request_url(values)
 
-    def _asked(self, values: Mapping[str, object]) -> str:
-        """An address with values of ours, and those of the user that are not ours to set."""
+    def _request_url(self, values: Mapping[str, object]) -> str:
+        """An address with values of ours, and those of the user that do not conflict."""
         return f"{self._address}?{urlencode([*self._own, *values.items()], safe=':/,')}"
 
     def _capabilities(self) -> Capabilities:
-        """What the service says; if it cannot be asked, what its address says."""
+        """What the service says; if it does not answer, what its address says."""
         values = {"SERVICE": "WMS", "REQUEST": "GetCapabilities"}
         if "version" in self._given:
             values["VERSION"] = self._given["version"]
         try:
-            document = parse(self._client.get(self._asked(values)).body, self._shown)
+            document = parse(self._client.get(self._request_url(values)).body, self._shown)
             return read_capabilities(document, self._given["layers"], self._shown)
         except UsageError:
             raise
@@ -105,12 +105,12 @@ class WmsTiles(BoxService):
             return Capabilities("", (), WORLD, None, (), "", "")
 
     def _choose_crs(self, offered: tuple[str, ...], bounds: Box) -> tuple[str, str]:
-        """The name of the CRS to ask for, as the service spells it, and as rasterio takes it."""
+        """The name of the CRS to request, as the service spells it, and as rasterio does."""
         given = self._given.get("crs") or self._given.get("srs")
         names = (given,) if given else offered or (WEB_MERCATOR,)
         known = {name: crs for name in names if (crs := known_crs(name)) is not None}
         if not known:
-            raise UsageError(f"{self._shown}: its reference systems ({', '.join(names)}) are not known")
+            raise UsageError(f"{self._shown}: unknown reference systems ({', '.join(names)})")
         return min(known.items(), key=lambda pair: crs_order(pair[1], bounds))
 
     def _refuse(self, body: bytes) -> None:

@@ -1,6 +1,6 @@
 """WMTS: tiles as a service's own capabilities describe them, by query (KVP) or by template (REST).
 
-Nothing is assumed of a grid: corner, scales, tile sizes and limits are those of the document. Web Mercator is taken where a
+Nothing is assumed about a grid: corner, scales, tile sizes and limits are those of the document. Web Mercator is used where a
 layer has it; any other reference system that PROJ knows does as well.
 """
 
@@ -28,7 +28,7 @@ _OWN = {"tilematrixset", "tilematrix", "tilerow", "tilecol", "style"}
 
 @dataclass(frozen=True)
 class Request:
-    """How a tile is asked for.
+    """How a tile is requested.
 
     Attributes:
         template: of REST, empty for KVP.
@@ -64,13 +64,13 @@ class WmtsTiles(ServiceTiles):
     Args:
         url: of the capabilities, or of the service; the fragment names the layer (`#LAYER`, or `#LAYER@TILEMATRIXSET`); it may
             be left out where there is only one. `{env:NAME}` stands for the value of an environment variable.
-        facts: of a preset; they go before what the document says.
-        client: that asks; None: one of its own.
+        facts: of a preset; they take precedence over the document.
+        client: that sends the requests; None: one of its own.
 
     Raises:
-        UsageError: there is no such layer or set; the sentence names those that there are.
-        InputError: the document is not understood.
-        RemoteError: it cannot be had.
+        UsageError: unknown layer or set; the sentence names the valid ones.
+        InputError: the document cannot be used.
+        RemoteError: it cannot be fetched.
     """
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
@@ -102,7 +102,7 @@ def open_wmts(address: str, facts: Facts | None = None, client: Client | None = 
 
 
 def _capabilities_url(url: str) -> str:
-    """Complete the address of a service; one that ends in a file or asks for the capabilities is taken as it is."""
+    """Complete the address of a service; one of a file or of the capabilities is used as given."""
     parts = urlsplit(url)
     query = parse_qsl(parts.query, keep_blank_values=True)
     if parts.path.lower().endswith(".xml") or any(name.lower() == "request" for name, _ in query):
@@ -114,7 +114,7 @@ def _capabilities_url(url: str) -> str:
 def _layer(document: Element, name: str, shown: str) -> Element:
     layers = {child_text(layer, "Identifier"): layer for layer in all_of(document, "Layer")}
     if not layers:
-        raise InputError(f"{shown} is no WMTS capabilities document: it has no layers")
+        raise InputError(f"{shown} is not a WMTS capabilities document: it has no layers")
     if not name and len(layers) == 1:
         return next(iter(layers.values()))
     if name not in layers:
@@ -124,7 +124,7 @@ def _layer(document: Element, name: str, shown: str) -> Element:
 
 
 def _matrices(document: Element, layer: Element, set_name: str, shown: str) -> Matrices:
-    """Return the layer's set that is asked for; else Web Mercator, the finest; else the first that can be read."""
+    """Return the layer's set of this name; else Web Mercator, the finest; else the first that can be read."""
     sets = {child_text(each, "Identifier"): each for each in document.iter() if each.tag.endswith("}TileMatrixSet")}
     links = {child_text(link, "TileMatrixSet"): link for link in all_of(layer, "TileMatrixSetLink")}
     if set_name and set_name not in links:
@@ -167,7 +167,9 @@ def _format(layer: Element, shown: str) -> str:
     offered = [each.text or "" for each in layer if each.tag.endswith("}Format")]
     image = next((each for each in _FORMATS if each in offered), None)
     if image is None:
-        raise InputError(f"{shown}: the layer comes as {', '.join(offered) or 'nothing'}; JPEG, PNG or WebP is needed")
+        raise InputError(
+            f"{shown}: the layer comes as {', '.join(offered) or 'nothing'}; JPEG, PNG or WebP is required"
+        )
     return image
 
 
@@ -178,7 +180,7 @@ def _style(layer: Element) -> str:
 
 
 def _kvp_address(document: Element, url: str) -> str:
-    """Where GetTile is asked by query, with `?` or `&` at its end."""
+    """Where GetTile is requested by query, with `?` or `&` at its end."""
     address = url
     for operation in all_of(document, "Operation"):
         if operation.get("name") != "GetTile":

@@ -36,7 +36,7 @@ def read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) ->
         bounds: of the layer in degrees: of two orders of the axes, the one by which the tiles lie there is right.
 
     Raises:
-        InputError: its reference system is not known, or its tiles are not square.
+        InputError: its reference system is unknown, or its tiles are not square.
     """
     text = child_text(matrix_set, "SupportedCRS")
     crs = _crs(name, text)
@@ -61,10 +61,10 @@ def read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) ->
 
 
 def _crs(name: str, text: str) -> str:
-    """Name of a CRS as rasterio takes it, from `urn:ogc:def:crs:EPSG::3857` and its relatives."""
+    """Name of a CRS as rasterio spells it, from `urn:ogc:def:crs:EPSG::3857` and its relatives."""
     code = re.search(r"(\w+):(?:[\d.]*:)?(\w+)$", text) or re.search(r"/def/crs/(\w+)/[\d.]+/(\w+)$", text)
     if code is None:
-        raise InputError(f"{name} has the reference system {text or '(none)'}, which is not understood")
+        raise InputError(f"{name} has the reference system {text or '(none)'}, which is malformed")
     crs = known_crs(f"{code[1].upper()}:{code[2]}")
     if crs is None:
         raise InputError(f"{name} has the reference system {text}, which PROJ does not know")
@@ -94,7 +94,7 @@ def _levels(
 
 
 def _lie_in(levels: dict[str, Level], crs: str, bounds: Box) -> bool:
-    """Tell whether the middle of a layer lies among the tiles of its coarsest level."""
+    """Return True if the middle of a layer lies among the tiles of its coarsest level."""
     level = max(levels.values(), key=lambda each: each.span)
     left, bottom, right, top = Grid(crs, {0: level}).box(bounds)
     x, y = (left + right) / 2, (bottom + top) / 2
