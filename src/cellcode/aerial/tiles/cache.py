@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellcode.aerial.tiles.blank import Placeholders
-from cellcode.aerial.tiles.cache_file import SCHEMA, connect
 from cellcode.aerial.tiles.decoder import Decoder
 from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
@@ -29,6 +28,16 @@ GIB = 2**30
 DAY_S = 86_400.0
 _CHECK_EVERY = 64  # tiles stored between two looks at the size
 _KEPT_SHARE = 0.9  # of the cap, when the oldest are removed
+_WAIT_S = 60.0  # for another process that writes
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS metadata (name TEXT PRIMARY KEY, value TEXT)",
+    "CREATE TABLE IF NOT EXISTS tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB, "
+    "PRIMARY KEY (zoom_level, tile_column, tile_row))",
+    "CREATE TABLE IF NOT EXISTS cellcode_fetched (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, "
+    "fetched_at REAL, bytes INTEGER, etag TEXT, last_modified TEXT, PRIMARY KEY (zoom_level, tile_column, tile_row))",
+    "CREATE INDEX IF NOT EXISTS cellcode_age ON cellcode_fetched (fetched_at, bytes)",
+    "CREATE TABLE IF NOT EXISTS cellcode_placeholders (digest BLOB PRIMARY KEY)",
+)
 _WHERE = "WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
 _SELECT = (
     "SELECT fetched_at, etag, last_modified, tile_data FROM cellcode_fetched LEFT JOIN tiles "
@@ -174,7 +183,7 @@ class CachedTiles(TileProvider):
         if not self._flips:
             values[CRS_KEY] = self.grid.crs
         with self._writing():
-            for statement in SCHEMA:
+            for statement in _SCHEMA:
                 self._execute(statement)
             for pair in values.items():
                 self._execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", pair)
@@ -195,7 +204,7 @@ class CachedTiles(TileProvider):
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = connect(self.path)
+            connection = _connect(self.path)
             self._local.connection = connection
             self._opened.append(connection)
         return connection
@@ -212,6 +221,23 @@ def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules
     file = f"{re.sub('[^A-Za-z0-9.-]+', '-', provider.host)}-{digest}.mbtiles"
     tiles = CachedTiles(provider, (folder or cache_folder()) / file, rules or CacheRules(max_bytes=_cap_bytes()))
     return TileSource(tiles, Decoder(tiles, tiles.placeholders()))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a cache for several writers: readers do not wait, writers wait for each other."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            return connection
+        except sqlite3.OperationalError as error:
+            connection.close()
+            # Changing the mode of a new file does not wait for another process that does the same.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def cache_folder() -> Path:
