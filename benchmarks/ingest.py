@@ -22,7 +22,7 @@ import report
 from PIL import Image
 from report import Row
 
-from cellcode.photos import IngestOptions, ingest
+from cellcode.photos import ingest
 
 BAD_SHARE = 0.001
 PHOTO_PX = (1280, 960)
@@ -60,7 +60,7 @@ def measure(folder: Path, quick: bool) -> list[Row]:
 def rate(folder: Path, check: Literal["decode", "header"], photos: int) -> Row:
     """Photos a second of a processor, in this process: the start of a command would be most of it."""
     started = time.process_time()
-    ingest(folder / "few.parquet", out=folder / "table", options=IngestOptions(check=check))
+    ingest(folder / "few.parquet", out=folder / "table", check=check)
     value = photos / (time.process_time() - started)
     return {"case": f"--check {check}, JPEG of 1.2 megapixels", "value": value, "unit": "photos/CPU s"}
 

@@ -15,7 +15,7 @@ from cellcode.errors import MissingExtraError
 from cellcode.photos.reading import magnetic
 from cellcode.photos.reading.exif import Facts, read_facts
 from cellcode.photos.reading.image import PhotoError, open_photo
-from cellcode.photos.sources.folder import read_folder
+from tests.photos.conftest import read_folder
 
 GPS = ExifTags.GPS
 ASCII, RATIONAL, SRATIONAL, DOUBLE = 2, 5, 10, 12

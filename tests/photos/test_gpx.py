@@ -11,7 +11,7 @@ from cellcode.errors import InputError, UsageError
 from cellcode.geography.distance import haversine_m
 from cellcode.photos.reading.capture_time import Clock
 from cellcode.photos.reading.gpx import Track
-from cellcode.photos.sources.folder import read_folder
+from tests.photos.conftest import read_folder
 from cellcode.photos.table.item import Reject
 
 START = datetime(2024, 7, 6, 8, 0, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from cellcode.errors import MissingExtraError
 from cellcode.photos.reading.image import PhotoError, PhotoTooLargeError, open_photo, read_image, read_pixels
-from cellcode.photos.sources.folder import read_folder
+from tests.photos.conftest import read_folder
 from cellcode.photos.table.item import Reject
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")

@@ -11,7 +11,8 @@ from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.photos.reading.image import read_image
 from cellcode.photos.reading.panorama import PanoramaRule, cut
-from cellcode.photos.sources.folder import PANORAMA_REASON, read_folder
+from cellcode.photos.sources.folder import PANORAMA_REASON
+from tests.photos.conftest import read_folder
 from cellcode.photos.table.item import Reject
 
 GPS = ExifTags.GPS

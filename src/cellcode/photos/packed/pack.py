@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, VERSION
 from cellcode.photos.packed.shards import PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
 from cellcode.photos.packed.shuffle import Ints, Layout, Spill
 from cellcode.photos.packed.statistics import VALIDATION, Facts, set_validation_apart, survey
-from cellcode.photos.reading.image import PhotoError, open_photo, read_pixels
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, image_kind, read_pixels
 from cellcode.photos.table.batches import ROWS, Batches, plain_memory
 from cellcode.photos.table.photo_table import SPLITS, PhotoTable
 from cellcode.progress import Meter
@@ -40,7 +40,6 @@ from cellcode.types import Bools, Float64, Int8
 LOCK, SPILL = ".lock", ".rows.arrow"
 _AHEAD = 64  # photos that are read before they are written
 _REJECTED = b"rejected"  # metadata of a shard's Parquet file: photos of it that could not be read, and why
-_KINDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Packing:
     group_photos: int = 8
     shard_photos: int = 4096
     size_px: tuple[int, int] | None = None
-    fit: str = "stretch"
+    fit: Literal["stretch", "crop"] = "stretch"
     quality: int = 90
     seed: int = 0
 
@@ -194,8 +193,8 @@ def _read(file: Path, packing: Packing) -> _Image | str:
     try:
         if packing.size_px is None:
             data = file.read_bytes()
-            return _Image(_KINDS.get(open_photo(data).format or "", "jpg"), data)
-        pixels = read_pixels(file, *packing.size_px, packing.fit)
+            return _Image(image_kind(data), data)
+        pixels = read_pixels(file, PhotoSpec(*packing.size_px, packing.fit))
     except PhotoError as error:
         return str(error).replace("photo:", f"{file}:", 1)
     except OSError as error:

@@ -6,26 +6,25 @@ unpacked.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellcode.errors import InputError
-from cellcode.photos.sources.archives import Member, Places
+from cellcode.errors import InputError, UsageError
+from cellcode.photos.sources.archives import Member, Places, place
 from cellcode.photos.sources.list_files import CsvList, Lines
-from cellcode.photos.sources.lists import Listed, select
-from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.photos.sources.lists import Listed, ListedSource, select
+from cellcode.photos.sources.osv5m_files import Dataset, HubDataset
+from cellcode.photos.table.photo_table import with_columns
 from cellcode.photos.table.selection import Selection, keep
 from cellcode.progress import track
 
-PREFIX = "osv5m:"
 LICENCE = "CC-BY-SA-4.0"
 SPLITS = ("train", "test")
 _NAMES = {
@@ -39,41 +38,32 @@ _NAMES = {
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
-class Dataset(Protocol):
-    """The files of the dataset, by their names: train.csv, images/train/00.zip, ..."""
+class Osv5mSource(ListedSource):
+    """The dataset in a folder (`osv5m:FOLDER`) or at its hub (`osv5m:hub`).
 
-    def names(self) -> Iterator[str]:
-        """Yield the names of all files."""
-        ...
+    Photos in zips are unpacked into OUT/images, others stay where they are.
 
-    def local(self, name: str) -> Path:
-        """Return a file as one on disk."""
-        ...
+    Raises:
+        UsageError: check none: there are no widths and heights.
+    """
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, at any place."""
-        ...
+    uses: ClassVar[tuple[str, ...]] = ("check",)
 
-
-@dataclass(frozen=True)
-class DiskDataset:
-    """The dataset in a folder, with zips, extracted folders, or both."""
-
-    path: Path
-
-    def names(self) -> Iterator[str]:
-        """See `Dataset`."""
-        for folder, _, files in os.walk(self.path):
-            relative = Path(folder).relative_to(self.path)
-            yield from ((relative / file).as_posix() for file in sorted(files))
-
-    def local(self, name: str) -> Path:
-        """See `Dataset`."""
-        return self.path / name
-
-    def open(self, name: str) -> BinaryIO:
-        """See `Dataset`."""
-        return (self.path / name).open("rb")
+    def listed(self) -> Listed:
+        """See `ListedSource`."""
+        where, options = self.argument, self.options
+        if options.check == "none":
+            raise UsageError(
+                f"{self.spec}: check none needs widths and heights, which OSV-5M does not list; choose header"
+            )
+        dataset = Dataset(Path(where))
+        if where == "hub":
+            dataset = hub = HubDataset()
+            hub.ask(options.confirm)
+        listed, self.has_split = listed_by_id(dataset, options.selection(self.region), where)
+        places = find(dataset, set(listed.rows["file"].to_pylist()))
+        notice = f"OSV-5M in {where}, {LICENCE}"
+        return place(listed, places, dataset.open, self.out, options.confirm, notice)
 
 
 class _Csv:
@@ -96,7 +86,7 @@ class _Csv:
             yield replace(lines, columns=columns)
 
 
-def listed(dataset: Dataset, selection: Selection, where: str) -> tuple[Listed, bool]:
+def listed_by_id(dataset: Dataset, selection: Selection, where: str) -> tuple[Listed, bool]:
     """Return the wanted photos by their ids, and whether both lists are there, which are the dataset's own split.
 
     Raises:
@@ -122,10 +112,10 @@ def listed(dataset: Dataset, selection: Selection, where: str) -> tuple[Listed, 
 
 
 def find(dataset: Dataset, ids: set[str]) -> Places:
-    """Tell where the photos of some ids are, in folders or in zips; the former are used where they are.
+    """Return where the photos of some ids are, in folders or in zips; the former are used where they are.
 
     Raises:
-        InputError: a zip is damaged, so that nobody can tell what is in it.
+        InputError: a zip is damaged, so that its contents are unknown.
     """
     places: dict[str, Member | Path] = {}
     archives = []
@@ -157,11 +147,8 @@ def _contents(dataset: Dataset, archive: str) -> list[zipfile.ZipInfo]:
 
 def _credited(rows: pa.Table) -> pa.Table:
     """Put the licence in, and where the photos come from beside who took them."""
-    index = SCHEMA.get_field_index("licence")
-    rows = rows.set_column(index, SCHEMA.field("licence"), pa.array([LICENCE] * len(rows), pa.string()))
-    index = SCHEMA.get_field_index("attribution")
-    creator = pc.binary_join_element_wise(rows["attribution"], "Mapillary", ", ")
-    return rows.set_column(index, SCHEMA.field("attribution"), pc.fill_null(creator, "Mapillary"))
+    creators = pc.fill_null(pc.binary_join_element_wise(rows["attribution"], "Mapillary", ", "), "Mapillary")
+    return with_columns(rows, licence=[LICENCE] * len(rows), attribution=creators.to_pylist())
 
 
 def _milliseconds(text: str | None) -> int | None:

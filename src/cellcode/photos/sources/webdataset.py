@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from cellcode.errors import InputError
-from cellcode.photos.sources.archives import Member, is_safe
+from cellcode.photos.sources.archives import Member, is_safe, place
+from cellcode.photos.sources.folder import SUFFIXES
 from cellcode.photos.sources.geojson import array_of
 from cellcode.photos.sources.list_files import LINES, Lines
+from cellcode.photos.sources.lists import Listed, ListedSource
 from cellcode.progress import track
 
-PREFIX = "webdataset:"
 KEY = "__key__"
 _PHOTOS = ("jpg", "jpeg", "png", "webp")
 _SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -39,6 +40,18 @@ class _Sample:
         if self.photo is None:
             return "no photo beside its JSON"
         return "no JSON beside the photo" if self.properties is None else None
+
+
+class WebDatasetSource(ListedSource):
+    """A folder of WebDataset shards; its photos are unpacked into OUT/images."""
+
+    def listed(self) -> Listed:
+        """See `ListedSource`."""
+        path = Path(self.argument)
+        photos = TarList(path)
+        listed = self.select(photos, path, "webdataset", {**self.options.columns, "file": KEY})
+        opener = lambda name: (path / name).open("rb")  # noqa: E731
+        return place(listed, photos.places, opener, self.out, self.options.confirm, str(path))
 
 
 class TarList:
@@ -111,6 +124,11 @@ class TarList:
             sample.fault = "two photos under one key"
         else:
             sample.photo = Member(shard, member.name, member.size, f"images/{key}.{kind}")
+
+
+def is_shards(folder: Path) -> bool:
+    """Return True if a folder holds shards and no photos."""
+    return bool(shard_files(folder)) and not any(each.suffix.lower() in SUFFIXES for each in folder.rglob("*"))
 
 
 def shard_files(folder: Path) -> list[Path]:

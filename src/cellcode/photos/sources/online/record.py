@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 from cellcode.photos.reading.panorama import WHOLE, Area
+from cellcode.photos.table.item import Reject
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 Kind = Literal["perspective", "panorama", "fisheye"]
@@ -16,7 +17,7 @@ Kind = Literal["perspective", "panorama", "fisheye"]
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """One size of a photo; the width is None where the listing does not tell it (the full size)."""
+    """One size of a photo; the width is None where the listing does not state it (the full size)."""
 
     width_px: int | None
     url: str
@@ -83,6 +84,14 @@ class Record:
                 "renditions": tuple(Rendition(**each) for each in fields["renditions"]),
             }
         )
+
+
+Found = Record | Reject
+
+
+def reject(service: str, identifier: object, reason: str, transient: bool = False) -> Reject:
+    """Return the reject of a photo of a service, by the name that it has there."""
+    return Reject(f"{service}/{str(identifier)[:100]}", None, reason, transient)
 
 
 def safe_name(identifier: object) -> str | None:

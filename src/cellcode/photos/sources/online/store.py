@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from cellcode.files import atomic_path
-from cellcode.photos.reading.exif import TURNED
-from cellcode.photos.reading.image import PhotoError, open_photo
+from cellcode.photos.reading.image import PhotoError, image_kind, photo_size
 from cellcode.photos.reading.panorama import WHOLE, PanoramaRule, cut, headings_shown
-from cellcode.photos.sources.online.options import Options
+from cellcode.photos.sources.online.choice import Filter
 from cellcode.photos.sources.online.record import Record
 
-_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_SUFFIXES = (".jpg", ".png", ".webp")
 _JPEG_QUALITY = 92
 _SHAPE_TOLERANCE = 0.01
 
@@ -30,6 +29,10 @@ class Picture:
     heading_deg: float | None
     fov_deg: float | None
 
+    def facts(self) -> dict[str, float | None]:
+        """Return what a row has of it."""
+        return {name: value for name, value in asdict(self).items() if name != "file"}
+
 
 class Store:
     """The photos in a folder. A file is there whole or not at all, so one that is there is not fetched again.
@@ -38,18 +41,14 @@ class Store:
         out: the folder above `images`.
     """
 
-    def __init__(self, out: Path, options: Options) -> None:
-        self._out, self._options = out, options
-
-    def has(self, record: Record) -> bool:
-        """Tell whether a photo is there."""
-        return self.find(record) is not None
+    def __init__(self, out: Path, wanted: Filter) -> None:
+        self._out, self._options = out, wanted.options
 
     def find(self, record: Record) -> list[Picture] | None:
         """Return the files of a photo, if it is there and wide enough."""
         if record.kind == "panorama":
             return self._views(record)
-        for suffix in dict.fromkeys(_SUFFIXES.values()):
+        for suffix in _SUFFIXES:
             size = _size(self._path(record.id, suffix))
             if size is not None and size[0] >= self._options.min_width_px:
                 return [self._picture(record, suffix, size)]
@@ -66,8 +65,8 @@ class Store:
         """
         if record.kind == "panorama":
             return self._cut(record, image)
-        suffix = _SUFFIXES.get(open_photo(body).format or "")
-        if suffix is None:
+        suffix = f".{image_kind(body)}"
+        if suffix not in _SUFFIXES:
             raise PhotoError("photo: neither JPEG, PNG nor WebP")
         with atomic_path(self._path(record.id, suffix)) as temporary:
             temporary.write_bytes(body)
@@ -127,11 +126,7 @@ def _views_name(record: Record, rule: PanoramaRule) -> str:
 
 def _size(path: Path) -> tuple[int, int] | None:
     """Width and height of the upright picture; None if there is none."""
-    if not path.is_file():
-        return None
     try:
-        with open_photo(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
-            return (image.height, image.width) if turned else image.size
+        return photo_size(path, "header")
     except PhotoError:
         return None
