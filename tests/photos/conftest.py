@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from cellcode.photos import IngestOptions
-from cellcode.photos.sources import PhotoSource, Reject
-from cellcode.photos.sources.folder import FolderSource
-from cellcode.photos.sources.rows import relative_file
-from cellcode.photos.table.photo_table import SCHEMA
-
 GPS = ExifTags.GPS
-
-
-def items_of(source: PhotoSource) -> Iterator[dict[str, Any] | Reject]:
-    """What a source yields, its photos as rows of the photo table."""
-    for item in source.items():
-        if isinstance(item, Reject):
-            yield item
-        else:
-            lat, lon = item.position
-            place = {"file": relative_file(Path(item.image), source.root), "lat_deg": lat, "lon_deg": lon}  # type: ignore[arg-type]
-            yield {**dict.fromkeys(SCHEMA.names), "split": "train", **item.facts, **place}
-
-
-def read_folder(folder: Path, out: Path | None = None, **options: Any) -> Iterator[dict[str, Any] | Reject]:
-    """The photos of a folder."""
-    source = FolderSource(str(folder), out=out or folder.parent / "table", options=IngestOptions(**options))
-    return items_of(source)
 
 
 def position(lat_deg: float, lon_deg: float) -> dict[int, Any]:

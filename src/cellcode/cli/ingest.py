@@ -70,7 +70,7 @@ def command(
     Shows the download size and asks for confirmation above 2,000 photos or 500 MB. Resumes when run again; retries photos
     that failed with temporary errors (exit status 1).
     """
-    from cellcode.photos.ingest import ingest
+    from cellcode.photos import ingest
 
     rule = _given(context, SplitRule)
     if kind is None and rule != SplitRule():

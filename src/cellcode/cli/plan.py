@@ -92,4 +92,6 @@ def _photos(spec: str | None, count: int | None, region: Region, config: Config)
     if spec is None:
         assert count is not None  # the command asks for one of them
         return Photos.of_count(count)
-    return Photos.of_service(spec, region) if PHOTO_SOURCES.knows(spec) or PHOTO_SOURCES.is_plugin(spec) else Photos.of_table(spec, region, config)
+    if PHOTO_SOURCES.knows(spec) or PHOTO_SOURCES.is_plugin(spec):
+        return Photos.of_service(spec, region)
+    return Photos.of_table(spec, region, config)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
-import sys
 import tarfile
 import zlib
 from collections import Counter, deque
@@ -37,6 +37,7 @@ from cellcode.photos.table.photo_table import SPLITS, PhotoTable
 from cellcode.progress import Meter
 from cellcode.types import Bools, Float64, Int8
 
+logger = logging.getLogger(__name__)
 LOCK, SPILL = ".lock", ".rows.arrow"
 _AHEAD = 64  # photos that are read before they are written
 _REJECTED = b"rejected"  # metadata of a shard's Parquet file: photos of it that could not be read, and why
@@ -123,7 +124,7 @@ def _run(
     packed = sum(summary["photos"] for summary in summaries)
     megabytes = sum(summary["bytes"] for summary in summaries) / 1e6
     note = f"; {len(rejected)} left out, the first: {next(iter(rejected.values()))}" if rejected else ""
-    print(f"{packed} photos in {len(summaries)} shards, {megabytes:.1f} MB, in {out}{note}", file=sys.stderr)
+    logger.info(f"{packed} photos in {len(summaries)} shards, {megabytes:.1f} MB, in {out}{note}")
     return PackedPhotos.open(out)
 
 

@@ -90,10 +90,10 @@ class PhotoSource:
         items, total = self._items(), self.count()
         items = track(items, f"reading {self.spec}", total) if total is not None else items
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            maker = RowMaker(self.spec, self.out, self.root, self.options.check, threads)
+            maker = RowMaker(self.spec, self.out, self.options.check, threads)
             selection = self.options.selection(self.region)
             while some := list(islice(items, _TOGETHER)):
-                yield maker.batch(some, selection)
+                yield maker.batch(some, self.root, selection)
             self.has_split = maker.has_split
 
     def _items(self) -> Iterator[Any]:

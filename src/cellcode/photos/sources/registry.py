@@ -75,14 +75,11 @@ def _spec(text: str) -> str:
     path = Path(text)
     if path.is_dir():
         return f"{'webdataset' if webdataset.is_shards(path) else 'folder'}:{text}"
-    if path.suffix.lower() in lists.SUFFIXES and (path.exists() or not PHOTO_SOURCES.is_plugin(text)):
-        return f"list:{text}"
-    if PHOTO_SOURCES.is_plugin(text):
+    if ":" in text and not path.exists():
         return text
+    if path.suffix.lower() in lists.SUFFIXES:
+        return f"list:{text}"
     suffixes = ", ".join(lists.SUFFIXES)
     if not path.exists():
-        names = ", ".join(PHOTO_SOURCES.names())
-        raise InputError(
-            f"{text} does not exist; give a folder of photos, a list ({suffixes}), one of {names}, or module:ARG"
-        )
+        raise InputError(f"{text} does not exist; give a folder of photos, or a list ({suffixes})")
     raise UsageError(f"{text} is neither a folder nor a list of photos ({suffixes})")

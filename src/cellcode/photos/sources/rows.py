@@ -34,21 +34,22 @@ class RowMaker:
     Attributes:
         spec: of the source, for messages.
         out: folder of the photo table; bytes are written into its folder `images`, under a digest as name.
-        root: folder that `file` is relative to.
         check: how files are looked at whose size is not among their facts.
         has_split: a photo stated its split.
     """
 
     spec: str
     out: Path
-    root: Path
     check: Check
     threads: ThreadPoolExecutor
     has_split: bool = False
     _seen: set[str] = field(default_factory=set)
 
-    def batch(self, items: list[Any], selection: Selection) -> Batch:
+    def batch(self, items: list[Any], root: Path, selection: Selection) -> Batch:
         """Return rows and rejects of some items; of those that are not wanted nothing is read or written.
+
+        Args:
+            root: folder that `file` is relative to.
 
         Raises:
             PluginError: an item is of another form, or has a fact that the photo table has no column for.
@@ -68,7 +69,7 @@ class RowMaker:
         table = pa.Table.from_pylist(rows, SCHEMA)
         wanted, left_out = selection.mask(table)
         table, chosen = keep(table, wanted), np.flatnonzero(wanted)
-        placed = list(self.threads.map(lambda index: self._place(images[index], rows[index]), chosen))
+        placed = list(self.threads.map(lambda index: self._place(images[index], rows[index], root), chosen))
         usable = np.ones(len(placed), bool)
         for number, (index, found) in enumerate(zip(chosen, placed, strict=True)):
             if isinstance(images[index], bytes) and not isinstance(found, str):
@@ -103,7 +104,7 @@ class RowMaker:
         row |= {"file": name, "lat_deg": lat, "lon_deg": lon}
         return image if isinstance(image, bytes) else Path(image), row
 
-    def _place(self, image: Path | bytes, row: Mapping[str, Any]) -> tuple[str, int, int] | str:
+    def _place(self, image: Path | bytes, row: Mapping[str, Any], root: Path) -> tuple[str, int, int] | str:
         """File and size of a photo, or why it cannot be used."""
         try:
             if isinstance(image, bytes):
@@ -112,12 +113,12 @@ class RowMaker:
                 if not path.is_file():
                     with atomic_path(path) as temporary:
                         temporary.write_bytes(image)
-                return relative_file(path, self.root), *size
+                return relative_file(path, root), *size
             if row["width_px"] and row["height_px"]:
-                return relative_file(image, self.root), row["width_px"], row["height_px"]
+                return relative_file(image, root), row["width_px"], row["height_px"]
             if self.check == "none":
                 return "no width_px and height_px, which check none needs"
-            return relative_file(image, self.root), *photo_size(image, self.check)
+            return relative_file(image, root), *photo_size(image, self.check)
         except PhotoError as error:
             return str(error).removeprefix(f"{image if isinstance(image, Path) else 'photo'}: ")
 

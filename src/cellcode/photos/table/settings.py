@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 
@@ -12,7 +12,13 @@ from cellcode.errors import UsageError
 
 
 class Settings(Frozen):
-    """Settings that raise `UsageError` where a key is unknown or a value is out of its range."""
+    """Settings that raise `UsageError` where a key is unknown or a value is out of its range.
+
+    Attributes:
+        prefix: of the message.
+    """
+
+    prefix: ClassVar[str] = ""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -24,5 +30,5 @@ class Settings(Frozen):
         name, message = ".".join(str(part) for part in first["loc"]), first["msg"]
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.0)
-            raise UsageError(f"unknown option {name}; the nearest known one is {near[0]}")
-        raise UsageError(f"{name or cls.__name__} is {first['input']!r}: {message[0].lower()}{message[1:]}")
+            raise UsageError(f"{cls.prefix}unknown option {name}; the nearest known one is {near[0]}")
+        raise UsageError(f"{cls.prefix}{name or cls.__name__} is {first['input']!r}: {message[0].lower()}{message[1:]}")

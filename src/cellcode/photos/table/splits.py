@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ class SplitRule(Settings):
         UsageError: a value is out of range.
     """
 
+    prefix: ClassVar[str] = "split: "
     kind: Literal["position", "date", "both", "none"] = Field(
         "position", description="position, date, both or none; without it, a list's own split is kept."
     )

@@ -40,7 +40,7 @@ class Filter:
         if record.kind == "fisheye":
             return "fisheye, not a perspective photo"
         if record.kind == "panorama" and options.panoramas is None:
-            return "a 360 degree photo, which needs --panoramas"
+            return "a 360 degree photo; --panoramas cuts views out of it"
         return None if record.wide_enough(self.wanted_px(record)) else self.too_narrow(record)
 
     def too_narrow(self, record: Record) -> str:
