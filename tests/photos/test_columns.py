@@ -53,7 +53,7 @@ def test_x_and_y_are_not_taken_for_a_position(ingest_text: Callable[..., PhotoTa
 
 def test_several_common_names_of_one_thing_are_not_guessed_among(ingest_text: Callable[..., PhotoTable]) -> None:
     text = "file,latitude,gps_latitude,lon\na.jpg,48,49,2\n"
-    with pytest.raises(InputError, match="lat may be the column latitude or gps_latitude; say which with --column"):
+    with pytest.raises(InputError, match="lat may be the column latitude or gps_latitude; choose one with --column"):
         ingest_text(text)
     assert ingest_text(text, columns={"lat": "gps_latitude"}).lat_deg.tolist() == [49]
 

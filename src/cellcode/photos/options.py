@@ -58,7 +58,7 @@ def _panoramas(value: Any) -> Any:
 
 
 def decline(question: str) -> bool:
-    """Answer no: nobody is there to be asked."""
+    """Answer no: nobody can be asked."""
     return False
 
 

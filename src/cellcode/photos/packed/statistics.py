@@ -20,7 +20,7 @@ TRAIN, VALIDATION = SPLITS.index("train"), SPLITS.index("validation")
 
 @dataclass
 class Facts:
-    """What the manifest says of all photos together.
+    """What the manifest states about all photos together.
 
     Attributes:
         bounds: west, south, east and north edge in degrees.

@@ -18,10 +18,10 @@ _FILM_WIDTH_MM, _FILM_HEIGHT_MM = 36.0, 24.0
 
 @dataclass(frozen=True)
 class Facts:
-    """What a photo says of itself; None where it says nothing usable. Angles in degrees, WGS84.
+    """What a photo states about itself; None where it states nothing usable. Angles in degrees, WGS84.
 
     Attributes:
-        lat_deg, lon_deg: NaN where `position_fault` says why there is no position.
+        lat_deg, lon_deg: NaN where there is no position, for the reason `position_fault`.
         heading_deg: true.
         magnetic_heading_deg: the same from magnetic north, where the photo states that one.
         captured_at: UTC if `in_utc`, else what the camera's clock showed.

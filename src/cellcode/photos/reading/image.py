@@ -56,7 +56,7 @@ class PhotoSpec:
 
 
 class PhotoError(InputError):
-    """A file that cannot be used as a photo; the sentence says why."""
+    """A file that cannot be used as a photo; the sentence gives the reason."""
 
 
 class PhotoTooLargeError(PhotoError):
@@ -68,12 +68,12 @@ class HeicSupportError(MissingExtraError, PhotoError):
 
 
 def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a photo without decoding it and check what its header says.
+    """Open a photo without decoding it and check its header.
 
     Raises:
         HeicSupportError: a HEIC, and the extra that reads it is not installed; a PhotoError too.
         PhotoError: empty, not an image, animated, too small, over `max_pixels`, CMYK or more than 8 bits a channel
-            (their colours cannot be told without a profile).
+            (their colours are unknown without a profile).
     """
     name = _name(source)
     try:

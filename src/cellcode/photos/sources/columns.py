@@ -41,7 +41,7 @@ def resolve(present: list[str], asked: Mapping[str, str], path: Path, *, placed:
     Args:
         present: the columns of the list.
         asked: our name to the list's, where the user names it; an empty column means none.
-        placed: the list has a geometry: latitude and longitude come from it, unless they are asked for.
+        placed: the list has a geometry: latitude and longitude come from it, unless the user names columns.
 
     Returns:
         Our name to the list's, for every column that is there.
@@ -83,8 +83,8 @@ def _by_itself(name: str, present: list[str], path: Path) -> str | None:
     candidates = list(dict.fromkeys(column for column in present if column.strip().lower() in common))
     if len(candidates) > 1:
         raise InputError(
-            f"{path}: {name} may be the column {' or '.join(candidates)}; say which with --column {name}={candidates[0]}, "
-            f"or that none is with --column {name}="
+            f"{path}: {name} may be the column {' or '.join(candidates)}; choose one with --column {name}={candidates[0]}, "
+            f"or none with --column {name}="
         )
     return candidates[0] if candidates else None
 

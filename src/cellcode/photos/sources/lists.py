@@ -39,7 +39,7 @@ class Listed:
     """The wanted photos of a list, before their files are looked at.
 
     Attributes:
-        rows: of the photo table's schema; width and height are 0 where the list does not tell them.
+        rows: of the photo table's schema; width and height are 0 where the list does not state them.
         numbers: (N,) int64, the lines they are in.
     """
 
@@ -110,7 +110,7 @@ def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection:
 
     Args:
         wanted: our name to the list's column, as of `columns.resolve`.
-        source: of the photos, where the list does not tell one.
+        source: of the photos, where the list states none.
 
     Raises:
         InputError: the list is damaged.

@@ -1,6 +1,6 @@
 """OpenStreetView-5M: five million photos of streets all over the world, as its CSV files and zips on disk or at its hub.
 
-Only the lines of the region are kept, then the tables of contents of the zips tell where their photos are, and only these are
+Only the lines of the region are kept, then their photos are looked up in the tables of contents of the zips, and only these are
 unpacked.
 """
 
@@ -12,21 +12,17 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellcode.errors import InputError, UsageError
 from cellcode.photos.sources.archives import Member, Places, place
-from cellcode.photos.sources.list_files import CsvList, Lines
+from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
 from cellcode.photos.sources.lists import Listed, ListedSource, select
 from cellcode.photos.sources.osv5m_files import Dataset, HubDataset
-from cellcode.photos.table.photo_table import with_columns
-from cellcode.photos.table.selection import Selection, keep
 from cellcode.progress import track
 
 LICENCE = "CC-BY-SA-4.0"
-SPLITS = ("train", "test")
 _NAMES = {
     "file": "id",
     "lat": "latitude",
@@ -60,55 +56,48 @@ class Osv5mSource(ListedSource):
         if where == "hub":
             dataset = hub = HubDataset()
             hub.ask(options.confirm)
-        listed, self.has_split = listed_by_id(dataset, options.selection(self.region), where)
+        lists = _Lists(dataset, where)
+        self.has_split = len(lists.splits) == 2
+        listed = select(lists, _NAMES, "osv5m", options.selection(self.region))
         places = find(dataset, set(listed.rows["file"].to_pylist()))
         notice = f"OSV-5M in {where}, {LICENCE}"
         return place(listed, places, dataset.open, self.out, options.confirm, notice)
 
 
-class _Csv:
-    """One of the dataset's two lists, whose dates are milliseconds since 1970."""
+class _Lists(PhotoList):
+    """The dataset's lists, one after the other; their dates are milliseconds since 1970.
 
-    placed = False
+    Attributes:
+        splits: those whose lists are there.
+    """
 
-    def __init__(self, path: Path, split: str) -> None:
-        self._list, self._split = CsvList(path), split
-        self.names = self._list.names
-        missing = [column for column in _NAMES.values() if column not in self.names]
-        if missing:
-            raise InputError(f"{path} is not a list of OSV-5M: it lacks the column {missing[0]}")
+    def __init__(self, dataset: Dataset, where: str) -> None:
+        present = set(dataset.names())
+        self.splits = [split for split in ("test", "train") if f"{split}.csv" in present]
+        if not self.splits:
+            raise InputError(f"{where or '.'} holds neither train.csv nor test.csv of OSV-5M")
+        paths = [dataset.local(f"{split}.csv") for split in self.splits]
+        self._lists = [CsvList(path) for path in paths]
+        for path, each in zip(paths, self._lists, strict=True):
+            if missing := [column for column in _NAMES.values() if column not in each.names]:
+                raise InputError(f"{path} is not a list of OSV-5M: it lacks the column {missing[0]}")
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
-        for lines in self._list.read(wanted):
-            dates = pa.array([_milliseconds(text) for text in lines.columns["captured_at"].to_pylist()], pa.int64())
-            split = pa.array([self._split] * len(lines.numbers), pa.string())
-            columns = {**lines.columns, "captured_at": pc.cast(dates, pa.timestamp("ms")), "split": split}
-            yield replace(lines, columns=columns)
+        for each, split in zip(self._lists, self.splits, strict=True):
+            for lines in each.read(wanted):
+                dates = pa.array([_milliseconds(text) for text in lines.columns["captured_at"].to_pylist()], pa.int64())
+                same = {"split": split, "licence": LICENCE}
+                columns = {name: pa.repeat(value, len(lines.numbers)) for name, value in same.items()}
+                creators = pc.binary_join_element_wise(_text(lines.columns["attribution"]), "Mapillary", ", ")
+                columns["attribution"] = pc.fill_null(creators, "Mapillary")
+                columns["captured_at"] = pc.cast(dates, pa.timestamp("ms"))
+                yield replace(lines, columns={**lines.columns, **columns})
 
 
-def listed_by_id(dataset: Dataset, selection: Selection, where: str) -> tuple[Listed, bool]:
-    """Return the wanted photos by their ids, and whether both lists are there, which are the dataset's own split.
-
-    Raises:
-        InputError: neither list is there, or one is damaged.
-    """
-    files = [f"{split}.csv" for split in SPLITS]
-    present = [name for name in dataset.names() if name in files]
-    if not present:
-        raise InputError(f"{where or '.'} holds neither train.csv nor test.csv of OSV-5M")
-    parts = [
-        select(_Csv(dataset.local(name), name.removesuffix(".csv")), _NAMES, "osv5m", selection)
-        for name in sorted(present)
-    ]
-    whole = Listed(
-        rows=_credited(pa.concat_tables([part.rows for part in parts])),
-        numbers=np.concatenate([part.numbers for part in parts]),
-        rejects=[reject for part in parts for reject in part.rejects],
-        left_out=sum((part.left_out for part in parts[1:]), parts[0].left_out),
-    )
-    chosen, not_chosen = selection.choose(whole.rows)
-    rows, left_out = keep(whole.rows, chosen), whole.left_out + not_chosen
-    return replace(whole, rows=rows, numbers=whole.numbers[chosen], left_out=left_out), len(present) == 2
+def _text(values: pa.Array) -> pa.Array:
+    """Null where there is no name."""
+    trimmed = pc.utf8_trim_whitespace(values)
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
 
 
 def find(dataset: Dataset, ids: set[str]) -> Places:
@@ -143,12 +132,6 @@ def _contents(dataset: Dataset, archive: str) -> list[zipfile.ZipInfo]:
             return opened.infolist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{archive} cannot be read ({error}); it may be half fetched, fetch it again") from None
-
-
-def _credited(rows: pa.Table) -> pa.Table:
-    """Put the licence in, and where the photos come from beside who took them."""
-    creators = pc.fill_null(pc.binary_join_element_wise(rows["attribution"], "Mapillary", ", "), "Mapillary")
-    return with_columns(rows, licence=[LICENCE] * len(rows), attribution=creators.to_pylist())
 
 
 def _milliseconds(text: str | None) -> int | None:

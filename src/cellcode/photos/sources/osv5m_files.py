@@ -58,7 +58,7 @@ class HubDataset(Dataset):
         try:
             found: Any = self._files.find(_ROOT.rstrip("/"), detail=True)
         except Exception as error:  # of whatever HTTP library it uses
-            raise InputError(f"the hub cannot be asked for {REPOSITORY} ({_first(error)})") from None
+            raise InputError(f"{REPOSITORY} cannot be listed at its hub ({_first(error)})") from None
         self._sizes = {name.removeprefix(_ROOT): int(facts["size"] or 0) for name, facts in found.items()}
 
     def ask(self, confirm: Callable[[str], bool]) -> None:

@@ -16,7 +16,7 @@ from cellcode.errors import InputError
 from cellcode.photos.sources.archives import Member, is_safe, place
 from cellcode.photos.sources.folder import SUFFIXES
 from cellcode.photos.sources.geojson import array_of
-from cellcode.photos.sources.list_files import LINES, Lines
+from cellcode.photos.sources.list_files import LINES, Lines, PhotoList
 from cellcode.photos.sources.lists import Listed, ListedSource
 from cellcode.progress import track
 
@@ -54,7 +54,7 @@ class WebDatasetSource(ListedSource):
         return place(listed, photos.places, opener, self.out, self.options.confirm, str(path))
 
 
-class TarList:
+class TarList(PhotoList):
     """The samples of all shards in a folder, as a list of photos; see `list_files.PhotoList`.
 
     Attributes:
@@ -63,8 +63,6 @@ class TarList:
     Raises:
         InputError: there are no shards.
     """
-
-    placed = False
 
     def __init__(self, folder: Path) -> None:
         """Read the names of all members, and their JSON."""
@@ -105,7 +103,7 @@ class TarList:
             self._samples[shard] = _Sample(fault=f"the shard is damaged ({error}); what comes before is used")
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str, stem: str) -> None:
-        """Sort one member in: its name up to the first dot is the key, the rest tells what it is."""
+        """Sort one member in: its name up to the first dot is the key, the rest is its kind."""
         folder, base = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
         name, _, kind = base.partition(".")
         kind = kind.lower()

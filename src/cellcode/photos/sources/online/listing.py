@@ -1,4 +1,4 @@
-"""The photos of a service in a region, kept in a file, so that a run that was cut off need not ask for them again."""
+"""The photos of a service in a region, kept in a file, so that an interrupted run need not request them again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def listing_of(
         return kept
     head, body = folder / "listing.json", folder / "listing.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    head.unlink(missing_ok=True)  # what says that the lines are whole goes first and comes last
+    head.unlink(missing_ok=True)  # it marks the lines as whole: removed first, written last
     with atomic_path(body) as temporary, temporary.open("w", encoding="utf-8") as file:
         photos, gaps = _write(file, find(), name, region)
     made_at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -28,7 +28,7 @@ TOKEN_VARIABLE = "MAPILLARY_TOKEN"
 LICENCE = "CC-BY-SA-4.0"
 LIMIT = 1000  # 2000 are allowed, and often fail
 MAX_AREA_DEG2 = 0.0099  # "less than 0.01"
-_MARGIN_M = 50.0  # positions are corrected after the upload: it is not told which of the two a box is compared with
+_MARGIN_M = 50.0  # positions are corrected after the upload: which of the two a box is compared with is not documented
 _THUMBS = (("thumb_1024_url", 1024), ("thumb_2048_url", 2048))
 _FIELDS = (
     "id,geometry,computed_geometry,compass_angle,computed_compass_angle,captured_at,sequence,camera_type,camera_parameters,"

@@ -107,7 +107,7 @@ class Panoramax(OnlineSource):
 
 
 def _next(answer: dict[str, Any]) -> str | None:
-    """Address of the next page; one that must be asked for with POST is none."""
+    """Address of the next page; one that needs POST is none."""
     links = answer.get("links")
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("rel") == "next" and link.get("method", "GET") == "GET":
@@ -172,7 +172,7 @@ def _area(camera: dict[str, Any]) -> Area:
 
 
 def _numbers(camera: dict[str, Any], name: str, count: int) -> list[float] | None:
-    """A list of so many numbers, none of them negative; None if it is not there, or is another."""
+    """A list of `count` numbers, none of them negative; None if there is no such list."""
     values = camera.get(name)
     found = [number(value) for value in values] if isinstance(values, list) else []
     numbers = [value for value in found if value is not None and value >= 0]

@@ -1,4 +1,4 @@
-"""What a listing says of one photo of an online service, before the photo itself is fetched."""
+"""What a listing states about one photo of an online service, before the photo itself is fetched."""
 
 from __future__ import annotations
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -20,6 +18,7 @@ from cellcode.geography import Region
 from cellcode.http import Client, MissingError, RemoteError
 from cellcode.photos.options import IngestOptions
 from cellcode.photos.reading.image import PhotoError
+from cellcode.photos.reading.in_order import in_order
 from cellcode.photos.sources.consent import Estimate
 from cellcode.photos.sources.online.choice import Choice, Filter, choose
 from cellcode.photos.sources.online.fetch import Fetcher, Redirects, TooNarrowError
@@ -31,8 +30,6 @@ from cellcode.photos.sources.protocol import Photo, PhotoSource
 from cellcode.photos.table.item import Reject
 from cellcode.progress import track
 
-T = TypeVar("T")
-R = TypeVar("R")
 _DEGREE_M = 111_000.0
 _SAMPLE = 4  # photos fetched to estimate their size
 
@@ -110,7 +107,8 @@ class OnlineSource(PhotoSource):
         choice, store, fetcher = self._choice, Store(self.out, self._filter), self._fetcher
         fetched = lambda found: [found] if isinstance(found, Reject) else self._photos(found, store, fetcher)  # noqa: E731
         total = choice.wanted + choice.left_out.total()
-        done = _in_order(fetched, choice, self.options.politeness.connections)
+        threads = self.options.politeness.connections
+        done = in_order(fetched, choice, threads, 4 * threads)
         for photos in track(done, f"fetching from {self.name}", total):
             yield from photos
 
@@ -193,18 +191,3 @@ def _widened(shape: BaseGeometry, margin_m: float) -> BaseGeometry:
     shortest = math.cos(math.radians(min(max(abs(south), abs(north)), 89.0)))  # degree of longitude, of one of latitude
     wide = shape.buffer(margin_m / _DEGREE_M / shortest, join_style="mitre")
     return wide.intersection(shapely.box(-180, -90, 180, 90))
-
-
-def _in_order(work: Callable[[T], R], tasks: Iterable[T], threads: int) -> Iterator[R]:
-    """Yield results in the order of the tasks; of an endless number of tasks, only a few are taken ahead."""
-    waiting = deque[Future[R]]()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for task in tasks:
-            waiting.append(pool.submit(work, task))
-            if len(waiting) >= 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

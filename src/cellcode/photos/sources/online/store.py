@@ -81,7 +81,7 @@ class Store:
         return Picture(file, *size, record.heading_deg, record.fov_deg(*size))
 
     def _views(self, record: Record) -> list[Picture] | None:
-        """Views of a panorama, by their names, which tell how they were cut; None if one is missing."""
+        """Views of a panorama, by their names, which depend on how they were cut; None if one is missing."""
         rule = self._options.panoramas
         if rule is None:
             return None
