@@ -124,6 +124,22 @@ def test_an_option_without_meaning_for_a_source_is_refused(photos: Path, source:
         _ingest(photos, source, **options)
 
 
+def test_options_are_keyword_arguments_or_one_object_which_they_change(photos: Path) -> None:
+    source, out = photos / "list.csv", photos / "table"
+    dates = IngestOptions(since="2024-05-03", until="2024-05-05")
+    assert ingest(source, out=out, options=dates).column("file") == ["2.jpg", "3.jpg", "4.jpg"]
+    assert ingest(source, out=out, options=dates, until="2024-05-03").column("file") == ["2.jpg"]
+    table = ingest(source, out=out, region="1,48,3,48.35", split="none", since="2024-05-03")
+    assert table.column("file") == ["2.jpg", "3.jpg"]
+    assert set(table.split) == {"train"}
+    with pytest.raises(UsageError, match="unknown option max_photo; the nearest known one is max_photos"):
+        ingest(source, out=out, max_photo=3)
+    with pytest.raises(
+        UsageError, match="split: kind is 'random': input should be 'position', 'date', 'both' or 'none'"
+    ):
+        ingest(source, out=out, split="random")
+
+
 def test_missing_photos_fail_the_run_after_the_table_is_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,11 +87,6 @@ class Area:
 WHOLE = Area()
 
 
-def is_panorama(width_px: int, height_px: int, fov_deg: float | None) -> bool:
-    """Return True for a whole equirectangular panorama: its shape is 2:1, and its source states 360 degrees."""
-    return fov_deg is not None and fov_deg >= 359.5 and is_whole(width_px, height_px)
-
-
 def is_whole(width_px: int, height_px: int) -> bool:
     """Return True if a picture has the shape of a whole sphere, 2:1."""
     return abs(width_px / height_px - 2) <= 2 * _SHAPE_TOLERANCE

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cellcode.errors import PluginError
@@ -19,8 +18,8 @@ from cellcode.files import atomic_path
 from cellcode.photos.options import Check
 from cellcode.photos.reading.image import PhotoError, image_kind, photo_size
 from cellcode.photos.table.item import Batch, Reject
-from cellcode.photos.table.photo_table import SCHEMA, SPLITS, with_columns
-from cellcode.photos.table.selection import Selection, keep
+from cellcode.photos.table.photo_table import SCHEMA, SPLITS
+from cellcode.photos.table.selection import Selection
 
 _EXPECTED = "expected (file or bytes, (latitude, longitude), facts) or a Reject"
 _FACTS = tuple(name for name in SCHEMA.names if name not in ("file", "lat_deg", "lon_deg"))
@@ -54,39 +53,37 @@ class RowMaker:
         Raises:
             PluginError: an item is of another form, or has a fact that the photo table has no column for.
         """
-        rejects, rows, images = list[Reject](), list[dict[str, Any]](), list[Path | bytes]()
+        rejects, photos, rows = list[Reject](), list[tuple[Path | bytes, dict[str, Any]]](), list[dict[str, Any]]()
         for item in items:
             if isinstance(item, Reject):
                 rejects.append(item)
                 continue
             image, row = self._row(item)
-            fault = _fault(row)
-            if fault is None:
-                rows.append(row)
-                images.append(image)
+            if fault := _fault(row):
+                rejects.append(Reject(row["file"], None, fault))
             else:
-                rejects.append(Reject(row["file"], None, *fault))
-        table = pa.Table.from_pylist(rows, SCHEMA)
-        wanted, left_out = selection.mask(table)
-        table, chosen = keep(table, wanted), np.flatnonzero(wanted)
-        placed = list(self.threads.map(lambda index: self._place(images[index], rows[index], root), chosen))
-        usable = np.ones(len(placed), bool)
-        for number, (index, found) in enumerate(zip(chosen, placed, strict=True)):
-            if isinstance(images[index], bytes) and not isinstance(found, str):
-                found = "the same image as an earlier photo" if found[0] in self._seen else found
-                self._seen.add(found[0])
+                photos.append((image, row))
+        wanted, left_out = selection.mask(pa.Table.from_pylist([row for _, row in photos], SCHEMA))
+        photos = list(compress(photos, wanted))
+        for (image, row), found in zip(
+            photos, self.threads.map(lambda each: self._place(*each, root), photos), strict=True
+        ):
+            if isinstance(image, bytes) and not isinstance(found, str):
+                again = row["file"] in self._seen
+                self._seen.add(row["file"])
+                found = "the same image as an earlier photo" if again else found
             if isinstance(found, str):
-                usable[number] = False
-                rejects.append(Reject(rows[index]["file"], None, found))
-        known = [found for each, found in zip(usable, placed, strict=True) if each]
-        files, widths, heights = zip(*known, strict=True) if known else ((), (), ())
-        table = with_columns(keep(table, usable), file=files, width_px=widths, height_px=heights)
-        return Batch(table, rejects, left_out)
+                rejects.append(Reject(row["file"], None, found))
+            else:
+                rows.append(row | found)
+        return Batch(pa.Table.from_pylist(rows, SCHEMA), rejects, left_out)
 
     def _row(self, item: object) -> tuple[Path | bytes, dict[str, Any]]:
         """The image and the row of an item, whose file and size are not known yet."""
         try:
-            image, position, facts = (*item, {})[:3] if isinstance(item, tuple) else (None, (), {})
+            if not isinstance(item, tuple):
+                raise TypeError
+            image, position, facts = item if len(item) == 3 else (*item, {})
             lat, lon = (float(degrees) for degrees in position)
             names = set(facts)
         except (TypeError, ValueError):
@@ -104,21 +101,22 @@ class RowMaker:
         row |= {"file": name, "lat_deg": lat, "lon_deg": lon}
         return image if isinstance(image, bytes) else Path(image), row
 
-    def _place(self, image: Path | bytes, row: Mapping[str, Any], root: Path) -> tuple[str, int, int] | str:
+    def _place(self, image: Path | bytes, row: Mapping[str, Any], root: Path) -> dict[str, Any] | str:
         """File and size of a photo, or why it cannot be used."""
+        width, height = row["width_px"], row["height_px"]
         try:
             if isinstance(image, bytes):
-                size = photo_size(image, "decode")
+                width, height = photo_size(image, "decode")
                 path = self.out / "images" / row["file"][:2] / f"{row['file']}.{image_kind(image)}"
                 if not path.is_file():
                     with atomic_path(path) as temporary:
                         temporary.write_bytes(image)
-                return relative_file(path, root), *size
-            if row["width_px"] and row["height_px"]:
-                return relative_file(image, root), row["width_px"], row["height_px"]
-            if self.check == "none":
-                return "no width_px and height_px, which check none needs"
-            return relative_file(image, root), *photo_size(image, self.check)
+                return {"file": relative_file(path, root), "width_px": width, "height_px": height}
+            if not (width and height):
+                if self.check == "none":
+                    return "no width_px and height_px, which check none needs"
+                width, height = photo_size(image, self.check)
+            return {"file": relative_file(image, root), "width_px": width, "height_px": height}
         except PhotoError as error:
             return str(error).removeprefix(f"{image if isinstance(image, Path) else 'photo'}: ")
 
@@ -134,23 +132,16 @@ def relative_file(path: Path, root: Path) -> str:
         return whole.as_posix()
 
 
-def _fault(row: Mapping[str, Any]) -> tuple[str, bool, str] | None:
-    """The reason why a row cannot be used, that it is not transient, and its kind; None if it can be."""
+def _fault(row: Mapping[str, Any]) -> str | None:
+    """The reason why a row cannot be used; None if it can be."""
     lat, lon = row["lat_deg"], row["lon_deg"]
     if not (abs(lat) <= 90 and abs(lon) <= 180):  # also NaN
-        return (
-            f"its position {lat:g}, {lon:g} is outside valid coordinates",
-            False,
-            "position outside valid coordinates",
-        )
+        return f"its position {lat:g}, {lon:g} is outside valid coordinates"
     if row["split"] not in SPLITS:
-        return f"split is {row['split']!r}, not one of {', '.join(SPLITS)}", False, "unknown split"
-    for name in _FACTS:
-        value, kind = row.get(name), SCHEMA.field(name).type
-        if isinstance(value, float) and pa.types.is_floating(kind) and math.isfinite(value):
-            continue
+        return f"split is {row['split']!r}, not one of {', '.join(SPLITS)}"
+    for name in set(row).intersection(_FACTS):
         try:
-            pa.array([value], kind)
+            pa.array([row[name]], SCHEMA.field(name).type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            return f"{name} is {value!r}, which is not a {kind}", False, f"{name} is not a {kind}"
+            return f"{name} is {row[name]!r}, which is not a {SCHEMA.field(name).type}"
     return None

@@ -19,7 +19,7 @@ from cellcode.files import atomic_path, read_json, write_json
 from cellcode.geography import Region
 from cellcode.http import redact
 from cellcode.photos.options import IngestOptions
-from cellcode.photos.sources.online.record import Found, Record
+from cellcode.photos.sources.online.record import RECORDS, Found, Record
 from cellcode.photos.table.item import Reject
 from cellcode.progress import LINE_EVERY_S
 
@@ -51,7 +51,7 @@ class Listing:
             for line in file:
                 try:
                     kind, fields = json.loads(line)
-                    yield Record.from_json(fields) if kind == "photo" else Reject(**fields)
+                    yield RECORDS.validate_python(fields) if kind == "photo" else Reject(**fields)
                 except (ValueError, TypeError, KeyError):
                     raise InputError(f"{self.path} is damaged; delete it and run again") from None
 
@@ -98,7 +98,7 @@ def _write(file: TextIO, pages: Iterator[list[Found]], name: str, region: Region
     for found in pages:
         for each in _inside(found, region):
             is_photo = isinstance(each, Record)
-            fields = each.to_json() if isinstance(each, Record) else asdict(each)
+            fields = RECORDS.dump_python(each, mode="json", exclude_defaults=True) if is_photo else asdict(each)
             file.write(json.dumps(["photo" if is_photo else "reject", fields], ensure_ascii=False) + "\n")
             photos += is_photo
             gaps += isinstance(each, Reject) and each.transient

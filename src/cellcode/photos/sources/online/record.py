@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from cellcode.photos.reading.panorama import WHOLE, Area
 from cellcode.photos.table.item import Reject
@@ -65,27 +67,8 @@ class Record:
             return None
         return math.degrees(2 * math.atan(width_px / max(width_px, height_px) / 2 / self.focal))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads, without the fields that are not known."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None}
-        if self.captured_at is not None:
-            fields["captured_at"] = self.captured_at.isoformat()
-        return fields
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Return the record that `to_json` wrote."""
-        date = fields.get("captured_at")
-        return cls(
-            **{
-                **fields,
-                "captured_at": datetime.fromisoformat(date) if date else None,
-                "area": Area(**fields["area"]),
-                "renditions": tuple(Rendition(**each) for each in fields["renditions"]),
-            }
-        )
-
-
+RECORDS = TypeAdapter(Record)  # to JSON, without the fields that have their defaults, and back
 Found = Record | Reject
 
 
