@@ -66,7 +66,7 @@ class RowMaker:
         wanted, left_out = selection.mask(pa.Table.from_pylist([row for _, row in photos], SCHEMA))
         photos = list(compress(photos, wanted))
         for (image, row), found in zip(
-            photos, self.threads.map(lambda each: self._place(*each, root), photos), strict=True
+            photos, self.threads.map(lambda each: self._place(each[0], each[1], root), photos), strict=True
         ):
             if isinstance(image, bytes) and not isinstance(found, str):
                 again = row["file"] in self._seen

@@ -98,7 +98,11 @@ def _write(file: TextIO, pages: Iterator[list[Found]], name: str, region: Region
     for found in pages:
         for each in _inside(found, region):
             is_photo = isinstance(each, Record)
-            fields = RECORDS.dump_python(each, mode="json", exclude_defaults=True) if is_photo else asdict(each)
+            fields = (
+                RECORDS.dump_python(each, mode="json", exclude_defaults=True)
+                if isinstance(each, Record)
+                else asdict(each)
+            )
             file.write(json.dumps(["photo" if is_photo else "reject", fields], ensure_ascii=False) + "\n")
             photos += is_photo
             gaps += isinstance(each, Reject) and each.transient
