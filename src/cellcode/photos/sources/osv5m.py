@@ -45,13 +45,14 @@ class Osv5mSource(ListedSource):
 
     uses: ClassVar[tuple[str, ...]] = ("check",)
 
+    def prepare(self) -> None:
+        """See `PhotoSource`."""
+        if self.options.check == "none":
+            raise UsageError("osv5m: check none needs widths and heights, which OSV-5M does not list; choose header")
+
     def listed(self) -> Listed:
         """See `ListedSource`."""
         where, options = self.argument, self.options
-        if options.check == "none":
-            raise UsageError(
-                f"{self.spec}: check none needs widths and heights, which OSV-5M does not list; choose header"
-            )
         dataset = Dataset(Path(where))
         if where == "hub":
             dataset = hub = HubDataset()

@@ -42,7 +42,7 @@ class PhotoSource:
     Attributes:
         uses: names of the options (fields of `IngestOptions`) that the source uses beside those that every source does; others
             are refused where they are set.
-        selects: `batches` itself keeps to `max_photos`.
+        selects: the source itself keeps to `max_photos`.
         spec: what the user wrote, for messages.
         argument: what follows the name of the source.
         out: folder of the photo table.
@@ -60,6 +60,14 @@ class PhotoSource:
         self.argument, self.out, self.region = argument, out, region
         self.options = options or IngestOptions()
         self.root, self.spec, self.has_split = out, argument, False
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Check the argument and the options, before anything is read.
+
+        Raises:
+            UsageError: one cannot be used.
+        """
 
     def items(self) -> Iterator[Photo | Reject]:
         """Yield the photos, or why one cannot be used.

@@ -8,14 +8,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cellcode.errors import InputError, UsageError
-from cellcode.geography import Region
 from cellcode.http import MissingError, RemoteError
-from cellcode.photos.options import IngestOptions
 from cellcode.photos.sources.online.quadrants import Answer, Box
 from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
 from cellcode.photos.sources.online.source import OnlineSource, descriptions
@@ -52,12 +49,9 @@ class Mapillary(OnlineSource):
     name = "Mapillary"
     source = "mapillary"
 
-    def __init__(
-        self, argument: str, *, out: Path, region: Region | None = None, options: IngestOptions | None = None
-    ) -> None:
+    def prepare(self) -> None:
         """Read the token."""
-        super().__init__(argument, out=out, region=region, options=options)
-        address = argument.rstrip("/")
+        address = self.argument.rstrip("/")
         if address and not _is_local(address):
             raise UsageError(
                 f"{PREFIX} takes no address except one of a server on this machine: your token would be sent to it"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from cellcode.errors import UsageError
-from cellcode.geography import Region
 from cellcode.http import RemoteError, redact
 from cellcode.photos.options import IngestOptions
 from cellcode.photos.reading.panorama import WHOLE, Area
@@ -39,15 +37,12 @@ class Panoramax(OnlineSource):
     # GeoVisio sends readers on to where its pictures lie, which may be an object store.
     redirects = "anywhere"
 
-    def __init__(
-        self, argument: str, *, out: Path, region: Region | None = None, options: IngestOptions | None = None
-    ) -> None:
+    def prepare(self) -> None:
         """Split the address."""
-        super().__init__(argument, out=out, region=region, options=options)
-        address = argument.rstrip("/") or CATALOGUE
+        address = self.argument.rstrip("/") or CATALOGUE
         if urlsplit(address).scheme not in ("http", "https"):
             raise UsageError(
-                f"{PREFIX}{argument}: write panoramax: or panoramax:https://HOST/api, of an instance of Panoramax"
+                f"{PREFIX}{self.argument}: write panoramax: or panoramax:https://HOST/api, of an instance of Panoramax"
             )
         self._api, _, self._collection = address.partition("/collections/")
         self.name = f"Panoramax at {redact(address)}"

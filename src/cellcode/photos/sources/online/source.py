@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 import shapely
@@ -16,7 +15,6 @@ from shapely.geometry.base import BaseGeometry
 
 from cellcode.geography import Region
 from cellcode.http import Client, MissingError, RemoteError
-from cellcode.photos.options import IngestOptions
 from cellcode.photos.reading.image import PhotoError
 from cellcode.photos.reading.in_order import in_order
 from cellcode.photos.sources.consent import Estimate
@@ -49,11 +47,10 @@ class OnlineSource(PhotoSource):
     source: ClassVar[str]
     redirects: ClassVar[Redirects] = "same host"
 
-    def __init__(
-        self, argument: str, *, out: Path, region: Region | None = None, options: IngestOptions | None = None
-    ) -> None:
-        super().__init__(argument, out=out, region=region, options=options)
-        self.client = Client(self.options.politeness)
+    @cached_property
+    def client(self) -> Client:
+        """What asks the service."""
+        return Client(self.options.politeness)
 
     @abstractmethod
     def find(self) -> Iterator[list[Found]]:
