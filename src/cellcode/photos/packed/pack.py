@@ -30,7 +30,7 @@ from cellcode.files import atomic_path, locked, read_json, write_json
 from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, VERSION
 from cellcode.photos.packed.shards import INDEX, PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
 from cellcode.photos.packed.shuffle import Ints, Layout, Spill
-from cellcode.photos.packed.statistics import VALIDATION, Facts, set_validation_apart, survey
+from cellcode.photos.packed.statistics import VALIDATION, Facts, gather, set_validation_apart
 from cellcode.photos.reading.image import PhotoError, PhotoSpec, image_kind, read_pixels
 from cellcode.photos.reading.in_order import in_order
 from cellcode.photos.table.batches import ROWS, Batches, plain_memory
@@ -92,7 +92,7 @@ def run(
 def _run(
     table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Bools] | None
 ) -> PackedPhotos:
-    facts, cells, split = survey(table, packing.level)
+    facts, cells, split = gather(table, packing.level)
     if set_apart is not None and not (split == VALIDATION).any():
         set_validation_apart(table, split, set_apart)
     identity = _identity(table, split, packing)

@@ -146,7 +146,7 @@ def image_kind(source: Source) -> str:
         PhotoError: as `open_photo`.
     """
     with open_photo(source) as image:
-        return _KINDS.get(image.format or "", "jpg")
+        return _KINDS.get(image.format or "JPEG", str(image.format).lower())
 
 
 def read_pixels(source: Source, spec: PhotoSpec) -> UInt8:

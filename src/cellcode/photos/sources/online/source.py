@@ -153,7 +153,7 @@ class OnlineSource(PhotoSource):
             "accuracy_m": record.accuracy_m,
         }
         position = (record.lat_deg, record.lon_deg)
-        return [Photo(self.out / picture.file, position, {**facts, **picture.facts()}) for picture in pictures]
+        return [Photo(path, position, {**facts, **own}) for path, own in pictures]
 
     def search(
         self, ask: Ask, region: Region, *, limit: int, margin_m: float, max_area_deg2: float = math.inf
