@@ -22,7 +22,7 @@ import report
 from PIL import Image
 from report import Row
 
-from cellcode.photos import IngestOptions, ingest
+from cellcode.photos import ingest
 
 BAD_SHARE = 0.001
 PHOTO_PX = (1280, 960)
@@ -58,9 +58,9 @@ def measure(folder: Path, quick: bool) -> list[Row]:
 
 
 def rate(folder: Path, check: Literal["decode", "header"], photos: int) -> Row:
-    """Photos a second of a processor, in this process: the start of a command would be most of it."""
+    """Photos per second of one processor, in this process: the start of a command would be most of it."""
     started = time.process_time()
-    ingest(folder / "few.parquet", out=folder / "table", options=IngestOptions(check=check))
+    ingest(folder / "few.parquet", out=folder / "table", check=check)
     value = photos / (time.process_time() - started)
     return {"case": f"--check {check}, JPEG of 1.2 megapixels", "value": value, "unit": "photos/CPU s"}
 
@@ -90,10 +90,10 @@ def run(folder: Path, file: str, check: str, *options: str) -> Spent:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", RUN, *words], stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)
-    wall_s, said = time.perf_counter() - started, (folder / "log").read_text()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", said)
+    wall_s, output = time.perf_counter() - started, (folder / "log").read_text()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", output)
     if status or peak is None:
-        raise SystemExit(said)
+        raise SystemExit(output)
     return Spent(wall_s, used.ru_utime + used.ru_stime, int(peak[1]) / 1000)
 
 

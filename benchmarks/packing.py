@@ -29,7 +29,7 @@ from report import Row
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.geography import s2
-from cellcode.photos import PhotoTable, read_pixels
+from cellcode.photos import PhotoSpec, PhotoTable, read_pixels
 from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
@@ -140,13 +140,13 @@ def read_shards(packed: PackedPhotos) -> None:
 
 def decode_files(files: list[Path], config: Config) -> None:
     for file in files:
-        read_pixels(file, config.photo.width_px, config.photo.height_px)
+        read_pixels(file, PhotoSpec.of(config.photo))
 
 
 def decode_shard(packed: PackedPhotos, config: Config) -> None:
     shard = packed.load("train", packed.shards("train").names[0])
     for row in range(len(shard.index["offset"])):
-        read_pixels(shard.image(row), config.photo.width_px, config.photo.height_px)
+        read_pixels(shard.image(row), PhotoSpec.of(config.photo))
 
 
 def memory(folder: Path, few: int, many: int) -> list[Row]:

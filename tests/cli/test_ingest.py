@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from cellcode.cli import main
-from cellcode.cli.ingest import _moment
 from cellcode.photos import IngestOptions, PhotoTable
 
 
@@ -43,13 +42,13 @@ def test_columns_dates_and_checks_are_taken_from_the_command_line(folder: Path) 
         (["--column", "lat=Z"], 1, "has no column 'Z'"),
         (["--column", "latt=Y"], 2, "did you mean 'lat'"),
         (["--column", "lat"], 2, "write NAME=COLUMN"),
-        (["--check", "all"], 2, "choose decode, header, none"),
+        (["--check", "all"], 2, "check is 'all': input should be 'decode', 'header' or 'none'"),
         (["--since", "yesterday"], 2, "write a date such as 2024-05-31"),
         (["--panoramas", "4,90"], 2, "write COUNT,FOV,PITCH"),
         (["--panoramas", "4,90,0"], 2, "panoramas is set, which has no meaning for"),
-        (["--allow-missing", "2"], 2, "it is a share"),
+        (["--allow-missing", "2"], 2, "allow_missing is 2.0: input should be less than or equal to 1"),
         (["--buffer-m", "5"], 2, "need --split"),
-        (["--max-photos", "0"], 2, "it must be at least 1"),
+        (["--max-photos", "0"], 2, "max_photos is 0: input should be greater than or equal to 1"),
     ],
 )
 def test_bad_usage_is_one_sentence(
@@ -62,10 +61,10 @@ def test_bad_usage_is_one_sentence(
 
 
 def test_a_date_means_all_of_its_day() -> None:
-    assert _moment("--since", "2024-05-31", datetime.min.time()) == datetime(2024, 5, 31)
-    assert _moment("--until", "2024-05-31", datetime.max.time()) == datetime(2024, 5, 31, 23, 59, 59, 999_999)
-    assert _moment("--until", "2024-05-31T12:00+02:00", datetime.max.time()) == datetime(2024, 5, 31, 10)
-    assert _moment("--until", None, datetime.max.time()) is None
+    assert IngestOptions(since="2024-05-31").since == datetime(2024, 5, 31)
+    assert IngestOptions(until="2024-05-31").until == datetime(2024, 5, 31, 23, 59, 59, 999_999)
+    assert IngestOptions(until="2024-05-31T12:00+02:00").until == datetime(2024, 5, 31, 10)
+    assert IngestOptions().until is None
 
 
 def test_nobody_is_asked_where_there_is_no_terminal(

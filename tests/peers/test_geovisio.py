@@ -12,11 +12,11 @@ import pytest
 import requests
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
+from tests.photos.items import read_online
 
 from cellcode.geography import Region
 from cellcode.photos.reading.panorama import PanoramaRule
-from cellcode.photos.sources import online
-from cellcode.photos.sources.online import Options
+from cellcode.photos.sources.registry import estimate
 from cellcode.photos.table.item import Reject
 
 pytestmark = pytest.mark.peers
@@ -80,9 +80,9 @@ def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_photos_come_back_as_they_went_up(uploaded: dict[str, Any], tmp_path: Path) -> None:
-    rows = list(online.items(uploaded["spec"], HERE, tmp_path))
+    rows = list(read_online(uploaded["spec"], HERE, tmp_path))
     assert [row.reason for row in rows if isinstance(row, Reject)] == [
-        "a 360 degree photo, and cutting them was not asked for"
+        "a 360 degree photo; --panoramas cuts views out of it"
     ]
     photos = sorted((row for row in rows if not isinstance(row, Reject)), key=lambda row: row["captured_at"])
     assert len(photos) == 24
@@ -100,14 +100,14 @@ def test_photos_come_back_as_they_went_up(uploaded: dict[str, Any], tmp_path: Pa
 
 def test_the_full_size_is_taken_where_it_is_wanted(uploaded: dict[str, Any], tmp_path: Path) -> None:
     """The "sd" picture of GeoVisio is 2048 px wide even where the photo is 800."""
-    options = Options(min_width_px=600, max_photos=3)
-    rows = [row for row in online.items(uploaded["spec"], HERE, tmp_path, options) if not isinstance(row, Reject)]
+    options: dict[str, Any] = {"min_width_px": 600, "max_photos": 3}
+    rows = [row for row in read_online(uploaded["spec"], HERE, tmp_path, **options) if not isinstance(row, Reject)]
     assert {(row["width_px"], row["height_px"]) for row in rows} == {(800, 600)}
     assert len(rows) == 3
 
 
 def test_offer_tells_what_there_is(uploaded: dict[str, Any]) -> None:
-    offer = online.estimate(uploaded["spec"], HERE)
+    offer = estimate(uploaded["spec"], HERE)
     assert (offer.found, offer.photos, offer.licences) == (25, 24, {"CC-BY-SA-4.0": 24})
     assert offer.bytes is not None
     assert 1000 < offer.bytes / 24 < 200_000
@@ -116,7 +116,7 @@ def test_offer_tells_what_there_is(uploaded: dict[str, Any]) -> None:
 def test_a_sequence_is_paged(uploaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cellcode.photos.sources.online.panoramax.LIMIT", 5)
     spec = f"{uploaded['spec']}/collections/{uploaded['street']}"
-    rows = list(online.items(spec, None, tmp_path))
+    rows = list(read_online(spec, None, tmp_path))
     assert [row["lat_deg"] for row in rows] == pytest.approx([lat for lat, _ in uploaded["places"]])
 
 
@@ -126,22 +126,22 @@ def test_a_region_is_found_whole_below_the_cap(
 ) -> None:
     """This server has no next page to a search: boxes are split."""
     monkeypatch.setattr("cellcode.photos.sources.online.panoramax.LIMIT", limit)
-    assert len([row for row in online.items(uploaded["spec"], HERE, tmp_path) if not isinstance(row, Reject)]) == 24
+    assert len([row for row in read_online(uploaded["spec"], HERE, tmp_path) if not isinstance(row, Reject)]) == 24
 
 
 def test_dates_and_accuracy(uploaded: dict[str, Any], tmp_path: Path) -> None:
     noon_utc = NOON - timedelta(hours=2)  # the server takes a time without a zone for that of the place, in summer
-    options = Options(since=noon_utc + timedelta(days=5), until=noon_utc + timedelta(days=12), max_accuracy_m=10.0)
-    rows = list(online.items(uploaded["spec"], HERE, tmp_path, options))
+    options: dict[str, Any] = {"since": noon_utc + timedelta(days=5), "until": noon_utc + timedelta(days=12)}
+    rows = list(read_online(uploaded["spec"], HERE, tmp_path, max_accuracy_m=10.0, **options))
     days = sorted((row["captured_at"] - noon_utc).days for row in rows if not isinstance(row, Reject))
     assert days == [5, 6, 7, 8, 9]
     assert [row.reason for row in rows if isinstance(row, Reject)] == ["position less accurate than 10 m"] * 3
 
 
 def test_a_panorama_is_cut(uploaded: dict[str, Any], tmp_path: Path) -> None:
-    options = Options(panoramas=PanoramaRule(count=4, fov_deg=90, reference="north"))
+    options: dict[str, Any] = {"panoramas": PanoramaRule(count=4, fov_deg=90, reference="north")}
     spec = f"{uploaded['spec']}/collections/{uploaded['square']}"
-    rows = list(online.items(spec, None, tmp_path, options))
+    rows = list(read_online(spec, None, tmp_path, **options))
     assert [row["heading_deg"] for row in rows] == [0, 90, 180, 270]
     assert {row["fov_deg"] for row in rows} == {90}
     assert all((tmp_path / row["file"]).is_file() for row in rows)
@@ -153,13 +153,13 @@ def test_more_than_the_servers_limit_is_refused_and_then_less_is_asked(
     api = uploaded["spec"].removeprefix("panoramax:")
     assert requests.get(f"{api}/search?limit=10001&bbox=2,48,3,49", timeout=60).status_code == 400
     monkeypatch.setattr("cellcode.photos.sources.online.panoramax.LIMIT", 16_000)
-    assert len([row for row in online.items(uploaded["spec"], HERE, tmp_path) if not isinstance(row, Reject)]) == 24
+    assert len([row for row in read_online(uploaded["spec"], HERE, tmp_path) if not isinstance(row, Reject)]) == 24
 
 
 def test_a_photo_deleted_since_the_listing_is_told(geovisio: Any, uploaded: dict[str, Any], tmp_path: Path) -> None:
-    online.estimate(uploaded["spec"], HERE, out=tmp_path)
+    estimate(uploaded["spec"], HERE, out=tmp_path)
     sequence = f"{geovisio.api_url}/collections/{uploaded['street']}"
     first = requests.get(f"{sequence}/items?limit=1", timeout=60).json()["features"][0]["id"]
     geovisio.delete(uploaded["street"], first)
-    rejects = [row for row in online.items(uploaded["spec"], HERE, tmp_path) if isinstance(row, Reject)]
+    rejects = [row for row in read_online(uploaded["spec"], HERE, tmp_path) if isinstance(row, Reject)]
     assert [row.reason for row in rejects if row.file == f"panoramax/{first}"] == ["deleted since it was listed"]

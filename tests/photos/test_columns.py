@@ -8,7 +8,6 @@ import pytest
 
 from cellcode.errors import InputError, UsageError
 from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
-from cellcode.photos.sources import columns
 
 Write = Callable[..., Path]
 
@@ -42,7 +41,7 @@ def test_the_formats_own_name_comes_before_common_ones(ingest_text: Callable[...
 
 def test_a_name_that_is_given_comes_before_all(ingest_text: Callable[..., PhotoTable]) -> None:
     text = "file,lat,lon,Y,X,author,Richtung\na.jpg,1,1,48,2,Me,90\n"
-    asked = columns.parse(["lat=Y", "lon = X", "attribution=", "heading=Richtung"])
+    asked = ["lat=Y", "lon = X", "attribution=", "heading=Richtung"]
     row = ingest_text(text, columns=asked).rows.to_pylist()[0]
     assert (row["lat_deg"], row["lon_deg"], row["heading_deg"], row["attribution"]) == (48, 2, 90, None)
 
@@ -54,13 +53,13 @@ def test_x_and_y_are_not_taken_for_a_position(ingest_text: Callable[..., PhotoTa
 
 def test_several_common_names_of_one_thing_are_not_guessed_among(ingest_text: Callable[..., PhotoTable]) -> None:
     text = "file,latitude,gps_latitude,lon\na.jpg,48,49,2\n"
-    with pytest.raises(InputError, match="lat may be the column latitude or gps_latitude; say which with --column"):
+    with pytest.raises(InputError, match="lat may be the column latitude or gps_latitude; choose one with --column"):
         ingest_text(text)
     assert ingest_text(text, columns={"lat": "gps_latitude"}).lat_deg.tolist() == [49]
 
 
 def test_a_column_that_is_there_twice_is_refused(ingest_text: Callable[..., PhotoTable]) -> None:
-    with pytest.raises(InputError, match="the column lat is there 2 times"):
+    with pytest.raises(InputError, match="the column lat occurs 2 times"):
         ingest_text("file,lat,lat,lon\na.jpg,48,49,2\n")
 
 
@@ -81,7 +80,7 @@ def test_an_unknown_name_is_an_error_that_tells_the_nearest(
 
 def test_a_word_without_an_equals_sign_is_refused() -> None:
     with pytest.raises(UsageError, match="write NAME=COLUMN"):
-        columns.parse(["lat"])
+        IngestOptions(columns=["lat"])
 
 
 def test_a_photo_table_is_a_list_itself(ingest_text: Callable[..., PhotoTable], tmp_path: Path) -> None:

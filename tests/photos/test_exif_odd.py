@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
+from tests.photos.items import read_folder
 
 from cellcode.errors import MissingExtraError
 from cellcode.photos.reading import magnetic
 from cellcode.photos.reading.exif import Facts, read_facts
 from cellcode.photos.reading.image import PhotoError, open_photo
-from cellcode.photos.sources.folder import read_folder
 
 GPS = ExifTags.GPS
 ASCII, RATIONAL, SRATIONAL, DOUBLE = 2, 5, 10, 12
@@ -116,7 +116,7 @@ def _with_magnetic_heading(write_photo: Write, path: Path, date: str | None) -> 
 
 
 def test_magnetic_heading_becomes_true_and_what_cannot_be_turned_is_counted(
-    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_photo: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("pygeomag")
     for name, date in (("a", "2025:04:02 00:00:00"), ("b", "2005:04:02 00:00:00"), ("c", None), ("d", None)):
@@ -124,13 +124,13 @@ def test_magnetic_heading_becomes_true_and_what_cannot_be_turned_is_counted(
     rows = [item for item in read_folder(tmp_path) if isinstance(item, dict)]
     assert rows[0]["heading_deg"] == pytest.approx(350 + 15.066 - 360, abs=0.01)
     assert [row["heading_deg"] for row in rows[1:]] == [None] * 3
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "2 magnetic headings left out, of photos without a date" in said
     assert "1 magnetic headings left out, of a date or place without a magnetic model" in said
 
 
 def test_without_the_extra_magnetic_headings_are_left_out_and_counted(
-    write_photo: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write_photo: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pygeomag", None)
     magnetic._model.cache_clear()
@@ -138,7 +138,7 @@ def test_without_the_extra_magnetic_headings_are_left_out_and_counted(
         magnetic.declination_deg(48, 2, datetime(2025, 1, 1))
     _with_magnetic_heading(write_photo, tmp_path / "a.jpg", "2025:04:02 00:00:00")
     assert [item["heading_deg"] for item in read_folder(tmp_path) if isinstance(item, dict)] == [None]
-    assert "1 magnetic headings left out (turning a magnetic heading" in capsys.readouterr().err
+    assert "1 magnetic headings left out (turning a magnetic heading" in caplog.text
 
 
 def _xmp(properties: str) -> bytes:

@@ -157,24 +157,24 @@ def test_hidden_folder_above_the_photos_does_not_hide_them(write_photo: Write, t
 
 
 def test_photos_outside_the_region_are_left_out_and_are_no_rejects(
-    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_photo: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_photo(tmp_path / "p/in.jpg", 48.1, 2.3)
     write_photo(tmp_path / "p/out.jpg", 49.1, 2.3)
     table = ingest(tmp_path / "p", out=tmp_path / "table", region=Region.bbox(2, 48, 3, 49))
     assert table.column("file") == ["in.jpg"]
     assert _rejects(tmp_path / "table") == {}
-    assert "1 outside the region" in capsys.readouterr().err
+    assert "1 outside the region" in caplog.text
 
 
 def test_summary_tells_how_many_were_rejected_and_why(
-    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_photo: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_photo(tmp_path / "p/a.jpg")
     for name in ("b", "c"):
         write_photo(tmp_path / f"p/{name}.jpg", None)
     table = ingest(tmp_path / "p", out=tmp_path / "table")
-    assert "2 rejected: 2 no GPS position in its EXIF" in capsys.readouterr().err
+    assert "2 rejected: 2 no GPS position in its EXIF" in caplog.text
     assert table.notes is not None
     assert table.notes["rejected"] == {"no GPS position in its EXIF": 2}
 
@@ -193,7 +193,7 @@ def test_folder_without_photos_and_missing_folder_are_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match="holds no photos"):
         ingest(tmp_path / "p", out=tmp_path / "table")
     with pytest.raises(InputError, match="is not a folder"):
-        ingest(tmp_path / "q", out=tmp_path / "table")
+        ingest(f"folder:{tmp_path / 'q'}", out=tmp_path / "table")
 
 
 def test_source_of_no_known_kind_is_refused(write_photo: Write, tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import ExifTags
+from tests.photos.items import read_folder
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography.distance import haversine_m
-from cellcode.photos.reading.capture_time import Clock
 from cellcode.photos.reading.gpx import Track
-from cellcode.photos.sources.folder import read_folder
 from cellcode.photos.table.item import Reject
 
 START = datetime(2024, 7, 6, 8, 0, 0, tzinfo=UTC)
@@ -180,7 +179,7 @@ def _photo_at(write_photo: Callable[..., Path], path: Path, shown: str, zone: st
 
 
 def test_folder_is_placed_by_a_track_and_the_row_says_so(write_photo: Callable[..., Path], tmp_path: Path) -> None:
-    track = _track(tmp_path, [(0, 48, 2), (60, 48.0006, 2), (120, 48.0006, 2.0005)])
+    _track(tmp_path, [(0, 48, 2), (60, 48.0006, 2), (120, 48.0006, 2.0005)])
     photos = tmp_path / "photos"
     _photo_at(write_photo, photos / "own.jpg", "10:00:30", "+02:00", lat_deg=-33.0)
     _photo_at(write_photo, photos / "placed.jpg", "10:00:30", "+02:00")
@@ -191,7 +190,7 @@ def test_folder_is_placed_by_a_track_and_the_row_says_so(write_photo: Callable[.
     def read(**options: Any) -> dict[str, Any]:
         return {
             item.file if isinstance(item, Reject) else item["file"]: item
-            for item in read_folder(photos, track=track, **options)
+            for item in read_folder(photos, gpx=[tmp_path / "track.gpx"], **options)
         }
 
     got = read()
@@ -201,13 +200,13 @@ def test_folder_is_placed_by_a_track_and_the_row_says_so(write_photo: Callable[.
     assert (placed["source"], placed["heading_deg"]) == ("folder+gpx", None)
     assert placed["captured_at"] == datetime(2024, 7, 6, 8, 0, 30)
     assert "no time zone to look up in the track; give --camera-zone" in got["zoneless.jpg"].reason
-    assert "does not tell where the camera was then" in got["late.jpg"].reason
+    assert "the track has no position at its time" in got["late.jpg"].reason
     assert "no time to look up" in got["timeless.jpg"].reason
 
-    zoned = read(clock=Clock.parse("+02:00"), track_heading=True)
+    zoned = read(camera_zone="+02:00", track_heading=True)
     assert (zoned["zoneless.jpg"]["lat_deg"], zoned["zoneless.jpg"]["lon_deg"]) == pytest.approx((48.0006, 2.00025))
     assert zoned["zoneless.jpg"]["heading_deg"] == pytest.approx(90, abs=0.1)
     assert zoned["placed.jpg"]["heading_deg"] == pytest.approx(0, abs=0.1)
 
-    slow = read(clock=Clock.parse("+02:00", -240))
+    slow = read(camera_zone="+02:00", clock_offset_s=-240)
     assert slow["late.jpg"]["lon_deg"] == pytest.approx(2)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from tests.photos.items import read_folder
 
 from cellcode.errors import MissingExtraError
-from cellcode.photos.reading.image import PhotoError, PhotoTooLargeError, open_photo, read_image, read_pixels
-from cellcode.photos.sources.folder import read_folder
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, PhotoTooLargeError, open_photo, read_image, read_pixels
 from cellcode.photos.table.item import Reject
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
@@ -52,7 +52,10 @@ def test_heic_is_read_upright_with_its_tags(
     assert isinstance(row, dict)
     assert (row["lat_deg"], row["lon_deg"]) == pytest.approx((-33.9, 18.4), abs=1e-6)
     assert (row["width_px"], row["height_px"]) == size
-    for pixels in (np.asarray(read_image(tmp_path / "p/a.HEIC")), read_pixels(tmp_path / "p/a.HEIC", 24, 24)):
+    for pixels in (
+        np.asarray(read_image(tmp_path / "p/a.HEIC")),
+        read_pixels(tmp_path / "p/a.HEIC", PhotoSpec(24, 24)),
+    ):
         assert "".join("rgb"[pixels[row, 4].argmax()] for row in (4, -5)) == corners
 
 

@@ -10,7 +10,7 @@ import rasterio
 from PIL import ExifTags, Image, ImageOps
 
 from cellcode.config import PhotoConfig
-from cellcode.photos.reading.image import PhotoError, open_photo, read_image, read_pixels
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, open_photo, read_image, read_pixels
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.types import UInt8
 
@@ -50,7 +50,7 @@ def test_photo_is_read_upright_for_every_orientation(orientation: int, kind: str
     upright = _noise(32, 48)
     content = _encode(np.ascontiguousarray(_stored(upright, orientation)), kind, orientation)
     np.testing.assert_array_equal(np.asarray(read_image(content)), upright)
-    np.testing.assert_array_equal(read_pixels(content, 48, 32), upright)
+    np.testing.assert_array_equal(read_pixels(content, PhotoSpec(48, 32)), upright)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -60,7 +60,7 @@ def test_jpeg_is_read_upright_for_every_orientation(orientation: int) -> None:
     content = _encode(np.ascontiguousarray(_stored(upright, orientation)), "JPEG", orientation, quality=95)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
     np.testing.assert_array_equal(np.asarray(read_image(content)), expected)
-    small = read_pixels(content, 48, 32).astype(int)  # decoded at a fraction of its size
+    small = read_pixels(content, PhotoSpec(48, 32)).astype(int)  # decoded at a fraction of its size
     corners = small[[8, 8, 24, 24], [12, 36, 12, 36]]
     assert np.abs(corners - colours.reshape(4, 3)).max() < 6
 
@@ -83,7 +83,7 @@ def test_checkerboard_shrinks_to_grey(kind: str) -> None:
     """Sampling single pixels would give black and white."""
     board = (np.indices((480, 640)).sum(axis=0) % 2 * 255).astype(np.uint8)
     content = _encode(np.repeat(board[..., None], 3, axis=2), kind)
-    small = read_pixels(content, 32, 24).astype(float)
+    small = read_pixels(content, PhotoSpec(32, 24)).astype(float)
     assert small.shape == (24, 32, 3)
     assert np.abs(small - 127.5).max() < 4
 
@@ -93,8 +93,8 @@ def test_pixels_do_not_depend_on_the_resolution_of_the_camera(fit: str) -> None:
     y, x = np.mgrid[0:1:1500j, 0:1:2000j]
     scene = np.stack([127 + 120 * np.sin(9 * x), 127 + 120 * np.cos(7 * y), 255 * x * y], axis=-1).astype(np.uint8)
     coarse = np.asarray(Image.fromarray(scene).resize((400, 300), Image.Resampling.BOX))
-    fine_pixels = read_pixels(_encode(scene, "JPEG", quality=95), 40, 40, fit).astype(int)
-    coarse_pixels = read_pixels(_encode(coarse, "PNG"), 40, 40, fit).astype(int)
+    fine_pixels = read_pixels(_encode(scene, "JPEG", quality=95), PhotoSpec(40, 40, fit)).astype(int)
+    coarse_pixels = read_pixels(_encode(coarse, "PNG"), PhotoSpec(40, 40, fit)).astype(int)
     assert np.abs(fine_pixels - coarse_pixels).max() <= 6
 
 
@@ -104,9 +104,9 @@ def test_crop_keeps_the_aspect_and_stretch_keeps_the_whole(kind: str) -> None:
     for third in range(3):
         thirds[:, 600 * third : 600 * (third + 1), third] = 255
     content = _encode(thirds, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    cropped = read_pixels(content, 30, 30, "crop").astype(int)
+    cropped = read_pixels(content, PhotoSpec(30, 30, "crop")).astype(int)
     assert np.abs(cropped[:, 2:-2] - [0, 255, 0]).max() < 6
-    stretched = read_pixels(content, 30, 30, "stretch").astype(int)
+    stretched = read_pixels(content, PhotoSpec(30, 30, "stretch")).astype(int)
     for third in range(3):
         assert np.abs(stretched[:, 10 * third + 2 : 10 * third + 8] - np.eye(3)[third] * 255).max() < 6
 
@@ -114,12 +114,12 @@ def test_crop_keeps_the_aspect_and_stretch_keeps_the_whole(kind: str) -> None:
 def test_crop_of_a_tall_photo_takes_the_middle_rows() -> None:
     tall = np.zeros((900, 300, 3), np.uint8)
     tall[300:600] = 200
-    assert (read_pixels(_encode(tall), 30, 30, "crop")[2:-2] == 200).all()
+    assert (read_pixels(_encode(tall), PhotoSpec(30, 30, "crop"))[2:-2] == 200).all()
 
 
 def test_width_comes_before_height() -> None:
-    assert read_pixels(_encode(_noise(100, 100)), 30, 20).shape == (20, 30, 3)
-    assert read_pixels(_encode(_noise(100, 100)), 30, 20, "crop").shape == (20, 30, 3)
+    assert read_pixels(_encode(_noise(100, 100)), PhotoSpec(30, 20)).shape == (20, 30, 3)
+    assert read_pixels(_encode(_noise(100, 100)), PhotoSpec(30, 20, "crop")).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
@@ -150,7 +150,10 @@ def test_transparent_parts_are_shown_on_white(mode: str) -> None:
 def test_pixel_limit_is_told_before_decoding(png_header: Callable[[int, int], bytes]) -> None:
     content = _encode(_noise(40, 50))
     assert read_image(content, max_pixels=2000).size == (50, 40)
-    for read in (lambda: read_image(content, max_pixels=1999), lambda: read_pixels(content, 8, 8, max_pixels=1999)):
+    for read in (
+        lambda: read_image(content, max_pixels=1999),
+        lambda: read_pixels(content, PhotoSpec(8, 8, max_pixels=1999)),
+    ):
         with pytest.raises(PhotoError, match="50 x 40 pixels, over the limit of 1,999"):
             read()
     # The picture behind this header would fail to decode.
@@ -262,4 +265,4 @@ def test_many_photos_are_read_as_one_by_one_and_failures_are_told(fit: str, tmp_
     assert "3.png" in failures[3]
     assert not pixels[[3, 7]].any()
     for row in (0, 1, 2, 4, 5, 6):
-        np.testing.assert_array_equal(pixels[row], read_pixels(files[row], 32, 24, fit))
+        np.testing.assert_array_equal(pixels[row], read_pixels(files[row], PhotoSpec(32, 24, fit)))

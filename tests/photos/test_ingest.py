@@ -1,4 +1,4 @@
-"""What every door has in common: choice, checks, consent, missing photos, and the one writer."""
+"""What every source has in common: choice, checks, consent, missing photos, and the one writer."""
 
 import csv
 import json
@@ -7,15 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
 from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
-from cellcode.photos.sources.consent import Consent
-from cellcode.photos.table.item import Item, Reject, in_batches
-from cellcode.photos.table.writer import IncompleteError, fill
+from cellcode.photos.sources.consent import require_consent
+from cellcode.photos.table.item import Batch, Reject
+from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.photos.table.writer import IncompleteError, collect, write
 
+Item = dict[str, Any] | Reject
 Write = Callable[..., Path]
 ALL = SplitRule(kind="none")
 
@@ -36,12 +39,22 @@ def _ingest(folder: Path, source: str = "list.csv", **options: Any) -> PhotoTabl
 
 
 def _row(number: int) -> dict[str, Any]:
-    size = {"width_px": 48, "height_px": 32}
-    return {"file": f"{number}.jpg", "lat_deg": 48.0, "lon_deg": 2.0, "split": "train", "source": "test", **size}
+    size = {"width_px": 48, "height_px": 32, "split": "train", "source": "test"}
+    return {
+        **dict.fromkeys(SCHEMA.names),
+        "file": f"{number}.jpg",
+        "lat_deg": 48.0,
+        "lon_deg": 2.0,
+        "split": "train",
+        "source": "test",
+        **size,
+    }
 
 
 def _fill(folder: Path, items: list[Item], **options: Any) -> PhotoTable:
-    return fill(in_batches(items), root=folder, source="test", out=folder / "table", rule=ALL, **options)
+    rows = pa.Table.from_pylist([item for item in items if isinstance(item, dict)], SCHEMA)
+    photos = collect([Batch(rows, [item for item in items if isinstance(item, Reject)])])
+    return write(photos, root=folder, source="test", out=folder / "table", rule=ALL, **options)
 
 
 def _rejects(folder: Path) -> list[dict[str, str]]:
@@ -50,11 +63,11 @@ def _rejects(folder: Path) -> list[dict[str, str]]:
 
 
 def test_dates_bound_what_is_taken_and_undated_photos_are_left_out(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = _ingest(photos, since=datetime(2024, 5, 3), until=datetime(2024, 5, 5, 12))
     assert table.column("file") == ["2.jpg", "3.jpg", "4.jpg"]
-    assert "6 outside the dates, 1 without a capture date" in capsys.readouterr().err
+    assert "6 outside the dates, 1 without a capture date" in caplog.text
     with pytest.raises(UsageError, match="is after until"):
         _ingest(photos, since=datetime(2024, 5, 3), until=datetime(2024, 5, 2))
 
@@ -90,7 +103,7 @@ def test_photos_can_be_looked_at_less(photos: Path) -> None:
     table = _ingest(photos, check="none")
     assert (len(table), set(table.column("width_px")), set(table.column("height_px"))) == (10, {64}, {48})
     assert set(_ingest(photos, check="header").column("width_px")) == {48}
-    with pytest.raises(UsageError, match="check 'all' is unknown"):
+    with pytest.raises(UsageError, match="check is 'all': input should be 'decode', 'header' or 'none'"):
         _ingest(photos, check="all")
 
 
@@ -111,8 +124,24 @@ def test_an_option_without_meaning_for_a_source_is_refused(photos: Path, source:
         _ingest(photos, source, **options)
 
 
+def test_options_are_keyword_arguments_or_one_object_which_they_change(photos: Path) -> None:
+    source, out = photos / "list.csv", photos / "table"
+    dates = IngestOptions(since="2024-05-03", until="2024-05-05")
+    assert ingest(source, out=out, options=dates).column("file") == ["2.jpg", "3.jpg", "4.jpg"]
+    assert ingest(source, out=out, options=dates, until="2024-05-03").column("file") == ["2.jpg"]
+    table = ingest(source, out=out, region="1,48,3,48.35", split="none", since="2024-05-03")
+    assert table.column("file") == ["2.jpg", "3.jpg"]
+    assert set(table.split) == {"train"}
+    with pytest.raises(UsageError, match="unknown option max_photo; the nearest known one is max_photos"):
+        ingest(source, out=out, max_photo=3)
+    with pytest.raises(
+        UsageError, match="split: kind is 'random': input should be 'position', 'date', 'both' or 'none'"
+    ):
+        ingest(source, out=out, split="random")
+
+
 def test_missing_photos_fail_the_run_after_the_table_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     items: list[Item] = [_row(1), Reject("a", None, "too small"), *(_row(n) for n in range(2, 4))]
     items += [Reject("b", None, "not fetched: timeout", transient=True)]
@@ -121,7 +150,7 @@ def test_missing_photos_fail_the_run_after_the_table_is_written(
     ) as caught:
         _fill(tmp_path, items)
     assert caught.value.exit_code == 1
-    assert "3 photos" in (said := capsys.readouterr().err)
+    assert "3 photos" in (said := caplog.text)
     assert "1 rejected: 1 too small; 1 missing: 1 not fetched: timeout" in said
     table = PhotoTable.load(tmp_path / "table")
     assert len(table) == 3
@@ -140,13 +169,11 @@ def test_a_run_without_photos_leaves_an_earlier_table_as_it_was(tmp_path: Path) 
     assert len(PhotoTable.load(tmp_path / "table")) == 1
 
 
-def test_reasons_are_counted_by_kind_and_the_rarest_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reasons_are_counted_by_kind_and_the_rarest_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rejects = [Reject(f"{n}", n, f"lat is {n + 91}.0, not in -90..90", kind="lat not in -90..90") for n in range(60)]
     rejects += [Reject(f"x{n}", 100 + n, f"reason {n}") for n in range(60)]
     _fill(tmp_path, [_row(1), *rejects])
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "120 rejected: 60 lat not in -90..90" in said
     assert len(said) < 500
     counted = json.loads((tmp_path / "table/manifest.json").read_text())["rejected"]
@@ -154,22 +181,22 @@ def test_reasons_are_counted_by_kind_and_the_rarest_together(
     assert len(_rejects(tmp_path)) == 120
 
 
-def test_much_is_only_done_with_consent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_much_is_only_done_with_consent(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[str] = []
 
     def no(question: str) -> bool:
         asked.append(question)
         return False
 
-    Consent(no).ask("few: 2,000 photos", 2_000, 1_000_000)
-    Consent(no).ask("none: of an unknown size", 0, None)
+    require_consent(no, "few: 2,000 photos", 2_000, 1_000_000)
+    require_consent(no, "none: of an unknown size", 0, None)
     assert asked == []
-    assert "few: 2,000 photos" in capsys.readouterr().err
+    assert "few: 2,000 photos" in caplog.text
     for photos, size in ((2_001, 1), (1, 500_000_001), (1, None)):
-        with pytest.raises(UsageError, match=r"nothing was fetched; say --yes"):
-            Consent(no).ask("much", photos, size)
+        with pytest.raises(UsageError, match=r"nothing was fetched: not confirmed; add --yes"):
+            require_consent(no, "much", photos, size)
     assert len(asked) == 3
-    Consent(lambda _: True).ask("much", 10**9, None)
+    require_consent(lambda _: True, "much", 10**9, None)
 
 
 def test_region_and_list_are_chosen_from_before_photos_are_read(photos: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cellcode.errors import UsageError
-from cellcode.photos.reading.panorama import Area, PanoramaRule, cut, headings_shown, is_panorama
+from cellcode.photos.reading.panorama import Area, PanoramaRule, cut, headings_shown
 from cellcode.types import Float64, UInt8
 
 
@@ -161,17 +161,6 @@ def test_cropped_panorama_gives_the_views_that_it_shows(pose: tuple[float, float
         difference = np.abs(np.asarray(view).astype(int) - np.asarray(expected[heading_deg]))
         assert np.median(difference) <= 2
     assert cut(whole.crop((left, top, right, bottom)), PanoramaRule(pitch_deg=60), *pose, area=area) == []
-
-
-@pytest.mark.parametrize(
-    ("size", "fov_deg", "expected"),
-    [((4096, 2048), 360, True), ((4097, 2048), 360.0, True), ((4096, 2048), None, False), ((4096, 1024), 360, False),
-     ((4096, 2048), 65, False)],
-)  # fmt: skip
-def test_panorama_is_told_by_shape_and_stated_field_of_view(
-    size: tuple[int, int], fov_deg: float | None, expected: bool
-) -> None:
-    assert is_panorama(*size, fov_deg) is expected
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
+from tests.photos.items import read_folder
 
 from cellcode.photos.reading.image import read_image
 from cellcode.photos.reading.panorama import PanoramaRule, cut
-from cellcode.photos.sources.folder import PANORAMA_REASON, read_folder
+from cellcode.photos.sources.folder import PANORAMA_REASON
 from cellcode.photos.table.item import Reject
 
 GPS = ExifTags.GPS
@@ -180,11 +181,11 @@ def test_panorama_outside_of_the_limits_of_float_is_no_problem(
 
 
 def test_videos_are_passed_over_and_counted(
-    write_photo: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_photo: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_photo(tmp_path / "p/a.jpg")
     for name in ("b.MP4", "c/d.mov", ".e.mp4"):
         (tmp_path / "p/c").mkdir(exist_ok=True)
         (tmp_path / "p" / name).write_bytes(b"video")
     assert len(_read(tmp_path / "p")[0]) == 1
-    assert "2 videos passed over" in capsys.readouterr().err
+    assert "2 videos skipped" in caplog.text

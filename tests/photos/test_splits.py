@@ -133,11 +133,11 @@ def test_assign_by_position_tests_whole_blocks_and_notes_the_rule() -> None:
     }
 
 
-def test_assign_by_date_leaves_out_undated_photos(capsys: pytest.CaptureFixture[str]) -> None:
+def test_assign_by_date_leaves_out_undated_photos(caplog: pytest.LogCaptureFixture) -> None:
     lat, lon = _town(6)
     table = assign(_table(lat, lon, np.array([0, 3, -1, 2, 3, 1])), SplitRule(kind="date", test_dates=2))
     assert table.split.tolist() == ["train", "test", "none", "test", "test", "train"]
-    assert "1 photos without a date" in capsys.readouterr().err
+    assert "1 photos without a date" in caplog.text
 
 
 def test_assign_by_both_shares_neither_blocks_nor_days() -> None:

@@ -13,7 +13,7 @@ from cellcode import train
 from cellcode.cli import main
 from cellcode.config import Config, dump
 from cellcode.errors import InputError, UsageError
-from cellcode.photos import PhotoTable, read_pixels
+from cellcode.photos import PhotoSpec, PhotoTable, read_pixels
 from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
@@ -84,8 +84,8 @@ def test_validation_photos_are_unpacked(
     _, expected = data_setup.split_validation(grid_photos, small_config())
     table = packing.unpack(packed, "validation", tmp_path)
     assert len(table) == len(expected) > 1
-    own = {tuple(read_pixels(path, 16, 16).ravel().tolist()) for path in table.files}
-    assert own == {tuple(read_pixels(path, 16, 16).ravel().tolist()) for path in expected.files}
+    own = {tuple(read_pixels(path, PhotoSpec(16, 16)).ravel().tolist()) for path in table.files}
+    assert own == {tuple(read_pixels(path, PhotoSpec(16, 16)).ravel().tolist()) for path in expected.files}
     assert sorted(table.lat_deg) == sorted(expected.lat_deg)
     assert len(packing.unpack(packed, "validation", tmp_path, most=1)) == 1
 

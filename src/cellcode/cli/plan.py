@@ -86,10 +86,12 @@ def _tiles_per_s(aerial: str | None) -> float:
 
 
 def _photos(spec: str | None, count: int | None, region: Region, config: Config) -> Photos:
-    from cellcode.photos.sources.online.opening import PREFIXES
+    from cellcode.photos.sources.registry import PHOTO_SOURCES
     from cellcode.planning import Photos
 
     if spec is None:
         assert count is not None  # the command asks for one of them
         return Photos.of_count(count)
-    return Photos.of_service(spec, region) if spec.startswith(PREFIXES) else Photos.of_table(spec, region, config)
+    if PHOTO_SOURCES.knows(spec) or PHOTO_SOURCES.is_plugin(spec):
+        return Photos.of_service(spec, region)
+    return Photos.of_table(spec, region, config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos import PhotoError, PhotoSpec, read_pixels
 from cellcode.progress import Meter
 from cellcode.search import Locator
 from cellcode.types import Float32, Int64, UInt8
@@ -29,7 +29,7 @@ def embed(locator: Locator, files: Sequence[Path], description: str) -> tuple[Fl
 
     def read(file: Path) -> UInt8 | str:
         try:
-            return read_pixels(file, size.width_px, size.height_px, size.fit)
+            return read_pixels(file, PhotoSpec.of(size))
         except PhotoError as error:
             return str(error)
 

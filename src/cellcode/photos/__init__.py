@@ -1,15 +1,17 @@
-"""Photos: the table of what is known of each, the doors that fill it, safe reading, splits. Knows no models."""
+"""Photos: the table of what is known of each, the sources that fill it, safe reading, splits. Knows no models."""
 
-from cellcode.photos.ingest import IncompleteError, ingest
-from cellcode.photos.reading.image import PhotoError, read_image, read_pixels
-from cellcode.photos.sources.options import Options as IngestOptions
+from cellcode.photos.ingest import ingest
+from cellcode.photos.options import IngestOptions
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, read_image, read_pixels
 from cellcode.photos.table.photo_table import PhotoTable
 from cellcode.photos.table.splits import SplitRule
+from cellcode.photos.table.writer import IncompleteError
 
 __all__ = [
     "IncompleteError",
     "IngestOptions",
     "PhotoError",
+    "PhotoSpec",
     "PhotoTable",
     "SplitRule",
     "ingest",

@@ -21,7 +21,7 @@ from cellcode.device import choose_device
 from cellcode.geography import Region, s2
 from cellcode.model import inference
 from cellcode.photos import PhotoTable
-from cellcode.photos.reading.image import read_pixels
+from cellcode.photos.reading.image import PhotoSpec, read_pixels
 from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.planning.encoders import flop
 from cellcode.planning.imagery import training_windows
@@ -180,7 +180,7 @@ def _photo(config: Config, folder: Path) -> float:
     noise = np.random.default_rng(0).integers(0, 255, (PHOTO_PX[1] // 8, PHOTO_PX[0] // 8, 3), dtype=np.uint8)
     Image.fromarray(noise).resize(PHOTO_PX, Image.Resampling.BICUBIC).save(folder / "photo.jpg", quality=85)
     photo = config.photo
-    return _median(lambda: read_pixels(folder / "photo.jpg", photo.width_px, photo.height_px, photo.fit))
+    return _median(lambda: read_pixels(folder / "photo.jpg", PhotoSpec.of(photo)))
 
 
 def _encode(config: Config, model: Model) -> float:

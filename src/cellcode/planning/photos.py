@@ -79,10 +79,14 @@ class Photos:
             UsageError: the service is unknown.
             RemoteError: it cannot be asked.
         """
-        from cellcode.photos.sources.online import estimate
+        from cellcode.photos.sources.registry import estimate
 
         found = estimate(spec, region)
-        each = found.sample_bytes or float(BYTES)
+        if found is None:
+            raise InputError(
+                f"{spec} fetches nothing, so there is nothing to estimate; ingest it and give the photo table"
+            )
+        each = found.photo_bytes or float(BYTES)
         training = round(found.photos * (1 - TEST_SHARE))
         return cls(found.source, found.photos, training, each, found.photos - found.present)
 

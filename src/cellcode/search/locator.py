@@ -17,7 +17,7 @@ from cellcode.database.calibration.radii import REACH
 from cellcode.errors import UsageError
 from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges
-from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos import PhotoError, PhotoSpec, read_pixels
 from cellcode.search import engines
 from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.posterior import mean_position, probabilities
@@ -101,8 +101,7 @@ class Locator:
         return self._engine.embed(pixels)
 
     def _read(self, photo: Source) -> UInt8:
-        size = self.database.config.photo
-        return read_pixels(photo, size.width_px, size.height_px, size.fit)
+        return read_pixels(photo, PhotoSpec.of(self.database.config.photo))
 
     def _read_or_say(self, photo: Source) -> UInt8 | str:
         try:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos import PhotoError, PhotoSpec, read_pixels
 from cellcode.search.answer import Answer, Failure
 from cellcode.search.locator import Locator, Source
 from cellcode.search.sequences import SequenceSearcher
@@ -96,10 +96,10 @@ def locate(
         raise UsageError("there are no photos to locate together; give at least one")
     motion = _checked(motion_m, len(photos)) if motion_m is not None else None
     every = [str(photo) if isinstance(photo, Path | str) else f"photo {row + 1}" for row, photo in enumerate(photos)]
-    size, pixels, names, failures, used = locator.database.config.photo, [], [], [], []
+    spec, pixels, names, failures, used = PhotoSpec.of(locator.database.config.photo), [], [], [], []
     for row, (name, photo) in enumerate(zip(every, photos, strict=True)):
         try:
-            pixels.append(read_pixels(photo, size.width_px, size.height_px, size.fit))
+            pixels.append(read_pixels(photo, spec))
         except PhotoError as error:
             failures.append(Failure(name, str(error)))
         else:

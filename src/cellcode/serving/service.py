@@ -17,7 +17,7 @@ from cellcode.aerial import open_source
 from cellcode.database import Database
 from cellcode.errors import CellcodeError
 from cellcode.geography import Region, s2
-from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos import PhotoError, PhotoSpec, read_pixels
 from cellcode.photos.reading.exif import read_facts
 from cellcode.photos.reading.image import open_photo
 from cellcode.search import Answer, Locator
@@ -137,14 +137,14 @@ class Service:
         self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
 
     def _decode(self, photo: Photo) -> tuple[UInt8, tuple[float, float, float | None] | None]:
-        size, most = self.database.config.photo, self.settings.photo_pixels
+        spec = PhotoSpec.of(self.database.config.photo, self.settings.photo_pixels)
         try:
-            pixels = read_pixels(photo.data, size.width_px, size.height_px, size.fit, most)
+            pixels = read_pixels(photo.data, spec)
         except PhotoError as error:
             problem = problem_of(error)
             raise Problem(problem.code, photo.name + problem.message.removeprefix("photo")) from None
         try:
-            facts = read_facts(open_photo(photo.data, most), photo.name)
+            facts = read_facts(open_photo(photo.data, spec.max_pixels), photo.name)
         except PhotoError:  # it tells no position
             return pixels, None
         return pixels, (facts.lat_deg, facts.lon_deg, facts.heading_deg)

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.photos.items import read_online
 
 from cellcode.geography import Region
 from cellcode.http import Politeness
-from cellcode.photos.sources import online
-from cellcode.photos.sources.online import Options
+from cellcode.photos import IngestOptions
+from cellcode.photos.sources.registry import estimate, open_source
 from cellcode.photos.table.item import Reject
 
 QUICK = Politeness(requests_per_s=1e6, tries=3, timeout_s=0.4, patience_s=30.0, first_wait_s=0.001)
@@ -28,7 +29,7 @@ Photos = list[dict[str, Any]]
 
 def fetch(server: Any, out: Path, politeness: Politeness = CALM, **options: Any) -> tuple[Photos, list[Reject]]:
     """Rows and rejects; every row's file is there and decodes."""
-    items = list(online.items(server.spec, EVERYWHERE, out, Options(politeness, **{"min_width_px": 40, **options})))
+    items = list(read_online(server.spec, EVERYWHERE, out, politeness=politeness, **{"min_width_px": 40, **options}))
     rows = [item for item in items if not isinstance(item, Reject)]
     for row in rows:
         with Image.open(out / row["file"]) as image:
@@ -103,7 +104,7 @@ def test_a_photo_that_is_served_damaged_is_told(panoramax: Start, town: Photos, 
 
 def test_links_that_have_expired_are_renewed_once(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     server = mapillary(town[:FEW])
-    online.estimate(server.spec, EVERYWHERE, Options(CALM, min_width_px=40), out=tmp_path)
+    estimate(server.spec, EVERYWHERE, IngestOptions(politeness=CALM, min_width_px=40), out=tmp_path)
     server.generation += 1
     server.asked.clear()
     rows, rejects = fetch(server, tmp_path)
@@ -127,7 +128,7 @@ def test_a_link_that_stays_refused_and_a_deleted_photo(mapillary: Start, town: P
 def test_a_token_that_expires_during_a_run(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     """Photos whose links are still good are fetched; the others are missing until there is another token."""
     server = mapillary(town[:FEW])
-    online.estimate(server.spec, EVERYWHERE, Options(CALM, min_width_px=40), out=tmp_path)
+    estimate(server.spec, EVERYWHERE, IngestOptions(politeness=CALM, min_width_px=40), out=tmp_path)
     server.token = "another"
     server.faults[f"/picture/{town[3]['id']}"] = ("410", 1)
     rows, rejects = fetch(server, tmp_path)
@@ -166,7 +167,7 @@ def test_a_server_that_is_down_is_not_asked_for_every_photo(panoramax: Start, to
 
 def test_a_byte_budget(panoramax: Start, town: Photos, tmp_path: Path) -> None:
     server = panoramax(town[:60])
-    online.estimate(server.spec, EVERYWHERE, Options(CALM), out=tmp_path)
+    estimate(server.spec, EVERYWHERE, IngestOptions(politeness=CALM), out=tmp_path)
     rows, rejects = fetch(server, tmp_path, Politeness(requests_per_s=1e6, budget_bytes=20_000))
     assert 0 < len(rows) < 60
     assert {(each.reason, each.transient) for each in rejects} == {("not fetched: byte budget spent", True)}
@@ -175,7 +176,7 @@ def test_a_byte_budget(panoramax: Start, town: Photos, tmp_path: Path) -> None:
 
 def test_a_run_that_was_cut_off_goes_on(panoramax: Start, town: Photos, tmp_path: Path) -> None:
     server = panoramax(town[:80])
-    run = online.items(server.spec, EVERYWHERE, tmp_path, Options(CALM, min_width_px=40))
+    run = read_online(server.spec, EVERYWHERE, tmp_path, politeness=CALM, min_width_px=40)
     taken = [next(run) for _ in range(20)]
     run.close()
     there = len(list((tmp_path / "images").rglob("*.jpg")))
@@ -196,17 +197,17 @@ def test_when_a_listing_is_asked_for_again(change: str, panoramax: Start, town: 
     fetch(server, tmp_path, min_width_px=30, max_photos=5)  # what is chosen from a listing does not change it
     assert server.count("/search") == searches
     head = tmp_path / "listing.json"
-    region, options = EVERYWHERE, Options(CALM, min_width_px=40)
+    region, options = EVERYWHERE, IngestOptions(politeness=CALM, min_width_px=40)
     if change == "age":
         old = (datetime.now(UTC) - timedelta(days=2)).isoformat()
         head.write_text(json.dumps({**json.loads(head.read_text()), "made_at": old}))
     elif change == "dates":
-        options = Options(CALM, min_width_px=40, since=datetime(2020, 1, 1))
+        options = IngestOptions(politeness=CALM, min_width_px=40, since=datetime(2020, 1, 1))
     elif change == "region":
         region = Region.bbox(2.9, 50.95, 3.1, 51.2)
     else:
         head.write_text("{")
-    assert len(list(online.items(server.spec, region, tmp_path, options))) == FEW
+    assert len(list(open_source(server.spec, out=tmp_path, region=region, options=options).items())) == FEW
     assert server.count("/search") > searches
     assert server.count("/pictures/") == FEW  # photos that are there stay
 
@@ -235,8 +236,8 @@ def test_a_choice_is_random_but_always_the_same(panoramax: Start, town: Photos, 
 
 def test_offer(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     server = mapillary(town)
-    options = Options(CALM, min_width_px=40, min_quality=0.5, max_photos=50)
-    offer = online.estimate(server.spec, EVERYWHERE, options, out=tmp_path)
+    options = IngestOptions(politeness=CALM, min_width_px=40, min_quality=0.5, max_photos=50)
+    offer = estimate(server.spec, EVERYWHERE, options, out=tmp_path)
     good = sum(photo["quality"] >= 0.5 for photo in town)
     assert (offer.found, offer.accepted, offer.photos, offer.present) == (300, good, 50, 0)
     assert offer.licences == {"CC-BY-SA-4.0": 50}
@@ -244,26 +245,28 @@ def test_offer(mapillary: Start, town: Photos, tmp_path: Path) -> None:
     assert server.count("/picture/") == 4
     assert not (tmp_path / "images").exists()
     searches = server.count("/images")
-    rows = [row for row in online.items(server.spec, EVERYWHERE, tmp_path, options) if not isinstance(row, Reject)]
+    rows = [
+        row for row in read_online(server.spec, EVERYWHERE, tmp_path, **dict(options)) if not isinstance(row, Reject)
+    ]
     assert server.count("/images") == searches
     fetched = sum((tmp_path / row["file"]).stat().st_size for row in rows)
     assert offer.bytes == pytest.approx(fetched, rel=0.2)
     text = offer.describe()
     for words in ("300 photos in the region, 50 to fetch", "licence CC-BY-SA-4.0: 50", f"out of {good}", "MB"):
         assert words in text
-    again = online.estimate(server.spec, EVERYWHERE, options, out=tmp_path)
+    again = estimate(server.spec, EVERYWHERE, options, out=tmp_path)
     assert (again.present, again.bytes) == (50, 0)
 
 
 def test_offer_of_a_place_without_photos(panoramax: Start, tmp_path: Path) -> None:
-    offer = online.estimate(panoramax([]).spec, EVERYWHERE)
+    offer = estimate(panoramax([]).spec, EVERYWHERE)
     assert (offer.found, offer.photos, offer.bytes) == (0, 0, 0)
-    assert list(online.items(panoramax([]).spec, EVERYWHERE, tmp_path)) == []
+    assert list(read_online(panoramax([]).spec, EVERYWHERE, tmp_path)) == []
 
 
 def test_offer_when_no_sample_can_be_fetched(panoramax: Start, town: Photos) -> None:
     server = panoramax(town[:FEW])
     server.faults["/pictures/"] = ("404", 10**6)
-    offer = online.estimate(server.spec, EVERYWHERE, Options(CALM, min_width_px=40))
+    offer = estimate(server.spec, EVERYWHERE, IngestOptions(politeness=CALM, min_width_px=40))
     assert (offer.photos, offer.bytes) == (FEW, None)
     assert "unknown number of bytes" in offer.describe()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.photos.items import read_online
 
 from cellcode.errors import CellcodeError, InputError, UsageError
 from cellcode.geography import Region
 from cellcode.http import Politeness, RemoteError
+from cellcode.photos import IngestOptions
 from cellcode.photos.reading.panorama import PanoramaRule
-from cellcode.photos.sources import online
-from cellcode.photos.sources.online import Options
+from cellcode.photos.sources.registry import estimate
 from cellcode.photos.table.item import Reject
 from cellcode.photos.table.photo_table import SCHEMA
 
@@ -28,7 +29,7 @@ Photos = list[dict[str, Any]]
 def fetch(server: Any, out: Path, **options: Any) -> dict[str, Any]:
     """What becomes of each photo, by the service's name for it; a panorama's rows are a list."""
     found: dict[str, Any] = {}
-    for item in online.items(server.spec, EVERYWHERE, out, Options(QUICK, **{"min_width_px": 40, **options})):
+    for item in read_online(server.spec, EVERYWHERE, out, politeness=QUICK, **{"min_width_px": 40, **options}):
         name = item.file.split("/")[1] if isinstance(item, Reject) else Path(item["file"]).stem.split("_")[0]
         found.setdefault(name, []).append(item)
     return {name: rows[0] if len(rows) == 1 else rows for name, rows in found.items()}
@@ -118,7 +119,7 @@ def test_nonsense_is_taken_for_unknown(
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(panoramax: Start, town: Photos, tmp_path: Path) -> None:
     town[0]["feature"] = {"id": "../../escaped"}
-    items = list(online.items(panoramax(town[:1]).spec, EVERYWHERE, tmp_path / "deep" / "out", Options(QUICK)))
+    items = list(read_online(panoramax(town[:1]).spec, EVERYWHERE, tmp_path / "deep" / "out", politeness=QUICK))
     assert [item.reason for item in items if isinstance(item, Reject)] == ["an identifier that cannot name a file"]
     assert not list(tmp_path.rglob("*escaped*"))
 
@@ -158,7 +159,7 @@ def test_panoramas_are_cut_or_left_out(panoramax: Start, town: Photos, tmp_path:
     town[1].update(size=(250, 160), properties={"pers:interior_orientation": camera})
     town[2]["properties"] = {"pers:interior_orientation": {"field_of_view": 190}}
     server, (whole, odd, fisheye) = panoramax(town[:3]), [photo["id"] for photo in town[:3]]
-    assert fetch(server, tmp_path)[whole].reason == "a 360 degree photo, and cutting them was not asked for"
+    assert fetch(server, tmp_path)[whole].reason == "a 360 degree photo; --panoramas cuts views out of it"
     rule = PanoramaRule(count=4, fov_deg=90, width_px=64, height_px=48)
     found = fetch(server, tmp_path, panoramas=rule)
     assert [row["heading_deg"] for row in found[whole]] == [90, 180, 270, 0]
@@ -190,9 +191,9 @@ def test_mapillary_spherical_and_fisheye(mapillary: Start, town: Photos, tmp_pat
     town[2]["fields"] = {"camera_type": None, "is_pano": True}
     found = fetch(mapillary(town[:3]), tmp_path)
     assert [found[photo["id"]].reason for photo in town[:3]] == [
-        "a 360 degree photo, and cutting them was not asked for",
+        "a 360 degree photo; --panoramas cuts views out of it",
         "fisheye, not a perspective photo",
-        "a 360 degree photo, and cutting them was not asked for",
+        "a 360 degree photo; --panoramas cuts views out of it",
     ]
 
 
@@ -241,13 +242,13 @@ def test_no_token(token: str, words: str, mapillary: Start, town: Photos, tmp_pa
 def test_addresses_that_are_none_of_the_service(spec: str, tmp_path: Path) -> None:
     """A token would be sent to whoever wrote the address into a configuration."""
     with pytest.raises(UsageError):
-        online.estimate(spec, EVERYWHERE)
+        estimate(spec, EVERYWHERE)
 
 
 @pytest.mark.parametrize("spec", ["mapillary:", "panoramax:"])
 def test_a_region_is_needed(spec: str) -> None:
     with pytest.raises(UsageError, match="needs a region"):
-        online.estimate(spec, None)
+        estimate(spec, None)
 
 
 @pytest.mark.parametrize(
@@ -261,4 +262,4 @@ def test_a_region_is_needed(spec: str) -> None:
 )
 def test_options_that_cannot_be_meant(options: dict[str, Any]) -> None:
     with pytest.raises(CellcodeError):
-        Options(**options)
+        IngestOptions(**options)

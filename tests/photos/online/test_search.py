@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cellcode.geography import Region
-from cellcode.http import Client, Politeness, RemoteError
-from cellcode.photos.sources.online.opening import open_service
-from cellcode.photos.sources.online.options import Options
+from cellcode.http import Politeness, RemoteError
+from cellcode.photos import IngestOptions
 from cellcode.photos.sources.online.record import Record
+from cellcode.photos.sources.online.source import OnlineSource
+from cellcode.photos.sources.registry import open_source
 from cellcode.photos.table.item import Reject
 
 QUICK = Politeness(requests_per_s=1e6, tries=2, timeout_s=20.0, patience_s=60.0, first_wait_s=0.001)
@@ -21,8 +23,10 @@ Start = Callable[..., Any]
 
 def find(spec: str, region: Region, **options: Any) -> tuple[list[Record], list[Reject]]:
     """What a service finds, cut to the region."""
-    service = open_service(spec, Client(QUICK))
-    found = [each for page in service.find(region, Options(**options)) for each in page]
+    asked = IngestOptions(politeness=QUICK, **options)
+    service = open_source(spec, out=Path("unused"), region=region, options=asked)
+    assert isinstance(service, OnlineSource)
+    found = [each for page in service.find() for each in page]
     records = [each for each in found if isinstance(each, Record)]
     keep = region.contains(np.array([r.lat_deg for r in records]), np.array([r.lon_deg for r in records]))
     inside = [record for record, kept in zip(records, keep, strict=True) if kept]

@@ -26,14 +26,14 @@ def _ingest(server: Any, out: Path, **options: Any) -> PhotoTable:
 
 @pytest.mark.parametrize("kind", ["mapillary", "panoramax"])
 def test_photos_of_a_service_become_a_table(
-    kind: str, town: list[dict[str, Any]], tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
+    kind: str, town: list[dict[str, Any]], tmp_path: Path, request: pytest.FixtureRequest, caplog: Any
 ) -> None:
     server = request.getfixturevalue(kind)(town[:12])
     table = _ingest(server, tmp_path / "table")
     assert len(table) == 12
     assert table.column("source") == [kind] * 12
     assert all(path.is_file() for path in PhotoTable.load(tmp_path / "table").files)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert said.index("12 to fetch") < said.index(f"12 photos in {tmp_path}")
     assert "licence " in said
 
@@ -61,7 +61,7 @@ def test_much_is_not_fetched_without_a_yes(
 ) -> None:
     monkeypatch.setattr("cellcode.photos.sources.consent.FREE_PHOTOS", 5)
     server = panoramax(town[:12])
-    with pytest.raises(UsageError, match="nothing was fetched; say --yes"):
+    with pytest.raises(UsageError, match="nothing was fetched: not confirmed; add --yes"):
         _ingest(server, tmp_path / "table")
     assert not (tmp_path / "table/photos.parquet").exists()
     assert not (tmp_path / "table/images").exists()

@@ -27,7 +27,7 @@ from cellcode.distributed.ray_tasks import over_ranges
 from cellcode.files import atomic_path
 from cellcode.model import inference
 from cellcode.model.inference import BATCH
-from cellcode.photos import PhotoError, read_pixels
+from cellcode.photos import PhotoError, PhotoSpec, read_pixels
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.progress import Meter
 from cellcode.runs import Run
@@ -101,7 +101,7 @@ def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, pa
         rows, pixels = [], []
         for row in range(first, min(first + BATCH, len(made))):
             try:
-                pixels.append(read_pixels(loaded.image(row), photo.width_px, photo.height_px, photo.fit))
+                pixels.append(read_pixels(loaded.image(row), PhotoSpec.of(photo)))
                 rows.append(row)
             except PhotoError:
                 continue  # its row stays 0

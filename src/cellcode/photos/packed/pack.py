@@ -1,7 +1,7 @@
 """From a photo table to shards (see `shards`): grouped by place, shuffled, written one shard at a time.
 
 The order is a function of the table and the seed, and a shard takes its name when it is whole: a packing that was
-interrupted, started again, goes on with the first shard that is not there and ends with the same bytes.
+interrupted, started again, continues with the first shard that is missing and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
-import sys
 import tarfile
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,19 +28,20 @@ from PIL import Image
 from cellcode.errors import InputError
 from cellcode.files import atomic_path, locked, read_json, write_json
 from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, VERSION
-from cellcode.photos.packed.shards import PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
+from cellcode.photos.packed.shards import INDEX, PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
 from cellcode.photos.packed.shuffle import Ints, Layout, Spill
-from cellcode.photos.packed.statistics import VALIDATION, Facts, set_validation_apart, survey
-from cellcode.photos.reading.image import PhotoError, open_photo, read_pixels
+from cellcode.photos.packed.statistics import VALIDATION, Facts, gather, set_validation_apart
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, image_kind, read_pixels
+from cellcode.photos.reading.in_order import in_order
 from cellcode.photos.table.batches import ROWS, Batches, plain_memory
 from cellcode.photos.table.photo_table import SPLITS, PhotoTable
 from cellcode.progress import Meter
 from cellcode.types import Bools, Float64, Int8
 
+logger = logging.getLogger(__name__)
 LOCK, SPILL = ".lock", ".rows.arrow"
 _AHEAD = 64  # photos that are read before they are written
 _REJECTED = b"rejected"  # metadata of a shard's Parquet file: photos of it that could not be read, and why
-_KINDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Packing:
 
     Attributes:
         level: photos in one S2 cell of this level are of one place; what `levels.cell` of the training will be.
-        group_photos: photos of one place that lie together are at most so many; other photos of it are elsewhere.
+        group_photos: at most so many photos of one place lie together; its other photos are in other groups.
         shard_photos: of a shard, about.
         size_px: width and height that images are encoded at again; None: they are copied as they are.
         fit: how they are brought to that size, as `photo.fit` of the configuration.
@@ -61,15 +62,9 @@ class Packing:
     group_photos: int = 8
     shard_photos: int = 4096
     size_px: tuple[int, int] | None = None
-    fit: str = "stretch"
+    fit: Literal["stretch", "crop"] = "stretch"
     quality: int = 90
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class _Image:
-    kind: str
-    data: bytes
 
 
 def run(
@@ -97,7 +92,7 @@ def run(
 def _run(
     table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Bools] | None
 ) -> PackedPhotos:
-    facts, cells, split = survey(table, packing.level)
+    facts, cells, split = gather(table, packing.level)
     if set_apart is not None and not (split == VALIDATION).any():
         set_validation_apart(table, split, set_apart)
     identity = _identity(table, split, packing)
@@ -124,24 +119,24 @@ def _run(
     packed = sum(summary["photos"] for summary in summaries)
     megabytes = sum(summary["bytes"] for summary in summaries) / 1e6
     note = f"; {len(rejected)} left out, the first: {next(iter(rejected.values()))}" if rejected else ""
-    print(f"{packed} photos in {len(summaries)} shards, {megabytes:.1f} MB, in {out}{note}", file=sys.stderr)
+    logger.info(f"{packed} photos in {len(summaries)} shards, {megabytes:.1f} MB, in {out}{note}")
     return PackedPhotos.open(out)
 
 
 def _write_shards(
     spill: Spill, layout: Layout, root: Path, packing: Packing, out: Path
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Write the shards that are not there yet; describe all that hold photos, and say which photos could not be read."""
+    """Write the shards that are not there yet; describe all that hold photos, and return which photos could not be read."""
     summaries: list[dict[str, Any]] = []
     rejected: dict[str, str] = {}
-    with Meter("packing photos", len(layout.place)) as meter, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with Meter("packing photos", len(layout.place)) as meter:
         for split, group in layout.groups.items():
             start = layout.start(split)
             for number, begin, end in layout.shards(split, packing.shard_photos):
                 stem = out / split / f"{number:06d}"
                 if not stem.with_suffix(".parquet").is_file():
                     part = PhotoTable(spill.rows(start + begin, start + end), root)
-                    _write_shard(part, group[begin:end], begin, stem, packing, threads)
+                    _write_shard(part, group[begin:end], begin, stem, packing)
                 summary, failed = _describe(split, stem, packing.group_photos)
                 rejected |= failed
                 if summary["photos"]:
@@ -150,59 +145,49 @@ def _write_shards(
     return summaries, rejected
 
 
-def _write_shard(
-    part: PhotoTable, group: Ints, first: int, stem: Path, packing: Packing, threads: ThreadPoolExecutor
-) -> None:
-    """Write the tar, then the Parquet file, which says that the shard is whole."""
-    rejected: dict[str, str] = {}
-    kept: list[int] = []
-    places: dict[str, list[Any]] = {name: [] for name in ("key", "member", "offset", "bytes", "crc32")}
+def _write_shard(part: PhotoTable, group: Ints, first: int, stem: Path, packing: Packing) -> None:
+    """Write the tar, then the Parquet file, which marks the shard as whole."""
+    rejected, kept, index = dict[str, str](), list[int](), list[dict[str, Any]]()
+    described = part.rows.to_pylist()
+    # A few photos are read ahead of the one that is written: a whole shard of originals may be 10 GB.
+    images = in_order(partial(_read, packing=packing), part.files, os.cpu_count() or 1, _AHEAD)
     with atomic_path(stem.with_suffix(".tar")) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        described = part.rows.to_pylist()
-        for row, made in enumerate(_read_ahead(part.files, packing, threads)):
-            if isinstance(made, str):
-                rejected[described[row]["file"]] = made
+        for row, image in enumerate(images):
+            if isinstance(image, str):
+                rejected[described[row]["file"]] = image
                 continue
+            kind, data = image
             key = f"{first + row:09d}"
+            facts = {
+                "key": key,
+                "member": f"{key}.{kind}",
+                "offset": tar.offset + tarfile.BLOCKSIZE,
+                "bytes": len(data),
+            }
+            index.append({**facts, "crc32": zlib.crc32(data), "group": int(group[row])})
             kept.append(row)
-            found = (key, f"{key}.{made.kind}", tar.offset + tarfile.BLOCKSIZE, len(made.data), zlib.crc32(made.data))
-            for column, value in zip(places.values(), found, strict=True):
-                column.append(value)
-            _add(tar, f"{key}.{made.kind}", made.data)
+            _add(tar, f"{key}.{kind}", data)
             _add(tar, f"{key}.json", _json(described[row]))
-    rows = part.rows.take(pa.array(kept, pa.int64()))
-    columns = [*rows.columns, *(pa.array(values, PART_SCHEMA.field(name).type) for name, values in places.items())]
-    columns.append(pa.array(group[kept], pa.int64()))
+    columns = [*part.rows.take(pa.array(kept, pa.int64())).columns, *pa.Table.from_pylist(index, INDEX).columns]
     metadata = {_REJECTED: json.dumps(rejected).encode()}
     with atomic_path(stem.with_suffix(".parquet")) as path:
         pq.write_table(pa.Table.from_arrays(columns, schema=PART_SCHEMA.with_metadata(metadata)), path)
 
 
-def _read_ahead(files: list[Path], packing: Packing, threads: ThreadPoolExecutor) -> Iterator[_Image | str]:
-    """Read photos in many threads, a few ahead of the one that is written: a whole shard of originals may be 10 GB."""
-    coming: deque[Future[_Image | str]] = deque()
-    for file in files:
-        coming.append(threads.submit(_read, file, packing))
-        if len(coming) > _AHEAD:
-            yield coming.popleft().result()
-    for each in coming:
-        yield each.result()
-
-
-def _read(file: Path, packing: Packing) -> _Image | str:
-    """Give a photo's image as it is packed, or why it cannot be."""
+def _read(file: Path, packing: Packing) -> tuple[str, bytes] | str:
+    """Return the kind and the bytes of a photo as it is packed, or why it cannot be."""
     try:
         if packing.size_px is None:
             data = file.read_bytes()
-            return _Image(_KINDS.get(open_photo(data).format or "", "jpg"), data)
-        pixels = read_pixels(file, *packing.size_px, packing.fit)
+            return image_kind(data), data
+        pixels = read_pixels(file, PhotoSpec(*packing.size_px, packing.fit))
     except PhotoError as error:
         return str(error).replace("photo:", f"{file}:", 1)
     except OSError as error:
         return f"{file}: cannot be read ({error.strerror})"
     written = io.BytesIO()
     Image.fromarray(pixels).save(written, "JPEG", quality=packing.quality)
-    return _Image("jpg", written.getvalue())
+    return "jpg", written.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -213,7 +198,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _json(row: dict[str, Any]) -> bytes:
-    """Give what is known of a photo; what is not known is left out."""
+    """Return the known columns of a photo."""
     return json.dumps({key: value for key, value in row.items() if value is not None}, default=str).encode()
 
 

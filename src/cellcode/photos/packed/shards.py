@@ -206,7 +206,7 @@ def _why(error: Exception) -> str:
 
 
 def is_packed(place: Path | str) -> bool:
-    """Tell packed photos, here or in a store, whole or in parts or not finished, from the folder of a photo table."""
+    """Return True for packed photos, here or in a store, whole, in parts or unfinished; False for a photo table."""
     if "://" in str(place):
         return True
     folder = Path(place)

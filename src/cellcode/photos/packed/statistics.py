@@ -20,7 +20,7 @@ TRAIN, VALIDATION = SPLITS.index("train"), SPLITS.index("validation")
 
 @dataclass
 class Facts:
-    """What the manifest says of all photos together.
+    """What the manifest states about all photos together.
 
     Attributes:
         bounds: west, south, east and north edge in degrees.
@@ -39,7 +39,7 @@ class Facts:
             known.update(text for text in pc.unique(part.column(name)).to_pylist() if text)
 
 
-def survey(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
+def gather(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
     """Return facts of the photos, their cells of a level, (N,), and the numbers of their splits, (N,).
 
     Raises:

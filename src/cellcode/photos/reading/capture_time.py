@@ -1,4 +1,4 @@
-"""When a photo was taken: in UTC wherever anything tells the time zone, else as the camera's clock showed it."""
+"""When a photo was taken: in UTC wherever the time zone is known, else as the camera's clock showed it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Clock:
         offset_s: seconds to add to have the true time; negative for a clock that is fast.
 
     Raises:
-        UsageError: an offset that cannot be meant.
+        UsageError: the offset is too large.
     """
 
     zone: tzinfo | None = None
     offset_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Check the offset."""
         if not abs(self.offset_s) < _LARGEST_OFFSET_S:
             raise UsageError(f"the offset of the clock is {self.offset_s:g} s, it must be less than a hundred years")
 
@@ -65,7 +65,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Moment:
-    """A capture time without tzinfo; `utc` tells whether it is UTC or what a clock of unknown zone showed."""
+    """A capture time without tzinfo; UTC if `utc`, else what a clock of unknown zone showed."""
 
     time: datetime
     utc: bool

@@ -11,18 +11,17 @@ from PIL import ExifTags, Image
 
 from cellcode.photos.reading import xmp
 from cellcode.photos.reading.capture_time import Clock, capture_moment
-from cellcode.photos.reading.image import PhotoError
+from cellcode.photos.reading.image import PhotoError, is_turned
 
-TURNED = (5, 6, 7, 8)  # orientations that swap the sides
 _FILM_WIDTH_MM, _FILM_HEIGHT_MM = 36.0, 24.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a photo says of itself; None where it says nothing usable. Angles in degrees, WGS84.
+    """What a photo states about itself; None where it states nothing usable. Angles in degrees, WGS84.
 
     Attributes:
-        lat_deg, lon_deg: NaN where `position_fault` says why there is no position.
+        lat_deg, lon_deg: NaN where there is no position, for the reason `position_fault`.
         heading_deg: true.
         magnetic_heading_deg: the same from magnetic north, where the photo states that one.
         captured_at: UTC if `in_utc`, else what the camera's clock showed.
@@ -61,7 +60,7 @@ def read_facts(image: Image.Image, name: str, clock: Clock | None = None, *, nee
     lat, lon, fault = _position(gps, properties)
     if fault and need_position:
         raise PhotoError(f"{name}: {fault}")
-    upright = image.size[::-1] if tags.get(ExifTags.Base.Orientation) in TURNED else image.size
+    upright = image.size[::-1] if is_turned(image) else image.size
     words = [str(tags[tag]).strip("\0 ") for tag in (ExifTags.Base.Make, ExifTags.Base.Model) if tags.get(tag)]
     heading, magnetic = _heading(gps)
     moment = capture_moment(tags, detail, gps, clock or Clock())

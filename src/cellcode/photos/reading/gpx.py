@@ -29,7 +29,7 @@ _MIN_LEG_M = 2.0  # the direction between two points nearer than this is that of
 
 
 class Placed(NamedTuple):
-    """Places on a track, float64 (N,) each, NaN where the track says none.
+    """Places on a track, float64 (N,) each, NaN where the track has none.
 
     Attributes:
         gap_s: seconds between the two track points around the place; 0 on a track point.
@@ -68,7 +68,7 @@ class Track:
     max_gap_m: float = MAX_GAP_M
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Check the gaps."""
         if not (self.max_gap_s > 0 and self.max_gap_m > 0):
             raise UsageError("the largest gaps of a track, in seconds and metres, must be above 0")
 
@@ -83,7 +83,7 @@ class Track:
         return cls(segments, max_gap_s, max_gap_m)
 
     def place(self, captured_at: npt.ArrayLike, clock_offset_s: float = 0.0) -> Placed:
-        """Tell where the camera was, on the great circle between the two track points around each time.
+        """Return where the camera was: on the great circle between the two track points around each time.
 
         Of several segments that know of a time, the one whose track points are nearer to each other in time counts.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, Self
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cellcode.config import PhotoConfig
 from cellcode.errors import InputError, MissingExtraError
 from cellcode.types import UInt8
 
@@ -29,10 +31,32 @@ Source = Path | str | bytes | BinaryIO
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _BITS_PER_SAMPLE = 258  # a TIFF tag; Pillow would cut the lower bits off unseen
 _EIGHT_BIT = {"RGB", "RGBA", "RGBX", "L", "LA", "La", "P", "PA", "1", "YCbCr"}
+_KINDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
+
+
+@dataclass(frozen=True)
+class PhotoSpec:
+    """How a photo is read for an encoder.
+
+    Attributes:
+        width_px, height_px: size.
+        fit: "stretch" to the size, or "crop" the centre of the same aspect first.
+        max_pixels: larger photos are refused before they are decoded.
+    """
+
+    width_px: int
+    height_px: int
+    fit: Literal["stretch", "crop"] = "stretch"
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def of(cls, photo: PhotoConfig, max_pixels: int = MAX_PIXELS) -> Self:
+        """Return what a configuration asks for."""
+        return cls(photo.width_px, photo.height_px, photo.fit, max_pixels)
 
 
 class PhotoError(InputError):
-    """A file that cannot be used as a photo; the sentence says why."""
+    """A file that cannot be used as a photo; the sentence gives the reason."""
 
 
 class PhotoTooLargeError(PhotoError):
@@ -44,14 +68,14 @@ class HeicSupportError(MissingExtraError, PhotoError):
 
 
 def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a photo without decoding it and check what its header says.
+    """Open a photo without decoding it and check its header.
 
     Raises:
         HeicSupportError: a HEIC, and the extra that reads it is not installed; a PhotoError too.
         PhotoError: empty, not an image, animated, too small, over `max_pixels`, CMYK or more than 8 bits a channel
-            (their colours cannot be told without a profile).
+            (their colours are unknown without a profile).
     """
-    name = str(source) if isinstance(source, Path | str) else "photo"
+    name = _name(source)
     try:
         if isinstance(source, Path | str):
             if Path(source).stat().st_size == 0:
@@ -94,26 +118,55 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return _decode(open_photo(source, max_pixels), source)
 
 
-def read_pixels(
-    source: Source, width_px: int, height_px: int, fit: str = "stretch", max_pixels: int = MAX_PIXELS
-) -> UInt8:
-    """Decode a photo at an encoder's size.
+def photo_size(source: Source, how: Literal["decode", "header"]) -> tuple[int, int]:
+    """Return width and height of the upright picture, decoded whole or by its header only.
 
-    Args:
-        fit: "stretch" to the size, or "crop" the centre of the same aspect first.
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    if how == "decode":
+        with read_image(source) as image:
+            return image.size
+    with open_photo(source) as image:
+        try:
+            return image.size[::-1] if is_turned(image) else image.size
+        except Exception:  # Pillow raises anything on damaged tags
+            raise PhotoError(f"{_name(source)}: its EXIF is damaged") from None
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Return True if the orientation tag swaps the sides."""
+    return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+
+
+def image_kind(source: Source) -> str:
+    """Return the usual suffix of an image's format, without a dot.
+
+    Raises:
+        PhotoError: as `open_photo`.
+    """
+    with open_photo(source) as image:
+        return _KINDS.get(image.format or "JPEG", str(image.format).lower())
+
+
+def read_pixels(source: Source, spec: PhotoSpec) -> UInt8:
+    """Decode a photo at an encoder's size.
 
     Returns:
         (height_px, width_px, 3) uint8. Resized with antialiasing: plain bilinear sampling of a photo twenty times larger
         picks single pixels, and embeddings then depend on the camera's resolution.
+
+    Raises:
+        PhotoError: as `read_image`.
     """
-    image = open_photo(source, max_pixels)
+    image = open_photo(source, spec.max_pixels)
     # JPEG decodes at 1/2, 1/4 or 1/8 almost for free; twice the size leaves the antialiasing to the resize below.
-    longest = 2 * max(width_px, height_px)
+    longest = 2 * max(spec.width_px, spec.height_px)
     image.draft("RGB", (longest, longest))
     image = _decode(image, source)
-    size = (width_px, height_px)
+    size = (spec.width_px, spec.height_px)
     resample = Image.Resampling.BILINEAR  # Pillow widens the kernel when it shrinks: antialiased
-    fitted = ImageOps.fit(image, size, resample) if fit == "crop" else image.resize(size, resample)
+    fitted = ImageOps.fit(image, size, resample) if spec.fit == "crop" else image.resize(size, resample)
     return np.array(fitted)
 
 
@@ -123,7 +176,7 @@ def _open(source: Path | str | BinaryIO) -> Image.Image:
     except UnidentifiedImageError:
         if not _is_heic(source):
             raise
-        _learn_heic("photo" if not isinstance(source, Path | str) else str(source))
+        _learn_heic(_name(source))
         return _pillow_open(source)
 
 
@@ -133,12 +186,11 @@ def _pillow_open(source: Path | str | BinaryIO) -> Image.Image:
         try:
             return Image.open(source)
         except Image.DecompressionBombError:
-            name = source if isinstance(source, Path | str) else "photo"
-            raise PhotoTooLargeError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
+            raise PhotoTooLargeError(f"{_name(source)}: over the limit of {MAX_PIXELS:,} pixels") from None
 
 
 def _is_heic(source: Path | str | BinaryIO) -> bool:
-    """Tell by the first bytes; a stream is left at its beginning."""
+    """Look at the first bytes; a stream is left at its beginning."""
     if isinstance(source, Path | str):
         with Path(source).open("rb") as file:
             head = file.read(12)
@@ -166,7 +218,7 @@ def _frames(image: Image.Image, name: str) -> int:
 
 
 def _decode(image: Image.Image, source: Source) -> Image.Image:
-    name = str(source) if isinstance(source, Path | str) else "photo"
+    name = _name(source)
     try:
         with image:
             image.load()
@@ -184,6 +236,10 @@ def _upright(image: Image.Image) -> Image.Image:
     """Apply the orientation tag and nothing else of the EXIF: other tags may be odd without harm to the picture."""
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image.copy() if turn is None else image.transpose(turn)
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, Path | str) else "photo"
 
 
 def _reason(error: Exception) -> str:

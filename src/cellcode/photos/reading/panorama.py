@@ -36,7 +36,7 @@ class PanoramaRule:
         reference: what it is counted from: the middle of the panorama, or true north.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: a value is out of range.
     """
 
     count: int = 4
@@ -48,7 +48,7 @@ class PanoramaRule:
     reference: Literal["panorama", "north"] = "panorama"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Check the ranges."""
         if not 1 <= self.count <= 360:
             raise UsageError(f"the number of views of a panorama is {self.count}, not in 1..360")
         if not 1 <= self.fov_deg <= _MAX_FOV_DEG:
@@ -87,13 +87,8 @@ class Area:
 WHOLE = Area()
 
 
-def is_panorama(width_px: int, height_px: int, fov_deg: float | None) -> bool:
-    """Tell a whole equirectangular panorama by its shape, 2:1, and by the 360 degrees that its source states."""
-    return fov_deg is not None and fov_deg >= 359.5 and is_whole(width_px, height_px)
-
-
 def is_whole(width_px: int, height_px: int) -> bool:
-    """Tell whether a picture has the shape of a whole sphere, 2:1."""
+    """Return True if a picture has the shape of a whole sphere, 2:1."""
     return abs(width_px / height_px - 2) <= 2 * _SHAPE_TOLERANCE
 
 
@@ -170,7 +165,7 @@ def _places(
 
 
 def _is_shown(across: Float32, down: Float32, area: Area) -> bool:
-    """Tell whether a view lies in the picture, all but a rim that is not worth its loss."""
+    """Return True if a view lies in the picture, all but a rim that is not worth its loss."""
     inside = (down >= 0) & (down <= 1)
     if area.width < 1:
         inside &= (across >= 0) & (across <= 1)

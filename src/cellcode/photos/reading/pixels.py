@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cellcode.config import PhotoConfig
-from cellcode.photos.reading.image import PhotoError, read_pixels
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, read_pixels
 from cellcode.progress import track
 from cellcode.types import UInt8
 
@@ -24,11 +24,11 @@ def load_pixels(
         (N, height_px, width_px, 3) uint8, and the reason for each index that could not be read; its pixels are 0.
     """
     pixels = np.zeros((len(files), photo.height_px, photo.width_px, 3), np.uint8)
-    failures: dict[int, str] = {}
+    spec, failures = PhotoSpec.of(photo), dict[int, str]()
 
     def read(index: int) -> None:
         try:
-            pixels[index] = read_pixels(files[index], photo.width_px, photo.height_px, photo.fit)
+            pixels[index] = read_pixels(files[index], spec)
         except PhotoError as error:
             failures[index] = str(error)
 

@@ -58,7 +58,7 @@ def read_properties(image: Image.Image, name: str) -> Properties:
         root = fromstring(packet.strip(_PADDING))
     except (ParseError, DefusedXmlException, ValueError, LookupError):
         if b"GPano" in packet:
-            raise PhotoError(f"{name}: its XMP is damaged, which would tell what kind of panorama it is") from None
+            raise PhotoError(f"{name}: its XMP is damaged, so the kind of panorama is unknown") from None
         return {}
     found: dict[str, str] = {}
     for description in root.iter(f"{_RDF}Description"):
@@ -75,7 +75,7 @@ def panorama(properties: Properties, size: tuple[int, int], name: str) -> Panora
         size: width and height of the picture.
 
     Raises:
-        PhotoError: a panorama that cannot be cut: of another projection, or one that does not say what it shows.
+        PhotoError: a panorama that cannot be cut: of another projection, or without the area that it shows.
     """
     projection = properties.get(f"{_PANO}ProjectionType", "").lower()
     if not projection:
@@ -112,7 +112,7 @@ def _area(properties: Properties, size: tuple[int, int], name: str) -> Area:
         if is_whole(*size):
             return WHOLE
         raise PhotoError(
-            f"{name}: a panorama that is not 2:1, and its GPano does not say what part of the sphere it shows"
+            f"{name}: a panorama that is not 2:1, and its GPano does not state what part of the sphere it shows"
         )
     full_width, full_height, left, top, width, height = (value or 0.0 for value in values)
     # A pixel too many is rounding.

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 
 from cellcode.files import atomic_path
-from cellcode.photos.sources.consent import Consent, size_text
+from cellcode.photos.sources.consent import require_consent, size_text
 from cellcode.photos.sources.lists import Listed
+from cellcode.photos.sources.rows import relative_file
 from cellcode.photos.table.item import Reject
-from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.photos.table.photo_table import with_columns
 from cellcode.photos.table.selection import keep
 from cellcode.progress import Meter
-
-
-class Folder(Protocol):
-    """Where archives lie, on disk or elsewhere."""
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file of the folder for reading, at any place."""
-        ...
-
-
-@dataclass(frozen=True)
-class DiskFolder:
-    """A folder on disk."""
-
-    path: Path
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file."""
-        return (self.path / name).open("rb")
 
 
 @dataclass(frozen=True)
@@ -59,32 +39,36 @@ class Member:
 
 
 Places = Mapping[str, Member | Path]
+Open = Callable[[str], BinaryIO]
 
 
-def place(listed: Listed, places: Places, folder: Folder, out: Path, consent: Consent, notice: str) -> Listed:
-    """Bring the photos of a list to where their rows say they are.
-
-    Photos that are unpacked already are not unpacked again, so a run that was cut off goes on where it was.
+def place(
+    listed: Listed, places: Places, open_archive: Open, out: Path, confirm: Callable[[str], bool], notice: str
+) -> Listed:
+    """Unpack the photos of a list. Those that are unpacked already are not again, so an interrupted run resumes.
 
     Args:
         listed: its `file` is the name of a photo in `places`.
-        places: members of archives of `folder`, or files that stay where they are.
+        places: members of archives, or files that stay where they are.
+        open_archive: opens an archive by its name, for reading at any place.
         out: `file` of the result is relative to it.
+        confirm: see `require_consent`.
         notice: what the photos are and under which licence, for people.
 
     Raises:
-        UsageError: much is to be unpacked, and nobody agrees.
+        UsageError: much is to be unpacked, which was not confirmed.
     """
     names = listed.rows["file"].to_pylist()
     members = {name: found for name in names if isinstance(found := places.get(name), Member)}
     todo = {name: member for name, member in members.items() if not _is_there(out / member.target, member)}
     size = sum(member.size_bytes for member in todo.values())
-    consent.ask(f"{notice}: {len(names):,} photos, {len(todo):,} of them to unpack, {size_text(size)}", len(todo), size)
+    notice = f"{notice}: {len(names):,} photos, {len(todo):,} of them to unpack, {size_text(size)}"
+    require_consent(confirm, notice, len(todo), size)
     faults = {name: "not among the photos that are there" for name in names if name not in places}
-    faults |= _unpack(todo, folder, out)
+    faults |= _unpack(todo, open_archive, out)
     files = [_file(places[name], out) for name in names if name not in faults]
     usable = np.array([name not in faults for name in names], bool)
-    rows = keep(listed.rows, usable).set_column(0, SCHEMA.field("file"), pa.array(files, pa.string()))
+    rows = with_columns(keep(listed.rows, usable), file=files)
     rejects = [
         Reject(name, int(number), faults[name])
         for name, number in zip(names, listed.numbers, strict=True)
@@ -94,15 +78,13 @@ def place(listed: Listed, places: Places, folder: Folder, out: Path, consent: Co
 
 
 def is_safe(name: str) -> bool:
-    """Tell whether a path out of an archive stays in the folder that it is unpacked to."""
+    """Return True if a path out of an archive stays in the folder that it is unpacked to."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
 
 
 def _file(found: Member | Path, out: Path) -> str:
-    if isinstance(found, Member):
-        return found.target
-    return Path(os.path.relpath(found.resolve(), out.resolve())).as_posix()
+    return found.target if isinstance(found, Member) else relative_file(found, out)
 
 
 def _is_there(path: Path, member: Member) -> bool:
@@ -110,7 +92,7 @@ def _is_there(path: Path, member: Member) -> bool:
     return path.is_file() and path.stat().st_size == member.size_bytes
 
 
-def _unpack(todo: Mapping[str, Member], folder: Folder, out: Path) -> dict[str, str]:
+def _unpack(todo: Mapping[str, Member], open_archive: Open, out: Path) -> dict[str, str]:
     """Unpack members, archive by archive; returns the reason for each photo that could not be."""
     by_archive: dict[str, dict[str, str]] = defaultdict(dict)
     for name, member in todo.items():
@@ -120,7 +102,7 @@ def _unpack(todo: Mapping[str, Member], folder: Folder, out: Path) -> dict[str, 
         for archive, wanted in sorted(by_archive.items()):
             left = dict(wanted)
             try:
-                with folder.open(archive) as file:
+                with open_archive(archive) as file:
                     for member_name, content in _contents(archive, file, wanted):
                         name = left.pop(member_name)
                         if isinstance(content, str):

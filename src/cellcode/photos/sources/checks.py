@@ -33,7 +33,7 @@ _RANGES = {  # of numbers that may be missing: lowest and highest value that can
 class Checked:
     """The usable lines, as rows of the photo table's schema, with the numbers of their lines (N,) int64; and the others.
 
-    Width and height are 0 where the list does not tell them.
+    Width and height are 0 where the list does not state them.
     """
 
     rows: pa.Table
@@ -45,7 +45,7 @@ def check(lines: Lines, source: str) -> Checked:
     """Check lines; the first fault of a line is its reason.
 
     Args:
-        source: of the photos, where the list does not tell one.
+        source: of the photos, where the list states none.
 
     Raises:
         InputError: a column is of a type that cannot hold what it should.
@@ -125,7 +125,7 @@ class _Reader:
         return values
 
     def date(self, name: str) -> pa.Array:
-        """Times in milliseconds: UTC where a zone is told, else as they are; null where there is none."""
+        """Times in milliseconds: UTC where a zone is stated, else as they are; null where there is none."""
         raw = self._column(name)
         if pa.types.is_temporal(raw.type):
             # A time with a zone is UTC inside; without the zone it stays so.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cellcode.errors import InputError, UsageError
@@ -32,31 +32,16 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
 NAMES = tuple(_OTHER_NAMES)
 
 
-def parse(words: Iterable[str]) -> dict[str, str]:
-    """Return the mapping of `NAME=COLUMN` words: our name to the list's; an empty column means: take none.
-
-    Raises:
-        UsageError: a word of another form, or a name that the format does not have.
-    """
-    asked: dict[str, str] = {}
-    for word in words:
-        name, equals, column = word.partition("=")
-        if not equals:
-            raise UsageError(f"--column {word}: write NAME=COLUMN, such as lat=latitude")
-        asked[name.strip()] = column.strip()
-    return asked
-
-
 def resolve(present: list[str], asked: Mapping[str, str], path: Path, *, placed: bool) -> dict[str, str]:
-    """Tell which of a list's columns is what.
+    """Return which of a list's columns is what.
 
     A column that the user names comes first, then the format's own name, then a common other name in upper or lower case,
     if it is the only one there.
 
     Args:
         present: the columns of the list.
-        asked: our name to the list's, as of `parse`.
-        placed: the list has a geometry: latitude and longitude come from it, unless they are asked for.
+        asked: our name to the list's, where the user names it; an empty column means none.
+        placed: the list has a geometry: latitude and longitude come from it, unless the user names columns.
 
     Returns:
         Our name to the list's, for every column that is there.
@@ -79,7 +64,7 @@ def resolve(present: list[str], asked: Mapping[str, str], path: Path, *, placed:
             found[name] = itself
     twice = [column for column in found.values() if present.count(column) > 1]
     if twice:
-        raise InputError(f"{path}: the column {twice[0]} is there {present.count(twice[0])} times; keep one of them")
+        raise InputError(f"{path}: the column {twice[0]} occurs {present.count(twice[0])} times; keep one of them")
     missing = [name for name in REQUIRED if name not in found and not (placed and name != "file")]
     if missing:
         needed = ", ".join(REQUIRED if not placed else REQUIRED[:1])
@@ -98,8 +83,8 @@ def _by_itself(name: str, present: list[str], path: Path) -> str | None:
     candidates = list(dict.fromkeys(column for column in present if column.strip().lower() in common))
     if len(candidates) > 1:
         raise InputError(
-            f"{path}: {name} may be the column {' or '.join(candidates)}; say which with --column {name}={candidates[0]}, "
-            f"or that none is with --column {name}="
+            f"{path}: {name} may be the column {' or '.join(candidates)}; choose one with --column {name}={candidates[0]}, "
+            f"or none with --column {name}="
         )
     return candidates[0] if candidates else None
 

@@ -1,10 +1,10 @@
-"""The first door: a folder of photos that say themselves where they were taken, or a track does."""
+"""A folder of photos that state their position in EXIF or XMP, or get it from a track by their time."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,61 +16,60 @@ import numpy as np
 
 from cellcode.errors import InputError, MissingExtraError
 from cellcode.photos.reading.capture_time import Clock
-from cellcode.photos.reading.exif import TURNED, Facts, read_facts
+from cellcode.photos.reading.exif import Facts, read_facts
 from cellcode.photos.reading.gpx import Track
-from cellcode.photos.reading.image import PhotoError, open_photo, read_image
+from cellcode.photos.reading.image import PhotoError, is_turned, open_photo, read_image
 from cellcode.photos.reading.magnetic import declination_deg
-from cellcode.photos.reading.panorama import PanoramaRule
 from cellcode.photos.reading.panorama_views import Cutter
-from cellcode.photos.table.item import Item, Reject
+from cellcode.photos.sources.protocol import Photo, PhotoSource
+from cellcode.photos.table.item import Reject
 from cellcode.progress import track as show_progress
 
+logger = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".hif"}
 _VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".3gp", ".insv", ".360"}
 PANORAMA_REASON = "a 360 degree panorama, in which nothing is straight; have it cut into views with --panoramas 4,90,0"
 
 
-def read_folder(
-    folder: Path,
-    *,
-    track: Track | None = None,
-    track_heading: bool = False,
-    clock: Clock | None = None,
-    panoramas: PanoramaRule | None = None,
-    out: Path | None = None,
-) -> Iterator[Item]:
-    """Yield a row or a reject for every photo in the folder and below it, in the order of their names.
+class FolderSource(PhotoSource):
+    """A folder of photos and the folders below it, read in the order of their names.
 
-    Hidden files and folders and files of other kinds are passed over. Every photo is decoded once, so that a damaged one
-    is found here and not in the middle of a training. What was left out of rows is said on stderr at the end.
-
-    Args:
-        track: places photos that have a time but no position; their source is "folder+gpx".
-        track_heading: photos without a heading of their own look along the track.
-        clock: what is known of the camera's clock.
-        panoramas: how panoramas are cut into views, with a row each; None: they are rejected.
-        out: the views go to OUT/cuts, which may lie in `folder`: it is passed over. Needed with `panoramas`.
-
-    Raises:
-        InputError: the folder does not exist or holds no photos.
+    Hidden files and folders and files of other kinds are skipped. Every photo is decoded once, so that a damaged one is found
+    here and not in the middle of a training. Facts that were left out of rows are counted and logged at the end. Views of
+    panoramas go to OUT/cuts, which may lie in the folder: it is skipped.
     """
-    cutter = Cutter(panoramas, out / "cuts", folder) if panoramas is not None and out is not None else None
-    reader = _Reader(folder, clock or Clock(), track, track_heading, cutter)
-    files = [path for path in photo_files(folder) if out is None or not _is_below(path, folder, out / "cuts")]
-    remarks = Counter[str]()
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for items, remark in show_progress(threads.map(reader.items, files), "reading photos", len(files)):
-            remarks.update([remark] if remark else [])
-            yield from items
-    videos = sum(path.suffix.lower() in _VIDEOS for path in _visible(folder))
-    if videos:
-        remarks["videos passed over"] = videos
-    if remarks:
-        print(f"{folder}: " + "; ".join(f"{count} {what}" for what, count in remarks.most_common()), file=sys.stderr)
+
+    uses = ("gpx", "track_heading", "camera_zone", "clock_offset_s", "panoramas")
+
+    def items(self) -> Iterator[Photo | Reject]:
+        """See `PhotoSource`.
+
+        Raises:
+            InputError: the folder does not exist or holds no photos, or a track is damaged.
+        """
+        options, self.root, cuts = self.options, Path(self.argument), self.out / "cuts"
+        reader = _Reader(
+            self.root,
+            Clock.parse(options.camera_zone, options.clock_offset_s),
+            Track.read(options.gpx) if options.gpx else None,
+            options.track_heading,
+            Cutter(options.panoramas, cuts, self.root) if options.panoramas is not None else None,
+        )
+        files = [path for path in photo_files(self.root) if not _is_below(path, self.root, cuts)]
+        remarks = Counter[str]()
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for items, remark in show_progress(threads.map(reader.items, files), "reading photos", len(files)):
+                remarks.update([remark] if remark else [])
+                yield from items
+        videos = sum(path.suffix.lower() in _VIDEOS for path in _visible(self.root))
+        if videos:
+            remarks["videos skipped"] = videos
+        if remarks:
+            logger.info("%s: %s", self.root, "; ".join(f"{count} {what}" for what, count in remarks.most_common()))
 
 
 def _is_below(path: Path, folder: Path, other: Path) -> bool:
-    """Tell whether a path in `folder` lies in `other`, however the two folders are spelled."""
+    """Return True if a path in `folder` lies in `other`, however the two folders are spelled."""
     root = folder.resolve()
     return (root / path.relative_to(folder)).is_relative_to(other.resolve())
 
@@ -105,25 +104,20 @@ class _Reader:
     track_heading: bool
     cutter: Cutter | None
 
-    def items(self, path: Path) -> tuple[list[Item], str | None]:
+    def items(self, path: Path) -> tuple[list[Photo | Reject], str | None]:
         """The rows of a photo, or its reject, and a remark on what its row lacks."""
         file = path.relative_to(self.folder).as_posix()
         try:
             with open_photo(path) as image:
                 facts = read_facts(image, file, self.clock, need_position=False)
-                turned = image.getexif().get(0x0112) in TURNED
-                width, height = image.size[::-1] if turned else image.size
+                width, height = image.size[::-1] if is_turned(image) else image.size
             lat, lon, source = self._place(facts)
             heading, remark = self._heading(facts, lat, lon)
-            row = {
-                "file": file,
-                "lat_deg": lat,
-                "lon_deg": lon,
+            columns = {
                 "heading_deg": heading,
                 "fov_deg": facts.fov_deg,
                 "captured_at": facts.captured_at,
                 "device": facts.device,
-                "split": "train",
                 "licence": facts.licence,
                 "attribution": facts.attribution,
                 "source": source,
@@ -131,19 +125,20 @@ class _Reader:
                 "height_px": height,
                 "accuracy_m": facts.accuracy_m,
             }
-            return self._rows(path, row, facts), remark
+            return [Photo(view, (lat, lon), each) for view, each in self._views(path, columns, facts)], remark
         except PhotoError as error:
             return [Reject(file, None, str(error).removeprefix(f"{path}: ").removeprefix(f"{file}: "))], None
 
-    def _rows(self, path: Path, row: dict[str, Any], facts: Facts) -> list[Item]:
+    def _views(self, path: Path, columns: dict[str, Any], facts: Facts) -> list[tuple[Path, dict[str, Any]]]:
+        """The photo, or the views of a panorama, with their columns."""
         if facts.panorama is None:
             read_image(path)
-            return [row]
+            return [(path, columns)]
         if self.cutter is None:
             raise PhotoError(PANORAMA_REASON)
         stated_deg = facts.panorama.heading_deg
-        row["heading_deg"] = row["heading_deg"] if stated_deg is None else stated_deg
-        return [*self.cutter.rows(row, facts.panorama)]
+        middle_deg = columns["heading_deg"] if stated_deg is None else stated_deg
+        return [(view, columns | own) for view, own in self.cutter.views(path, middle_deg, facts.panorama)]
 
     def _place(self, facts: Facts) -> tuple[float, float, str]:
         """Position and source: the photo's own position, or the track's."""
@@ -158,7 +153,7 @@ class _Reader:
         placed = self.track.place(np.array([facts.captured_at], "datetime64[ms]"))
         lat, lon = float(placed.lat_deg[0]), float(placed.lon_deg[0])
         if math.isnan(lat):
-            raise PhotoError(f"{facts.position_fault}, and the track does not tell where the camera was then")
+            raise PhotoError(f"{facts.position_fault}, and the track has no position at its time")
         return lat, lon, "folder+gpx"
 
     def _heading(self, facts: Facts, lat_deg: float, lon_deg: float) -> tuple[float | None, str | None]:

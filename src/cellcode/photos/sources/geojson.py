@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from cellcode.errors import InputError
-from cellcode.photos.sources.list_files import LINES, Lines
+from cellcode.photos.sources.list_files import LINES, Lines, PhotoList
 
 SUFFIXES = (".geojson", ".geojsonl", ".geojsonseq", ".geojsons", ".ndjson")
 _SEPARATOR = "\x1e"  # RFC 8142 puts it before every feature
 _WGS84 = ("CRS84", "4326")
 
 
-class GeoJsonList:
+class GeoJsonList(PhotoList):
     """A GeoJSON file, whole in memory: about 1 kB a photo. For millions of photos, Parquet is the better list.
 
     Raises:
@@ -55,7 +55,7 @@ class GeoJsonList:
 
 
 def _is_line_by_line(text: str) -> bool:
-    """Tell whether the first line that is not empty is a Feature of its own."""
+    """Return True if the first line that is not empty is a Feature of its own."""
     start = text.lstrip(" \r\n\t")
     if start.startswith(_SEPARATOR):
         return True

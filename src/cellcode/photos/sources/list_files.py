@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ class Lines:
     Attributes:
         numbers: (N,) int64, for people: of a CSV the line, of Parquet the row, of GeoJSON the feature, from 1.
         columns: our name to N values.
-        faults: index to why a line says nothing usable at all.
+        faults: index to why a line is not usable at all.
     """
 
     numbers: Int64
@@ -36,7 +36,7 @@ class Lines:
     faults: dict[int, str] = field(default_factory=dict)
 
 
-class PhotoList(Protocol):
+class PhotoList:
     """A list of photos.
 
     Attributes:
@@ -45,7 +45,7 @@ class PhotoList(Protocol):
     """
 
     names: list[str]
-    placed: bool
+    placed: bool = False
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
         """Yield its lines.
@@ -56,17 +56,15 @@ class PhotoList(Protocol):
         Raises:
             InputError: the file is damaged.
         """
-        ...
+        raise NotImplementedError
 
 
-class CsvList:
+class CsvList(PhotoList):
     """A CSV file in UTF-8 with a header line; every value is text.
 
     Raises:
         InputError: it cannot be read, or is no CSV.
     """
-
-    placed = False
 
     def __init__(self, path: Path) -> None:
         """Read the header."""
@@ -75,7 +73,7 @@ class CsvList:
             self.names = [name.strip() for name in next(rows, [])]
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
-        """See `PhotoList`. A line that is too short has None for what it lacks; empty lines are passed over."""
+        """See `PhotoList`. A line that is too short has None for what it lacks; empty lines are skipped."""
         places = {name: self.names.index(column) for name, column in wanted.items()}
         with _csv(self._path) as rows:
             next(rows, None)
@@ -88,7 +86,7 @@ class CsvList:
                 yield Lines(np.array([number for number, _ in some], np.int64), columns)
 
 
-class ParquetList:
+class ParquetList(PhotoList):
     """A Parquet file; if it has the metadata of GeoParquet, its geometry is the position.
 
     Raises:

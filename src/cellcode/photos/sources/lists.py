@@ -1,28 +1,36 @@
-"""The second door: a list of photos with their positions, as CSV, Parquet, GeoParquet or GeoJSON."""
+"""A list of photos with their positions, as CSV, Parquet, GeoParquet or GeoJSON; archives have one too."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellcode.errors import UsageError
+from cellcode.errors import InputError, UsageError
+from cellcode.photos.options import Check
+from cellcode.photos.reading.image import PhotoError, photo_size
 from cellcode.photos.sources import geojson
 from cellcode.photos.sources.checks import check
+from cellcode.photos.sources.columns import resolve
 from cellcode.photos.sources.geojson import GeoJsonList
 from cellcode.photos.sources.list_files import CsvList, ParquetList, PhotoList
-from cellcode.photos.table.item import Reject
-from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.photos.sources.protocol import PhotoSource
+from cellcode.photos.table.item import Batch, Reject
+from cellcode.photos.table.photo_table import SCHEMA, with_columns
 from cellcode.photos.table.selection import Selection, keep
+from cellcode.progress import Meter
 from cellcode.types import Int64
 
 SUFFIXES = (".csv", ".parquet", ".geoparquet", *geojson.SUFFIXES)
+_TOGETHER = 10_000  # photos; a pool keeps all its tasks in memory
 _UNTIDY = r"(^|/)\.{0,2}/|/\.{0,2}$"  # paths that can be written in another way
 
 
@@ -31,7 +39,7 @@ class Listed:
     """The wanted photos of a list, before their files are looked at.
 
     Attributes:
-        rows: of the photo table's schema; width and height are 0 where the list does not tell them.
+        rows: of the photo table's schema; width and height are 0 where the list does not state them.
         numbers: (N,) int64, the lines they are in.
     """
 
@@ -41,12 +49,51 @@ class Listed:
     left_out: Counter[str]
 
 
+class ListedSource(PhotoSource):
+    """A source that has a list of its photos, checked and chosen from before a photo is read."""
+
+    uses: ClassVar[tuple[str, ...]] = ("columns", "check")
+    selects = True
+
+    def listed(self) -> Listed:
+        """Return the wanted photos, whose `file` is relative to `root`; sets `has_split`."""
+        raise NotImplementedError
+
+    def batches(self) -> Iterator[Batch]:
+        """See `PhotoSource`."""
+        listed = self.listed()
+        yield Batch(listed.rows.slice(0, 0), listed.rejects, listed.left_out)
+        yield from measure(listed, self.root, self.options.check, self.spec)
+
+    def select(self, photos: PhotoList, path: Path, source: str, columns: Mapping[str, str]) -> Listed:
+        """Choose from a list by the options.
+
+        Args:
+            path: of the list, for messages.
+            source: of the photos, where the list does not state one.
+            columns: our name to the list's column, as the user or the format names them.
+        """
+        wanted = resolve(photos.names, columns, path, placed=photos.placed)
+        self.has_split = "split" in wanted
+        return select(photos, wanted, source, self.options.selection(self.region))
+
+
+class ListSource(ListedSource):
+    """A list of photos in a file; paths are relative to it."""
+
+    def listed(self) -> Listed:
+        """See `ListedSource`."""
+        path = Path(self.argument)
+        self.root = path.parent
+        return self.select(open_list(path), path, "list", self.options.columns)
+
+
 def open_list(path: Path) -> PhotoList:
     """Open a list by the suffix of its name.
 
     Raises:
         InputError: it cannot be read.
-        UsageError: the suffix is of no known kind.
+        UsageError: the suffix is unknown.
     """
     suffix = path.suffix.lower()
     if suffix == ".csv":
@@ -55,7 +102,7 @@ def open_list(path: Path) -> PhotoList:
         return ParquetList(path)
     if suffix in geojson.SUFFIXES:
         return GeoJsonList(path)
-    raise UsageError(f"{path} is neither a folder nor a list of photos ({', '.join(SUFFIXES)})")
+    raise UsageError(f"{path} is not a list of photos ({', '.join(SUFFIXES)})")
 
 
 def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection: Selection) -> Listed:
@@ -63,7 +110,7 @@ def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection:
 
     Args:
         wanted: our name to the list's column, as of `columns.resolve`.
-        source: of the photos, where the list does not tell one.
+        source: of the photos, where the list states none.
 
     Raises:
         InputError: the list is damaged.
@@ -101,3 +148,54 @@ def _first_of_same(files: pa.ChunkedArray) -> Int64:
     first = np.zeros(len(same.dictionary), np.int64)
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last write of each counts: that of the first row
     return np.asarray(first[codes])
+
+
+def measure(listed: Listed, root: Path, how: Check, name: str) -> Iterator[Batch]:
+    """Yield the photos with their width and height, upright; those that cannot be read are rejects.
+
+    Args:
+        root: what `file` is relative to.
+        how: "decode" reads every photo whole, so that a damaged one is found here and not in the middle of a training;
+            "header" only opens it; "none" does not touch the files.
+        name: of the list, for messages.
+
+    Raises:
+        InputError: "none", and a photo's size is not in the list.
+    """
+    rows, lines = listed.rows, listed.numbers
+    if how == "none":
+        unknown = (rows["width_px"].to_numpy() == 0) | (rows["height_px"].to_numpy() == 0)
+        if unknown.any():
+            raise InputError(
+                f"{name}: --check none needs the columns width and height, which line {lines[unknown][0]} lacks; "
+                "--check header reads sizes from the photos' headers"
+            )
+        yield Batch(rows)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Meter("reading photos", len(rows)) as meter:
+        for first in range(0, len(rows), _TOGETHER):
+            some, numbers = rows.slice(first, _TOGETHER), lines[first : first + _TOGETHER]
+            files = some["file"].to_pylist()
+            sizes: list[tuple[int, int] | str] = []
+            for size in threads.map(lambda file: _size(root / file, how), files):
+                sizes.append(size)
+                meter.advance()
+            rejects = [
+                Reject(file, int(number), size)
+                for file, number, size in zip(files, numbers, sizes, strict=True)
+                if isinstance(size, str)
+            ]
+            yield Batch(_with_sizes(some, sizes), rejects)
+
+
+def _size(path: Path, how: Literal["decode", "header"]) -> tuple[int, int] | str:
+    try:
+        return photo_size(path, how)
+    except PhotoError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _with_sizes(rows: pa.Table, sizes: list[tuple[int, int] | str]) -> pa.Table:
+    known = [size for size in sizes if isinstance(size, tuple)]
+    rows = keep(rows, np.array([isinstance(size, tuple) for size in sizes], bool))
+    return with_columns(rows, width_px=[width for width, _ in known], height_px=[height for _, height in known])

@@ -1,33 +1,28 @@
 """OpenStreetView-5M: five million photos of streets all over the world, as its CSV files and zips on disk or at its hub.
 
-Only the lines of the region are kept, then the tables of contents of the zips tell where their photos are, and only these are
+Only the lines of the region are kept, then their photos are looked up in the tables of contents of the zips, and only these are
 unpacked.
 """
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellcode.errors import InputError
-from cellcode.photos.sources.archives import Member, Places
-from cellcode.photos.sources.list_files import CsvList, Lines
-from cellcode.photos.sources.lists import Listed, select
-from cellcode.photos.table.photo_table import SCHEMA
-from cellcode.photos.table.selection import Selection, keep
+from cellcode.errors import InputError, UsageError
+from cellcode.photos.sources.archives import Member, Places, place
+from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
+from cellcode.photos.sources.lists import Listed, ListedSource, select
+from cellcode.photos.sources.osv5m_files import Dataset, HubDataset
 from cellcode.progress import track
 
-PREFIX = "osv5m:"
 LICENCE = "CC-BY-SA-4.0"
-SPLITS = ("train", "test")
 _NAMES = {
     "file": "id",
     "lat": "latitude",
@@ -39,93 +34,78 @@ _NAMES = {
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
-class Dataset(Protocol):
-    """The files of the dataset, by their names: train.csv, images/train/00.zip, ..."""
+class Osv5mSource(ListedSource):
+    """The dataset in a folder (`osv5m:FOLDER`) or at its hub (`osv5m:hub`).
 
-    def names(self) -> Iterator[str]:
-        """Yield the names of all files."""
-        ...
-
-    def local(self, name: str) -> Path:
-        """Return a file as one on disk."""
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, at any place."""
-        ...
-
-
-@dataclass(frozen=True)
-class DiskDataset:
-    """The dataset in a folder, with zips, extracted folders, or both."""
-
-    path: Path
-
-    def names(self) -> Iterator[str]:
-        """See `Dataset`."""
-        for folder, _, files in os.walk(self.path):
-            relative = Path(folder).relative_to(self.path)
-            yield from ((relative / file).as_posix() for file in sorted(files))
-
-    def local(self, name: str) -> Path:
-        """See `Dataset`."""
-        return self.path / name
-
-    def open(self, name: str) -> BinaryIO:
-        """See `Dataset`."""
-        return (self.path / name).open("rb")
-
-
-class _Csv:
-    """One of the dataset's two lists, whose dates are milliseconds since 1970."""
-
-    placed = False
-
-    def __init__(self, path: Path, split: str) -> None:
-        self._list, self._split = CsvList(path), split
-        self.names = self._list.names
-        missing = [column for column in _NAMES.values() if column not in self.names]
-        if missing:
-            raise InputError(f"{path} is not a list of OSV-5M: it lacks the column {missing[0]}")
-
-    def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
-        for lines in self._list.read(wanted):
-            dates = pa.array([_milliseconds(text) for text in lines.columns["captured_at"].to_pylist()], pa.int64())
-            split = pa.array([self._split] * len(lines.numbers), pa.string())
-            columns = {**lines.columns, "captured_at": pc.cast(dates, pa.timestamp("ms")), "split": split}
-            yield replace(lines, columns=columns)
-
-
-def listed(dataset: Dataset, selection: Selection, where: str) -> tuple[Listed, bool]:
-    """Return the wanted photos by their ids, and whether both lists are there, which are the dataset's own split.
+    Photos in zips are unpacked into OUT/images, others stay where they are.
 
     Raises:
-        InputError: neither list is there, or one is damaged.
+        UsageError: check none: there are no widths and heights.
     """
-    files = [f"{split}.csv" for split in SPLITS]
-    present = [name for name in dataset.names() if name in files]
-    if not present:
-        raise InputError(f"{where or '.'} holds neither train.csv nor test.csv of OSV-5M")
-    parts = [
-        select(_Csv(dataset.local(name), name.removesuffix(".csv")), _NAMES, "osv5m", selection)
-        for name in sorted(present)
-    ]
-    whole = Listed(
-        rows=_credited(pa.concat_tables([part.rows for part in parts])),
-        numbers=np.concatenate([part.numbers for part in parts]),
-        rejects=[reject for part in parts for reject in part.rejects],
-        left_out=sum((part.left_out for part in parts[1:]), parts[0].left_out),
-    )
-    chosen, not_chosen = selection.choose(whole.rows)
-    rows, left_out = keep(whole.rows, chosen), whole.left_out + not_chosen
-    return replace(whole, rows=rows, numbers=whole.numbers[chosen], left_out=left_out), len(present) == 2
+
+    uses: ClassVar[tuple[str, ...]] = ("check",)
+
+    def prepare(self) -> None:
+        """See `PhotoSource`."""
+        if self.options.check == "none":
+            raise UsageError("osv5m: check none needs widths and heights, which OSV-5M does not list; choose header")
+
+    def listed(self) -> Listed:
+        """See `ListedSource`."""
+        where, options = self.argument, self.options
+        dataset = Dataset(Path(where))
+        if where == "hub":
+            dataset = hub = HubDataset()
+            hub.ask(options.confirm)
+        lists = _Lists(dataset, where)
+        self.has_split = len(lists.splits) == 2
+        listed = select(lists, _NAMES, "osv5m", options.selection(self.region))
+        places = find(dataset, set(listed.rows["file"].to_pylist()))
+        notice = f"OSV-5M in {where}, {LICENCE}"
+        return place(listed, places, dataset.open, self.out, options.confirm, notice)
+
+
+class _Lists(PhotoList):
+    """The dataset's lists, one after the other; their dates are milliseconds since 1970.
+
+    Attributes:
+        splits: those whose lists are there.
+    """
+
+    def __init__(self, dataset: Dataset, where: str) -> None:
+        present = set(dataset.names())
+        self.splits = [split for split in ("test", "train") if f"{split}.csv" in present]
+        if not self.splits:
+            raise InputError(f"{where or '.'} holds neither train.csv nor test.csv of OSV-5M")
+        paths = [dataset.local(f"{split}.csv") for split in self.splits]
+        self._lists = [CsvList(path) for path in paths]
+        for path, each in zip(paths, self._lists, strict=True):
+            if missing := [column for column in _NAMES.values() if column not in each.names]:
+                raise InputError(f"{path} is not a list of OSV-5M: it lacks the column {missing[0]}")
+
+    def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
+        for each, split in zip(self._lists, self.splits, strict=True):
+            for lines in each.read(wanted):
+                dates = pa.array([_milliseconds(text) for text in lines.columns["captured_at"].to_pylist()], pa.int64())
+                same = {"split": split, "licence": LICENCE}
+                columns = {name: pa.repeat(value, len(lines.numbers)) for name, value in same.items()}
+                creators = pc.binary_join_element_wise(_text(lines.columns["attribution"]), "Mapillary", ", ")
+                columns["attribution"] = pc.fill_null(creators, "Mapillary")
+                columns["captured_at"] = pc.cast(dates, pa.timestamp("ms"))
+                yield replace(lines, columns={**lines.columns, **columns})
+
+
+def _text(values: pa.Array) -> pa.Array:
+    """Null where there is no name."""
+    trimmed = pc.utf8_trim_whitespace(values)
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
 
 
 def find(dataset: Dataset, ids: set[str]) -> Places:
-    """Tell where the photos of some ids are, in folders or in zips; the former are used where they are.
+    """Return where the photos of some ids are, in folders or in zips; the former are used where they are.
 
     Raises:
-        InputError: a zip is damaged, so that nobody can tell what is in it.
+        InputError: a zip is damaged, so that its contents are unknown.
     """
     places: dict[str, Member | Path] = {}
     archives = []
@@ -153,15 +133,6 @@ def _contents(dataset: Dataset, archive: str) -> list[zipfile.ZipInfo]:
             return opened.infolist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{archive} cannot be read ({error}); it may be half fetched, fetch it again") from None
-
-
-def _credited(rows: pa.Table) -> pa.Table:
-    """Put the licence in, and where the photos come from beside who took them."""
-    index = SCHEMA.get_field_index("licence")
-    rows = rows.set_column(index, SCHEMA.field("licence"), pa.array([LICENCE] * len(rows), pa.string()))
-    index = SCHEMA.get_field_index("attribution")
-    creator = pc.binary_join_element_wise(rows["attribution"], "Mapillary", ", ")
-    return rows.set_column(index, SCHEMA.field("attribution"), pc.fill_null(creator, "Mapillary"))
 
 
 def _milliseconds(text: str | None) -> int | None:

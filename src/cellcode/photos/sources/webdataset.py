@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from cellcode.errors import InputError
-from cellcode.photos.sources.archives import Member, is_safe
+from cellcode.photos.sources.archives import Member, is_safe, place
+from cellcode.photos.sources.folder import SUFFIXES
 from cellcode.photos.sources.geojson import array_of
-from cellcode.photos.sources.list_files import LINES, Lines
+from cellcode.photos.sources.list_files import LINES, Lines, PhotoList
+from cellcode.photos.sources.lists import Listed, ListedSource
 from cellcode.progress import track
 
-PREFIX = "webdataset:"
 KEY = "__key__"
 _PHOTOS = ("jpg", "jpeg", "png", "webp")
 _SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -41,7 +42,19 @@ class _Sample:
         return "no JSON beside the photo" if self.properties is None else None
 
 
-class TarList:
+class WebDatasetSource(ListedSource):
+    """A folder of WebDataset shards; its photos are unpacked into OUT/images."""
+
+    def listed(self) -> Listed:
+        """See `ListedSource`."""
+        path = Path(self.argument)
+        photos = TarList(path)
+        listed = self.select(photos, path, "webdataset", {**self.options.columns, "file": KEY})
+        opener = lambda name: (path / name).open("rb")  # noqa: E731
+        return place(listed, photos.places, opener, self.out, self.options.confirm, str(path))
+
+
+class TarList(PhotoList):
     """The samples of all shards in a folder, as a list of photos; see `list_files.PhotoList`.
 
     Attributes:
@@ -50,8 +63,6 @@ class TarList:
     Raises:
         InputError: there are no shards.
     """
-
-    placed = False
 
     def __init__(self, folder: Path) -> None:
         """Read the names of all members, and their JSON."""
@@ -92,7 +103,7 @@ class TarList:
             self._samples[shard] = _Sample(fault=f"the shard is damaged ({error}); what comes before is used")
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str, stem: str) -> None:
-        """Sort one member in: its name up to the first dot is the key, the rest tells what it is."""
+        """Sort one member in: its name up to the first dot is the key, the rest is its kind."""
         folder, base = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
         name, _, kind = base.partition(".")
         kind = kind.lower()
@@ -111,6 +122,11 @@ class TarList:
             sample.fault = "two photos under one key"
         else:
             sample.photo = Member(shard, member.name, member.size, f"images/{key}.{kind}")
+
+
+def is_shards(folder: Path) -> bool:
+    """Return True if a folder holds shards and no photos."""
+    return bool(shard_files(folder)) and not any(each.suffix.lower() in SUFFIXES for each in folder.rglob("*"))
 
 
 def shard_files(folder: Path) -> list[Path]:

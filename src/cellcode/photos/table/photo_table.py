@@ -114,10 +114,7 @@ class PhotoTable:
 
     def with_column(self, name: str, values: Sequence[Any] | npt.NDArray[Any]) -> Self:
         """Return the table with one column of the schema replaced."""
-        index = SCHEMA.get_field_index(name)
-        return replace(
-            self, rows=self.rows.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA[index].type))
-        )
+        return replace(self, rows=with_columns(self.rows, **{name: values}))
 
     def save(self, folder: Path | str) -> Self:
         """Write photos.parquet and manifest.json into `folder` and return the table."""
@@ -188,6 +185,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def root_of(folder: Path, manifest: dict[str, Any]) -> Path:
     """Return the folder that the table's `file` is relative to."""
     return Path(os.path.normpath(folder / manifest["root"]))
+
+
+def with_columns(rows: pa.Table, **columns: Sequence[Any] | npt.NDArray[Any] | pa.Array) -> pa.Table:
+    """Return rows of the schema with some columns replaced."""
+    for name, values in columns.items():
+        index = SCHEMA.get_field_index(name)
+        rows = rows.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA.field(index).type))
+    return rows
 
 
 def complete(rows: pa.Table) -> pa.Table:

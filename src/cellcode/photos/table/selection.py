@@ -10,21 +10,17 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from cellcode.errors import UsageError
 from cellcode.geography import Region
 from cellcode.types import Bools
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is asked of a photo.
+    """Conditions for a photo.
 
     Attributes:
         since, until: first and last capture time; without a zone they are UTC. Photos without a date are then left out.
-        max_photos: a random choice of so many, the same at every run; None: all.
-
-    Raises:
-        UsageError: a value that cannot be meant.
+        max_photos: a random subset of so many, the same in every run; None: all.
     """
 
     region: Region | None = None
@@ -32,15 +28,8 @@ class Selection:
     until: datetime | None = None
     max_photos: int | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.max_photos is not None and self.max_photos < 1:
-            raise UsageError(f"max_photos is {self.max_photos}, it must be at least 1")
-        if self.since and self.until and utc(self.since) > utc(self.until):
-            raise UsageError(f"since {self.since} is after until {self.until}")
-
     def mask(self, rows: pa.Table) -> tuple[Bools, Counter[str]]:
-        """Tell which rows of a photo table lie in the region and between the dates; count the others by the reason."""
+        """Return the rows (N,) of a photo table in the region and between the dates, and the number of others by reason."""
         wanted, left_out = np.ones(len(rows), bool), Counter[str]()
         if self.region is not None and len(rows):
             wanted = self.region.contains(rows["lat_deg"].to_numpy(), rows["lon_deg"].to_numpy())
@@ -59,7 +48,7 @@ class Selection:
         return wanted, +left_out  # + drops zeros
 
     def choose(self, rows: pa.Table) -> tuple[Bools, Counter[str]]:
-        """Tell which `max_photos` rows are taken: those whose names have the lowest digests, in any order of the rows."""
+        """Return the `max_photos` rows (N,) whose names have the lowest digests, whatever the order of the rows."""
         if self.max_photos is None or len(rows) <= self.max_photos:
             return np.ones(len(rows), bool), Counter()
         digests = [hashlib.sha256(file.encode()).digest()[:8] for file in rows["file"].to_pylist()]

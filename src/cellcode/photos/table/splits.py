@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, dataclass
-from typing import Literal
+import logging
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import shapely
+from pydantic import Field
 
 from cellcode.errors import UsageError
 from cellcode.geography.distance import EARTH_RADIUS_M, haversine_m
 from cellcode.photos.table.photo_table import PhotoTable
+from cellcode.photos.table.settings import Settings
 from cellcode.types import Bools, Datetimes, Float64, Int64, Strings
 
+logger = logging.getLogger(__name__)
 _TOGETHER = 20_000  # photos whose neighbours are looked for at once
 
 
-@dataclass(frozen=True)
-class SplitRule:
+class SplitRule(Settings):
     """How photos become "train" and "test"; "none" is in neither.
 
-    No rule makes "validation": training draws its own out of "train", unless a list of photos names them.
+    No rule makes "validation": training draws its own out of "train", unless a list of photos names them. With "position"
+    whole blocks are tested, with "date" the last capture days. With "both" photos of test blocks on test days are tested,
+    photos of neither are trained on, the others are in neither. With "none" all are trained on.
 
-    Attributes:
-        kind: "position": whole blocks are tested. "date": the last capture days are. "both": photos of test blocks on test
-            days are tested, photos of neither are trained on, the others are in neither. "none": all are trained on.
-        block_m: edge of a block.
-        test_share: about this share of the photos lies in test blocks.
-        test_dates: number of last capture days.
-        buffer_m: training photos nearer than this to a test photo are in neither.
-        seed: of the choice of blocks.
+    Raises:
+        UsageError: a value is out of range.
     """
 
-    kind: Literal["position", "date", "both", "none"] = "position"
-    block_m: float = 100.0
-    test_share: float = 0.1
-    test_dates: int = 1
-    buffer_m: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.kind not in ("position", "date", "both", "none"):
-            raise UsageError(f"split {self.kind!r} is unknown; choose position, date, both or none")
-        if not self.block_m > 0 or not 0 <= self.test_share <= 1 or self.test_dates < 1 or not self.buffer_m >= 0:
-            raise UsageError(
-                "split: block_m must be above 0, test_share in 0..1, test_dates at least 1, buffer_m at least 0"
-            )
+    prefix: ClassVar[str] = "split: "
+    kind: Literal["position", "date", "both", "none"] = Field(
+        "position", description="position, date, both or none; without it, a list's own split is kept."
+    )
+    block_m: float = Field(100.0, gt=0, description="Edge of the blocks of a split by position, in metres.")
+    test_share: float = Field(0.1, ge=0, le=1, description="Approximate fraction of photos in test blocks.")
+    test_dates: int = Field(1, ge=1, description="Number of last capture days that are tested.")
+    buffer_m: float = Field(
+        0.0, ge=0, description="Training photos nearer than this to a test photo are left out, in metres."
+    )
+    seed: int = Field(0, description="Seed of the choice of blocks.")
 
 
 def blocks(lat_deg: Float64, lon_deg: Float64, block_m: float) -> Int64:
@@ -103,13 +96,13 @@ def assign(table: PhotoTable, rule: SplitRule) -> PhotoTable:
             on_date = by_date(table.captured_at, dates=rule.test_dates)
             undated = np.isnat(table.captured_at)
             if undated.any():
-                print(f"{undated.sum()} photos without a date are in neither split", file=sys.stderr)
+                logger.info("%d photos without a date are in neither split", undated.sum())
             unused = undated | (tested != on_date if rule.kind == "both" else False)
             tested = tested & on_date
         split[tested], split[unused] = "test", "none"
     if rule.buffer_m:
         split[_near_test(table, split, rule.buffer_m)] = "none"
-    notes = {**(table.notes or {}), "split_rule": asdict(rule)}
+    notes = {**(table.notes or {}), "split_rule": rule.model_dump()}
     return PhotoTable(table.with_column("split", split).rows, table.root, notes)
 
 

@@ -1,9 +1,9 @@
-"""The one writer of photo tables: collects what a source yields, splits it, saves it, and says what is there and what not."""
+"""The one writer of photo tables: collects what a source yields, splits it, saves it, and reports what was left out."""
 
 from __future__ import annotations
 
 import csv
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +17,7 @@ from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
 from cellcode.photos.table.selection import Selection, keep
 from cellcode.photos.table.splits import SplitRule, assign
 
+logger = logging.getLogger(__name__)
 _SHOWN_REASONS = 8
 _KEPT_REASONS = 50
 
@@ -25,37 +26,43 @@ class IncompleteError(InputError):
     """A table is written, but photos are missing that a further run may get."""
 
 
-def fill(
-    batches: Iterable[Batch],
-    *,
-    root: Path,
-    source: str,
-    out: Path,
-    rule: SplitRule | None,
-    selection: Selection | None = None,
-    allow_missing: float = 0.0,
+def collect(batches: Iterable[Batch], max_photos: int | None = None) -> Batch:
+    """Concatenate batches and choose `max_photos` of their photos; rejects of a list are put into the order of its lines."""
+    parts, rejects, left_out = [SCHEMA.empty_table()], list[Reject](), Counter[str]()
+    for batch in batches:
+        parts.append(batch.rows)
+        rejects += batch.rejects
+        left_out += batch.left_out
+    rows = pa.concat_tables(parts)
+    chosen, others = Selection(max_photos=max_photos).choose(rows)
+    rejects.sort(key=lambda reject: reject.line or 0)  # stable: others stay in their order
+    return Batch(keep(rows, chosen), rejects, left_out + others)
+
+
+def write(
+    photos: Batch, *, root: Path, source: str, out: Path, rule: SplitRule | None, allow_missing: float = 0.0
 ) -> PhotoTable:
-    """Write the table of a source's photos and the list of those that were left out, and say how many there are of each.
+    """Write the table of a source's photos and the list of those that were left out, and log how many there are of each.
 
     Args:
         root: what `file` is relative to.
         source: for messages.
-        selection: what is wanted, where the source has not chosen itself.
-        allow_missing: share of the photos that may be missing by passing faults.
+        rule: sets the split; None keeps that of the rows.
+        allow_missing: fraction of the photos that may be missing because of temporary errors.
 
     Raises:
         InputError: no photo can be used; nothing is written.
         IncompleteError: the table is written, but more photos are missing than allowed.
     """
-    rows, rejects, left_out = _collect(batches, selection or Selection())
+    rejects, left_out = photos.rejects, photos.left_out
     missing = [reject for reject in rejects if reject.transient]
     refused = [reject for reject in rejects if not reject.transient]
-    if not len(rows):
+    if not len(photos.rows):
         found = left_out.total() + len(rejects)
-        said = f"; {_counts(left_out)}" if left_out else ""
-        said += f" ({_summary(rejects)})" if rejects else ""
-        raise InputError(f"{source}: none of {found:,} photos can be used{said}")
-    table = PhotoTable(rows, root)
+        reasons = f"; {_counts(left_out)}" if left_out else ""
+        reasons += f" ({_summary(rejects)})" if rejects else ""
+        raise InputError(f"{source}: none of {found:,} photos can be used{reasons}")
+    table = PhotoTable(photos.rows, root)
     table = assign(table, rule) if rule is not None else table
     notes = {**(table.notes or {}), "rejected": _reasons(refused), "missing": _reasons(missing)}
     _write_rejects(out / "rejects.csv", rejects)
@@ -64,27 +71,13 @@ def fill(
     line += f"; {_counts(left_out)}" if left_out else ""
     line += f"; {len(refused):,} rejected: {_summary(refused)}" if refused else ""
     line += f"; {len(missing):,} missing: {_summary(missing)}" if missing else ""
-    print(line + (f"; see {out / 'rejects.csv'}" if rejects else ""), file=sys.stderr)
+    logger.info(line + (f"; see {out / 'rejects.csv'}" if rejects else ""))
     if len(missing) > allow_missing * (len(table) + len(missing)):
         raise IncompleteError(
             f"{out} is written but not complete: {len(missing):,} missing ({_summary(missing)}); run the same command again, "
-            "it fetches only these, or accept a share of them with --allow-missing"
+            "it fetches only these, or accept a fraction of them with --allow-missing"
         )
     return table
-
-
-def _collect(batches: Iterable[Batch], selection: Selection) -> tuple[pa.Table, list[Reject], Counter[str]]:
-    """Put batches together and take what is wanted of them; rejects of a list are put into the order of its lines."""
-    parts, rejects, left_out = [SCHEMA.empty_table()], list[Reject](), Counter[str]()
-    for batch in batches:
-        wanted, others = selection.mask(batch.rows)
-        parts.append(keep(batch.rows, wanted))
-        rejects += batch.rejects
-        left_out += batch.left_out + others
-    rows = pa.concat_tables(parts)
-    chosen, others = selection.choose(rows)
-    rejects.sort(key=lambda reject: reject.line or 0)  # stable: others stay in their order
-    return keep(rows, chosen), rejects, left_out + others
 
 
 def _reasons(rejects: list[Reject]) -> dict[str, int]:

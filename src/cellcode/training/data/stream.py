@@ -21,7 +21,7 @@ from cellcode.config import Config
 from cellcode.distributed.process_group import heard
 from cellcode.errors import InputError
 from cellcode.photos.packed.shards import LoadedShard, PackedPhotos
-from cellcode.photos.reading.image import PhotoError, read_pixels
+from cellcode.photos.reading.image import PhotoError, PhotoSpec, read_pixels
 from cellcode.training.data import augmentation
 from cellcode.training.data.hard_batches import Alike
 from cellcode.training.data.inputs import Sample, Tiles
@@ -159,7 +159,7 @@ class Stream:
         except PhotoError as error:
             return str(error)
         try:
-            return read_pixels(image, self.photo.width_px, self.photo.height_px, self.photo.fit)
+            return read_pixels(image, PhotoSpec.of(self.photo))
         except PhotoError as error:
             return f"{shard.name}, {shard.index['member'][row]}: {str(error).removeprefix('photo: ')}"
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+from typing import Literal
 from urllib.parse import urlsplit
 
 from PIL import Image
 
 from cellcode.http import Client, RemoteError
 from cellcode.photos.reading.image import PhotoError, read_image
-from cellcode.photos.sources.online.options import Options
+from cellcode.photos.sources.online.choice import Filter
 from cellcode.photos.sources.online.record import Record, Rendition
-from cellcode.photos.sources.online.service import Service
 
+Redirects = Literal["same host", "anywhere"]
 _EXPIRED = (403, 410)
 _FAULTS_IN_A_ROW = 20
 
@@ -29,8 +31,10 @@ class Fetcher:
     server that is down would be waited for once for every photo.
     """
 
-    def __init__(self, service: Service, client: Client, options: Options) -> None:
-        self._service, self._client, self._options = service, client, options
+    def __init__(
+        self, renew: Callable[[Record], Record | None], redirects: Redirects, client: Client, wanted: Filter
+    ) -> None:
+        self._renew, self._redirects, self._client, self._filter = renew, redirects, client, wanted
         self._faults, self._lock = Counter[str](), threading.Lock()
 
     def picture(self, record: Record) -> tuple[bytes, Image.Image]:
@@ -41,7 +45,7 @@ class Fetcher:
             PhotoError: what is served is no photo that can be used.
             TooNarrowError: it is not as wide as wanted.
         """
-        wanted_px = self._options.wanted_px(record)
+        wanted_px = self._filter.wanted_px(record)
         for rendition in record.wide_enough(wanted_px):
             body, image = self._fresh(record, rendition)
             if image.width >= wanted_px:
@@ -54,7 +58,7 @@ class Fetcher:
         except RemoteError as error:
             if error.status not in _EXPIRED:
                 raise
-            renewed = self._service.renew(record)
+            renewed = self._renew(record)
             if renewed is None:
                 raise
         same = [each for each in renewed.renditions if each.width_px == rendition.width_px]
@@ -75,7 +79,7 @@ class Fetcher:
         if self._faults[host] >= _FAULTS_IN_A_ROW:
             raise RemoteError(f"{host} has failed {_FAULTS_IN_A_ROW} times in a row", "the server fails at every photo")
         try:
-            reply = self._client.get(url, expect="image", follow=self._service.redirects, verify=decode)
+            reply = self._client.get(url, expect="image", follow=self._redirects, verify=decode)
         except RemoteError as error:
             host_fails = not error.lasting and error.reason != "byte budget spent"
             with self._lock:

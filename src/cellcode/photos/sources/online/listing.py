@@ -1,12 +1,12 @@
-"""The photos of a service in a region, kept in a file, so that a run that was cut off need not ask for them again."""
+"""The photos of a service in a region, kept in a file, so that an interrupted run need not request them again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +18,12 @@ from cellcode.errors import InputError
 from cellcode.files import atomic_path, read_json, write_json
 from cellcode.geography import Region
 from cellcode.http import redact
-from cellcode.photos.sources.online.options import Options
-from cellcode.photos.sources.online.record import Record
-from cellcode.photos.sources.online.service import Found, Service
+from cellcode.photos.options import IngestOptions
+from cellcode.photos.sources.online.record import RECORDS, Found, Record
 from cellcode.photos.table.item import Reject
 from cellcode.progress import LINE_EVERY_S
 
+logger = logging.getLogger(__name__)
 FORMAT = "cellcode-listing"
 VERSION = 1
 MAX_AGE = timedelta(days=1)
@@ -51,18 +51,29 @@ class Listing:
             for line in file:
                 try:
                     kind, fields = json.loads(line)
-                    yield Record.from_json(fields) if kind == "photo" else Reject(**fields)
+                    yield RECORDS.validate_python(fields) if kind == "photo" else Reject(**fields)
                 except (ValueError, TypeError, KeyError):
                     raise InputError(f"{self.path} is damaged; delete it and run again") from None
 
 
-def of_region(service: Service, spec: str, region: Region | None, options: Options, folder: Path) -> Listing:
+def listing_of(
+    find: Callable[[], Iterator[list[Found]]],
+    name: str,
+    spec: str,
+    region: Region | None,
+    options: IngestOptions,
+    folder: Path,
+) -> Listing:
     """Return the listing kept in `folder` if it was made today and for the same question, else ask the service.
 
     A listing with gaps is not kept for another run: the next one may have none.
 
+    Args:
+        find: asks the service, see `OnlineSource.find`.
+        name: of the service, for people.
+
     Raises:
-        RemoteError: the service cannot be asked.
+        RemoteError: the service does not answer.
     """
     asked = _question(spec, region, options)
     kept = _kept(folder, asked)
@@ -70,9 +81,9 @@ def of_region(service: Service, spec: str, region: Region | None, options: Optio
         return kept
     head, body = folder / "listing.json", folder / "listing.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    head.unlink(missing_ok=True)  # what says that the lines are whole goes first and comes last
+    head.unlink(missing_ok=True)  # it marks the lines as whole: removed first, written last
     with atomic_path(body) as temporary, temporary.open("w", encoding="utf-8") as file:
-        photos, gaps = _write(file, service, region, options)
+        photos, gaps = _write(file, find(), name, region)
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(
         head, {"format": FORMAT, "version": VERSION, "asked": asked, "made_at": made_at, "photos": photos, "gaps": gaps}
@@ -80,20 +91,24 @@ def of_region(service: Service, spec: str, region: Region | None, options: Optio
     return Listing(body, photos, gaps)
 
 
-def _write(file: TextIO, service: Service, region: Region | None, options: Options) -> tuple[int, int]:
+def _write(file: TextIO, pages: Iterator[list[Found]], name: str, region: Region | None) -> tuple[int, int]:
     """Write what the service finds, without the photos around the region; returns the numbers of photos and gaps."""
     photos = gaps = 0
     last_line = time.monotonic()
-    for found in service.find(region, options):
+    for found in pages:
         for each in _inside(found, region):
             is_photo = isinstance(each, Record)
-            fields = each.to_json() if isinstance(each, Record) else asdict(each)
+            fields = (
+                RECORDS.dump_python(each, mode="json", exclude_defaults=True)
+                if isinstance(each, Record)
+                else asdict(each)
+            )
             file.write(json.dumps(["photo" if is_photo else "reject", fields], ensure_ascii=False) + "\n")
             photos += is_photo
             gaps += isinstance(each, Reject) and each.transient
-        if time.monotonic() - last_line > LINE_EVERY_S:  # how many there will be, nobody knows
+        if time.monotonic() - last_line > LINE_EVERY_S:  # their number is not known before
             last_line = time.monotonic()
-            print(f"listing photos of {service.name}: {photos:,} so far", file=sys.stderr, flush=True)
+            logger.info("listing photos of %s: %s so far", name, f"{photos:,}")
     return photos, gaps
 
 
@@ -106,7 +121,7 @@ def _inside(found: list[Found], region: Region | None) -> list[Found]:
     return [each for each in found if isinstance(each, Reject) or each.id not in outside]
 
 
-def _question(spec: str, region: Region | None, options: Options) -> dict[str, Any]:
+def _question(spec: str, region: Region | None, options: IngestOptions) -> dict[str, Any]:
     """What a listing depends on."""
     outline = json.dumps(region.to_geojson(), sort_keys=True) if region is not None else ""
     kind, _, address = spec.partition(":")

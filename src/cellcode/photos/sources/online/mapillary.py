@@ -12,12 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cellcode.errors import InputError, UsageError
-from cellcode.geography import Region
-from cellcode.http import Client, MissingError, RemoteError
-from cellcode.photos.sources.online.options import Options
+from cellcode.http import MissingError, RemoteError
 from cellcode.photos.sources.online.quadrants import Answer, Box
-from cellcode.photos.sources.online.record import Kind, Record, Rendition, number, point, safe_name, text
-from cellcode.photos.sources.online.service import Found, Redirects, descriptions, reject, search
+from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
+from cellcode.photos.sources.online.source import OnlineSource, descriptions
 from cellcode.photos.table.item import Reject
 from cellcode.photos.table.selection import utc
 
@@ -27,7 +25,7 @@ TOKEN_VARIABLE = "MAPILLARY_TOKEN"
 LICENCE = "CC-BY-SA-4.0"
 LIMIT = 1000  # 2000 are allowed, and often fail
 MAX_AREA_DEG2 = 0.0099  # "less than 0.01"
-_MARGIN_M = 50.0  # positions are corrected after the upload: it is not told which of the two a box is compared with
+_MARGIN_M = 50.0  # positions are corrected after the upload: which of the two a box is compared with is not documented
 _THUMBS = (("thumb_1024_url", 1024), ("thumb_2048_url", 2048))
 _FIELDS = (
     "id,geometry,computed_geometry,compass_angle,computed_compass_angle,captured_at,sequence,camera_type,camera_parameters,"
@@ -37,7 +35,7 @@ _TOKEN_REASONS = ("bad request", "refused")  # of answers that a token may be to
 _MIN_FOCAL = 0.1  # a field of view of 157 degrees
 
 
-class Mapillary:
+class Mapillary(OnlineSource):
     """`mapillary:`, with an access token in the environment variable MAPILLARY_TOKEN.
 
     The token is sent to the API only, not to the hosts of pictures. `mapillary:http://127.0.0.1:PORT` asks a server on this
@@ -50,19 +48,21 @@ class Mapillary:
 
     name = "Mapillary"
     source = "mapillary"
-    redirects: Redirects = "same host"
 
-    def __init__(self, spec: str, client: Client) -> None:
+    def prepare(self) -> None:
         """Read the token."""
-        address = spec.removeprefix(PREFIX).rstrip("/")
+        address = self.argument.rstrip("/")
         if address and not _is_local(address):
-            raise UsageError(f"{PREFIX} takes no address, but of a server on this machine: it would be sent your token")
-        self._graph, self._client = address or GRAPH, client
+            raise UsageError(
+                f"{PREFIX} takes no address except one of a server on this machine: your token would be sent to it"
+            )
+        self._graph = address or GRAPH
         self._headers = {"Authorization": f"OAuth {_token()}"}
 
-    def find(self, region: Region | None, options: Options) -> Iterator[list[Found]]:
-        """See `Service`."""
-        if region is None:
+    def find(self) -> Iterator[list[Found]]:
+        """See `OnlineSource`."""
+        options = self.options
+        if self.region is None:
             raise UsageError(f"{PREFIX} needs a region")
         self._check_token()
         dates = {}
@@ -74,13 +74,13 @@ class Mapillary:
         def ask(box: Box, limit: int) -> Answer:
             return Answer(self._images({"bbox": box, "limit": limit, "fields": _FIELDS, **dates}))
 
-        for found in search(self, ask, region, limit=LIMIT, margin_m=_MARGIN_M, max_area_deg2=MAX_AREA_DEG2):
+        for found in self.search(ask, self.region, limit=LIMIT, margin_m=_MARGIN_M, max_area_deg2=MAX_AREA_DEG2):
             yield [found] if isinstance(found, Reject) else [_record(image) for image in found]
 
     def renew(self, record: Record) -> Record:
-        """See `Service`: links to pictures expire after some days."""
+        """See `OnlineSource`: links to pictures expire after some days."""
         try:
-            image = self._client.json(f"{self._graph}/{record.id}", {"fields": _FIELDS}, self._headers)
+            image = self.client.json(f"{self._graph}/{record.id}", {"fields": _FIELDS}, self._headers)
         except RemoteError as error:
             if error.reason not in _TOKEN_REASONS:
                 raise
@@ -96,7 +96,7 @@ class Mapillary:
 
     def _images(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         url = f"{self._graph}/images"
-        return descriptions(self._client.json(url, params, self._headers), "data", url)
+        return descriptions(self.client.json(url, params, self._headers), "data", url)
 
     def _check_token(self) -> None:
         """Ask for one photo of a small box; after that, a refusal means something else."""

@@ -9,13 +9,12 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from cellcode.errors import UsageError
-from cellcode.geography import Region
-from cellcode.http import Client, RemoteError, redact
+from cellcode.http import RemoteError, redact
+from cellcode.photos.options import IngestOptions
 from cellcode.photos.reading.panorama import WHOLE, Area
-from cellcode.photos.sources.online.options import Options
 from cellcode.photos.sources.online.quadrants import Answer, Box
-from cellcode.photos.sources.online.record import Kind, Record, Rendition, number, point, safe_name, text
-from cellcode.photos.sources.online.service import Found, Redirects, descriptions, reject, search
+from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
+from cellcode.photos.sources.online.source import OnlineSource, descriptions
 from cellcode.photos.table.item import Reject
 from cellcode.photos.table.selection import utc
 
@@ -26,7 +25,7 @@ _MARGIN_M = 1.0
 _SD_PX, _THUMB_PX = 2048, 500
 
 
-class Panoramax:
+class Panoramax(OnlineSource):
     """The meta-catalogue (`panoramax:`), an instance (`panoramax:https://HOST/api`) or one sequence of it
     (`.../collections/ID`).
 
@@ -36,23 +35,25 @@ class Panoramax:
 
     source = "panoramax"
     # GeoVisio sends readers on to where its pictures lie, which may be an object store.
-    redirects: Redirects = "anywhere"
+    redirects = "anywhere"
 
-    def __init__(self, spec: str, client: Client) -> None:
-        """Take the address out of `spec`."""
-        address = spec.removeprefix(PREFIX).rstrip("/") or CATALOGUE
+    def prepare(self) -> None:
+        """Split the address."""
+        address = self.argument.rstrip("/") or CATALOGUE
         if urlsplit(address).scheme not in ("http", "https"):
-            raise UsageError(f"{spec}: write panoramax: or panoramax:https://HOST/api, of an instance of Panoramax")
+            raise UsageError(
+                f"{PREFIX}{self.argument}: write panoramax: or panoramax:https://HOST/api, of an instance of Panoramax"
+            )
         self._api, _, self._collection = address.partition("/collections/")
-        self._client = client
         self.name = f"Panoramax at {redact(address)}"
 
-    def find(self, region: Region | None, options: Options) -> Iterator[list[Found]]:
-        """See `Service`; a sequence needs no region."""
+    def find(self) -> Iterator[list[Found]]:
+        """See `OnlineSource`; a sequence needs no region."""
+        options = self.options
         if self._collection:
             yield from self._sequence()
             return
-        if region is None:
+        if self.region is None:
             raise UsageError(f"{PREFIX} needs a region, or the address of one sequence (.../collections/ID)")
         dates = {"datetime": _interval(options)} if options.since or options.until else {}
 
@@ -60,11 +61,8 @@ class Panoramax:
             pages = list(self._pages(f"{self._api}/search", {"bbox": box, "limit": limit, **dates}))
             return Answer([feature for page in pages for feature in page], whole=len(pages) > 1)
 
-        for found in search(self, ask, region, limit=LIMIT, margin_m=_MARGIN_M):
+        for found in self.search(ask, self.region, limit=LIMIT, margin_m=_MARGIN_M):
             yield [found] if isinstance(found, Reject) else [_record(feature, self._api) for feature in found]
-
-    def renew(self, record: Record) -> None:
-        """Links of Panoramax do not expire."""
 
     def _sequence(self) -> Iterator[list[Found]]:
         url, seen, pages = f"{self._api}/collections/{self._collection}/items", set[str](), 0
@@ -80,7 +78,7 @@ class Panoramax:
     def _pages(self, url: str, params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
         """Yield the photos of an answer and of those that its links name as next."""
         asked = set[str]()
-        answer = self._client.json(url, params)
+        answer = self.client.json(url, params)
         while True:
             yield descriptions(answer, "features", redact(url))
             link = _next(answer)
@@ -100,11 +98,11 @@ class Panoramax:
                 )
             asked.add(following)
             url = following
-            answer = self._client.json(url)
+            answer = self.client.json(url)
 
 
 def _next(answer: dict[str, Any]) -> str | None:
-    """Address of the next page; one that must be asked for with POST is none."""
+    """Address of the next page; one that needs POST is none."""
     links = answer.get("links")
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("rel") == "next" and link.get("method", "GET") == "GET":
@@ -112,7 +110,7 @@ def _next(answer: dict[str, Any]) -> str | None:
     return None
 
 
-def _interval(options: Options) -> str:
+def _interval(options: IngestOptions) -> str:
     ends = (options.since, options.until)
     return "/".join(utc(end).isoformat(timespec="microseconds") + "Z" if end else ".." for end in ends)
 
@@ -159,7 +157,7 @@ def _kind(camera: dict[str, Any]) -> Kind:
 
 
 def _area(camera: dict[str, Any]) -> Area:
-    """The part of a panorama that there is: told by the pixels that are missing left, above, right and below."""
+    """The part of a panorama that there is: given by the pixels that are missing left, above, right and below."""
     sides, missing = _numbers(camera, "sensor_array_dimensions", 2), _numbers(camera, "visible_area", 4)
     if sides is None or missing is None or min(sides) == 0:
         return WHOLE
@@ -169,7 +167,7 @@ def _area(camera: dict[str, Any]) -> Area:
 
 
 def _numbers(camera: dict[str, Any], name: str, count: int) -> list[float] | None:
-    """A list of so many numbers, none of them negative; None if it is not there, or is another."""
+    """A list of `count` numbers, none of them negative; None if there is no such list."""
     values = camera.get(name)
     found = [number(value) for value in values] if isinstance(values, list) else []
     numbers = [value for value in found if value is not None and value >= 0]

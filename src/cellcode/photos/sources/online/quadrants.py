@@ -81,15 +81,15 @@ class Search:
     again and again. Each photo is given once, also where boxes touch.
 
     Args:
-        ask: asks for at most so many photos of a box, which have an "id".
+        ask: requests photos of a box, at most the given number; each has an "id".
         shape: the region; x = longitude, y = latitude, in -180..180 degrees, cut at the antimeridian.
-        limit: so many photos are asked for; halved where the server refuses it.
-        max_area_deg2: no larger box is asked for.
+        limit: number of photos requested at once; halved where the server refuses it.
+        max_area_deg2: no larger box is requested.
     """
 
     def __init__(self, ask: Ask, shape: BaseGeometry, *, limit: int, max_area_deg2: float = math.inf) -> None:
         self._ask, self._shape, self._limit, self._max_area = ask, shape, limit, max_area_deg2
-        self._cap = limit  # an answer of so many may have been cut
+        self._cap = limit  # an answer of this length may have been cut
         self._waiting: deque[Box] = deque()
         self._seen: set[str] = set()
         self._faults = 0
@@ -107,7 +107,7 @@ class Search:
         self._waiting.extend(_start(self._shape))
         yield from self._drain()
         gaps = [*self._gaps, *self._crowded]
-        # A server may give fewer than it was asked for without a word. Then the fullest answers are those that it has cut, and
+        # A server may silently return fewer than requested. Then the fullest answers are those that it has cut, and
         # their quarters hold photos that are new.
         suspects, self._cap = self._fullest_boxes, min(self._cap, max(self._fullest, 2))
         known, self._gaps, self._crowded = len(self._seen), [], []

@@ -1,14 +1,17 @@
-"""What a listing says of one photo of an online service, before the photo itself is fetched."""
+"""What a listing states about one photo of an online service, before the photo itself is fetched."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from cellcode.photos.reading.panorama import WHOLE, Area
+from cellcode.photos.table.item import Reject
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 Kind = Literal["perspective", "panorama", "fisheye"]
@@ -16,7 +19,7 @@ Kind = Literal["perspective", "panorama", "fisheye"]
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """One size of a photo; the width is None where the listing does not tell it (the full size)."""
+    """One size of a photo; the width is None where the listing does not state it (the full size)."""
 
     width_px: int | None
     url: str
@@ -64,25 +67,14 @@ class Record:
             return None
         return math.degrees(2 * math.atan(width_px / max(width_px, height_px) / 2 / self.focal))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads, without the fields that are not known."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None}
-        if self.captured_at is not None:
-            fields["captured_at"] = self.captured_at.isoformat()
-        return fields
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Return the record that `to_json` wrote."""
-        date = fields.get("captured_at")
-        return cls(
-            **{
-                **fields,
-                "captured_at": datetime.fromisoformat(date) if date else None,
-                "area": Area(**fields["area"]),
-                "renditions": tuple(Rendition(**each) for each in fields["renditions"]),
-            }
-        )
+RECORDS = TypeAdapter(Record)  # to JSON, without the fields that have their defaults, and back
+Found = Record | Reject
+
+
+def reject(service: str, identifier: object, reason: str, transient: bool = False) -> Reject:
+    """Return the reject of a photo of a service, by the name that it has there."""
+    return Reject(f"{service}/{str(identifier)[:100]}", None, reason, transient)
 
 
 def safe_name(identifier: object) -> str | None:

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from cellcode.files import atomic_path
-from cellcode.photos.reading.exif import TURNED
-from cellcode.photos.reading.image import PhotoError, open_photo
+from cellcode.photos.reading.image import PhotoError, image_kind, photo_size
 from cellcode.photos.reading.panorama import WHOLE, PanoramaRule, cut, headings_shown
-from cellcode.photos.sources.online.options import Options
+from cellcode.photos.sources.online.choice import Filter
 from cellcode.photos.sources.online.record import Record
 
-_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_SUFFIXES = (".jpg", ".png", ".webp")
 _JPEG_QUALITY = 92
 _SHAPE_TOLERANCE = 0.01
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A file in the folder, relative to it, and what its row needs."""
-
-    file: str
-    width_px: int
-    height_px: int
-    heading_deg: float | None
-    fov_deg: float | None
+Picture = tuple[Path, dict[str, Any]]  # a file, and what its row has of it
 
 
 class Store:
@@ -38,18 +29,16 @@ class Store:
         out: the folder above `images`.
     """
 
-    def __init__(self, out: Path, options: Options) -> None:
-        self._out, self._options = out, options
-
-    def has(self, record: Record) -> bool:
-        """Tell whether a photo is there."""
-        return self.find(record) is not None
+    def __init__(self, out: Path, wanted: Filter) -> None:
+        self._out, self._options = out, wanted.options
 
     def find(self, record: Record) -> list[Picture] | None:
         """Return the files of a photo, if it is there and wide enough."""
+        rule = self._options.panoramas
         if record.kind == "panorama":
-            return self._views(record)
-        for suffix in dict.fromkeys(_SUFFIXES.values()):
+            views = self._views(record, rule) if rule is not None else []
+            return views if views and all(path.is_file() for path, _ in views) else None
+        for suffix in _SUFFIXES:
             size = _size(self._path(record.id, suffix))
             if size is not None and size[0] >= self._options.min_width_px:
                 return [self._picture(record, suffix, size)]
@@ -66,8 +55,8 @@ class Store:
         """
         if record.kind == "panorama":
             return self._cut(record, image)
-        suffix = _SUFFIXES.get(open_photo(body).format or "")
-        if suffix is None:
+        suffix = f".{image_kind(body)}"
+        if suffix not in _SUFFIXES:
             raise PhotoError("photo: neither JPEG, PNG nor WebP")
         with atomic_path(self._path(record.id, suffix)) as temporary:
             temporary.write_bytes(body)
@@ -78,60 +67,44 @@ class Store:
         return self._out / "images" / (identifier or name)[-2:].lower() / f"{name}{suffix}"
 
     def _picture(self, record: Record, suffix: str, size: tuple[int, int]) -> Picture:
-        file = self._path(record.id, suffix).relative_to(self._out).as_posix()
-        return Picture(file, *size, record.heading_deg, record.fov_deg(*size))
+        facts = {"width_px": size[0], "height_px": size[1], "fov_deg": record.fov_deg(*size)}
+        return self._path(record.id, suffix), {**facts, "heading_deg": record.heading_deg}
 
-    def _views(self, record: Record) -> list[Picture] | None:
-        """Views of a panorama, by their names, which tell how they were cut; None if one is missing."""
-        rule = self._options.panoramas
-        if rule is None:
-            return None
-        pictures = []
-        for number, heading_deg in enumerate(_headings(record, rule)):
-            path = self._path(f"{_views_name(record, rule)}_{number:03d}", ".jpg", record.id)
-            if not path.is_file():
-                return None
-            known_deg = None if record.heading_deg is None else heading_deg
-            file = path.relative_to(self._out).as_posix()
-            pictures.append(Picture(file, rule.width_px, rule.height_px, known_deg, rule.fov_deg))
-        return pictures or None
+    def _views(self, record: Record, rule: PanoramaRule) -> list[Picture]:
+        """Views of a panorama, written or not; their names depend on how they are cut."""
+        pose = (record.heading_deg, record.pitch_deg, record.roll_deg, record.area)
+        digest = hashlib.sha256(repr((rule, *pose)).encode()).hexdigest()[:6]
+        size = {"width_px": rule.width_px, "height_px": rule.height_px, "fov_deg": rule.fov_deg}
+        middle_deg = record.heading_deg or 0.0
+        headings = rule.headings(middle_deg)
+        if record.area != WHOLE:
+            headings = headings_shown(rule, middle_deg, *pose[1:])
+        return [
+            (
+                self._path(f"{record.id}_{digest}_{number:03d}", ".jpg", record.id),
+                {**size, "heading_deg": None if record.heading_deg is None else heading_deg},
+            )
+            for number, heading_deg in enumerate(headings)
+        ]
 
     def _cut(self, record: Record, image: Image.Image) -> list[Picture]:
         rule, area = self._options.panoramas, record.area
-        assert rule is not None  # others are objected to
+        assert rule is not None  # the filter excludes others
         if abs(image.width / image.height / (2 * area.width / area.height) - 1) > _SHAPE_TOLERANCE:
             raise PhotoError(f"photo: {image.width} x {image.height} pixels, not the shape of a 360 degree photo")
-        views = cut(image, rule, record.heading_deg or 0.0, record.pitch_deg, record.roll_deg, area)
-        for number, (_, view) in enumerate(views):
-            with atomic_path(self._path(f"{_views_name(record, rule)}_{number:03d}", ".jpg", record.id)) as temporary:
-                view.save(temporary, "JPEG", quality=_JPEG_QUALITY)
-        pictures = self._views(record)
-        if pictures is None:
+        pictures = self._views(record, rule)
+        if not pictures:
             raise PhotoError("photo: part of a 360 degree photo that shows none of the views")
+        views = cut(image, rule, record.heading_deg or 0.0, record.pitch_deg, record.roll_deg, area)
+        for (path, _), (_, view) in zip(pictures, views, strict=True):
+            with atomic_path(path) as temporary:
+                view.save(temporary, "JPEG", quality=_JPEG_QUALITY)
         return pictures
-
-
-def _headings(record: Record, rule: PanoramaRule) -> list[float]:
-    """Headings of the views, counted from the panorama's middle where its heading is not known."""
-    heading_deg = record.heading_deg or 0.0
-    if record.area == WHOLE:  # shows every view
-        return rule.headings(heading_deg)
-    return headings_shown(rule, heading_deg, record.pitch_deg, record.roll_deg, record.area)
-
-
-def _views_name(record: Record, rule: PanoramaRule) -> str:
-    """Another name for views that were cut otherwise."""
-    how = repr((rule, record.heading_deg, record.pitch_deg, record.roll_deg, record.area))
-    return f"{record.id}_{hashlib.sha256(how.encode()).hexdigest()[:6]}"
 
 
 def _size(path: Path) -> tuple[int, int] | None:
     """Width and height of the upright picture; None if there is none."""
-    if not path.is_file():
-        return None
     try:
-        with open_photo(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
-            return (image.height, image.width) if turned else image.size
+        return photo_size(path, "header")
     except PhotoError:
         return None

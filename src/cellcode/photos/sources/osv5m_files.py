@@ -1,21 +1,44 @@
-"""OpenStreetView-5M at its hub: the lists are fetched whole, of the zips only what is wanted of them, by range requests."""
+"""The files of OpenStreetView-5M, on disk or at its hub: lists are fetched whole, of zips only what is wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cellcode.errors import InputError, MissingExtraError
-from cellcode.photos.sources.consent import Consent, size_text
+from cellcode.photos.sources.consent import require_consent, size_text
 
 REPOSITORY = "osv5m/osv5m"
 _ROOT = f"datasets/{REPOSITORY}/"
 _BLOCK_BYTES = 256 * 1024  # a photo has about 50 kB, an entry of a table of contents about 80 bytes
 
 
-class HubDataset:
-    """The dataset on Hugging Face; see `osv5m.Dataset`.
+class Dataset:
+    """The files of the dataset by their names, train.csv, images/train/00.zip, ...: in a folder, with zips, extracted
+    folders, or both."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all files."""
+        for folder, _, files in os.walk(self.path):
+            relative = Path(folder).relative_to(self.path)
+            yield from ((relative / file).as_posix() for file in sorted(files))
+
+    def local(self, name: str) -> Path:
+        """Return a file as one on disk."""
+        return self.path / name
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading, at any place."""
+        return (self.path / name).open("rb")
+
+
+class HubDataset(Dataset):
+    """The dataset on Hugging Face.
 
     Lists stay in the cache of huggingface_hub and are not fetched a second time.
 
@@ -35,14 +58,14 @@ class HubDataset:
         try:
             found: Any = self._files.find(_ROOT.rstrip("/"), detail=True)
         except Exception as error:  # of whatever HTTP library it uses
-            raise InputError(f"the hub cannot be asked for {REPOSITORY} ({_first(error)})") from None
+            raise InputError(f"{REPOSITORY} cannot be listed at its hub ({_first(error)})") from None
         self._sizes = {name.removeprefix(_ROOT): int(facts["size"] or 0) for name, facts in found.items()}
 
-    def ask(self, consent: Consent) -> None:
-        """Say what is fetched to begin with, and ask, however little it is.
+    def ask(self, confirm: Callable[[str], bool]) -> None:
+        """Show what is fetched to begin with, and have it confirmed, however little it is.
 
         Raises:
-            UsageError: nobody agrees.
+            UsageError: not confirmed.
         """
         lists = {name: size for name, size in self._sizes.items() if name in ("train.csv", "test.csv")}
         zips = sum(name.endswith(".zip") for name in self._sizes)
@@ -51,7 +74,8 @@ class HubDataset:
             f"{REPOSITORY} on Hugging Face, CC-BY-SA-4.0: {named}, then the tables of contents of {zips} zips "
             "(some MB each), then only the photos that are wanted"
         )
-        consent.ask(notice, sum(lists.values()), sum(lists.values()), always=True)
+        size = sum(lists.values())
+        require_consent(confirm, notice, size, size, always=True)
 
     def names(self) -> Iterator[str]:
         """See `osv5m.Dataset`; photos outside the zips are not looked for."""

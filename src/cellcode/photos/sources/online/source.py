@@ -1,0 +1,190 @@
+"""What the online services have in common: photos are listed, chosen from, and fetched into OUT/images."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from typing import Any, ClassVar
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from cellcode.geography import Region
+from cellcode.http import Client, MissingError, RemoteError
+from cellcode.photos.reading.image import PhotoError
+from cellcode.photos.reading.in_order import in_order
+from cellcode.photos.sources.consent import Estimate
+from cellcode.photos.sources.online.choice import Choice, Filter, choose
+from cellcode.photos.sources.online.fetch import Fetcher, Redirects, TooNarrowError
+from cellcode.photos.sources.online.listing import listing_of
+from cellcode.photos.sources.online.quadrants import Ask, Gap, Search
+from cellcode.photos.sources.online.record import Found, Record, reject
+from cellcode.photos.sources.online.store import Store
+from cellcode.photos.sources.protocol import Photo, PhotoSource
+from cellcode.photos.table.item import Reject
+from cellcode.progress import track
+
+_DEGREE_M = 111_000.0
+_SAMPLE = 4  # photos fetched to estimate their size
+
+
+class OnlineSource(PhotoSource):
+    """A service where photos can be searched for and fetched.
+
+    Attributes:
+        name: for people.
+        source: for the photo table.
+        redirects: where the links to its photos may lead.
+    """
+
+    uses = ("panoramas", "politeness", "min_width_px", "min_quality", "max_accuracy_m")
+    selects = True
+    name: str
+    source: ClassVar[str]
+    redirects: ClassVar[Redirects] = "same host"
+
+    @cached_property
+    def client(self) -> Client:
+        """What asks the service."""
+        return Client(self.options.politeness)
+
+    @abstractmethod
+    def find(self) -> Iterator[list[Found]]:
+        """Yield the photos of the region and somewhat around it, each once; what is out of reach is a transient reject.
+
+        Raises:
+            UsageError: the service needs a region.
+            RemoteError: it does not answer.
+        """
+
+    def renew(self, record: Record) -> Record | None:
+        """Return a photo with links that have not expired; None where links do not expire.
+
+        Raises:
+            MissingError: the photo has been deleted.
+            RemoteError: its links cannot be fetched.
+        """
+        return None
+
+    def estimate(self) -> Estimate:
+        """Return what `items` would fetch; only the listing and a few photos are fetched, to see how large these are.
+
+        Raises:
+            UsageError: the service needs a region.
+            RemoteError: it does not answer.
+        """
+        choice, store = self._choice, Store(self.out, self._filter)
+        present = sum(store.find(record) is not None for record in choice.records())
+        sizes = list(self._sizes(islice(choice.records(), _SAMPLE))) if choice.wanted > present else []
+        return Estimate(
+            self.name,
+            choice.wanted,
+            present,
+            sum(sizes) / len(sizes) if sizes else None,
+            choice.listing.photos,
+            choice.accepted,
+            choice.licences,
+            choice.left_out,
+        )
+
+    def items(self) -> Iterator[Photo | Reject]:
+        """Yield every photo of the region, fetched into OUT/images, or a reject with the reason why it is not there.
+
+        Photos that are there are not fetched again, and a listing of the last day is not either, so that an interrupted run
+        resumes. Temporary errors that outlived the retries are transient rejects: run again for them.
+
+        Raises:
+            UsageError: the service needs a region.
+            RemoteError: it does not answer.
+        """
+        choice, store, fetcher = self._choice, Store(self.out, self._filter), self._fetcher
+        fetched = lambda found: [found] if isinstance(found, Reject) else self._photos(found, store, fetcher)  # noqa: E731
+        total = choice.wanted + choice.left_out.total()
+        threads = self.options.politeness.connections
+        done = in_order(fetched, choice, threads, 4 * threads)
+        for photos in track(done, f"fetching from {self.name}", total):
+            yield from photos
+
+    @cached_property
+    def _filter(self) -> Filter:
+        return Filter(self.options)
+
+    @cached_property
+    def _choice(self) -> Choice:
+        listing = listing_of(self.find, self.name, self.spec, self.region, self.options, self.out)
+        return choose(listing, self._filter, self.source)
+
+    @property
+    def _fetcher(self) -> Fetcher:
+        return Fetcher(self.renew, self.redirects, self.client, self._filter)
+
+    def _sizes(self, records: Iterable[Record]) -> Iterator[int]:
+        fetcher = self._fetcher
+        for record in records:
+            try:
+                yield len(fetcher.picture(record)[0])
+            except (RemoteError, PhotoError, TooNarrowError):
+                continue
+
+    def _photos(self, record: Record, store: Store, fetcher: Fetcher) -> list[Photo | Reject]:
+        """One photo, or one for each view of a panorama."""
+        try:
+            pictures = store.find(record) or store.keep(record, *fetcher.picture(record))
+        except MissingError:
+            return [reject(self.source, record.id, "deleted since it was listed")]
+        except RemoteError as error:
+            return [reject(self.source, record.id, f"not fetched: {error.reason}", transient=not error.lasting)]
+        except TooNarrowError:
+            return [reject(self.source, record.id, self._filter.too_narrow(record))]
+        except PhotoError as error:
+            refused = reject(self.source, record.id, str(error).removeprefix("photo: "))
+            return [replace(refused, kind="not a usable photo")]
+        facts = {
+            "captured_at": record.captured_at,
+            "sequence": record.sequence,
+            "device": record.device,
+            "licence": record.licence,
+            "attribution": record.attribution,
+            "source": self.source,
+            "accuracy_m": record.accuracy_m,
+        }
+        position = (record.lat_deg, record.lon_deg)
+        return [Photo(path, position, {**facts, **own}) for path, own in pictures]
+
+    def search(
+        self, ask: Ask, region: Region, *, limit: int, margin_m: float, max_area_deg2: float = math.inf
+    ) -> Iterator[list[dict[str, Any]] | Reject]:
+        """Yield the descriptions of all photos of a region, and a reject for every box that could not be listed whole.
+
+        Args:
+            margin_m: around the region.
+        """
+        shape = _widened(region.shape, margin_m)
+        for found in Search(ask, shape, limit=limit, max_area_deg2=max_area_deg2).run():
+            if isinstance(found, Gap):
+                yield reject(self.source, found.box, f"part of the region not listed: {found.reason}", transient=True)
+            else:
+                yield found
+
+
+def descriptions(answer: object, key: str, url: str) -> list[dict[str, Any]]:
+    """Return the list of objects under a key of a JSON answer.
+
+    Raises:
+        RemoteError: there is none: the answer is of another kind than expected.
+    """
+    found = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise RemoteError(f"{url}: the answer holds no list {key!r}", "unexpected answer")
+    return found
+
+
+def _widened(shape: BaseGeometry, margin_m: float) -> BaseGeometry:
+    _, south, _, north = shape.bounds
+    shortest = math.cos(math.radians(min(max(abs(south), abs(north)), 89.0)))  # degree of longitude, of one of latitude
+    wide = shape.buffer(margin_m / _DEGREE_M / shortest, join_style="mitre")
+    return wide.intersection(shapely.box(-180, -90, 180, 90))
