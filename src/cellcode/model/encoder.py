@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellcode.config import EncoderConfig
+from cellcode.config import Config, EncoderConfig
 from cellcode.errors import PluginError
-from cellcode.model.aggregation import make_aggregation
-from cellcode.model.backbones import Features, make_backbone
+from cellcode.model.aggregation import AGGREGATIONS, make_aggregation
+from cellcode.model.backbones import BACKBONES, Features, make_backbone
+from cellcode.model.losses import make_loss
 
 
 class Encoder(nn.Module):
@@ -115,3 +116,15 @@ class Encoder(nn.Module):
         for block in self.backbone.blocks[: self.frozen_blocks]:
             block.eval()
         return self
+
+
+def require_parts(config: Config) -> None:
+    """Check, before any work, that the backbones, aggregations and the loss of a configuration can be used.
+
+    Raises:
+        UsageError, PluginError: one is unknown or cannot be imported, or the loss does not fit the configuration.
+    """
+    for encoder in (config.model.ground, config.model.aerial):
+        BACKBONES.find(encoder.backbone)
+        AGGREGATIONS.find(encoder.aggregation.name)
+    make_loss(config.loss, sharded=config.prototypes.table == "sharded")

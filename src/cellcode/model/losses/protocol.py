@@ -119,7 +119,7 @@ def one_per_row(name: str, values: Tensor, rows: int) -> Tensor:
     """
     if not isinstance(values, Tensor) or values.shape != (rows,) or not values.is_floating_point():
         given = (
-            f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+            f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         )
         raise PluginError(f"loss {name}: expected one float per row, shape ({rows},), and it returned {given}")
     return values
