@@ -19,9 +19,9 @@ import numpy.typing as npt
 from cellcode.errors import InputError
 from cellcode.index.codeset import rows_of
 from cellcode.index.directions import Directions, find
+from cellcode.index.quantise import centroids, product_quantiser
 from cellcode.types import Float32, Ids, Int64
 
-TRAINING_ROWS = 65536
 CENTROIDS = 16
 WIDTH = 2  # numbers a piece
 Over = Literal["cells", "parents"]
@@ -116,7 +116,7 @@ class Builder:
 
         levels, pieces = centroids.shape[:2]
         self.directions = directions
-        self._quantisers = [_quantiser(each) for each in centroids]
+        self._quantisers = [product_quantiser(each) for each in centroids]
         self._index = faiss.IndexPQFastScan(levels * pieces * WIDTH, levels * pieces, 4, faiss.METRIC_INNER_PRODUCT)
         faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
@@ -147,15 +147,12 @@ def train(sample: Float32, queries: Float32 | None, dims: int, levels: int, seed
     """
     pieces = dims // WIDTH
     directions = find(sample, queries, dims, pieces)
-    left, centroids = np.ascontiguousarray(sample @ directions.turn.T), []
+    left, made = np.ascontiguousarray(sample @ directions.turn.T), []
     for level in range(levels):
-        quantiser = _quantiser(np.zeros((pieces, CENTROIDS, WIDTH), np.float32))
-        quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed + level, TRAINING_ROWS // CENTROIDS
-        quantiser.cp.min_points_per_centroid = 1
-        quantiser.train(np.resize(left, (max(len(left), CENTROIDS), dims)))  # faiss wants as many rows as centroids
+        made.append(centroids(left, pieces, CENTROIDS, seed + level))
+        quantiser = product_quantiser(made[-1])
         left = left - quantiser.decode(quantiser.compute_codes(left))
-        centroids.append(_centroids(quantiser, pieces))
-    return Builder(np.stack(centroids), directions)
+    return Builder(np.stack(made), directions)
 
 
 def load(
@@ -211,18 +208,3 @@ def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
 def expand(starts: npt.NDArray[np.integer], entries: Int64) -> Int64:
     """Return the rows of some entries, in their order."""
     return rows_of(np.stack([starts[entries], starts[entries + 1]], axis=1).astype(np.int64))
-
-
-def _quantiser(centroids: Float32) -> Any:
-    """A product quantiser with these centroids, (pieces, 16, 2)."""
-    import faiss
-
-    quantiser = faiss.ProductQuantizer(len(centroids) * WIDTH, len(centroids), 4)
-    faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), quantiser.centroids)
-    return quantiser
-
-
-def _centroids(quantiser: Any, pieces: int) -> Float32:
-    import faiss
-
-    return np.asarray(faiss.vector_to_array(quantiser.centroids).reshape(pieces, CENTROIDS, WIDTH), np.float32)

@@ -71,12 +71,7 @@ class Codebook:
 
     @cached_property
     def _quantiser(self) -> Any:
-        import faiss
-
-        pieces, _, width = self.centroids.shape
-        quantiser = faiss.ProductQuantizer(pieces * width, pieces, 8)
-        faiss.copy_array_to_vector(np.ascontiguousarray(self.centroids).ravel(), quantiser.centroids)
-        return quantiser
+        return product_quantiser(self.centroids)
 
 
 def train(sample: Float32, pieces: int, queries: Float32 | None = None, seed: int = 0) -> Codebook:
@@ -86,17 +81,31 @@ def train(sample: Float32, pieces: int, queries: Float32 | None = None, seed: in
         sample: (M, D) codes; D is divisible by `pieces`.
         queries: (V, D), photos that tell which directions matter; see `directions.find`.
     """
+    directions = find(sample, queries, sample.shape[1], pieces)
+    return Codebook(centroids(sample @ directions.turn.T, pieces, CENTROIDS, seed), directions)
+
+
+def product_quantiser(centroids: Float32) -> Any:
+    """Return faiss's product quantiser with given centroids, (pieces, a power of two, width)."""
+    import faiss
+
+    pieces, count, width = centroids.shape
+    quantiser = faiss.ProductQuantizer(pieces * width, pieces, count.bit_length() - 1)
+    faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), quantiser.centroids)
+    return quantiser
+
+
+def centroids(sample: Float32, pieces: int, count: int, seed: int) -> Float32:
+    """Return `count` centroids of each piece of some rows (M, d), by k-means; (pieces, count, d / pieces)."""
     import faiss
 
     dim = sample.shape[1]
-    found = find(sample, queries, dim, pieces)
-    quantiser = faiss.ProductQuantizer(dim, pieces, 8)
-    quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed, TRAINING_ROWS // CENTROIDS
+    quantiser = faiss.ProductQuantizer(dim, pieces, count.bit_length() - 1)
+    quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed, TRAINING_ROWS // count
     quantiser.cp.min_points_per_centroid = 1  # a small database has few codes; the recall check says what came of it
-    turned = np.asarray(sample @ found.turn.T, np.float32)
-    quantiser.train(np.resize(turned, (max(len(turned), CENTROIDS), dim)))  # faiss wants as many rows as centroids
-    centroids = faiss.vector_to_array(quantiser.centroids).reshape(pieces, CENTROIDS, dim // pieces)
-    return Codebook(centroids.astype(np.float32), found)
+    # faiss wants as many rows as centroids.
+    quantiser.train(np.resize(np.asarray(sample, np.float32), (max(len(sample), count), dim)))
+    return np.asarray(faiss.vector_to_array(quantiser.centroids).reshape(pieces, count, dim // pieces), np.float32)
 
 
 class PackedCodes:

@@ -18,7 +18,7 @@ SAMPLE = 4096  # rows that stand for all those that the first stage leaves out
 class Tail:
     """Estimates what the rows that are never scored add to a posterior, from evenly spaced rows.
 
-    Int64 are in the order of the Hilbert curve, so evenly spaced rows are spread evenly over the ground. Those below the
+    Rows are in the order of the Hilbert curve, so evenly spaced rows are spread evenly over the ground. Those below the
     candidates weigh little one by one: with N rows the estimate of their sum has about the relative error of a mean over
     SAMPLE of them.
     """
