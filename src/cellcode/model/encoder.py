@@ -74,10 +74,11 @@ class Encoder(nn.Module):
         if self.scales > 1:
             x = x.flatten(0, 1)
         features = self.backbone.features(self.backbone.run(x, start))
-        if not torch.jit.is_tracing():  # a trace has no sizes
+        checked = not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # a trace has no sizes
+        if checked:
             self._check_features(features, len(x))
         vectors = self.aggregation(features)
-        if not torch.jit.is_tracing():
+        if checked:
             self._check_vectors(vectors, len(x))
         return F.normalize(self.projection(vectors.reshape(-1, self.projection.in_features)).float(), dim=1)
 
