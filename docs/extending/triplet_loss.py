@@ -6,18 +6,17 @@ from torch import Tensor
 
 from cellcode.config import LossConfig
 from cellcode.model.losses import PairLoss, PrototypeSums
-from cellcode.plugins import read_options
 
 
-class Options(BaseModel):
+class Options(BaseModel, extra="forbid"):
     margin: float = Field(0.2, gt=0)
     sharpness: float = Field(30.0, gt=0)
 
 
 class Triplet(PairLoss):
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, **options: float) -> None:
         super().__init__(config)
-        self.options = read_options(f"loss {config.kind}", config.options, Options)
+        self.options = Options(**options)  # pydantic names the first option that is wrong
 
     def of_pairs(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         similarity, sharpness = similarity.float(), self.options.sharpness

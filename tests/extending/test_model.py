@@ -18,7 +18,7 @@ import yaml
 from cellcode import build, config, plugins, train
 from cellcode.config import Config, EncoderConfig, LossConfig, PrototypesConfig
 from cellcode.database import Database
-from cellcode.errors import PluginError, UsageError
+from cellcode.errors import CellcodeError, PluginError, UsageError
 from cellcode.files import sampled_digest, sha256
 from cellcode.geography import distance, s2
 from cellcode.model.encoder import Encoder
@@ -206,22 +206,32 @@ def test_a_loss_without_sums_is_refused_for_sharded_prototypes_before_photos_are
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"backbone": "backbone_small:Small", "options": {"widht": 3}}, "unknown option widht; valid options: width"),
-        ({"backbone": "backbone_small:Small", "options": {"width": 0}}, "option width: Input should be greater"),
-        ({"backbone": "tiny", "options": {"width": 3}}, "backbone tiny is built in and takes no options; remove width"),
-        ({"backbone": "hf:x", "options": {"a": 3}}, "backbone hf:x is built in and takes no options"),
-        ({"aggregation": {"name": "gem", "options": {"p": 3}}}, "aggregation gem is built in and takes no options"),
-        ({"aggregation": {"name": "gem_power:GeMPower", "options": {"q": 3}}}, "unknown option q; valid options: p"),
+        (
+            {"backbone": "backbone_small:Small", "options": {"widht": 3}},
+            "Small: .* unexpected keyword argument 'widht'",
+        ),
+        ({"backbone": "backbone_small:Small", "options": {"width": 0}}, "Small: .*at least 1, not 0"),
+        ({"backbone": "tiny", "options": {"width": 3}}, "backbone tiny: .* unexpected keyword argument 'width'"),
+        ({"backbone": "hf:x", "options": {"a": 3}}, "backbone hf:x: .* unexpected keyword argument 'a'"),
+        ({"aggregation": {"name": "gem", "options": {"p": 3}}}, "aggregation gem: .* unexpected keyword argument 'p'"),
+        ({"aggregation": {"name": "gem_power:GeMPower", "options": {"p": -1}}}, "GeMPower: .*p must be positive"),
         ({"aggregation": {"name": "gen"}}, "unknown aggregation gen; valid names: mean, gem, flatten"),
     ],
 )
 def test_options_are_checked_by_whom_they_are_for(folder: Path, block: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(CellcodeError, match=message) as raised:
         Encoder(EncoderConfig.model_validate(block), 8)
+    assert "\n" not in str(raised.value)
 
 
-def test_options_of_a_loss_are_checked(folder: Path) -> None:
-    with pytest.raises(UsageError, match="loss softmax is built in and takes no options; remove margin"):
-        make_loss(LossConfig(kind="softmax", options={"margin": 1}))
-    with pytest.raises(UsageError, match="loss triplet_loss:Triplet: option margin: Input should be greater than 0"):
-        make_loss(LossConfig(kind="triplet_loss:Triplet", options={"margin": -1}))
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("softmax", {"margin": 1}, "loss softmax: .* unexpected keyword argument 'margin'"),
+        ("triplet_loss:Triplet", {"margin": -1}, r"raised ValidationError \(margin: Input should be greater than 0\)"),
+        ("triplet_loss:Triplet", {"margins": 1}, r"raised ValidationError \(margins: Extra inputs are not permitted\)"),
+    ],
+)
+def test_options_of_a_loss_are_checked(folder: Path, kind: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        make_loss(LossConfig(kind=kind, options=options))

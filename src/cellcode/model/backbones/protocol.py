@@ -28,8 +28,8 @@ class Features:
 class Backbone(nn.Module):
     """Blocks run one after the other, so that a prefix of them can be frozen and its output cached.
 
-    A factory is called with the encoder's block of the configuration: `pretrained`, `options` and the name are in it.
-    `pretrained` is False where the weights come from a run or database.
+    A factory is called with the encoder's block of the configuration and the options as keyword arguments. `pretrained` in
+    it is False where the weights come from a run or database.
 
     Args:
         blocks: modules in their order; each takes and returns one tensor. The first is given images (B, 3, H, W), normalised.
@@ -101,13 +101,12 @@ def make_backbone(config: EncoderConfig) -> Backbone:
     """Return the backbone of a configuration.
 
     Raises:
-        UsageError: the name is unknown, or a built-in is given options.
+        UsageError: the name is unknown.
         MissingExtraError: its package is not installed.
         InputError: its weights cannot be loaded.
         PluginError: a plug-in cannot be imported or built, or has no blocks or channels.
     """
-    BACKBONES.refuse_options(config.backbone, config.options)
-    backbone = BACKBONES.make(config.backbone, config)
+    backbone = BACKBONES.make(config.backbone, config, **config.options)
     backbone.name = config.backbone
     if not len(backbone.blocks) or not isinstance(backbone.channels, int) or backbone.channels < 1:
         raise PluginError(

@@ -42,7 +42,9 @@ class PrototypeSums(ABC):
 
 
 class PairLoss(ABC):
-    """From a row of similarities to one value per row. A factory is called with the block `loss` of the configuration.
+    """From a row of similarities to one value per row.
+
+    A factory is called with the block `loss` of the configuration and the options as keyword arguments.
 
     Attributes:
         soft_labels: photos and tiles are drawn to the prototypes around them by their interpolation weights (`of_labels`),
@@ -98,8 +100,7 @@ def make_loss(config: LossConfig, *, sharded: bool = False) -> PairLoss:
         UsageError: the name is unknown, or the configuration asks for what the loss cannot do.
         PluginError: it cannot be built, or does not return one finite value per row.
     """
-    LOSSES.refuse_options(config.kind, config.options)
-    loss = LOSSES.make(config.kind, config)
+    loss = LOSSES.make(config.kind, config, **config.options)
     if config.prototype_labels == "haversine" and not loss.soft_labels:
         raise UsageError("loss.prototype_labels haversine are labels of a softmax; set loss.kind to softmax")
     similarity, first = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.2, 0.1]]), torch.tensor([[True, False, False]] * 2)
