@@ -18,9 +18,11 @@ class Aggregation(nn.Module):
 
     Attributes:
         out_dim: width of the vectors.
+        name: for messages.
     """
 
     out_dim: int = 0
+    name: str = ""
 
     def forward(self, features: Features) -> Tensor:
         """Return one vector per image, (B, out_dim) float32."""
@@ -48,6 +50,7 @@ def make_aggregation(config: AggregationConfig, channels: int) -> Aggregation:
         PluginError: a plug-in cannot be imported or built, or gives no width.
     """
     aggregation = AGGREGATIONS.make(config.name, channels, config, **config.options)
+    aggregation.name = config.name
     if not isinstance(aggregation.out_dim, int) or aggregation.out_dim < 1:
         raise PluginError(
             f"aggregation {config.name}: expected the width of its vectors in out_dim, and it is {aggregation.out_dim}"
