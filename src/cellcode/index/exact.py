@@ -100,7 +100,7 @@ class _KthBest:
         # Rows per group: a power of two, and few enough for four times k groups.
         size = min(GROUP, 1 << max(1, len(scores) // (4 * self.k)).bit_length() - 1)
         count = len(scores) // size
-        # Group j holds rows j, j + count, ...: neighbours on the ground, which are alike, are in different groups.
+        # Group j holds rows j, j + count, ...: neighbours on the ground, whose codes are similar, are in different groups.
         groups = scores.view(size, count, -1)
         maxima = groups.amax(dim=0)
         self.largest = torch.cat([self.largest, maxima]).topk(self.k, dim=0).values

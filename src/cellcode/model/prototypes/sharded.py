@@ -126,8 +126,8 @@ class ShardedPrototypes(PrototypeTable):
         rows, lengths = negatives.strata(count, drawn, rng)
         certain = around.ravel()
         if self.clusters is not None and rule.hard_rows:
-            alike = self.clusters.alike(np.unique(around[:, 0]), rule.hard_rows, rng)
-            certain = np.concatenate([certain, alike])
+            hard = self.clusters.hard_rows(np.unique(around[:, 0]), rule.hard_rows, rng)
+            certain = np.concatenate([certain, hard])
         return negatives.with_certain(certain, rows, lengths)
 
     def mean(self, selection: Selection, index: Tensor, weight: Tensor) -> Tensor:
