@@ -21,12 +21,11 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from cellcode.errors import CellcodeError, PluginError, UsageError
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 ENVIRONMENT = "CELLCODE_PLUGINS"
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -39,26 +38,6 @@ def allow(*modules: str) -> None:
 def allowed() -> list[str]:
     """Return the modules that the user named."""
     return [name.strip() for name in os.environ.get(ENVIRONMENT, "").split(",") if name.strip()]
-
-
-def read_options(what: str, options: Mapping[str, Any], model: type[M]) -> M:
-    """Return the options of a plug-in, checked by a pydantic model of its own.
-
-    Args:
-        what: names the plug-in in errors, such as "aggregation mypool:Pool".
-
-    Raises:
-        UsageError: an option is unknown, missing, or out of its range.
-    """
-    if unknown := [key for key in options if key not in model.model_fields]:
-        raise UsageError(
-            f"{what}: unknown option {unknown[0]}; valid options: {', '.join(model.model_fields) or 'none'}"
-        )
-    try:
-        return model.model_validate(options)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise UsageError(f"{what}: option {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
 
 
 @dataclass(frozen=True)
@@ -151,15 +130,6 @@ class Registry(Generic[T]):
                 f"{self.kind} {text}: expected a {_public(self.base)}, and it returned a {type(made).__name__}"
             )
         return made
-
-    def refuse_options(self, text: str, options: Mapping[str, Any]) -> None:
-        """Refuse options for a built-in, whose settings are keys of the configuration.
-
-        Raises:
-            UsageError: there are some.
-        """
-        if options and any(text == name or (name.endswith(":") and text.startswith(name)) for name in self.builtins):
-            raise UsageError(f"{self.kind} {text} is built in and takes no options; remove {', '.join(options)}")
 
     def require_allowed(self, text: str, where: object) -> None:
         """Check that what a run or database asks for may be imported.
@@ -258,7 +228,10 @@ def _classes(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
 
 
 def described(error: Exception) -> str:
-    """Return the type of an error and the first line of its message."""
+    """Return the type of an error and the first line of its message; of pydantic's the first value that is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"ValidationError ({'.'.join(map(str, first['loc']))}: {first['msg']})"
     text = str(error).strip()
     return f"{type(error).__name__} ({text.splitlines()[0]})" if text else type(error).__name__
 

@@ -9,7 +9,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("given", [np.ones(8), np.ones((0, 8)), np.ones((2, 2, 8)), 3.0], ids=str)
 def test_queries_are_a_table_of_one_row_a_photo(given: object) -> None:
-    with pytest.raises(InputError, match="table of one row a photo"):
+    with pytest.raises(InputError, match="table of one row per photo"):
         checked(given, 8)  # type: ignore[arg-type]
 
 

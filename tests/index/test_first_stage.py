@@ -58,7 +58,7 @@ def test_all_entries_are_all_rows(world: Any, stage: FirstStage) -> None:
         np.testing.assert_array_equal(rows, np.arange(len(world.codes)))
     assert stage.rows == len(world.codes)
     assert stage.rows_an_entry() == pytest.approx(len(world.codes) / stage.entries)
-    assert stage.entry_bytes == len(stage.directions.turn) * stage.levels // 4 == 8
+    assert stage.entry_bytes == len(stage.directions.for_codes) * stage.levels // 4 == 8
 
 
 def test_the_order_is_about_that_of_the_exact_scores(world: Any, stage: FirstStage) -> None:
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_index_is_refused(stage: FirstStage, tmp_path: Path) -
     data = path.read_bytes()
     for damaged in (b"", b"nothing of the kind" * 100, data[: len(data) // 2], data[:30]):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"a\.faiss is no search index that can be read"):
+        with pytest.raises(InputError, match=r"a\.faiss is not a search index that can be read"):
             first_stage.load(path, stage.directions, stage.starts, stage.entries, stage.levels)
     with pytest.raises(InputError, match=r"b\.faiss"):
         first_stage.load(tmp_path / "b.faiss", stage.directions, stage.starts, stage.entries, stage.levels)
@@ -121,8 +121,8 @@ def test_an_index_of_other_cells_is_refused(stage: FirstStage, tmp_path: Path) -
     stage.save(path)
     with pytest.raises(InputError, match=rf"holds {stage.entries} entries of width 32, the database has 12 of"):
         first_stage.load(path, stage.directions, stage.starts, 12, stage.levels)
-    narrow = stage.directions._replace(turn=stage.directions.turn[:-2])
-    with pytest.raises(InputError, match=rf"of {len(narrow.turn) * stage.levels};"):
+    narrow = stage.directions._replace(for_codes=stage.directions.for_codes[:-2])
+    with pytest.raises(InputError, match=rf"of {len(narrow.for_codes) * stage.levels};"):
         first_stage.load(path, narrow, stage.starts, stage.entries, stage.levels)
 
 
@@ -130,7 +130,7 @@ def test_an_index_of_another_kind_is_refused(stage: FirstStage, tmp_path: Path) 
     flat = faiss.IndexFlatIP(32)
     flat.add(np.zeros((stage.entries, 32), np.float32))
     faiss.write_index(flat, str(tmp_path / "flat.faiss"))
-    with pytest.raises(InputError, match=r"flat\.faiss is no search index"):
+    with pytest.raises(InputError, match=r"flat\.faiss is not a search index"):
         first_stage.load(tmp_path / "flat.faiss", stage.directions, stage.starts, stage.entries, stage.levels)
 
 
@@ -141,7 +141,7 @@ def test_the_worst_entries_come_last_and_are_not_lost() -> None:
     builder = first_stage.train(codes, None, 8, 1)
     builder.add(codes)
     stage = builder.made(None)
-    _, plain = stage.index.search(queries @ stage.directions.ask.T, 300)
+    _, plain = stage.index.search(queries @ stage.directions.for_queries.T, 300)
     lost = np.flatnonzero((plain < 0).any(axis=1))
     assert len(lost) > 0
     order = stage.order(queries, 300)

@@ -43,12 +43,12 @@ def test_decoding_gives_the_nearest_centroids_brought_back(queries: np.ndarray |
     numbers = book.encode(CODES[:200])
     assert numbers.shape == (200, pieces)
     assert numbers.dtype == np.uint8
-    turned = (CODES[:200].astype(np.float32) @ book.directions.turn.T).reshape(200, pieces, -1)
+    turned = (CODES[:200].astype(np.float32) @ book.directions.for_codes.T).reshape(200, pieces, -1)
     apart = np.square(turned[:, :, None] - book.centroids[None]).sum(axis=-1)
     chosen = np.take_along_axis(apart, numbers[..., None].astype(np.int64), axis=2)[..., 0]
     np.testing.assert_allclose(chosen, apart.min(axis=2), atol=1e-4)
     nearest = book.centroids[np.arange(pieces), numbers.astype(np.int64)].reshape(200, -1)
-    expected = nearest.astype(np.float64) @ np.linalg.inv(book.directions.turn.astype(np.float64)).T
+    expected = nearest.astype(np.float64) @ np.linalg.inv(book.directions.for_codes.astype(np.float64)).T
     np.testing.assert_allclose(book.decode(numbers).astype(np.float64), expected, atol=3e-3)
 
 

@@ -194,5 +194,5 @@ def test_softmax_towards_is_smallest_where_the_distribution_is_the_target() -> N
 
 def test_haversine_labels_are_refused_without_a_softmax() -> None:
     with pytest.raises(UsageError, match="haversine are labels of a softmax"):
-        make_loss(LossConfig(prototype_labels="haversine"))
+        make_loss(LossConfig(kind="multi_similarity", prototype_labels="haversine"))
     assert make_loss(LossConfig(prototype_labels="haversine", kind="softmax")).config.haversine_m == 75

@@ -126,7 +126,7 @@ def test_hard_rows_look_like_the_cells_they_are_drawn_for() -> None:
     table.clusters = table.cluster(table.seed)
     assert table.clusters is not None
     rows = np.arange(40)
-    alike = table.clusters.alike(rows, 5, np.random.default_rng(0)).reshape(40, 5)
+    alike = table.clusters.hard_rows(rows, 5, np.random.default_rng(0)).reshape(40, 5)
     assert (alike % 30 == rows[:, None] % 30).mean() > 0.8  # by chance: 0.03
 
 

@@ -19,7 +19,7 @@ DIM = 8
 
 
 def _config(**loss: object) -> Config:
-    return Config(loss=LossConfig.model_validate({"beta": 10.0, **loss}))
+    return Config(loss=LossConfig.model_validate({"kind": "multi_similarity", "beta": 10.0, **loss}))
 
 
 def _places(seed: int, count: int, reach_m: float = 900.0) -> Places:

@@ -56,7 +56,7 @@ class AggregationConfig(Frozen):
     """From a map of local features to one vector."""
 
     name: str = Field("optimal_transport", description="mean, gem, flatten, optimal_transport, or a plug-in's name")
-    options: dict[str, Any] = Field({}, description="of a plug-in, which checks them itself")
+    options: dict[str, Any] = Field({}, description="keyword arguments of a plug-in, which checks them itself")
     gem_p: Positive = 3.0
     clusters: int = Field(16, ge=1)
     cluster_dim: int = Field(32, ge=1)
@@ -68,7 +68,7 @@ class EncoderConfig(Frozen):
     """One encoder: a backbone, an aggregation and a projection to `dim`."""
 
     backbone: str = Field("tiny", description="tiny, efficientnet-lite0, hf:ID_OR_FOLDER, or a plug-in's name")
-    options: dict[str, Any] = Field({}, description="of a plug-in backbone, which checks them itself")
+    options: dict[str, Any] = Field({}, description="keyword arguments of a plug-in backbone, which checks them itself")
     pretrained: bool = True
     aggregation: AggregationConfig = AggregationConfig()
 
@@ -93,7 +93,7 @@ class LossConfig(Frozen):
     """
 
     kind: str = Field("softmax", description="multi_similarity, softmax, or a plug-in's name")
-    options: dict[str, Any] = Field({}, description="of a plug-in, which checks them itself")
+    options: dict[str, Any] = Field({}, description="keyword arguments of a plug-in, which checks them itself")
     scale: Positive = 20.0
     alpha: Positive = 2.0
     beta: Positive = 50.0

@@ -75,7 +75,7 @@ class Found(NamedTuple):
     Attributes:
         rows: (B, K) int64.
         scores: (B, K) float32.
-        log_mass: (B,) float64, log of the sum of exp(score / temperature) over the rows searched; None if not asked for.
+        log_mass: (B,) float64, log of the sum of exp(score / temperature) over the rows searched; None without a temperature.
     """
 
     rows: Int64
@@ -87,15 +87,15 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
     """Return queries as (B, D) float32.
 
     Raises:
-        InputError: another shape or width, or values that are no finite numbers, or all 0.
+        InputError: another shape or width, or values that are not finite, or all 0.
     """
     try:
         made = np.array(queries, np.float32, order="C")  # a copy: torch does not know read-only arrays
     except (TypeError, ValueError):
-        raise InputError("queries must be a table of numbers, one row a photo") from None
+        raise InputError("queries must be a table of numbers, one row per photo") from None
     if made.ndim != 2 or not len(made):
         shape = " x ".join(map(str, made.shape)) or "none"
-        raise InputError(f"queries must be a table of one row a photo, not of shape {shape}")
+        raise InputError(f"queries must be a table of one row per photo, not of shape {shape}")
     if made.shape[1] != dim:
         raise InputError(
             f"the queries are {made.shape[1]} wide, the codes {dim}; they come from another encoder than this database's"
@@ -105,7 +105,7 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
         raise InputError(f"query {row} holds values that are not finite; the photo's embedding is damaged")
     if not made.any(axis=1).all():
         row = int(np.flatnonzero(~made.any(axis=1))[0])
-        raise InputError(f"query {row} is all zeros, which is as like to every place; the photo's embedding is damaged")
+        raise InputError(f"query {row} is all zeros and matches every cell equally; the photo's embedding is damaged")
     return made
 
 

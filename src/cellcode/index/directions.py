@@ -8,19 +8,19 @@ import numpy as np
 
 from cellcode.types import Float32, Float64, Int64
 
-FLOOR = 1e-2  # share of the queries' mean energy that every direction is given: photos to come may use it more
+FLOOR = 1e-2  # share of the queries' mean energy that every direction is given: later photos may use it more
 
 
 class Directions(NamedTuple):
-    """Linear maps of codes and queries that keep their products: (ask q) . (turn c) = q . c if no component is dropped.
+    """Linear maps that keep products: (for_queries q) . (for_codes c) = q . c, if no component is dropped.
 
     Attributes:
-        turn: (d, D) float32, for codes.
-        ask: (d, D) float32, for queries.
+        for_codes: (d, D) float32.
+        for_queries: (d, D) float32.
     """
 
-    turn: Float32
-    ask: Float32
+    for_codes: Float32
+    for_queries: Float32
 
 
 def find(sample: Float32, queries: Float32 | None, keep: int, pieces: int) -> Directions:
@@ -33,7 +33,7 @@ def find(sample: Float32, queries: Float32 | None, keep: int, pieces: int) -> Di
 
     Args:
         sample: (M, D) codes.
-        queries: (V, D); None, or fewer than half of D: all directions count alike.
+        queries: (V, D); None, or fewer than half of D: all directions have the same weight.
         keep: d, divisible by `pieces`.
     """
     dim = sample.shape[1]
@@ -47,17 +47,17 @@ def find(sample: Float32, queries: Float32 | None, keep: int, pieces: int) -> Di
     values, vectors = np.linalg.eigh(weighed.T @ weighed / len(weighed))
     order = np.argsort(-values)[:keep]
     order = order[_balanced(np.maximum(values[order], 1e-12), pieces)]
-    turn, ask = vectors[:, order].T @ weigh, vectors[:, order].T @ np.linalg.inv(weigh)
-    return Directions(turn.astype(np.float32), ask.astype(np.float32))
+    for_codes, for_queries = vectors[:, order].T @ weigh, vectors[:, order].T @ np.linalg.inv(weigh)
+    return Directions(for_codes.astype(np.float32), for_queries.astype(np.float32))
 
 
 def _balanced(variances: Float64, pieces: int) -> Int64:
-    """Deal components to pieces, largest first, always to the piece of the smallest product that has room."""
-    room = len(variances) // pieces
+    """Deal components to pieces, largest first, always to the piece of the smallest product that is not full."""
+    size = len(variances) // pieces
     dealt: list[list[int]] = [[] for _ in range(pieces)]
     product = np.zeros(pieces)  # as logarithms
     for component in np.argsort(-variances):
-        piece = min((p for p in range(pieces) if len(dealt[p]) < room), key=lambda p: float(product[p]))
+        piece = min((p for p in range(pieces) if len(dealt[p]) < size), key=lambda p: float(product[p]))
         dealt[piece].append(int(component))
         product[piece] += np.log(variances[component] / variances.min()) + 1e-9
     return np.array([component for piece in dealt for component in piece], np.int64)

@@ -1,8 +1,12 @@
 """The exact scan: every row is compared, in blocks, and what could be among the best is scored again exactly.
 
-A block is widened to float32 and multiplied with all queries at once. Its scores differ from the exact ones by at most
-`_error`: int8 codes are rounded, float32 sums are. Int64 within twice that of the k-th best are kept and scored from
-the float16 codes, so no row of the true best k is missed, whatever was scanned.
+1. `_scores` widens a block of codes to float32 and multiplies it with all queries at once. These scanned scores differ from
+   the exact ones by at most `_error`: int8 codes are rounded, and so are float32 sums.
+2. `_KthBest` holds a lower bound of each query's k-th best scanned score. A row that is below it by more than twice the
+   error cannot be among the k best; all others are candidates.
+3. `_score_again` scores the candidates from the float16 codes, so that no row of the true best k is missed.
+4. Where a posterior needs the sum of exp(score / temperature) over all rows, `_LogMass` adds up exact scores for the
+   candidates and scanned ones for all other rows.
 """
 
 from __future__ import annotations
@@ -35,124 +39,115 @@ def scan(codes: CodeSet, queries: Float32, k: int, slices: Int64, temperature: f
         queries: (B, D).
         k: at most the number of rows.
         slices: (R, 2) int64, first and past-the-last row, sorted and disjoint.
-        temperature: for `Found.log_mass`; the mass of rows below the best is summed from the scanned codes.
+        temperature: for `Found.log_mass`.
+
+    Raises:
+        InputError: an exact score is farther from the scanned one than it can be: the codes are not of the same cells.
     """
     # Products in bfloat16 are several times faster where the CPU has them; a mass wants finer scores.
     half = codes.coarse is not None and temperature is None and len(queries) >= HALF_QUERIES and has_bfloat16()
-    margin = 2 * _error(codes, queries, half)
-    bound = _Bound(len(queries), k)
-    mass = _Mass(len(queries), temperature) if temperature is not None else None
+    error = _error(codes, queries, half)
+    kth = _KthBest(len(queries), k)
+    mass = _LogMass(len(queries), temperature) if temperature is not None else None
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows, scores in _scores(codes, queries, slices, half):
-        place, query, value = bound.candidates(scores, margin)
-        found.append((query, rows[place], value))
+    for block_rows, block_scores in _scores(codes, queries, slices, half):
+        place, query, value = kth.candidates(block_scores, 2 * error)
+        found.append((query, block_rows[place], value))
         if mass is not None:
-            scores[place, query] = -torch.inf
-            mass.add(scores)
+            block_scores[place, query] = -torch.inf
+            mass.add_block(block_scores)
     query, row, value = (torch.cat(parts) for parts in zip(*found, strict=True))
-    kept = value >= (bound.value - margin)[query]
+    kept = value >= (kth.bound - 2 * error)[query]  # the bound has risen since most of them were found
     if mass is not None:
         mass.add_rows(query[~kept], value[~kept])
-    return _score_again(
-        codes, queries, k, query[kept].numpy(), row[kept].numpy(), value[kept].numpy(), margin / 2, mass
-    )
+    query, order = query[kept].sort(stable=True)
+    candidates, scanned = row[kept][order].numpy(), value[kept][order].numpy()
+    starts = np.searchsorted(query.numpy(), np.arange(len(queries) + 1))
+    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for number, (first, last) in enumerate(itertools.pairwise(starts)):
+        mine = candidates[first:last]
+        exact = list(_score_again(codes, queries[number], mine, scanned[first:last], float(error[number])))
+        rows[number], scores[number] = best(mine, np.concatenate(exact), k)
+        if mass is not None:
+            for part in exact:
+                mass.add_exact(number, part)
+    return Found(rows, scores, mass.log if mass is not None else None)
 
 
-class _Bound:
-    """A lower bound of each query's k-th best score: the k-th largest maximum over disjoint groups of rows."""
+class _KthBest:
+    """A lower bound of each query's k-th best scanned score that rises with every block.
+
+    Sorting a block would cost more than multiplying it. Instead its rows are put into groups and only the best of each group
+    is looked at: the k largest of these maxima are scores of k different rows, so the smallest of them is a bound.
+    """
 
     def __init__(self, queries: int, k: int) -> None:
         self.k = k
-        self.largest = torch.full((k, queries), -torch.inf)
+        self.largest = torch.full((k, queries), -torch.inf)  # maxima of groups, in falling order
 
     @property
-    def value(self) -> Tensor:
+    def bound(self) -> Tensor:
         """(B,)."""
         return self.largest[-1]
 
     def candidates(self, scores: Tensor, margin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raise the bound by a block and return what reaches it less the margin: row in the block, query, score.
+        """Raise the bound by a block and return what is at most `margin` below it: row in the block, query, score; (M,) each.
 
         Args:
             scores: (n, B), n a multiple of GROUP.
             margin: (B,).
         """
-        # Int64 a group: a power of two, and few enough for four times k groups.
+        # Rows per group: a power of two, and few enough for four times k groups.
         size = min(GROUP, 1 << max(1, len(scores) // (4 * self.k)).bit_length() - 1)
         count = len(scores) // size
-        # Group j holds rows j, j + count, ...: neighbours on the ground, which are alike, are in different groups.
+        # Group j holds rows j, j + count, ...: neighbours on the ground, whose codes are similar, are in different groups.
         groups = scores.view(size, count, -1)
         maxima = groups.amax(dim=0)
         self.largest = torch.cat([self.largest, maxima]).topk(self.k, dim=0).values
-        limit = self.value - margin
+        limit = self.bound - margin
         group, query = (maxima >= limit).nonzero(as_tuple=True)
         values = groups[:, group, query]  # size x hits
         member, hit = ((values >= limit[query]) & (values > -torch.inf)).nonzero(as_tuple=True)
         return member * count + group[hit], query[hit], values[member, hit]
 
 
-class _Mass:
-    """Sum of exp(score / temperature) for each query, kept as its logarithm.
+class _LogMass:
+    """Logarithm of the sum of exp(score / temperature) for each query, where each row is added once.
 
-    Int64 that are scored again are never added by their scanned scores: at a low temperature one of them may outweigh all
-    that is left, and no difference would bring that back.
+    A candidate's scanned score is never added and replaced later: at a low temperature one row may outweigh all others, and
+    what a subtraction leaves of the sum would be noise.
     """
 
     def __init__(self, queries: int, temperature: float) -> None:
         self.temperature = temperature
         self.log = np.full(queries, -np.inf)
 
-    def add(self, scores: Tensor) -> None:
-        """Add the rows of a block, (n, B); those of -inf count nothing."""
+    def add_block(self, scores: Tensor) -> None:
+        """Add the scanned scores of a block, (n, B); -inf adds nothing."""
         top = scores.amax(dim=0)
         top[top.isinf()] = 0
         total = ((scores - top) / self.temperature).exp_().sum(dim=0, dtype=torch.float64)
         self.log = np.logaddexp(self.log, (top.double() / self.temperature + total.log()).numpy())
 
     def add_rows(self, query: Tensor, scores: Tensor) -> None:
-        """Add single rows, (n,) queries and their scores."""
+        """Add scanned scores of single rows: queries and scores, (n,) each."""
         np.logaddexp.at(self.log, query.numpy(), scores.double().numpy() / self.temperature)
 
     def add_exact(self, query: int, scores: Float32) -> None:
-        """Add rows of one query by their exact scores, (n,)."""
+        """Add exact scores of rows of one query, (n,)."""
         self.log[query] = np.logaddexp(
             self.log[query], np.logaddexp.reduce(scores.astype(np.float64) / self.temperature)
         )
 
 
-def _score_again(
-    codes: CodeSet,
-    queries: Float32,
-    k: int,
-    query: Int64,
-    row: Int64,
-    scanned: Float32,
-    error: Tensor,
-    mass: _Mass | None,
-) -> Found:
-    """Sort the candidates by query and give each query its k best by exact scores.
-
-    Raises:
-        InputError: a score is farther from the scanned one than it can be: the codes are not of the same cells.
-    """
-    order = np.argsort(query, kind="stable")
-    starts = np.searchsorted(query[order], np.arange(len(queries) + 1))
-    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    for number, (first, last) in enumerate(itertools.pairwise(starts)):
-        best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
-        for start in range(first, last, TIED):  # places that look the same may all be candidates
-            mine = order[start : min(start + TIED, last)]
-            exact = score(codes, queries[number], row[mine])
-            if not (np.abs(exact - scanned[mine]) <= float(error[number])).all():
-                raise InputError(
-                    "float16 and int8 codes are not of the same cells, or damaged; build the database again"
-                )
-            joined = np.concatenate([best_rows, row[mine]]), np.concatenate([best_scores, exact])
-            best_rows, best_scores = best(*joined, k)
-            if mass is not None:
-                mass.add_exact(number, exact)
-        rows[number], scores[number] = best_rows, best_scores
-    return Found(rows, scores, mass.log if mass is not None else None)
+def _score_again(codes: CodeSet, query: Float32, rows: Int64, scanned: Float32, error: float) -> Iterator[Float32]:
+    """Yield the exact scores of a query's candidates, some at a time: of places that look the same there are many."""
+    for first in range(0, len(rows), TIED):
+        part = slice(first, first + TIED)
+        exact = score(codes, query, rows[part])
+        if not (np.abs(exact - scanned[part]) <= error).all():
+            raise InputError("float16 and int8 codes are not of the same cells, or damaged; build the database again")
+        yield exact
 
 
 def _error(codes: CodeSet, queries: Float32, half: bool) -> Tensor:

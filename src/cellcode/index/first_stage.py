@@ -2,9 +2,9 @@
 
 Every code (or the mean of the codes of a parent cell) is brought into the coordinates of `directions`, where components
 that matter little for scores are dropped, and cut into pieces of two numbers, each replaced by the nearest of 16
-centroids; what that leaves is quantised again in the same way, once a level. Codes of places vary most in a few
+centroids; what that leaves is quantised again in the same way, once per level. Codes of places vary most in a few
 directions, so a second level on those is worth more than further components. faiss compares 32 entries at a time by table
-look-ups in registers (Andre et al., Quicker ADC, TPAMI 2021); a level is to it another row of pieces that meets the same query.
+look-ups in registers (Andre et al., Quicker ADC, TPAMI 2021); to faiss a level is another row of pieces for the same query.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy.typing as npt
 from cellcode.errors import InputError
 from cellcode.index.codeset import rows_of
 from cellcode.index.directions import Directions, find
+from cellcode.index.quantise import centroids, product_quantiser
 from cellcode.types import Float32, Ids, Int64
 
-TRAINING_ROWS = 65536
 CENTROIDS = 16
-WIDTH = 2  # numbers a piece
+WIDTH = 2  # numbers per piece
 Over = Literal["cells", "parents"]
 
 
@@ -49,7 +49,7 @@ class FirstStage:
     @property
     def levels(self) -> int:
         """How often a code is quantised."""
-        return int(self.index.d) // len(self.directions.turn)
+        return int(self.index.d) // len(self.directions.for_codes)
 
     @property
     def entries(self) -> int:
@@ -63,13 +63,13 @@ class FirstStage:
 
     @property
     def entry_bytes(self) -> int:
-        """Size of an entry: half a byte a piece and level."""
+        """Size of an entry: half a byte per piece and level."""
         return int(self.index.code_size)
 
     def order(self, queries: Float32, entries: int) -> Int64:
         """Return the best entries of each query, best first, (B, entries) int64."""
-        asked = np.tile(queries @ self.directions.ask.T, (1, self.levels))
-        _, found = self.index.search(np.ascontiguousarray(asked), min(entries, self.entries))
+        turned = np.tile(queries @ self.directions.for_queries.T, (1, self.levels))
+        _, found = self.index.search(np.ascontiguousarray(turned), min(entries, self.entries))
         found = np.asarray(found, np.int64)
         if (found[:, 0] < 0).any():
             raise InputError("the first stage of the search does not hold the cells of its database; build it again")
@@ -98,7 +98,7 @@ class FirstStage:
         """Return a builder with the same centroids and directions, and no entries."""
         import faiss
 
-        pieces = len(self.directions.turn) // WIDTH
+        pieces = len(self.directions.for_codes) // WIDTH
         shape = (self.levels, pieces, CENTROIDS, WIDTH)
         return Builder(faiss.vector_to_array(self.index.pq.centroids).reshape(shape), self.directions)
 
@@ -116,14 +116,14 @@ class Builder:
 
         levels, pieces = centroids.shape[:2]
         self.directions = directions
-        self._quantisers = [_quantiser(each) for each in centroids]
+        self._quantisers = [product_quantiser(each) for each in centroids]
         self._index = faiss.IndexPQFastScan(levels * pieces * WIDTH, levels * pieces, 4, faiss.METRIC_INNER_PRODUCT)
         faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
 
     def add(self, codes: Float32) -> None:
         """Add the codes of entries, (n, D)."""
-        left, parts = np.ascontiguousarray(codes @ self.directions.turn.T), []
+        left, parts = np.ascontiguousarray(codes @ self.directions.for_codes.T), []
         for quantiser in self._quantisers[:-1]:
             parts.append(left)
             left = left - quantiser.decode(quantiser.compute_codes(left))
@@ -140,22 +140,19 @@ def train(sample: Float32, queries: Float32 | None, dims: int, levels: int, seed
 
     Args:
         sample: (M, D) codes of entries.
-        queries: (V, D), photos that tell which directions matter; see `directions.find`.
+        queries: (V, D), photos whose directions matter; see `directions.find`.
         dims: components that are kept, even, at most D.
         levels: how often codes are quantised; an entry takes `dims * levels / 4` bytes.
         seed: of the clustering.
     """
     pieces = dims // WIDTH
     directions = find(sample, queries, dims, pieces)
-    left, centroids = np.ascontiguousarray(sample @ directions.turn.T), []
+    left, made = np.ascontiguousarray(sample @ directions.for_codes.T), []
     for level in range(levels):
-        quantiser = _quantiser(np.zeros((pieces, CENTROIDS, WIDTH), np.float32))
-        quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed + level, TRAINING_ROWS // CENTROIDS
-        quantiser.cp.min_points_per_centroid = 1
-        quantiser.train(np.resize(left, (max(len(left), CENTROIDS), dims)))  # faiss wants as many rows as centroids
+        made.append(centroids(left, pieces, CENTROIDS, seed + level))
+        quantiser = product_quantiser(made[-1])
         left = left - quantiser.decode(quantiser.compute_codes(left))
-        centroids.append(_centroids(quantiser, pieces))
-    return Builder(np.stack(centroids), directions)
+    return Builder(np.stack(made), directions)
 
 
 def load(
@@ -173,8 +170,8 @@ def load(
     except (RuntimeError, MemoryError):
         index = None
     if not isinstance(index, faiss.IndexPQFastScan):
-        raise InputError(f"{path} is no search index that can be read; build the database again")
-    width = len(directions.turn) * levels
+        raise InputError(f"{path} is not a search index that can be read; build the database again")
+    width = len(directions.for_codes) * levels
     if (index.ntotal, index.d) != (entries, width):
         raise InputError(
             f"{path} holds {index.ntotal} entries of width {index.d}, the database has {entries} of {width}; "
@@ -211,18 +208,3 @@ def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
 def expand(starts: npt.NDArray[np.integer], entries: Int64) -> Int64:
     """Return the rows of some entries, in their order."""
     return rows_of(np.stack([starts[entries], starts[entries + 1]], axis=1).astype(np.int64))
-
-
-def _quantiser(centroids: Float32) -> Any:
-    """A product quantiser with these centroids, (pieces, 16, 2)."""
-    import faiss
-
-    quantiser = faiss.ProductQuantizer(len(centroids) * WIDTH, len(centroids), 4)
-    faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), quantiser.centroids)
-    return quantiser
-
-
-def _centroids(quantiser: Any, pieces: int) -> Float32:
-    import faiss
-
-    return np.asarray(faiss.vector_to_array(quantiser.centroids).reshape(pieces, CENTROIDS, WIDTH), np.float32)

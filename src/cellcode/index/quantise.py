@@ -1,4 +1,4 @@
-"""Codes in fewer bytes: int8 with one step for the whole database, and product quantisation with 256 centroids a piece."""
+"""Codes in fewer bytes: int8 with one step for the whole database, and product quantisation with 256 centroids per piece."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Codebook:
 
     @property
     def pieces(self) -> int:
-        """Bytes a code."""
+        """Bytes per code."""
         return len(self.centroids)
 
     def encode(self, codes: npt.NDArray[np.floating]) -> UInt8:
         """Return the numbers of the nearest centroids, (n, pieces) uint8."""
-        turned = np.ascontiguousarray(codes.astype(np.float32) @ self.directions.turn.T)
+        turned = np.ascontiguousarray(codes.astype(np.float32) @ self.directions.for_codes.T)
         return np.asarray(self._quantiser.compute_codes(turned), np.uint8)
 
     def decode(self, numbers: UInt8) -> Float16:
@@ -62,41 +62,50 @@ class Codebook:
         Multiplied in float64: a float32 sum depends on how many rows are decoded at once, and so would the rounded code.
         """
         turned = np.asarray(self._quantiser.decode(np.ascontiguousarray(numbers)))
-        # turn' ask = 1, so ask' undoes turn.
-        return (torch.from_numpy(turned).double() @ self._ask).half().numpy()
+        # for_codes' for_queries = 1, so for_queries' is the way back.
+        return (torch.from_numpy(turned).double() @ self._back).half().numpy()
 
     @cached_property
-    def _ask(self) -> torch.Tensor:
-        return torch.from_numpy(self.directions.ask).double()
+    def _back(self) -> torch.Tensor:
+        return torch.from_numpy(self.directions.for_queries).double()
 
     @cached_property
     def _quantiser(self) -> Any:
-        import faiss
-
-        pieces, _, width = self.centroids.shape
-        quantiser = faiss.ProductQuantizer(pieces * width, pieces, 8)
-        faiss.copy_array_to_vector(np.ascontiguousarray(self.centroids).ravel(), quantiser.centroids)
-        return quantiser
+        return product_quantiser(self.centroids)
 
 
 def train(sample: Float32, pieces: int, queries: Float32 | None = None, seed: int = 0) -> Codebook:
-    """Find a codebook of `pieces` bytes a code.
+    """Find a codebook of `pieces` bytes per code.
 
     Args:
         sample: (M, D) codes; D is divisible by `pieces`.
-        queries: (V, D), photos that tell which directions matter; see `directions.find`.
+        queries: (V, D), photos whose directions matter; see `directions.find`.
     """
+    directions = find(sample, queries, sample.shape[1], pieces)
+    return Codebook(centroids(sample @ directions.for_codes.T, pieces, CENTROIDS, seed), directions)
+
+
+def product_quantiser(centroids: Float32) -> Any:
+    """Return faiss's product quantiser with given centroids, (pieces, a power of two, width)."""
+    import faiss
+
+    pieces, count, width = centroids.shape
+    quantiser = faiss.ProductQuantizer(pieces * width, pieces, count.bit_length() - 1)
+    faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), quantiser.centroids)
+    return quantiser
+
+
+def centroids(sample: Float32, pieces: int, count: int, seed: int) -> Float32:
+    """Return `count` centroids of each piece of some rows (M, d), by k-means; (pieces, count, d / pieces)."""
     import faiss
 
     dim = sample.shape[1]
-    found = find(sample, queries, dim, pieces)
-    quantiser = faiss.ProductQuantizer(dim, pieces, 8)
-    quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed, TRAINING_ROWS // CENTROIDS
+    quantiser = faiss.ProductQuantizer(dim, pieces, count.bit_length() - 1)
+    quantiser.cp.seed, quantiser.cp.max_points_per_centroid = seed, TRAINING_ROWS // count
     quantiser.cp.min_points_per_centroid = 1  # a small database has few codes; the recall check says what came of it
-    turned = np.asarray(sample @ found.turn.T, np.float32)
-    quantiser.train(np.resize(turned, (max(len(turned), CENTROIDS), dim)))  # faiss wants as many rows as centroids
-    centroids = faiss.vector_to_array(quantiser.centroids).reshape(pieces, CENTROIDS, dim // pieces)
-    return Codebook(centroids.astype(np.float32), found)
+    # faiss wants as many rows as centroids.
+    quantiser.train(np.resize(np.asarray(sample, np.float32), (max(len(sample), count), dim)))
+    return np.asarray(faiss.vector_to_array(quantiser.centroids).reshape(pieces, count, dim // pieces), np.float32)
 
 
 class PackedCodes:
@@ -104,7 +113,7 @@ class PackedCodes:
 
     def __init__(self, numbers: UInt8, codebook: Codebook) -> None:
         self.numbers, self.codebook = numbers, codebook
-        self.shape = (len(numbers), codebook.directions.ask.shape[1])
+        self.shape = (len(numbers), codebook.directions.for_queries.shape[1])
         self.dtype = np.dtype(np.float16)
 
     def __len__(self) -> int:

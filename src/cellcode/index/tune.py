@@ -32,9 +32,9 @@ class Settings:
         components: of a code that are quantised.
         levels: how often; an entry takes `components * levels / 4` bytes.
         stage_entries: how many the first stage has.
-        entries: for each k, how many entries are scored again when the k best are asked for.
+        entries: for each k, how many entries are scored again when the k best are wanted.
         kept: for each k, the share of brute force's k best that was found on the validation photos.
-        queries: validation photos that told; 0: nothing was checked.
+        queries: validation photos that it was checked with; 0: nothing was checked.
     """
 
     over: Over
@@ -102,7 +102,9 @@ def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
         chosen = min(enough + 1, len(LADDER) - 1)
         entries[k] = max([min(LADDER[chosen], reach), *entries.values()])
         kept[k] = float((places[:, :k] < entries[k]).mean())
-    return Settings(stage.over, len(stage.directions.turn), stage.levels, stage.entries, entries, kept, len(queries))
+    return Settings(
+        stage.over, len(stage.directions.for_codes), stage.levels, stage.entries, entries, kept, len(queries)
+    )
 
 
 def cost(settings: Settings, entries: int | None, cells: int, share: float = 1.0) -> float:
@@ -129,9 +131,9 @@ def _places(stage: FirstStage, queries: Float32, truth: Int64, reach: int) -> In
     wanted = truth if stage.starts is None else np.searchsorted(stage.starts, truth, side="right") - 1
     order = stage.order(queries, reach)
     places = np.full(truth.shape, reach, np.int64)
-    for number, (mine, asked) in enumerate(zip(order, wanted, strict=True)):
+    for number, (mine, sought) in enumerate(zip(order, wanted, strict=True)):
         by_entry = np.argsort(mine)
-        at = np.minimum(np.searchsorted(mine, asked, sorter=by_entry), len(mine) - 1)
-        found = mine[by_entry[at]] == asked
+        at = np.minimum(np.searchsorted(mine, sought, sorter=by_entry), len(mine) - 1)
+        found = mine[by_entry[at]] == sought
         places[number, found] = by_entry[at[found]]
     return places

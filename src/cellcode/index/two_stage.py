@@ -11,14 +11,14 @@ from cellcode.index.codeset import CodeSet, Found, best, rounding, score
 from cellcode.index.first_stage import FirstStage
 from cellcode.types import Float32, Float64, Int64
 
-SPARE = 1.5  # more entries than the region's share of the cells asks for: the best may lie outside
+SPARE = 1.5  # more entries than the region's share of the cells: the best may lie outside
 SAMPLE = 4096  # rows that stand for all those that the first stage leaves out
 
 
 class Tail:
     """Estimates what the rows that are never scored add to a posterior, from evenly spaced rows.
 
-    Int64 are in the order of the Hilbert curve, so evenly spaced rows are spread evenly over the ground. Those below the
+    Rows are in the order of the Hilbert curve, so evenly spaced rows are spread evenly over the ground. Those below the
     candidates weigh little one by one: with N rows the estimate of their sum has about the relative error of a mean over
     SAMPLE of them.
     """
@@ -48,8 +48,8 @@ class Tail:
 def candidates(stage: FirstStage, queries: Float32, k: int, entries: int, slices: Int64) -> list[Int64] | None:
     """Return the rows behind the best entries that lie in slices, for each query; None: they are too few.
 
-    The first stage knows no region, so more entries are asked for, in proportion to what lies outside. If then as many are left
-    as a search without a region would score again, the answer is as good.
+    The first stage knows no region, so it returns more entries, in proportion to what lies outside. If as many are left as a
+    search without a region would score again, the answer is as good.
 
     Args:
         queries: (B, D).

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellcode.config import EncoderConfig
-from cellcode.errors import PluginError
-from cellcode.model.aggregation import make_aggregation
-from cellcode.model.backbones import Features, make_backbone
+from cellcode.config import Config, EncoderConfig
+from cellcode.model.aggregation import AGGREGATIONS, make_aggregation
+from cellcode.model.backbones import BACKBONES, make_backbone
+from cellcode.model.checks import require_shape
+from cellcode.model.losses import make_loss
 
 
 class Encoder(nn.Module):
@@ -36,7 +37,7 @@ class Encoder(nn.Module):
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.aggregation = make_aggregation(config.aggregation, self.backbone.channels)
         self.projection = nn.Linear(scales * self.aggregation.out_dim, dim)
-        self.config, self.dim, self.scales = config, dim, scales
+        self.dim, self.scales = dim, scales
         self.frozen_blocks = 0
         self.register_buffer("mean", 255 * torch.tensor(self.backbone.mean), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std), persistent=False)
@@ -72,35 +73,11 @@ class Encoder(nn.Module):
         """
         if self.scales > 1:
             x = x.flatten(0, 1)
-        features = self.backbone.features(self.backbone.run(x, start))
-        if not torch.jit.is_tracing():  # a trace has no sizes
-            self._check_features(features, len(x))
+        features = self.backbone.read(self.backbone.run(x, start))
         vectors = self.aggregation(features)
-        if not torch.jit.is_tracing():
-            self._check_vectors(vectors, len(x))
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # a trace has no sizes
+            require_shape(f"aggregation {self.aggregation.name}", "vectors", vectors, len(x), self.aggregation.out_dim)
         return F.normalize(self.projection(vectors.reshape(-1, self.projection.in_features)).float(), dim=1)
-
-    def _check_features(self, features: object, count: int) -> None:
-        channels = self.backbone.channels
-        expected = f"expected Features with a map of shape ({count}, {channels}, h, w)"
-        if not isinstance(features, Features):
-            raise PluginError(f"backbone {self.backbone.name}: {expected}, and it returned a {type(features).__name__}")
-        shape = features.map.shape
-        if len(shape) != 4 or shape[:2] != (count, channels):
-            raise PluginError(f"backbone {self.backbone.name}: {expected}, and it is of shape {tuple(shape)}")
-        if features.token is not None and features.token.shape != (count, channels):
-            raise PluginError(
-                f"backbone {self.backbone.name}: expected a class token of shape ({count}, {channels}), and it is of shape "
-                f"{tuple(features.token.shape)}"
-            )
-
-    def _check_vectors(self, vectors: object, count: int) -> None:
-        expected = count, self.aggregation.out_dim
-        if not isinstance(vectors, Tensor) or vectors.shape != expected:
-            given = f"shape {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else f"a {type(vectors).__name__}"
-            raise PluginError(
-                f"aggregation {self.config.aggregation.name}: expected vectors of shape {expected}, and it returned {given}"
-            )
 
     def freeze(self, blocks: int) -> None:
         """Exclude the first `blocks` blocks from training, their running statistics included."""
@@ -115,3 +92,15 @@ class Encoder(nn.Module):
         for block in self.backbone.blocks[: self.frozen_blocks]:
             block.eval()
         return self
+
+
+def require_parts(config: Config) -> None:
+    """Check, before any work, that the backbones, aggregations and the loss of a configuration can be used.
+
+    Raises:
+        UsageError, PluginError: one is unknown or cannot be imported, or the loss does not fit the configuration.
+    """
+    for encoder in (config.model.ground, config.model.aerial):
+        BACKBONES.find(encoder.backbone)
+        AGGREGATIONS.find(encoder.aggregation.name)
+    make_loss(config.loss, sharded=config.prototypes.table == "sharded")

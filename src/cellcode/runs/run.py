@@ -39,6 +39,7 @@ from cellcode.types import Datetimes, Float32, Float64, Ids, Int32
 FORMAT = "cellcode-run"
 VERSION = 1
 WEIGHTS = "model.safetensors"
+COLUMNS = ("cell", "photos", "dates", "first_date", "last_date")  # of cells.parquet, in the order of `CellFacts`
 T = TypeVar("T")
 
 
@@ -127,11 +128,10 @@ class Run:
         (self.folder / "run.json").unlink(missing_ok=True)
         with atomic_path(self.folder / "config.yaml") as path:
             path.write_text(configuration.dump(self.config), encoding="utf-8")
-        tensors = _with_prefix("ground", self.ground.state_dict())
-        if self.aerial is not None:
-            tensors |= _with_prefix("aerial", self.aerial.state_dict())
+        tensors: dict[str, Tensor] = {}
         for name, encoder in (("ground", self.ground), ("aerial", self.aerial)):
             if encoder is not None:
+                tensors |= {f"{name}.{key}": t.detach().cpu().contiguous() for key, t in encoder.state_dict().items()}
                 encoder.backbone.keep(self.folder / "backbones" / name)
         ids = np.empty(0, np.uint64)
         if self.prototypes is not None:
@@ -142,7 +142,7 @@ class Run:
         with atomic_path(self.folder / "prototype_ids.npy") as path:
             np.save(path, ids)
         with atomic_path(self.folder / "cells.parquet") as path:
-            pq.write_table(_facts_table(self.facts), path)
+            pq.write_table(pa.table(dict(zip(COLUMNS, vars(self.facts).values(), strict=True))), path)
         with atomic_path(self.folder / "validation.npz") as path:
             np.savez(path, **vars(self.validation))
         self.manifest.update(
@@ -184,6 +184,8 @@ class Run:
         prototypes = None
         if manifest["prototypes"] is not None:
             prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
+            if tensors["prototypes.weight"].shape != prototypes.weight.shape:
+                raise InputError(f"{folder}: the prototypes in {WEIGHTS} are not those of config.yaml; train again")
             with torch.no_grad():
                 prototypes.weight.copy_(tensors["prototypes.weight"])
         return cls(
@@ -217,10 +219,6 @@ def _identity(folder: Path) -> str:
     return hashlib.sha256("".join(sha256(folder / name) for name in files).encode()).hexdigest()[:16]
 
 
-def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
 def _encoder(config: Config, tensors: dict[str, Tensor], which: Literal["ground", "aerial"], folder: Path) -> Encoder:
     settings: EncoderConfig = getattr(config.model, which)
     weights = {name.removeprefix(f"{which}."): t for name, t in tensors.items() if name.startswith(f"{which}.")}
@@ -228,18 +226,6 @@ def _encoder(config: Config, tensors: dict[str, Tensor], which: Literal["ground"
     return architecture.restored(settings, config.model.dim, weights, kept, folder / "config.yaml", scales)
 
 
-def _facts_table(facts: CellFacts) -> pa.Table:
-    return pa.table(
-        {
-            "cell": pa.array(facts.ids, pa.uint64()),
-            "photos": pa.array(facts.photos, pa.int32()),
-            "dates": pa.array(facts.dates, pa.int32()),
-            "first_date": pa.array(facts.first_date, pa.date32()),
-            "last_date": pa.array(facts.last_date, pa.date32()),
-        }
-    )
-
-
 def _facts(table: pa.Table) -> CellFacts:
-    ids, photos, dates, first, last = (table.column(i).to_numpy() for i in range(5))
+    ids, photos, dates, first, last = (table.column(name).to_numpy() for name in COLUMNS)
     return CellFacts(ids, photos, dates, first.astype("datetime64[D]"), last.astype("datetime64[D]"))

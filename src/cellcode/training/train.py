@@ -16,6 +16,7 @@ from cellcode.config import Config
 from cellcode.device import choose_device
 from cellcode.distributed import collectives, process_group
 from cellcode.geography import s2
+from cellcode.model.encoder import require_parts
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training.data.packed import PackedTraining
@@ -127,6 +128,7 @@ def prepare(
         device: of this process; None: the configuration's.
     """
     config = config if isinstance(config, Config) else configuration.load(config)
+    require_parts(config)
     folder = Path(out)
     source = open_source(aerial) if aerial is not None else None
     training, validation = data_setup.photos_of(photos, config, _cache(folder))

@@ -54,7 +54,11 @@ def run(database: Database | Path | str, code_bytes: int, *, out: Path | str) ->
                 longest = max(longest, float(np.linalg.norm(codebook.decode(numbers).astype(np.float32), axis=1).max()))
                 file.append(numbers)
                 meter.advance(len(numbers))
-        arrays = {"centroids": codebook.centroids, "turn": codebook.directions.turn, "ask": codebook.directions.ask}
+        arrays = {
+            "centroids": codebook.centroids,
+            "turn": codebook.directions.for_codes,
+            "ask": codebook.directions.for_queries,
+        }
         save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / CODEBOOK)
         copy_common(whole.folder, folder)
         for name in (IDS, CELLS, QUERIES):

@@ -13,13 +13,16 @@ from cellcode.plugins import Registry
 class Aggregation(nn.Module):
     """Turns `Features` into one vector per image.
 
-    A factory is called with the number of channels of the map and the block `aggregation` of the configuration.
+    A factory is called with the number of channels of the map, the block `aggregation` of the configuration, and the options
+    as keyword arguments.
 
     Attributes:
         out_dim: width of the vectors.
+        name: for messages.
     """
 
     out_dim: int = 0
+    name: str = ""
 
     def forward(self, features: Features) -> Tensor:
         """Return one vector per image, (B, out_dim) float32."""
@@ -43,11 +46,11 @@ def make_aggregation(config: AggregationConfig, channels: int) -> Aggregation:
     """Return the aggregation of a configuration for maps of `channels`.
 
     Raises:
-        UsageError: the name is unknown, or a built-in is given options.
+        UsageError: the name is unknown.
         PluginError: a plug-in cannot be imported or built, or gives no width.
     """
-    AGGREGATIONS.refuse_options(config.name, config.options)
-    aggregation = AGGREGATIONS.make(config.name, channels, config)
+    aggregation = AGGREGATIONS.make(config.name, channels, config, **config.options)
+    aggregation.name = config.name
     if not isinstance(aggregation.out_dim, int) or aggregation.out_dim < 1:
         raise PluginError(
             f"aggregation {config.name}: expected the width of its vectors in out_dim, and it is {aggregation.out_dim}"

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cellcode.config import EncoderConfig
 from cellcode.errors import PluginError
+from cellcode.model.checks import require_shape
 from cellcode.plugins import Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,8 +29,8 @@ class Features:
 class Backbone(nn.Module):
     """Blocks run one after the other, so that a prefix of them can be frozen and its output cached.
 
-    A factory is called with the encoder's block of the configuration: `pretrained`, `options` and the name are in it.
-    `pretrained` is False where the weights come from a run or database.
+    A factory is called with the encoder's block of the configuration and the options as keyword arguments. `pretrained` in
+    it is False where the weights come from a run or database.
 
     Args:
         blocks: modules in their order; each takes and returns one tensor. The first is given images (B, 3, H, W), normalised.
@@ -76,13 +77,29 @@ class Backbone(nn.Module):
         """Read the output of the last block as features; it is the map unless a backbone says otherwise."""
         return Features(x)
 
+    def read(self, x: Tensor) -> Features:
+        """Return `features` of the last block's output.
+
+        Raises:
+            PluginError: it is no map of the right shape.
+        """
+        features = self.features(x)
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # a trace has no sizes
+            who = f"backbone {self.name}"
+            if not isinstance(features, Features):
+                raise PluginError(f"{who}: expected Features, and it returned a {type(features).__name__}")
+            require_shape(who, "a map", features.map, len(x), self.channels, None, None)
+            if features.token is not None:
+                require_shape(who, "a class token", features.token, len(x), self.channels)
+        return features
+
     def keep(self, folder: Path) -> list[str]:
         """Write what the network needs beside its name and weights to be built again; returns the names of the files."""
         return []
 
     def forward(self, x: Tensor) -> Features:
         """Return the features of normalised images (B, 3, H, W)."""
-        return self.features(self.run(x))
+        return self.read(self.run(x))
 
 
 BACKBONES: Registry[Backbone] = Registry(
@@ -101,13 +118,12 @@ def make_backbone(config: EncoderConfig) -> Backbone:
     """Return the backbone of a configuration.
 
     Raises:
-        UsageError: the name is unknown, or a built-in is given options.
+        UsageError: the name is unknown.
         MissingExtraError: its package is not installed.
         InputError: its weights cannot be loaded.
         PluginError: a plug-in cannot be imported or built, or has no blocks or channels.
     """
-    BACKBONES.refuse_options(config.backbone, config.options)
-    backbone = BACKBONES.make(config.backbone, config)
+    backbone = BACKBONES.make(config.backbone, config, **config.options)
     backbone.name = config.backbone
     if not len(backbone.blocks) or not isinstance(backbone.channels, int) or backbone.channels < 1:
         raise PluginError(

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cellcode.config import LossConfig
 from cellcode.errors import CellcodeError, PluginError, UsageError
+from cellcode.model.checks import require_shape
 from cellcode.plugins import Registry, described
 
 
-class PrototypeSums(ABC):
-    """What a loss can know of rows of similarities to prototypes that are split over processes; N rows of this process."""
+class LogSum(Protocol):
+    """log(sum over a row of exp(scale s + shift)), whose terms several processes hold."""
 
-    @abstractmethod
-    def own(self) -> Tensor:
-        """Return the similarity of the prototype interpolated at each position, (N,)."""
-
-    @abstractmethod
-    def attraction(self) -> Tensor:
-        """Return the sum of label times similarity over each row, (N,)."""
-
-    @abstractmethod
-    def label(self) -> Tensor:
-        """Return the sum of the labels of each row, (N,): 1, or 0 where no prototype is near."""
-
-    @abstractmethod
-    def log_sum(
+    def __call__(
         self, scale: float, shift: float = 0.0, *, negatives_only: bool = False, plus_one: bool = False
     ) -> Tensor:
-        """Return log(sum over the row of exp(scale s + shift)), (N,) float32; every process has to call it.
+        """Return it for each row, (N,) float32; every process has to call it.
 
         Args:
             scale, shift: of the exponents.
@@ -41,8 +31,27 @@ class PrototypeSums(ABC):
         """
 
 
+@dataclass(frozen=True)
+class PrototypeSums:
+    """What a loss can know of N rows of similarities to prototypes that are split over processes.
+
+    Attributes:
+        own: (N,) similarity of the prototype interpolated at each position.
+        attraction: (N,) sum of label times similarity over each row.
+        label: (N,) sum of the labels of each row: 1, or 0 where no prototype is near.
+        log_sum: a function of the row.
+    """
+
+    own: Tensor
+    attraction: Tensor
+    label: Tensor
+    log_sum: LogSum
+
+
 class PairLoss(ABC):
-    """From a row of similarities to one value per row. A factory is called with the block `loss` of the configuration.
+    """From a row of similarities to one value per row.
+
+    A factory is called with the block `loss` of the configuration and the options as keyword arguments.
 
     Attributes:
         soft_labels: photos and tiles are drawn to the prototypes around them by their interpolation weights (`of_labels`),
@@ -98,54 +107,27 @@ def make_loss(config: LossConfig, *, sharded: bool = False) -> PairLoss:
         UsageError: the name is unknown, or the configuration asks for what the loss cannot do.
         PluginError: it cannot be built, or does not return one finite value per row.
     """
-    LOSSES.refuse_options(config.kind, config.options)
-    loss = LOSSES.make(config.kind, config)
+    loss = LOSSES.make(config.kind, config, **config.options)
     if config.prototype_labels == "haversine" and not loss.soft_labels:
         raise UsageError("loss.prototype_labels haversine are labels of a softmax; set loss.kind to softmax")
     similarity, first = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.2, 0.1]]), torch.tensor([[True, False, False]] * 2)
-    _try(config.kind, "of_pairs", lambda: loss.of_pairs(similarity, first, ~first))
+    _try(config.kind, lambda: loss.of_pairs(similarity, first, ~first))
     if loss.soft_labels:
-        _try(config.kind, "of_labels", lambda: loss.of_labels(similarity, first.float()))
+        _try(config.kind, lambda: loss.of_labels(similarity, first.float()))
     if sharded:
-        _try(config.kind, "of_sums", lambda: loss.of_sums(_Trial()))
+        own = similarity[:, 0]
+        sums = PrototypeSums(own, own, torch.ones(2), lambda scale, shift=0.0, **_: scale * own + shift)
+        _try(config.kind, lambda: loss.of_sums(sums))
     return loss
 
 
-def one_per_row(name: str, values: Tensor, rows: int) -> Tensor:
-    """Return what a loss gave for some rows.
-
-    Raises:
-        PluginError: it is not one value per row.
-    """
-    if not isinstance(values, Tensor) or values.shape != (rows,) or not values.is_floating_point():
-        given = (
-            f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        )
-        raise PluginError(f"loss {name}: expected one float per row, shape ({rows},), and it returned {given}")
-    return values
-
-
-def _try(name: str, method: str, call: Callable[[], Tensor]) -> None:
+def _try(name: str, call: Callable[[], Tensor]) -> None:
     try:
-        values = one_per_row(name, call(), 2)
+        values = call()
     except CellcodeError:
         raise
     except Exception as error:
-        raise PluginError(f"loss {name}: {method} of two rows raised {described(error)}") from error
+        raise PluginError(f"loss {name}: two rows of similarities raised {described(error)}") from error
+    require_shape(f"loss {name}", "one value per row", values, 2)
     if not values.isfinite().all():
-        raise PluginError(f"loss {name}: {method} of two rows returned {values.tolist()}, expected finite values")
-
-
-class _Trial(PrototypeSums):
-    def own(self) -> Tensor:
-        return torch.tensor([0.9, 0.3])
-
-    attraction = own
-
-    def label(self) -> Tensor:
-        return torch.ones(2)
-
-    def log_sum(
-        self, scale: float, shift: float = 0.0, *, negatives_only: bool = False, plus_one: bool = False
-    ) -> Tensor:
-        return scale * self.own() + shift
+        raise PluginError(f"loss {name}: expected finite values, and of two rows it returned {values.tolist()}")

@@ -35,4 +35,4 @@ class Softmax(PairLoss):
     def of_sums(self, sums: PrototypeSums) -> Tensor:
         """Return `of_labels` from sums; see `PairLoss.of_sums`."""
         scale = self.config.scale
-        return sums.label() * sums.log_sum(scale) - scale * sums.attraction().float()
+        return sums.label * sums.log_sum(scale) - scale * sums.attraction.float()

@@ -1,7 +1,7 @@
 """Prototypes that look alike: spherical k-means over a table that several processes hold.
 
 Centroids come from rows spread over the table, so that their cost does not grow with it; then every row takes the nearest one.
-The clusters give hard rows to compare a batch with (`negatives`), and places that look alike to a batch (`training.alike`).
+The clusters give hard rows to compare a batch with (`negatives`), and hard batches their places (`training.data.hard_batches`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCORED = 1 << 13  # rows compared with all centroids at a time
 
 @dataclass(frozen=True)
 class Clusters:
-    """The cluster of each row, and the rows of each cluster. Clusters with near numbers look more alike than others.
+    """The cluster of each row, and the rows of each cluster. Clusters with near numbers are more similar than others.
 
     Attributes:
         of_row: (P,) int32.
@@ -44,7 +44,7 @@ class Clusters:
         order = np.argsort(of_row, kind="stable").astype(np.int32)
         return cls(of_row, order, np.cumsum(count) - count, count)
 
-    def alike(self, rows: Int64, each: int, rng: np.random.Generator) -> Int64:
+    def hard_rows(self, rows: Int64, each: int, rng: np.random.Generator) -> Int64:
         """Draw `each` rows of the cluster of every given row, with repetitions; (N * each,)."""
         own = self.of_row[rows]
         at = self.start[own][:, None] + rng.integers(0, self.count[own][:, None], (len(rows), each))

@@ -94,7 +94,7 @@ class ShardedPrototypes(PrototypeTable):
         selection = self.select(everywhere, draw)
         mean = self.mean(selection, torch.from_numpy(everywhere), torch.from_numpy(weights))
         mine = collectives.rank() * len(index)
-        return ShardedLookup(weight, mean[mine : mine + len(index)], selection, self)
+        return _Lookup(weight, mean[mine : mine + len(index)], selection, self)
 
     def select(self, around: Int64, draw: int) -> Selection:
         """Copy the rows of a step.
@@ -126,8 +126,8 @@ class ShardedPrototypes(PrototypeTable):
         rows, lengths = negatives.strata(count, drawn, rng)
         certain = around.ravel()
         if self.clusters is not None and rule.hard_rows:
-            alike = self.clusters.alike(np.unique(around[:, 0]), rule.hard_rows, rng)
-            certain = np.concatenate([certain, alike])
+            hard = self.clusters.hard_rows(np.unique(around[:, 0]), rule.hard_rows, rng)
+            certain = np.concatenate([certain, hard])
         return negatives.with_certain(certain, rows, lengths)
 
     def mean(self, selection: Selection, index: Tensor, weight: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class ShardedPrototypes(PrototypeTable):
 
 
 @dataclass(frozen=True)
-class ShardedLookup(PrototypeLookup):
+class _Lookup(PrototypeLookup):
     """See `PrototypeLookup`.
 
     Attributes:
@@ -232,45 +232,26 @@ class ShardedLookup(PrototypeLookup):
     table: ShardedPrototypes
 
     def interpolate(self) -> Tensor:
-        """See `PrototypeLookup.interpolate`."""
         return F.normalize(self.mean, dim=1)
 
-    def part(self, first: int, last: int) -> ShardedLookup:
-        """See `PrototypeLookup.part`."""
-        return ShardedLookup(self.weight[first:last], self.mean[first:last], self.selection, self.table)
+    def part(self, first: int, last: int) -> _Lookup:
+        return _Lookup(self.weight[first:last], self.mean[first:last], self.selection, self.table)
 
     def loss(self, loss: PairLoss, places: Places, pairing: Pairing) -> Tensor:
-        """See `PrototypeLookup.loss`; from sums over the rows that each process looks at."""
-        return loss.of_sums(_Sums(self, places, pairing.near_m))
+        everywhere, count = places.of_all(), len(places.lat_deg)
 
+        def log_sum(
+            scale: float, shift: float = 0.0, *, negatives_only: bool = False, plus_one: bool = False
+        ) -> Tensor:
+            left_out = None
+            if negatives_only:
+                (left_out,) = everywhere.within(*self.table.centers(self.selection), pairing.near_m)
+            sums = self.table.log_sum(self.selection, everywhere.embeddings, scale, shift, left_out, plus_one)
+            return sums[collectives.rank() * count : (collectives.rank() + 1) * count]
 
-@dataclass(frozen=True)
-class _Sums(PrototypeSums):
-    """Sums over the rows that a step looks at."""
-
-    near: ShardedLookup
-    places: Places
-    near_m: float
-
-    def own(self) -> Tensor:
-        return (self.places.embeddings * self.near.interpolate()).sum(dim=1)
-
-    def attraction(self) -> Tensor:
+        own, attraction = ((places.embeddings * each).sum(dim=1) for each in (self.interpolate(), self.mean))
         # The labels are the weights of the mean, so that what they attract is linear in it.
-        return (self.places.embeddings * self.near.mean).sum(dim=1)
-
-    def label(self) -> Tensor:
-        return send(self.near.weight, self.near.mean.device).sum(dim=1)
-
-    def log_sum(
-        self, scale: float, shift: float = 0.0, *, negatives_only: bool = False, plus_one: bool = False
-    ) -> Tensor:
-        table, selection, everywhere, left_out = self.near.table, self.near.selection, self.places.of_all(), None
-        if negatives_only:
-            (left_out,) = everywhere.within(*table.centers(selection), self.near_m)
-        sums = table.log_sum(selection, everywhere.embeddings, scale, shift, left_out, plus_one)
-        count = len(self.places.lat_deg)
-        return sums[collectives.rank() * count : (collectives.rank() + 1) * count]
+        return loss.of_sums(PrototypeSums(own, attraction, send(self.weight, own.device).sum(dim=1), log_sum))
 
 
 def _first_vectors(start: int, stop: int, count: int, dim: int, seed: int) -> Iterator[tuple[int, Tensor]]:

@@ -47,7 +47,7 @@ class Prototypes(nn.Module, PrototypeTable):
     def around(self, lat_deg: Float64, lon_deg: Float64, draw: int) -> PrototypeLookup:
         """See `PrototypeTable.around`."""
         index, weight = self.neighbours(lat_deg, lon_deg)
-        return WholeLookup(weight, index, self)
+        return _Lookup(weight, index, self)
 
     def interpolate(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted mean of prototypes at unit length, (B, D) float32."""
@@ -80,7 +80,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
 
 @dataclass(frozen=True)
-class WholeLookup(PrototypeLookup):
+class _Lookup(PrototypeLookup):
     """See `PrototypeLookup`.
 
     Attributes:
@@ -91,15 +91,12 @@ class WholeLookup(PrototypeLookup):
     table: Prototypes
 
     def interpolate(self) -> Tensor:
-        """See `PrototypeLookup.interpolate`."""
         return self.table.interpolate(self.index, self.weight)
 
-    def part(self, first: int, last: int) -> WholeLookup:
-        """See `PrototypeLookup.part`."""
-        return WholeLookup(self.weight[first:last], self.index[first:last], self.table)
+    def part(self, first: int, last: int) -> _Lookup:
+        return _Lookup(self.weight[first:last], self.index[first:last], self.table)
 
     def loss(self, loss: PairLoss, places: Places, pairing: Pairing) -> Tensor:
-        """See `PrototypeLookup.loss`."""
         if loss.soft_labels:
             similarity = places.embeddings @ self.table.all().T  # N x P
             return loss.of_labels(similarity, self._labels(similarity, places, pairing.haversine_m))

@@ -18,7 +18,8 @@ from cellcode.config import Config
 from cellcode.device import send
 from cellcode.distributed import collectives
 from cellcode.geography import s2
-from cellcode.model.losses import make_loss, one_per_row
+from cellcode.model.checks import require_shape
+from cellcode.model.losses import make_loss
 from cellcode.model.places import Places
 from cellcode.model.prototypes.protocol import Pairing, PrototypeLookup, PrototypeTable
 
@@ -84,7 +85,7 @@ class Objective:
 
     def to_prototypes(self, places: Places, near: PrototypeLookup) -> Tensor:
         """See `PrototypeLookup.loss`; (N,)."""
-        return one_per_row(self.config.kind, near.loss(self.pair_loss, places, self.pairing), len(places.lat_deg))
+        return self._checked(near.loss(self.pair_loss, places, self.pairing), len(places.lat_deg))
 
     def to_tiles(self, photos: Places, tiles: Places) -> Tensor:
         """Positives: tiles that show the photo's place. Negatives: all tiles that are not near. (N,).
@@ -116,4 +117,8 @@ class Objective:
     def _of_pairs(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         device = similarity.device
         values = self.pair_loss.of_pairs(similarity, send(positives, device), send(negatives, device))
-        return one_per_row(self.config.kind, values, len(similarity))
+        return self._checked(values, len(similarity))
+
+    def _checked(self, values: Tensor, rows: int) -> Tensor:
+        require_shape(f"loss {self.config.kind}", "one value per row", values, rows)
+        return values
