@@ -136,5 +136,5 @@ def _allow_plugins(given: list[str]) -> list[str]:
 def _tell(error: BaseException) -> None:
     """Say in one sentence why the command fails; one of several processes leaves that to torchrun."""
     text = f"cellcode: {sentence(error)}"
-    if not torchrun.tell(text):
+    if not torchrun.report(text):
         print(text, file=sys.stderr)

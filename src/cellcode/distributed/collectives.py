@@ -1,11 +1,12 @@
 """What processes exchange in a step, through torch.distributed. With one process every function returns its argument.
 
 The rule for gradients: each process computes the loss of its own rows, the loss of the batch is the sum over processes, and
-the backward of each exchange sums what all of them ask for. Every process has to call the same functions in the same order.
+the backward of each exchange sums the gradients of all of them. Every process must call the same functions in the same order.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any, TypeVar
 
@@ -25,12 +26,18 @@ def rank() -> int:
 
 
 def world() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes."""
     return dist.get_world_size() if _several() else 1
 
 
+def warn(logger: logging.Logger, text: str) -> None:
+    """Log a warning that every process would give, once: the first one does."""
+    if not rank():
+        logger.warning("%s", text)
+
+
 class _Gather(torch.autograd.Function):
-    """Rows of all processes; each gets back the sum of what all want of its own."""
+    """Rows of all processes; each gets back the sum of the gradients of its own rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -41,12 +48,12 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        wanted = total_(gradient.clone(memory_format=torch.contiguous_format))
-        return wanted[rank() * ctx.count : (rank() + 1) * ctx.count]
+        summed = total_(gradient.clone(memory_format=torch.contiguous_format))
+        return summed[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
 class _Total(torch.autograd.Function):
-    """The sum over processes, whose gradient is the sum of what all want of it."""
+    """The sum over processes, whose gradient is the sum of the gradients of all of them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -102,9 +109,7 @@ def replicated(module: nn.Module) -> nn.Module:
     if not _several():
         return module
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # versions before 2.13 do not know the new name of broadcast_buffers
+        warnings.simplefilter("ignore", FutureWarning)  # torch before 2.13 lacks the new name of broadcast_buffers
         together = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
     together.register_comm_hook(None, lambda state, bucket: _sum(bucket))
     return together
@@ -119,7 +124,7 @@ def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
 
 
 def sum_gradients(parameters: list[Tensor]) -> None:
-    """Sum the gradients of parameters over processes, in one exchange for each type of number.
+    """Sum the gradients of parameters over processes, in one exchange per dtype.
 
     A parameter without a gradient here counts as zeros, so that what is exchanged has the same shape everywhere.
     """
@@ -136,7 +141,7 @@ def sum_gradients(parameters: list[Tensor]) -> None:
 
 
 def average_(tensors: list[Tensor]) -> None:
-    """Replace tensors of floating point numbers by their means over processes."""
+    """Replace floating-point tensors by their means over processes."""
     if _several():
         for tensor in tensors:
             if tensor.is_floating_point():
@@ -144,7 +149,7 @@ def average_(tensors: list[Tensor]) -> None:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has come here."""
     if _several():
         dist.barrier()
 

@@ -1,31 +1,32 @@
-"""Many processes, one training: joining them, and stopping all when one dies. torchrun starts them.
+"""The process group: joining the processes that torchrun started, and stopping all when one dies.
 
     torchrun --standalone --nproc-per-node 8 -m cellcode train CONFIG ...          8 GPUs of one machine
 
-Each process says every few seconds that it lives, in the store that torchrun keeps, and an error says why. A process that
-finds another dead or failed names it with its reason and ends, so that nobody waits for an exchange that will not come.
+Each process counts a heartbeat up every few seconds in the store that torchrun keeps, and leaves the reason there when it fails.
+A process that finds another dead or failed names it with its reason and ends, so that none waits for an exchange that will
+not come.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
-from pathlib import Path
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from cellcode.device import choose_device
-from cellcode.distributed import collectives, torchrun
+from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, sentence
 
+logger = logging.getLogger(__name__)
 BEAT_S = 2.0
 SILENCE_S = 30.0  # longer than any call that keeps Python from switching threads
 
@@ -34,7 +35,7 @@ SILENCE_S = 30.0  # longer than any call that keeps Python from switching thread
 def joined(device_name: str) -> Iterator[torch.device]:
     """Join the processes that torchrun started and yield the device of this one; without torchrun it is the only one.
 
-    NCCL connects CUDA devices, gloo the hosts.
+    NCCL connects CUDA devices, gloo the hosts. All processes but the first log warnings and errors only.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield choose_device(device_name)
@@ -44,14 +45,15 @@ def joined(device_name: str) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     store, rank, world = next(rendezvous("env://"))
-    # Processes that torchrun has started again find in its store what the earlier ones have left.
+    # Processes that torchrun has restarted find in its store what the earlier ones have left.
     names = (f"{name} {torchrun.restarts()}" for name in ("group", "watch"))
     group, watched = (dist.PrefixStore(name, store) for name in names)  # type: ignore[attr-defined]
     back_ends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(back_ends, store=group, rank=rank, world_size=world)
     watch = Watch(watched, rank, world)
     try:
-        yield device
+        with _only_warnings(rank > 0):
+            yield device
         watch.end()
     except BaseException as error:
         watch.fail(error)
@@ -61,22 +63,20 @@ def joined(device_name: str) -> Iterator[torch.device]:
 
 
 @contextmanager
-def only_first_speaks() -> Iterator[None]:
-    """Keep progress and notes of all processes but the first from stderr."""
-    if collectives.rank() == 0:
+def _only_warnings(wanted: bool) -> Iterator[None]:
+    """Log no progress and no messages below a warning, if `wanted`."""
+    library = logging.getLogger("cellcode")
+    before = library.level
+    if wanted:
+        library.setLevel(logging.WARNING)
+    try:
         yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-        yield
-
-
-def heard() -> TextIO:
-    """Return where a process that is not the first says what only it knows, such as which photos were damaged."""
-    return sys.__stderr__ if collectives.rank() and sys.__stderr__ is not None else sys.stderr
+    finally:
+        library.setLevel(before)
 
 
 class Watch:
-    """Tells the others that this process lives, and ends it when one of them does not.
+    """Shows the others that this process lives, and ends it when one of them does not.
 
     Args:
         store: a torch.distributed.Store, where all processes of the training read and write.
@@ -94,13 +94,13 @@ class Watch:
         self._thread.start()
 
     def end(self) -> None:
-        """Say that this process has finished and is not to be missed."""
+        """Wait for the others to finish, and stop watching them."""
         dist.barrier()
         self._stopped.set()
         self._thread.join()
 
     def fail(self, error: BaseException) -> None:
-        """Say why this process ends.
+        """Leave the reason why this process ends to the others.
 
         An error that is not one of ours may be an exchange broken by another's death: then that one is found first.
         """
@@ -109,9 +109,9 @@ class Watch:
         reason = sentence(error)
         with suppress(RuntimeError):  # the store is gone if the process that kept it is
             if (first := self._first_with(reason)) == self.rank:
-                torchrun.tell(f"cellcode: {reason}")
-            else:  # all of them may have met the same, and one is enough to say it
-                torchrun.tell(f"as process {first}", after_another=True)
+                torchrun.report(f"cellcode: {reason}")
+            else:  # all of them may fail for the same reason, and one is enough to report it
+                torchrun.report(f"as process {first}", after_another=True)
             self.store.set(f"failed {self.rank}", reason)
         self._stopped.set()
         time.sleep(2 * BEAT_S)  # if the store is in this process, the others have to read it
@@ -135,9 +135,9 @@ class Watch:
 
     def _look_at(self, other: int) -> None:
         if self.store.check([f"failed {other}"]):
-            # torchrun shows what the processes of a machine say together, and the other has said its reason itself.
-            beside = torchrun.beside(self.rank, other)
-            _leave(self.rank, other, "see there" if beside else self.store.get(f"failed {other}").decode())
+            # torchrun shows the reports of the processes of a machine together, and the other has reported its reason itself.
+            same = torchrun.same_machine(self.rank, other)
+            _leave(self.rank, other, "see there" if same else self.store.get(f"failed {other}").decode())
         now, (beat, since) = time.monotonic(), self._seen[other]
         if (latest := self.store.get(f"alive {other}").decode()) != beat:
             self._seen[other] = (latest, now)
@@ -153,7 +153,7 @@ def _store_gone() -> str:
 
 def _leave(rank: int, other: int, reason: str) -> None:
     """End this process at once: its main thread may wait in an exchange for ever."""
-    text = f"cellcode: process {rank} stops because process {other} died: {reason}"
-    if not torchrun.tell(text, after_another=True):
-        print(text, file=sys.__stderr__, flush=True)
+    text = f"process {rank} stops because process {other} died: {reason}"
+    if not torchrun.report(f"cellcode: {text}", after_another=True):
+        logger.error("%s", text)
     os._exit(1)

@@ -1,7 +1,7 @@
 """One function over many ranges, on the machines of a Ray cluster. Needs the extra `ray`.
 
-The function writes what it makes under the name of its range when it is whole, to a file system that all nodes share. So a
-worker that is lost costs the range it was at: Ray gives that range to another one, and nothing else is done again.
+The function writes its result under the name of its range once it is complete, to a file system that all nodes share. So a
+lost worker costs the range it was working on: Ray gives that range to another one, and nothing else is repeated.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Item = TypeVar("Item", bound=tuple[Any, ...])
 Result = TypeVar("Result")
 LOCAL = "local"
 RETRIES = 3  # of a range whose worker was lost
-WAITING_PER_CORE = 2  # ranges that are handed out at once, so that a worker never waits for the next one
-OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own; what is made does not travel
+WAITING_PER_CORE = 2  # ranges queued at once, so that a worker never waits for the next one
+OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own; results do not travel
 
 
 def over_ranges(
@@ -29,16 +29,16 @@ def over_ranges(
     """Call `function(*item)` for every item on a cluster, and yield items with results as they are done.
 
     Args:
-        function: of a module that the nodes can import; calling it again for the same item does no harm.
+        function: of a module that the nodes can import; it may be called again for the same item.
         address: of a Ray cluster, "auto" for the one of this machine, or "local" for a Ray of our own that ends with the work.
-        cores: that one call uses.
+        cores: used by one call.
 
     Raises:
-        CellcodeError: there is no such cluster, a call failed, or its worker was lost RETRIES times and once more. What
-            was made by then stays.
+        CellcodeError: there is no such cluster, a call failed, or its worker was lost more than RETRIES times. Results
+            written by then stay.
     """
     with _connected(address) as ray:
-        # One thread a core: the next task has the others.
+        # One thread per core: the next task has the others.
         environment = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
         remote = ray.remote(num_cpus=cores, max_retries=RETRIES, runtime_env=environment)(function)
         left = iter(items)
@@ -59,16 +59,18 @@ def _result(ray: Any, done: Any) -> Any:
         if isinstance(cause, CellcodeError):
             raise cause from None
         raise CellcodeError(
-            f"a task failed: {type(cause).__name__}: {_first_line(cause)}; start again to go on"
+            f"a task failed: {type(cause).__name__}: {_first_line(cause)}; run the command again to resume"
         ) from None
     except ray.exceptions.RayError as error:
-        raise CellcodeError(f"a worker was lost again and again ({_first_line(error)}); start again to go on") from None
+        raise CellcodeError(
+            f"a worker was lost repeatedly ({_first_line(error)}); run the command again to resume"
+        ) from None
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    """Give Ray, connected; a connection that is there already is used and kept."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing of ours is reported to anyone
+    """Yield Ray, connected; an existing connection is used and kept."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: no usage statistics are sent
     try:
         import ray
     except ImportError:

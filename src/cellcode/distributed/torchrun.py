@@ -1,7 +1,7 @@
-"""What a process says last when torchrun has started it.
+"""What torchrun needs of a process that fails.
 
 torchrun ends the other processes of its machine as soon as one has failed and prints a summary, the last thing on stderr. It
-shows there what a process has left in its error file. The failure with the earliest time is its root cause.
+shows there what each process has left in its error file. The failure with the earliest time is its root cause.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 _ERROR_FILE, _RESTARTS = "TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_RESTART_COUNT"
 
 
-def tell(sentence: str, after_another: bool = False) -> bool:
-    """Leave the reason why this process ends to torchrun's summary; what was left before stays.
+def report(sentence: str, after_another: bool = False) -> bool:
+    """Leave the reason why this process ends to torchrun's summary; an earlier report of this process stays.
 
     Args:
-        after_another: another process failed before this one, within the second perhaps, which is how exact the times are.
+        after_another: another process failed before this one, perhaps within the same second, the resolution of the times.
 
     Returns:
-        Whether torchrun will show it; if not, nobody has been told.
+        True if torchrun will show it; otherwise nothing has been reported.
     """
     name = os.environ.get(_ERROR_FILE)
     if not name:
@@ -37,11 +37,11 @@ def tell(sentence: str, after_another: bool = False) -> bool:
 
 
 def restarts() -> int:
-    """Return how often torchrun has started the processes again, as it does with --max-restarts after one has failed."""
+    """Return how often torchrun has restarted the processes, as it does with --max-restarts after one has failed."""
     return int(os.environ.get(_RESTARTS, "0"))
 
 
-def beside(rank: int, other: int) -> bool:
-    """Tell whether torchrun started two processes on one machine, whose ends it sums up together."""
+def same_machine(rank: int, other: int) -> bool:
+    """Return True if torchrun started two processes on one machine, whose failures it summarises together."""
     many = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return bool(os.environ.get(_ERROR_FILE)) and rank // many == other // many

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,18 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
 from cellcode.device import choose_device
 from cellcode.distributed import collectives, process_group
-from cellcode.geography import s2
 from cellcode.model.encoder import require_parts
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
-from cellcode.training.data.packed import PackedTraining
-from cellcode.training.data.sampling import PlaceSampler
-from cellcode.training.data.stream import Stream
+from cellcode.training.data.photos import TrainingPhotos
 from cellcode.training.loop.checkpoints import FOLDER as CHECKPOINT
 from cellcode.training.loop.checkpoints import Identity
-from cellcode.training.loop.trainer import Trainer
+from cellcode.training.loop.trainer import Trainer, TrainingSetup
 from cellcode.training.loop.validation import embed_validation, recall_of_sample
 from cellcode.training.setup import data_setup, factory
+from cellcode.training.setup.imagery import store_cells, tile_store
 
+logger = logging.getLogger(__name__)
 CACHE = "cache"
 
 
@@ -37,77 +37,41 @@ def train(
     aerial: AerialSource | Path | str | None = None,
     *,
     out: Path | str,
+    overrides: Iterable[str] = (),
     resume: bool = False,
     imagery_cache: Path | None = None,
 ) -> Run:
     """Train two encoders and the prototypes of the cells where photos were taken.
 
     Args:
-        config: a configuration, or the path of one.
+        config: a configuration, the path of one, or the name of a shipped one.
         photos: a photo table, or packed photos in a folder or a store; its split "train" is used. Its split "validation"
             fits the calibration; without photos in it, part of "train" of a table is kept out for that.
         aerial: imagery; None trains prototypes only.
         out: the run's folder.
+        overrides: settings to change, `a.b=c`.
         resume: continue from the checkpoint in `out`, as if never stopped.
         imagery_cache: folder that keeps the imagery read, for other trainings of the same cells and tiles.
 
     Raises:
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
-    config = config if isinstance(config, Config) else configuration.load(config)
-    with process_group.joined(config.machine.device) as device, process_group.only_first_speaks():
+    config = configuration.resolve(config, overrides)
+    with process_group.joined(config.machine.device) as device:
         prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
         prepared.trainer.fit(resume)
-        made = _finish(prepared)
-        if not collectives.rank():
+        run = _finish(prepared)
+        if run is not None:
             shutil.rmtree(prepared.trainer.folder / CACHE, ignore_errors=True)
-        return made if made is not None else Run.load(out)
-
-
-def _finish(prepared: Prepared) -> Run | None:
-    """Write the run. With several processes the first one does it, and the others get None when it is there."""
-    trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
-    trained, config = trainer.trained.eval().cpu(), trainer.config
-    prototypes = trained.prototypes if trainer.table is None else trainer.table.whole()
-    unread = _unread(trainer)
-    if collectives.rank():
-        collectives.barrier()
-        return None
-    made = Run(
-        folder=trainer.folder,
-        config=config,
-        ground=trained.ground,
-        aerial=trained.aerial,
-        prototypes=prototypes,
-        facts=data_setup.facts(training, config.levels.cell),
-        validation=embed_validation(validation, trained.ground, config),
-        manifest=data_setup.manifest(training, prepared.source),
-    ).save()
-    print(
-        f"trained on {len(training)} photos in {len(made.facts.ids)} cells, {len(validation)} kept for validation; "
-        f"run {made.identity} in {trainer.folder}{unread}",
-        file=sys.stderr,
-    )
-    collectives.barrier()
-    return made
-
-
-def _unread(trainer: Trainer) -> str:
-    """Say how many photos of a stream could not be read, of all processes together, in the epoch that missed most."""
-    if not isinstance(trainer.sampler, Stream):
-        return ""
-    epochs = trainer.config.training.epochs
-    own = np.array([trainer.sampler.damaged[epoch] for epoch in range(epochs + 1)])
-    most = int(collectives.gather_array(own).reshape(-1, epochs + 1).sum(axis=0).max())
-    return f"; {most} photos could not be read" if most else ""
+        return run or Run.load(out)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A trainer with everything it was made from."""
+    """A trainer with the data it was made from; the photos are those that can be read."""
 
     trainer: Trainer
-    training: PhotoTable | PackedTraining
+    training: TrainingPhotos
     validation: PhotoTable
     source: AerialSource | None
 
@@ -122,12 +86,12 @@ def prepare(
     imagery_cache: Path | None = None,
     device: torch.device | None = None,
 ) -> Prepared:
-    """Check the ingredients, read photos and imagery and set up the trainer; see `train` for the arguments.
+    """Check what is given, read photos and imagery and set up the trainer; see `train` for the arguments.
 
     Args:
         device: of this process; None: the configuration's.
     """
-    config = config if isinstance(config, Config) else configuration.load(config)
+    config = configuration.resolve(config)
     require_parts(config)
     folder = Path(out)
     source = open_source(aerial) if aerial is not None else None
@@ -136,34 +100,70 @@ def prepare(
     if not collectives.rank():
         _clear(folder, resume)
     collectives.barrier()
-    device = device or choose_device(config.machine.device)
-    if isinstance(training, PhotoTable):
-        pixels, training = data_setup.decode(training, config, "reading training photos")
+    training = training.read(config)
+    setup = _set_up(config, training, source, folder, imagery_cache, device or choose_device(config.machine.device))
+    trainer = Trainer(replace(setup, validation=recall_of_sample(validation, config)))
+    return Prepared(trainer, training, validation, source)
+
+
+def _set_up(
+    config: Config,
+    training: TrainingPhotos,
+    source: AerialSource | None,
+    folder: Path,
+    imagery_cache: Path | None,
+    device: torch.device,
+) -> TrainingSetup:
+    """Make model, prototypes and inputs; every random number comes from the configuration's seed."""
     torch.manual_seed(config.training.seed)
     model = factory.make_model(config, training, source is not None).to(device)
-    sampler: PlaceSampler | Stream
-    if isinstance(training, PhotoTable):
-        inputs = factory.make_inputs(config, model, pixels, training, source, _cache(folder), imagery_cache)
-        sampler = factory.make_sampler(config, training)
-    else:
-        sampler = training.stream(config)
-        inputs = factory.stream_inputs(config, sampler, training, source, _cache(folder), imagery_cache)
-    cells = len(np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, config.levels.prototype)))
-    imagery = source.identity if source is not None else None
-    identity = Identity(config, data_setup.digest(training), imagery, len(training), cells)
-    trainer = Trainer(
+    store = None
+    if source is not None:
+        store = tile_store(source, store_cells(training, source, config), config, _cache(folder), imagery_cache)
+    identity = Identity(
         config,
-        model,
-        inputs.photos,
-        inputs.tiles,
-        sampler,
-        folder,
-        identity,
-        device,
-        factory.make_table(config, training, device),
-        recall_of_sample(validation, config),
+        photos=training.digest,
+        aerial=source.identity if source is not None else None,
+        photo_count=len(training),
+        cells=len(training.cells(config.levels.prototype)),
     )
-    return Prepared(trainer, training, validation, source)
+    feed = training.feed(config, model.ground, model.aerial, store, _cache(folder))
+    return TrainingSetup(config, model, feed, folder, identity, device, factory.make_table(config, training, device))
+
+
+def _finish(prepared: Prepared) -> Run | None:
+    """Write the run. With several processes the first one does it, and the others get None when it is there."""
+    trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
+    trained, config = trainer.trained.eval().cpu(), trainer.config
+    prototypes = trained.prototypes if trainer.table is None else trainer.table.whole()
+    damaged = _damaged(trainer)
+    if collectives.rank():
+        collectives.barrier()
+        return None
+    run = Run(
+        folder=trainer.folder,
+        config=config,
+        ground=trained.ground,
+        aerial=trained.aerial,
+        prototypes=prototypes,
+        facts=training.cell_facts(config.levels.cell),
+        validation=embed_validation(validation, trained.ground, config),
+        manifest=data_setup.manifest(training, prepared.source),
+    ).save()
+    logger.info(
+        "trained on %d photos in %d cells, %d kept for validation; run %s in %s%s",
+        *(len(training), len(run.facts.ids), len(validation), run.identity, trainer.folder),
+        f"; {damaged} photos could not be read" if damaged else "",
+    )
+    collectives.barrier()
+    return run
+
+
+def _damaged(trainer: Trainer) -> int:
+    """Return how many photos of a stream no process could read, in the epoch with the most of them."""
+    epochs = trainer.config.training.epochs
+    own = np.array([trainer.sampler.damaged[epoch] for epoch in range(epochs + 1)])
+    return int(collectives.gather_array(own).reshape(-1, epochs + 1).sum(axis=0).max())
 
 
 def _cache(folder: Path) -> Path:
@@ -172,7 +172,7 @@ def _cache(folder: Path) -> Path:
 
 
 def _clear(folder: Path, resume: bool) -> None:
-    """Remove what an earlier training left; its checkpoint and log stay when they are to be continued."""
+    """Remove an earlier training; its checkpoint and log stay when they are to be resumed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").unlink(missing_ok=True)
     if not resume:

@@ -1,4 +1,4 @@
-"""Random changes of photos, on whole batches. Draws come from the generator that is given; each batch has one of its own.
+"""Random augmentation of photos, on whole batches. All draws come from the generator given; each batch has its own.
 
 Photos are never mirrored: a mirrored street is another street.
 """
@@ -17,7 +17,7 @@ def photos(pixels: Tensor, config: AugmentationConfig, random: Generator = torch
 
     Args:
         pixels: (B, H, W, 3) uint8.
-        random: where every draw comes from.
+        random: generator of every draw.
 
     Returns:
         (B, H, W, 3) float32 in 0..255.
@@ -72,7 +72,7 @@ def sampling_grid(theta: Tensor, height: int, width: int) -> Tensor:
 
 
 def _erase(images: Tensor, share: float, random: Generator) -> Tensor:
-    """Cover a random rectangle with one colour in `share` of the images: what a passing bus does."""
+    """Cover a random rectangle with one colour in `share` of the images, as a passing bus does."""
     batch, _, height, width = images.shape
     size = torch.rand(batch, 2, generator=random) * 0.3 + 0.1
     corner = torch.rand(batch, 2, generator=random) * (1 - size)

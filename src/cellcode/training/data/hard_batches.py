@@ -1,47 +1,44 @@
-"""Batches of places that look alike, which a model tells apart with more effort than places taken at random.
+"""Hard batches: places of one cluster of prototypes come together, which a model tells apart with more effort than random ones.
 
-Every `prototypes.mine_every_steps` steps the prototypes are clustered by what training has made of them so far. Samplers order
-what they were going to show anyway so that places of one cluster come together, `training.hard_group_size` of them: nothing
-is shown more or less often. After Fervers et al. (ECCV 2024), who embed the photos and tiles of the next batches and gather
-around a random one those that look most like it; prototypes are there already and need no pass over photos.
+Every `prototypes.mine_every_steps` steps the prototypes are clustered as training has made them so far (`loop.mining`). Samplers
+reorder what they would show anyway so that `training.hard_group_size` places of one cluster come together: nothing is
+shown more or less often. After Fervers et al. (ECCV 2024), who embed the photos and tiles of the next batches and gather around a
+random one those most similar to it; prototypes are there already and need no pass over photos.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from cellcode.config import Config
-from cellcode.distributed import collectives
-from cellcode.model.prototypes.protocol import PrototypeTable
 from cellcode.types import Int32, Int64
 
-LOOKAHEAD = 8  # batches; more than are begun ahead of the training, by `ahead.AHEAD` and `stream.AHEAD` together
+LOOKAHEAD = 8  # batches; more than are begun before the training needs them, by `prefetch` and `stream` together
 
 
 @dataclass
-class Alike:
-    """The cluster of each prototype at several times, for samplers that are ahead of the training.
+class HardBatches:
+    """The cluster of each prototype at several times, for samplers that run ahead of the training.
 
-    A stretch of batches (part of a pass, or a window of shards) is ordered by the latest clusters that were made `LOOKAHEAD`
-    batches before it begins or earlier, however far ahead it is prepared; so its order is a function of seed and step. Where
-    there are no such clusters yet nothing is reordered.
+    A stretch of batches (part of a pass, or a window of shards) is ordered by the latest clusters made at least `LOOKAHEAD`
+    batches before it begins, however early it is prepared; so its order is a function of seed and step. Where there are no
+    such clusters yet nothing is reordered.
 
     Attributes:
-        places: how many that look alike come together.
+        group_size: places of one cluster that come together.
         period: batches between two clusterings.
-        kept: (P,) int32, the cluster of each prototype, by the batch before which it was made; those still needed.
+        labels: (P,) int32, the cluster of each prototype, by the batch before which they were clustered; those still needed.
     """
 
-    places: int
+    group_size: int
     period: int
-    kept: dict[int, Int32] = field(default_factory=dict)
+    labels: dict[int, Int32] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: Config) -> Alike | None:
-        """Return what a configuration asks for; None: places come as they are drawn."""
+    def of(cls, config: Config) -> HardBatches | None:
+        """Return what a configuration requires; None: places come as they are drawn."""
         rule = config.training
         if rule.hard_group_size == 1:
             return None
@@ -49,62 +46,26 @@ class Alike:
 
     def at(self, begin: int) -> Int32 | None:
         """Return the clusters for a stretch that begins with this batch."""
-        made = self._latest(begin)
-        return self.kept[made] if made is not None else None
+        latest = self._latest(begin)
+        return self.labels[latest] if latest is not None else None
 
     def stretch(self, batch: int) -> tuple[int, int]:
-        """Return the first batch that has the latest clusters this one can have, and the first one with the next clusters."""
+        """Return the first batch with the latest clusters that this one can have, and the first one with the next clusters."""
         begin = (batch - LOOKAHEAD) // self.period * self.period + LOOKAHEAD
         return max(0, begin), begin + self.period
 
     def keep(self, batch: int, labels: Int32, begin: int) -> None:
         """Add clusters made before a batch, and forget those that no stretch from `begin` on needs."""
         oldest = self._latest(begin)
-        needed = {made: kept for made, kept in self.kept.items() if oldest is None or made >= oldest}
-        self.kept = {**needed, batch: labels}  # replaced, not changed: a thread may be reading it
+        needed = {made: kept for made, kept in self.labels.items() if oldest is None or made >= oldest}
+        self.labels = {**needed, batch: labels}  # replaced, not changed: a thread may be reading it
 
     def _latest(self, begin: int) -> int | None:
-        return max((made for made in self.kept if made + LOOKAHEAD <= begin), default=None)
+        return max((made for made in self.labels if made + LOOKAHEAD <= begin), default=None)
 
 
-class Sampler(Protocol):
-    """What a `Miner` has to know of a sampler."""
-
-    alike: Alike | None
-
-    def begin(self, step: int) -> int:
-        """Return the first batch of the stretch that a batch belongs to."""
-
-
-@dataclass(frozen=True)
-class Miner:
-    """Clusters the prototypes when it is time: for hard rows of a sharded table, and for a sampler's places that look alike."""
-
-    config: Config
-    prototypes: PrototypeTable | None
-    sampler: Sampler
-
-    def mine_if_due(self, step: int) -> None:
-        """Cluster before every `prototypes.mine_every_steps`th step; all processes have to call it."""
-        table, alike = self.prototypes, self.sampler.alike
-        hard = table is not None and table.takes_hard_rows and self.config.prototypes.hard_rows > 0
-        # Before the first step prototypes are random: as good as any for hard rows, of no use for places.
-        if table is None or step % self.config.prototypes.mine_every_steps or not (hard or (alike and step)):
-            return
-        found = table.cluster(self.config.training.seed)
-        if hard:
-            table.clusters = found
-        if alike is not None and step:
-            batch = step * self.config.training.gradient_accumulation
-            begins = collectives.gather_array(np.array([self.sampler.begin(batch)]))  # windows differ between processes
-            alike.keep(batch, found.of_row, int(begins.min()))
-
-
-def grouped(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:
+def hard_order(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:
     """Order draws so that `size` of one cluster come together, in random order; what a cluster has left over comes last.
-
-    The draws of a cluster are cut into `size` equal runs along the S2 curve and a group has one of each run: its cells look
-    alike without being neighbours, where the cluster has others.
 
     Args:
         labels: (P,) the cluster of each prototype.
@@ -114,12 +75,26 @@ def grouped(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lea
     Returns:
         (N,) numbers of the draws in their new order; after `lead` and each multiple of `size` more a group begins.
     """
+    groups, left = _groups(labels, rows, size, rng)
+    arranged = np.concatenate([groups.ravel(), left])
+    lead = min(lead, len(rows))
+    count = (len(rows) - lead) // size
+    together, rest = rng.permutation(arranged[: count * size].reshape(count, size)), arranged[count * size :]
+    return np.concatenate([rest[:lead], together.ravel(), rest[lead:]])
+
+
+def _groups(labels: Int32, rows: Int64, size: int, rng: np.random.Generator) -> tuple[Int64, Int64]:
+    """Divide draws into groups of one cluster, (G, size), and those left over, by cluster, so that neighbours are similar too.
+
+    The draws of a cluster, along the S2 curve, are cut into `size` equal runs and a group has one of each run: its cells
+    look alike without being neighbours, where the cluster has others.
+    """
     own = labels[rows].astype(np.int64)
     order = np.argsort(own * len(labels) + rows, kind="stable")  # by cluster, along the curve in each
     own = own[order]
     count = np.bincount(own)
     start, groups = np.cumsum(count) - count, count // size
-    # Turned at random, so that what is left over is not always from the same end of the curve.
+    # Rotated at random, so that what is left over is not always from the same end of the curve.
     rank = (np.arange(len(rows)) - start[own] + rng.integers(0, np.maximum(count, 1))[own]) % count[own]
     whole = rank < (groups * size)[own]
     left, order, own, rank = order[~whole], order[whole], own[whole], rank[whole]
@@ -128,10 +103,6 @@ def grouped(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lea
     order, own = order[shuffled], own[shuffled]
     first = np.cumsum(groups) - groups
     run, at = np.divmod(np.arange(len(own)) - first[own] * size, groups[own])
-    arranged = np.empty(len(rows), np.int64)
-    arranged[(first[own] + at) * size + run] = order
-    arranged[len(order) :] = left  # by cluster: those with near numbers look alike too
-    lead = min(lead, len(rows))
-    made = (len(rows) - lead) // size
-    together, rest = rng.permutation(arranged[: made * size].reshape(made, size)), arranged[made * size :]
-    return np.concatenate([rest[:lead], together.ravel(), rest[lead:]])
+    grouped = np.empty((int(groups.sum()), size), np.int64)
+    grouped[first[own] + at, run] = order
+    return grouped, left

@@ -1,11 +1,12 @@
 """What the encoders are fed: augmented pixels, or cached features of augmented pixels when a part of them is frozen.
 
-Both kinds draw a sample for photo indices, so that the loop does not know which regime it runs. What is drawn is a function of
-the indices and the generator, wherever it is done: batches are made in a thread of their own, see `ahead`.
+All kinds draw samples for photo indices, so that the loop does not know which regime it runs. A draw is a function of the
+indices and the generator, wherever it is done: batches are made in a thread of their own, see `prefetch`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,12 +17,13 @@ from torch import Generator, Tensor, nn
 
 from cellcode.config import Config
 from cellcode.device import autocast, send
+from cellcode.distributed import collectives
 from cellcode.geography import distance
 from cellcode.model.encoder import Encoder
+from cellcode.model.places import Places
 from cellcode.progress import Meter
 from cellcode.training.data import augmentation
 from cellcode.training.data.tiles import CellTiles
-from cellcode.training.loop.objective import Places
 from cellcode.types import Float64, Int64, UInt8
 
 CACHE_BATCH = 64
@@ -29,7 +31,7 @@ CACHE_BATCH = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """Randomly changed images, or features of such, ready for an encoder.
+    """Augmented images, or features of such, ready for an encoder.
 
     Attributes:
         inputs: (B, ...), on the CPU.
@@ -47,62 +49,87 @@ class Sample:
         return Places(encoder(send(self.inputs, device), after=self.after), self.lat_deg, self.lon_deg)
 
     def pinned(self) -> Sample:
-        """Return the same in memory from which CUDA copies while the host goes on."""
+        """Return the same in pinned memory, from which CUDA copies while the host continues."""
         return Sample(self.inputs.pin_memory(), self.lat_deg, self.lon_deg, self.after)
 
 
-class Inputs(Protocol):
-    """A source of training samples for one encoder."""
+class PhotoReader(Protocol):
+    """Photos by index: all of them in memory, or those of the batch that a stream has read last."""
 
-    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
-        """Draw a randomly changed sample of each index."""
+    def pixels_of(self, indices: Int64) -> UInt8:
+        """Return pixels (B, H, W, 3)."""
+
+    def positions_of(self, indices: Int64) -> tuple[Float64, Float64]:
+        """Return latitudes and longitudes in degrees, (B,) each."""
 
 
-class Photos:
-    """Photos as augmented pixels.
+@dataclass(frozen=True)
+class PhotoArrays:
+    """Photos in memory: pixels (N, H, W, 3) uint8 and positions in degrees, float64 (N,)."""
 
-    Args:
-        pixels: (N, H, W, 3) uint8.
-        lat_deg, lon_deg: float64 (N,).
+    pixels: UInt8
+    lat_deg: Float64
+    lon_deg: Float64
+
+    def pixels_of(self, indices: Int64) -> UInt8:
+        """See `PhotoReader`."""
+        return self.pixels[indices]
+
+    def positions_of(self, indices: Int64) -> tuple[Float64, Float64]:
+        """See `PhotoReader`."""
+        return self.lat_deg[indices], self.lon_deg[indices]
+
+
+class Inputs(ABC):
+    """A source of training samples for one encoder.
+
+    Attributes:
+        cached_bytes: bytes per view of a photo in a file; 0: nothing is cached.
     """
 
-    def __init__(self, pixels: UInt8, lat_deg: Float64, lon_deg: Float64, config: Config) -> None:
-        self.pixels, self.lat_deg, self.lon_deg = pixels, lat_deg, lon_deg
-        self.config = config
+    cached_bytes: int = 0
+
+    @abstractmethod
+    def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
+        """Draw one augmented sample per index; with tiles, random negatives follow."""
+
+    def of_photos(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
+        """Draw one augmented sample per index, without random negatives."""
+        return self.draw(indices, random)
+
+
+class PhotoInputs(Inputs):
+    """Photos as augmented pixels."""
+
+    def __init__(self, photos: PhotoReader, config: Config) -> None:
+        self.photos, self.config = photos, config
 
     def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw augmented photos (B, H, W, 3) float32."""
-        images = augmentation.photos(torch.from_numpy(self.pixels[indices]), self.config.augmentation, random)
-        return Sample(images, self.lat_deg[indices], self.lon_deg[indices])
+        pixels = torch.from_numpy(self.photos.pixels_of(indices))
+        images = augmentation.photos(pixels, self.config.augmentation, random)
+        return Sample(images, *self.photos.positions_of(indices))
 
 
-class Tiles:
-    """Tiles around photos, moved and turned at random, each of a date drawn at random where the store keeps several.
+class TileInputs(Inputs):
+    """Tiles around photos, translated and rotated at random, each of a random date where the store has several.
 
     Args:
-        store: surroundings of the photos' cells, and of others for tiles from anywhere.
-        lat_deg, lon_deg: float64 (N,), positions of the photos.
+        store: imagery around the photos' cells, and around others for random negatives.
+        photos: whose positions the tiles are cut around.
+        config: `training.random_tiles` of it are drawn by all processes together.
     """
 
-    def __init__(self, store: CellTiles, lat_deg: Float64, lon_deg: Float64, config: Config) -> None:
-        self.store, self.lat_deg, self.lon_deg = store, lat_deg, lon_deg
-        self.config = config
-        self._rows = store.rows(lat_deg, lon_deg, config.levels.cell)
+    def __init__(self, store: CellTiles, photos: PhotoReader, config: Config) -> None:
+        self.store, self.photos, self.config = store, photos, config
+        self.random_tiles = -(-config.training.random_tiles // collectives.world())
 
     def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
-        """Draw a tile around each photo, as `TileStore.cut` gives it, then `training.random_tiles` from anywhere."""
-        return self._with_strangers(self.around(indices, random), random)
-
-    def around(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
-        """Draw a tile around each photo; the positions are the tiles' centres."""
-        return self._cut(self._rows[indices], self.lat_deg[indices], self.lon_deg[indices], random)
-
-    def _with_strangers(self, around: Sample, random: Generator) -> Sample:
-        """Append tiles from anywhere in the store."""
-        count = self.config.training.random_tiles
-        if not count:
+        """Draw a tile around each photo, see `CellTiles.cut`, then this process's share of the random negatives."""
+        around = self.of_photos(indices, random)
+        if not self.random_tiles:
             return around
-        rows = torch.randint(len(self.store.cells), (count,), generator=random).numpy()
+        rows = torch.randint(len(self.store.cells), (self.random_tiles,), generator=random).numpy()
         more = self._cut(rows, self.store.lat_deg[rows], self.store.lon_deg[rows], random)
         return Sample(
             torch.cat([around.inputs, more.inputs]),
@@ -110,12 +137,17 @@ class Tiles:
             np.concatenate([around.lon_deg, more.lon_deg]),
         )
 
+    def of_photos(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
+        """Draw a tile around each photo; the positions are the tiles' centres."""
+        lat_deg, lon_deg = self.photos.positions_of(indices)
+        return self._cut(self.store.rows(lat_deg, lon_deg, self.config.levels.cell), lat_deg, lon_deg, random)
+
     def _cut(self, rows: Int64, lat_deg: Float64, lon_deg: Float64, random: Generator) -> Sample:
         rule = self.config.augmentation
         moves = augmentation.uniform(len(rows), 3, random=random).double().numpy()
         reach_m = rule.tile_translation_m
         lat_deg, lon_deg = distance.offset(lat_deg, lon_deg, moves[:, 0] * reach_m, moves[:, 1] * reach_m)
-        # Where nothing varies nothing is drawn: the draws that follow stay what they are.
+        # With one date nothing is drawn, so that the draws that follow are those of a source without dates.
         dates = self.store.dates
         date = torch.randint(dates, (len(rows),), generator=random).numpy() if dates > 1 else None
         tiles, _ = self.store.cut(rows, lat_deg, lon_deg, moves[:, 2] * rule.tile_rotation_deg, date)
@@ -124,7 +156,7 @@ class Tiles:
         return Sample(lit.clamp(0, 255).permute(0, 2, 3, 1).reshape(tiles.shape), lat_deg, lon_deg)
 
 
-class Cached:
+class CachedInputs(Inputs):
     """Features at the end of a frozen prefix, for several augmented views of every sample, in a memory-mapped file.
 
     Args:
@@ -136,7 +168,7 @@ class Cached:
     """
 
     def __init__(
-        self, inputs: Photos | Tiles, count: int, encoder: Encoder, start: int, views: int, path: Path, precision: str
+        self, inputs: Inputs, count: int, encoder: Encoder, start: int, views: int, path: Path, precision: str
     ) -> None:
         self.start, self.path = start, path
         device = encoder.projection.weight.device
@@ -149,7 +181,7 @@ class Cached:
             for view in range(views):
                 for first in range(0, count, CACHE_BATCH):
                     batch = np.arange(first, min(first + CACHE_BATCH, count))
-                    drawn = inputs.draw(batch) if isinstance(inputs, Photos) else inputs.around(batch)
+                    drawn = inputs.of_photos(batch)
                     self.lat_deg[view, batch], self.lon_deg[view, batch] = drawn.lat_deg, drawn.lon_deg
                     with autocast(precision, device):
                         made = encoder.prefix(drawn.inputs.to(device), start).half().cpu().numpy()
@@ -160,6 +192,15 @@ class Cached:
                     meter.advance(len(batch))
         assert features is not None
         self.features = features
+        self.cached_bytes = features[0, 0].nbytes
+
+    @classmethod
+    def frozen(cls, inputs: Inputs, count: int, encoder: Encoder, config: Config, path: Path) -> CachedInputs:
+        """Freeze the first blocks of an encoder as the regime requires, and cache their features of every sample."""
+        training, blocks = config.training, len(encoder.backbone.blocks)
+        start = blocks if training.regime == "frozen" else max(0, blocks - training.last_blocks)
+        encoder.freeze(start)
+        return cls(inputs, count, encoder, start, training.cached_views, path, config.machine.precision)
 
     def draw(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a view of each sample."""

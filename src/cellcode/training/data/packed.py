@@ -1,8 +1,8 @@
-"""Training on packed photos: what a training has to know of all of them, taken from the shards one at a time."""
+"""Packed photos in training: the facts that a training needs of all of them, read from the shards one at a time."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,27 +14,34 @@ from cellcode.config import Config
 from cellcode.distributed import collectives
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
+from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoError, PhotoTable
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.runs import CellFacts
-from cellcode.training.data.hard_batches import Alike
+from cellcode.training.data.hard_batches import HardBatches
+from cellcode.training.data.inputs import PhotoInputs, TileInputs
+from cellcode.training.data.photos import Feed, TrainingPhotos
 from cellcode.training.data.schedule import Cells, Schedule
 from cellcode.training.data.stream import Stream
+from cellcode.training.data.tiles import CellTiles
 from cellcode.types import Datetimes, Float64, Ids, Int32
 
-MOST_VALIDATION = 20_000  # validation photos that are taken out of their shards; enough for every figure they fit
+logger = logging.getLogger(__name__)
+MOST_VALIDATION = 20_000  # validation photos taken out of their shards; enough for every number they fit
 _MERGED = 64  # shards whose facts are gathered before they are summed
 
 
 @dataclass(frozen=True)
-class PackedTraining:
+class PackedTraining(TrainingPhotos):
     """The training photos of packed photos. Its size is that of the cells with photos, not that of the photos.
 
     Attributes:
         facts: of the cells of `levels.cell`.
-        lat_deg, lon_deg: centres of those cells, float64 (C,); they stand for the photos wherever only cells matter.
+        lat_deg, lon_deg: centres of those cells, float64 (C,).
     """
+
+    noun = "cells with training photos"
 
     packed: PackedPhotos
     facts: CellFacts
@@ -62,6 +69,27 @@ class PackedTraining:
         facts = cell_facts(packed, "train", config.levels.cell)
         return cls(packed, facts, *s2.cell_centers(facts.ids))
 
+    @property
+    def digest(self) -> str:
+        """See `TrainingPhotos`."""
+        return self.packed.identity
+
+    def cell_facts(self, level: int) -> CellFacts:
+        """See `TrainingPhotos`; the level is that of `facts`."""
+        return self.facts
+
+    def distinct(self, column: str) -> list[str]:
+        """See `TrainingPhotos`."""
+        return list(self.packed.manifest[f"{column}s"])
+
+    def feed(
+        self, config: Config, ground: Encoder, aerial: Encoder | None, store: CellTiles | None, cache: Path
+    ) -> Feed:
+        """See `TrainingPhotos`; photos are read when a batch needs them."""
+        stream = self.stream(config)
+        tiles = TileInputs(store, stream, config) if store is not None else None
+        return Feed(stream, PhotoInputs(stream, config), tiles)
+
     def stream(self, config: Config) -> Stream:
         """Open the stream of this process."""
         training = config.training
@@ -75,10 +103,10 @@ class PackedTraining:
             collectives.world(),
             training.hard_group_size,
         )
-        cells, alike = None, Alike.of(config)
-        if alike is not None or training.sampling_exponent != 1:
+        cells, hard = None, HardBatches.of(config)
+        if hard is not None or training.sampling_exponent != 1:
             cells = Cells.of(self.facts.ids, self.facts.photos, training.sampling_exponent, config.levels.prototype)
-        return Stream(self.packed, "train", config, schedule, cells, alike)
+        return Stream(self.packed, "train", config, schedule, cells, hard)
 
 
 def cell_facts(packed: PackedPhotos, split: str, level: int) -> CellFacts:
@@ -123,7 +151,7 @@ def _summed(parts: list[_Counts]) -> _Counts:
 def unpack(packed: PackedPhotos, split: str, folder: Path, most: int = MOST_VALIDATION) -> PhotoTable:
     """Write the images of the first photos of a split, which are in random order, into a folder; return their table.
 
-    Of several parts each gives its share. Photos that are damaged are left out and counted.
+    Each part contributes its share. Damaged photos are left out and counted.
     """
     shards, damaged = packed.shards(split), 0
     made = [SCHEMA.empty_table()]
@@ -138,7 +166,7 @@ def unpack(packed: PackedPhotos, split: str, folder: Path, most: int = MOST_VALI
             made.append(rows)
             left, damaged = left - len(rows), damaged + lost
     if damaged:
-        print(f"{damaged} packed photos of the split {split} are damaged and left out", file=sys.stderr)
+        collectives.warn(logger, f"{damaged} packed photos of the split {split} are damaged and left out")
     return PhotoTable(pa.concat_tables(made).cast(SCHEMA), folder)
 
 

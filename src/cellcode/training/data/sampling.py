@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.training.data.hard_batches import Alike, grouped
+from cellcode.training.data.hard_batches import HardBatches, hard_order
 from cellcode.types import Float64, Int64
 
 
-class PlaceSampler:
+class Sampler(ABC):
+    """Draws the photos of every batch.
+
+    Attributes:
+        photos_per_place: photos of a place in a batch, next to each other.
+        hard: the clusters that order what is drawn; None: places come as they are drawn.
+        damaged: photos that could not be read, by epoch.
+    """
+
+    def __init__(self, photos_per_place: int, hard: HardBatches | None = None) -> None:
+        self.photos_per_place, self.hard = photos_per_place, hard
+        self.damaged: Counter[int] = Counter()
+
+    @property
+    @abstractmethod
+    def photos_per_batch(self) -> int:
+        """Photos of a batch, all processes together."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Batches that show as many photos as there are."""
+
+    @abstractmethod
+    def batch(self, step: int) -> Int64:
+        """Return the photo indices of a batch, (photos_per_batch,); of other processes they may be -1."""
+
+    @abstractmethod
+    def begin(self, step: int) -> int:
+        """Return the first batch of the stretch, ordered by the same clusters, that a batch belongs to."""
+
+
+class PlaceSampler(Sampler):
     """Batches of places with several photos each.
 
     Anchors run through a fresh permutation of all photos; each brings `photos_per_place - 1` other photos of its place,
@@ -17,11 +52,11 @@ class PlaceSampler:
 
     Args:
         places: (N,) any integers; photos with the same one are of one place.
-        batch_size: photos a batch; rounded down to a multiple of `photos_per_place`.
+        batch_size: photos per batch; rounded down to a multiple of `photos_per_place`.
         seed: of every draw.
-        sampling_exponent: a place with n photos is drawn in proportion to n to the power of this; 1: every photo once a pass.
-        alike: the clusters that order the anchors between two clusterings; None: they come as they are drawn.
-        prototypes: (N,) row of each photo's prototype, for `alike`.
+        sampling_exponent: a place with n photos is drawn in proportion to n to the power of this; 1: every photo once per pass.
+        hard: orders the anchors between two clusterings.
+        prototypes: (N,) row of each photo's prototype, for `hard`.
     """
 
     def __init__(
@@ -31,12 +66,12 @@ class PlaceSampler:
         photos_per_place: int,
         seed: int,
         sampling_exponent: float = 1.0,
-        alike: Alike | None = None,
+        hard: HardBatches | None = None,
         prototypes: Int64 | None = None,
     ) -> None:
-        self.photos_per_place = photos_per_place
+        super().__init__(photos_per_place, hard)
         self.anchors_per_batch = max(1, min(batch_size, len(places)) // photos_per_place)
-        self.seed, self.sampling_exponent, self.alike = seed, sampling_exponent, alike
+        self.seed, self.sampling_exponent = seed, sampling_exponent
         self._prototypes = prototypes if prototypes is not None else np.zeros(0, np.int64)
         random = np.random.default_rng([seed, 9])
         shuffled = np.arange(len(places)) if sampling_exponent == 1 else random.permutation(len(places))
@@ -52,16 +87,16 @@ class PlaceSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that show as many photos as there are."""
+        """See `Sampler`."""
         return max(1, len(self._order) // (self.anchors_per_batch * self.photos_per_place))
 
     @property
     def photos_per_batch(self) -> int:
-        """Photos of a batch."""
+        """See `Sampler`."""
         return self.anchors_per_batch * self.photos_per_place
 
     def batch(self, step: int) -> Int64:
-        """Photo indices of a step, (anchors * photos_per_place,); the photos of a place are next to each other."""
+        """See `Sampler`."""
         anchors = self._anchors(step)
         rng = np.random.default_rng([self.seed, 2, step])
         count = self._count[self._place[anchors]][:, None]
@@ -73,22 +108,22 @@ class PlaceSampler:
         return np.asarray(self._order[self._start[self._place[anchors]][:, None] + ranks].ravel())
 
     def begin(self, step: int) -> int:
-        """Return the first step of the part of a pass that is ordered by the same clusters as this step."""
+        """Return the first batch of the part of a pass that is ordered by the same clusters as this one."""
         first_of_pass = step - step % self._batches_per_pass
-        return max(first_of_pass, self.alike.stretch(step)[0]) if self.alike is not None else first_of_pass
+        return max(first_of_pass, self.hard.stretch(step)[0]) if self.hard is not None else first_of_pass
 
     def _anchors(self, step: int) -> Int64:
         """Return the anchors of a step, (anchors_per_batch,)."""
         number, position = divmod(step, self._batches_per_pass)
         begin = self.begin(step)
-        labels = self.alike.at(begin) if self.alike is not None else None
-        if self.alike is None or labels is None:
+        labels = self.hard.at(begin) if self.hard is not None else None
+        if self.hard is None or labels is None:
             return self._of_pass(number, position, position + 1)
         if self._stretch[0] != begin:
-            end = min(self.alike.stretch(step)[1], (number + 1) * self._batches_per_pass)
+            end = min(self.hard.stretch(step)[1], (number + 1) * self._batches_per_pass)
             drawn = self._of_pass(number, position - (step - begin), position + (end - step))
             rng = np.random.default_rng([self.seed, 8, begin])
-            self._stretch = (begin, drawn[grouped(labels, self._prototypes[drawn], self.alike.places, rng)])
+            self._stretch = (begin, drawn[hard_order(labels, self._prototypes[drawn], self.hard.group_size, rng)])
         first = (step - begin) * self.anchors_per_batch
         return self._stretch[1][first : first + self.anchors_per_batch]
 
@@ -105,7 +140,7 @@ class PlaceSampler:
             return rng.permutation(len(self._order))
         weight = self._count**self.sampling_exponent
         often = systematic(weight, len(self._order), rng)
-        # A place goes on in this pass about where it stopped in the one before, so that its photos get their turns alike.
+        # A place goes on in this pass about where it stopped in the one before, so that its photos are shown equally often.
         before = (number * len(self._order) * (weight / weight.sum())).astype(np.int64)
         place = np.repeat(np.arange(len(often)), often)
         rank = np.arange(len(place)) - np.repeat(np.cumsum(often) - often, often) + before[place]

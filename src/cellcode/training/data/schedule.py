@@ -1,8 +1,8 @@
 """The order in which packed photos are shown: a function of seed and step, from the numbers of photos in each shard.
 
-An epoch shows the shards in random order, dealt to the processes like cards. A process holds a window of a few shards at a
+An epoch shows the shards in random order, distributed over the processes in turn. A process holds a window of a few shards at a
 time and shows its places in random order; windows follow one another. Photos are packed in random order, so that a
-window has places from all over the region: the window mixes what the packing has mixed already.
+window has places from all over the region.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
 from cellcode.photos.packed.shards import ShardList
-from cellcode.training.data.hard_batches import grouped
+from cellcode.training.data.hard_batches import hard_order
 from cellcode.training.data.sampling import systematic
 from cellcode.types import Float64, Ids, Int32, Int64
 
@@ -38,18 +38,18 @@ class _Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which shards a process holds when.
+    """Which shards a process holds, and when.
 
     A draw is one place with `photos_per_place` of its photos. In an epoch a group of g photos is drawn
     ceil(g / photos_per_place) times, which shows every photo. Weights make some groups of a window more frequent at the cost of
-    others: how many draws a window has is known before it is read, and does not change.
+    others: the number of draws of a window is known before it is read, and does not change.
 
     Attributes:
         shards: of the split that is shown.
-        batch_size: photos a batch of all processes; rounded down to a multiple of `photos_per_place`.
+        batch_size: photos per batch of all processes; rounded down to a multiple of `photos_per_place`.
         window_shards: shards that are in memory together.
         rank, world: number of this process and how many there are.
-        hard_group_size: draws that come together because they look alike.
+        hard_group_size: draws of one cluster that come together.
     """
 
     shards: ShardList
@@ -62,9 +62,9 @@ class Schedule:
     hard_group_size: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what leaves a process without photos."""
+        """Refuse shards and batches that leave a process without photos."""
         if not len(self.shards.names):
-            raise InputError("the packed photos have none of the split that is asked for")
+            raise InputError("the packed photos have none in this split")
         if len(self.shards.names) < self.world:
             raise UsageError(
                 f"{len(self.shards.names)} shards are too few for {self.world} processes; pack the photos again with a "
@@ -72,7 +72,7 @@ class Schedule:
             )
         if self.places_per_batch % self.world:
             raise UsageError(
-                f"{self.places_per_batch} places a batch do not divide by {self.world} processes; set training.batch_size so "
+                f"{self.places_per_batch} places per batch do not divide by {self.world} processes; set training.batch_size so "
                 "that they do"
             )
         if self.places_per_batch // self.world % self.hard_group_size:
@@ -111,10 +111,14 @@ class Schedule:
             for at, again, run in zip(*(np.split(each, cuts) for each in (window, turn, places)), strict=True)
         ]
 
+    def locate(self, numbers: Int64) -> tuple[Int64, Int64]:
+        """Return the shard of each photo number, and its row in it."""
+        shards = np.searchsorted(self.shards.starts, numbers, side="right") - 1
+        return shards, numbers - self.shards.starts[shards]
+
     def begin(self, step: int) -> int:
         """Return the first step that shows a part of the first window that this step shows."""
-        window = self.positions(step)[0][0]
-        return self.first_step(window)
+        return self.first_step(self.positions(step)[0][0])
 
     def first_step(self, window: Window) -> int:
         """Return the first step that shows a part of a window."""
@@ -131,8 +135,7 @@ class Schedule:
 
         Args:
             groups: for each shard of the window, the group of every photo, rising.
-            weights: for each shard, how much more often than others the group of every photo is to be drawn; None: every
-                photo is shown once.
+            weights: for each shard, the relative frequency of every photo's group; None: every photo is shown once.
         """
         shards = self.windows(window.epoch)[window.number]
         rng = np.random.default_rng([self.seed, 2, window.epoch, window.number, self.rank])
@@ -148,8 +151,8 @@ class Schedule:
         ]
         return rng.permutation(np.concatenate(made))
 
-    def grouped(self, window: Window, labels: Int32, prototypes: Int64) -> Int64:
-        """Order the draws of a window by clusters of prototypes, see `alike.grouped`; groups begin where a batch does.
+    def hard_order(self, window: Window, labels: Int32, prototypes: Int64) -> Int64:
+        """Order the draws of a window by clusters of prototypes; groups begin where a batch does. See `hard_batches.hard_order`.
 
         Args:
             labels: the cluster of each prototype.
@@ -157,7 +160,7 @@ class Schedule:
         """
         rng = np.random.default_rng([self.seed, 8, *window, self.rank])
         lead = -self._before(window) % self.hard_group_size
-        return grouped(labels, prototypes, self.hard_group_size, rng, lead)
+        return hard_order(labels, prototypes, self.hard_group_size, rng, lead)
 
     def _before(self, window: Window) -> int:
         """Draws of an epoch before a window."""
@@ -169,18 +172,18 @@ class Schedule:
         return np.asarray(-(-np.unique(group, return_counts=True)[1] // self.photos_per_place))
 
     def _epoch(self, epoch: int) -> _Epoch:
-        """Deal the shards of an epoch; the last epochs asked for are remembered, as they are asked for in every step."""
-        if epoch not in self._dealt:
+        """Distribute the shards of an epoch; the last epochs are remembered, since every step needs them."""
+        if epoch not in self._epochs:
             order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.shards.names))
             own = order[self.rank :: self.world]
             windows = [own[first : first + self.window_shards] for first in range(0, len(own), self.window_shards)]
-            for old in list(self._dealt)[:-1]:
-                del self._dealt[old]
-            self._dealt[epoch] = _Epoch(windows, np.cumsum([self._draws[window].sum() for window in windows]))
-        return self._dealt[epoch]
+            for old in list(self._epochs)[:-1]:
+                del self._epochs[old]
+            self._epochs[epoch] = _Epoch(windows, np.cumsum([self._draws[window].sum() for window in windows]))
+        return self._epochs[epoch]
 
     @cached_property
-    def _dealt(self) -> dict[int, _Epoch]:
+    def _epochs(self) -> dict[int, _Epoch]:
         return {}
 
     @cached_property
@@ -191,9 +194,9 @@ class Schedule:
 
 
 def draw_groups(group: Int64, often: Int64, photos_per_place: int, rng: np.random.Generator) -> Int64:
-    """Draw photos of each group as often as it says, (draws, photos_per_place), in turn and then again from the first.
+    """Draw photos of each group `often` times, (draws, photos_per_place), in turn and then again from the first.
 
-    A group with fewer photos than that repeats them; augmentation makes the copies differ.
+    A group with fewer photos repeats them; augmentation makes the copies differ.
     """
     _, start, count = np.unique(group, return_index=True, return_counts=True)
     order = np.lexsort((rng.random(len(group)), group))  # random within each group
@@ -208,7 +211,7 @@ class Cells:
 
     Attributes:
         ids: uint64 (C,), sorted, of one level.
-        weight: (C,) how much more often than others the photos of each are shown; None: all as often.
+        weight: (C,) relative frequency of the photos of each; None: all the same.
         prototypes: (C,) row of the prototype that each is in.
     """
 
@@ -228,7 +231,7 @@ class Cells:
         return cls(ids, weight, prototypes)
 
     def rows(self, group: Int64, lat_deg: Float64, lon_deg: Float64) -> Int64:
-        """Return the row of the cell of each photo's group, (N,); the group's first photo says where it is."""
+        """Return the row of the cell of each photo's group, (N,); the position of a group is that of its first photo."""
         _, first, own = np.unique(group, return_index=True, return_inverse=True)
         level = int(s2.levels(self.ids[:1])[0])
         return np.searchsorted(self.ids, s2.cell_ids(lat_deg[first], lon_deg[first], level))[own]

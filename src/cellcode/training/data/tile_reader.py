@@ -1,8 +1,7 @@
-"""Aerial tiles for training, read out of the imagery when a batch wants them.
+"""Aerial tiles for training, read from the imagery when a batch needs them.
 
-What `TileStore` keeps around a cell is some hundred times what the same ground takes as JPEG, since neighbouring cells keep the
-same ground again: right for a town, too much for a country. Here nothing is kept; a tile costs some milliseconds of a core
-each time.
+`TileStore` keeps some hundred times the bytes that the same ground takes as JPEG, since neighbouring cells overlap:
+right for a town, too much for a country. Here nothing is kept; a tile costs some milliseconds of a core each time.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from cellcode.types import Float64, Ids, Int64
 
 
 class TileReader(CellTiles):
-    """Gives the tiles that `TileStore` gives, without a store; the arguments are those of it.
+    """Returns the tiles that `TileStore` returns, without a store; see it for the other arguments.
 
     Args:
-        threads: that read, in this process; 0: one a core.
+        threads: that read, in this process; 0: one per core.
     """
 
     def __init__(self, source: AerialSource, cells: Ids, tile: TileConfig, dates: int = 1, threads: int = 0) -> None:
@@ -40,7 +39,7 @@ class TileReader(CellTiles):
         """Read one tile for each position; see `CellTiles`.
 
         Raises:
-            InputError: some of the imagery could not be fetched, but may be there later.
+            InputError: some of the imagery could not be fetched because of temporary errors.
         """
         tile = self._tile
         view = np.zeros(len(rows), np.int64) if date is None else date

@@ -1,15 +1,15 @@
 """Aerial tiles for training: read once with their surroundings, then cut anew for every batch.
 
-A tile that is moved and turned differently each time cannot be memorised, and that is what makes aerial embeddings work
-where no photo was taken (method: random rotation and translation of the tile). Reading a fresh crop from the raster for
-each would cost some ten milliseconds; cutting it from the kept surroundings costs a tenth of one.
+A tile that is translated and rotated differently each time cannot be memorised, which makes aerial embeddings work where
+no photo was taken (method: random rotation and translation of the tile). Reading a crop from the raster for each would
+cost some ten milliseconds; cutting it from the kept surroundings costs a tenth of one.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,19 +24,22 @@ from torch import Tensor
 from cellcode.aerial import AerialSource, Crop
 from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.config import TileConfig
+from cellcode.distributed import collectives
 from cellcode.files import atomic_path
 from cellcode.geography import distance, s2
 from cellcode.progress import Meter
 from cellcode.training.data.augmentation import sampling_grid
 from cellcode.types import Float64, Ids, Int64
 
+logger = logging.getLogger(__name__)
+
 
 class CellTiles(ABC):
     """Tiles around positions in a set of cells.
 
     Attributes:
-        cells: (C,) uint64, sorted; tiles from anywhere are around their centres `lat_deg`, `lon_deg`.
-        dates: of the imagery that tiles can be of, at least one.
+        cells: (C,) uint64, sorted; random negatives are around their centres `lat_deg`, `lon_deg`.
+        dates: how many dates of imagery there are, at least one.
     """
 
     def __init__(self, cells: Ids, dates: int) -> None:
@@ -51,7 +54,7 @@ class CellTiles(ABC):
     def cut(
         self, rows: Int64, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Int64 | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Give one tile for each row of the cells, centred on a position, its top towards `bearing_deg`.
+        """Return one tile per row of the cells, centred on a position, its top towards `bearing_deg`.
 
         Args:
             date: number of a date, below `dates`, for each tile; None: the first, which is what the source itself shows.
@@ -65,8 +68,8 @@ class CellTiles(ABC):
 class TileStore(CellTiles):
     """North-up surroundings of a set of cells, at every scale of a tile.
 
-    The wider a scale, the coarser its pixels: each takes less room than the one before, and a raster with overviews gives it
-    without its finest pixels being read.
+    The wider a scale, the coarser its pixels: each takes less space than the one before, and a raster with overviews provides
+    it without reading its finest pixels.
 
     Args:
         source: where the imagery comes from.
@@ -78,7 +81,7 @@ class TileStore(CellTiles):
         dates: of the imagery to keep each cell at, where a source has several (see `AerialSource.editions`).
 
     Raises:
-        InputError: some of the imagery could not be fetched, but may be there later.
+        InputError: some of the imagery could not be fetched because of temporary errors.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class TileStore(CellTiles):
         paths = [path, *(path.with_stem(f"{path.stem}_{scale:g}") for scale in tile.scales[1:])]
         reach_m += float(farthest_m)
         ready = shared and all(each.is_file() for each in paths)
-        with ExitStack() as stack:  # the files appear whole: another training may look for them
+        with ExitStack() as stack:  # the files appear whole: another training may use them
             made = paths if ready else [stack.enter_context(atomic_path(each)) for each in paths]
             count = self.dates * len(cells)
             self._scales = [
@@ -111,9 +114,8 @@ class TileStore(CellTiles):
             if not ready:
                 self._read(views)
                 refuse_transient(source.missing, "start the training again, what was fetched is kept")
-                masked = source.missing
-                if masked:
-                    print(f"masked in the imagery: {summary(masked)}", file=sys.stderr)
+                if source.missing:
+                    collectives.warn(logger, f"masked in the imagery: {summary(source.missing)}")
         for scale, each in zip(self._scales, paths, strict=True):
             scale.path = each
 
@@ -145,7 +147,7 @@ class TileStore(CellTiles):
 
 
 def window_px(size_px: int) -> int:
-    """Return the edge of the square cut for one tile: the circle around it, since tiles turn, and pixels for interpolation."""
+    """Return the edge of the square cut for one tile: the circle around it, since tiles rotate, and pixels for interpolation."""
     return math.ceil(size_px * math.sqrt(2)) + 3
 
 
@@ -184,7 +186,7 @@ class _Surroundings:
             [self._pixels[r, t : t + side, c : c + side] for r, t, c in zip(rows, top, left, strict=True)]
         )
         images = torch.from_numpy(windows).permute(0, 3, 1, 2).float()
-        grid = _turned_grid(x - left, y - top, bearing_rad, side, self.size_px)
+        grid = _rotated_grid(x - left, y - top, bearing_rad, side, self.size_px)
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
     def close(self) -> None:
@@ -192,7 +194,7 @@ class _Surroundings:
         self.path.unlink(missing_ok=True)
 
 
-def _turned_grid(x: Float64, y: Float64, bearing_rad: Float64, side_px: int, size_px: int) -> Tensor:
+def _rotated_grid(x: Float64, y: Float64, bearing_rad: Float64, side_px: int, size_px: int) -> Tensor:
     """Sampling grid (B, size_px, size_px, 2) of squares of `size_px` around (x, y), for images of `side_px`."""
     scale = size_px / side_px
     cos, sin = scale * np.cos(bearing_rad), scale * np.sin(bearing_rad)

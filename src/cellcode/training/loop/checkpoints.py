@@ -1,4 +1,4 @@
-"""Checkpoints: everything a stopped training needs to go on as if never stopped. Never pickle.
+"""Checkpoints: everything a stopped training needs to resume as if never stopped. Never pickle.
 
     RUN/checkpoint/00000500/                one for each of the last steps kept, and the best one
         state.safetensors                   weights, buffers, averages and the optimiser's moments; clusters that order batches
@@ -6,9 +6,8 @@
         state.json                          step, configuration, digest of the photo table; comes last
 
 The learning rate and every random draw are functions of seed and step, so they need no state, and so are batches, given the
-clusters by which `training.alike` orders them. The folder is
-written under a temporary name by all processes and renamed when all are done; what is left half-written has no such
-name and is never read.
+clusters by which `hard_batches` orders them. The folder is written under a temporary name by all processes and renamed when
+all are done; an incomplete one has no such name and is never read.
 """
 
 from __future__ import annotations
@@ -31,15 +30,19 @@ from cellcode.errors import InputError
 from cellcode.files import read_json, replace_folder, write_json
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.sharded import ShardedPrototypes
-from cellcode.training.data.hard_batches import Alike
+from cellcode.training.data.hard_batches import HardBatches
 
 FOLDER = "checkpoint"
 _PARTIAL = ".partial"
+_LABELS = "alike."  # prefix of the clusters of hard batches; older checkpoints have the name
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint belongs to: configuration, digests of photos and imagery, numbers of photos and prototype cells."""
+    """What a checkpoint belongs to: configuration, digests of photos and imagery, numbers of photos and prototype cells.
+
+    Machine settings are no part of it: a training may resume on another device, in another precision.
+    """
 
     config: Config
     photos: str
@@ -49,24 +52,24 @@ class Identity:
 
     def as_json(self) -> dict[str, Any]:
         """Return the keys kept in state.json."""
-        return {**vars(self), "config": self.config.model_dump(mode="json")}
+        return {**vars(self), "config": self.config.model_dump(mode="json", exclude={"machine"})}
 
 
 @dataclass
 class State:
-    """What is kept: modules by name, the optimiser of their parameters, the table if it is sharded, and what orders batches."""
+    """What is kept: modules by name, the optimiser of their parameters, a sharded table, and the clusters of hard batches."""
 
     modules: dict[str, nn.Module]
     optimizer: torch.optim.Optimizer
     table: ShardedPrototypes | None = None
-    alike: Alike | None = None
+    hard: HardBatches | None = None
 
 
 def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score: float | None = None) -> None:
     """Write the checkpoint of a step, and then remove older ones but the last `keep` and the one of the highest score.
 
     Raises:
-        InputError: it could not be written, as on a full disk; those that are there stay as they are.
+        InputError: it could not be written, as on a full disk; existing checkpoints stay as they are.
     """
     partial, finished = run / FOLDER / _PARTIAL, run / FOLDER / f"{step:08d}"
     first = collectives.rank() == 0
@@ -105,8 +108,8 @@ def load(run: Path, state: State, own: Identity) -> int:
     if not folders:
         if (run / FOLDER / "state.json").exists():
             raise InputError(
-                f"{run / FOLDER} is of an earlier version of cellcode, which wrote one checkpoint without a number, and "
-                "cannot be gone on from; train without --resume to start over"
+                f"{run / FOLDER} was written by an earlier version of cellcode, whose checkpoints had no number, and "
+                "cannot be resumed; train without --resume to start over"
             )
         return 0
     folder = folders[-1]
@@ -117,13 +120,14 @@ def load(run: Path, state: State, own: Identity) -> int:
         if state.table is not None:
             _restore_rows(folder, state.table)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder} is damaged ({error}); remove it to go on from an earlier one") from None
+        raise InputError(f"{folder} is damaged ({error}); remove it to resume from an earlier one") from None
     for name, module in state.modules.items():
         start = len(name) + 1
         module.load_state_dict({key[start:]: value for key, value in tensors.items() if key.startswith(f"{name}.")})
     _restore_moments(tensors, state.optimizer)
-    if state.alike is not None:
-        state.alike.kept = {int(key[6:]): value.numpy() for key, value in tensors.items() if key.startswith("alike.")}
+    if state.hard is not None:
+        labels = {key.removeprefix(_LABELS): value for key, value in tensors.items() if key.startswith(_LABELS)}
+        state.hard.labels = {int(batch): value.numpy() for batch, value in labels.items()}
     return int(facts["step"])
 
 
@@ -149,8 +153,8 @@ def _tensors(state: State) -> dict[str, Tensor]:
         tensors |= {f"{name}.{key}": _copy(value) for key, value in module.state_dict().items()}
     for number, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": _copy(value) for key, value in moments.items()}
-    if state.alike is not None:
-        tensors |= {f"alike.{batch}": torch.from_numpy(labels) for batch, labels in state.alike.kept.items()}
+    if state.hard is not None:
+        tensors |= {f"{_LABELS}{batch}": torch.from_numpy(labels) for batch, labels in state.hard.labels.items()}
     return tensors
 
 
@@ -164,7 +168,7 @@ def _restore_moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimize
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, number, moment = key.split(".")
-            if value.ndim:  # in the parameter's own memory layout, which the fused update takes for granted
+            if value.ndim:  # in the parameter's own memory layout, which the fused update assumes
                 value = torch.empty_like(parameters[int(number)]).copy_(value)
             moments.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -198,21 +202,21 @@ def _restore_rows(folder: Path, table: ShardedPrototypes) -> None:
                         first - start : last - start
                     ]
     if covered != table.stop - table.start:
-        raise InputError(f"{folder} lacks rows of the prototypes; remove it to go on from an earlier one")
+        raise InputError(f"{folder} lacks rows of the prototypes; remove it to resume from an earlier one")
     if clustered:
         table.clusters = Clusters.of(clusters.numpy(), int(np.max(clusters.numpy())) + 1)
 
 
 def _compare(run: Path, facts: dict[str, Any], own: Identity) -> None:
-    advice = "train it with what it began with, or without --resume to start over"
+    advice = "train with the same ones, or without --resume to start over"
     if facts["photos"] != own.photos:
         raise InputError(
-            f"{run} was begun with another photo table ({facts['photo_count']} photos in {facts['cells']} prototype cells, "
+            f"{run} was started with another photo table ({facts['photo_count']} photos in {facts['cells']} prototype cells, "
             f"now {own.photo_count} in {own.cells}); {advice}"
         )
     if facts["aerial"] != own.aerial:
-        raise InputError(f"{run} was begun with other aerial imagery; {advice}")
+        raise InputError(f"{run} was started with other aerial imagery; {advice}")
     theirs = configuration.parse_saved(facts["config"], f"{run}/{FOLDER}/state.json")
     changed = configuration.differences(theirs, own.config)
     if changed:
-        raise InputError(f"{run} was begun with another configuration ({'; '.join(changed[:5])}); {advice}")
+        raise InputError(f"{run} was started with another configuration ({'; '.join(changed[:5])}); {advice}")

@@ -24,7 +24,7 @@ class Log:
 
     Args:
         folder: receives log.jsonl and, with `tensorboard`, tensorboard/.
-        begin: lines of this step and later ones are dropped: the steps will be taken again.
+        begin: lines of this step and later ones are dropped: those steps will be repeated.
 
     Raises:
         MissingExtraError: `tensorboard` without the package.
@@ -58,7 +58,7 @@ class Log:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Time a step, or what of it the host does: the device may be behind, until `write` reads the losses."""
+        """Time a step, or the host's part of it: the device may be behind, until `write` reads the losses."""
         started = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - started
@@ -67,7 +67,7 @@ class Log:
     def write(self, step: int, losses: dict[str, Tensor], photos: int) -> None:
         """Write the losses of a step, and the mean time of the steps timed since the last line, of `photos` photos each."""
         started = time.perf_counter()
-        told = {name: round(float(value), 5) for name, value in losses.items()}  # waits for the device
+        values = {name: round(float(value), 5) for name, value in losses.items()}  # waits for the device
         seconds = (self._seconds + time.perf_counter() - started) / max(1, self._steps)
         self._seconds, self._steps = 0.0, 0
         speed = {
@@ -75,7 +75,7 @@ class Log:
             "photos_per_s": round(photos / seconds, 1),
             "memory_bytes": peak_memory(),
         }
-        self._line({"step": step, **told, **speed})
+        self._line({"step": step, **values, **speed})
 
     def write_recall(self, step: int, recall: float) -> None:
         """Write the recall of the validation sample after a step."""
@@ -104,9 +104,9 @@ def peak_memory() -> int:
 
 
 def _keep_lines(log: Path, begin: int) -> None:
-    """Drop the log lines of steps that will be taken again."""
+    """Drop the log lines of steps that will be repeated."""
     if log.is_file():
         lines = log.read_text(encoding="utf-8").splitlines()
-        # The stop may have torn the last line.
+        # The last line may be incomplete.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < begin]
         log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

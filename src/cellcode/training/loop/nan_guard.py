@@ -1,4 +1,4 @@
-"""A stop on a loss that is no number, with the batch kept for inspection."""
+"""Stops the training at a non-finite loss and keeps the batch for inspection."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class _Noted:
     arrived: torch.cuda.Event | None
 
 
-class Finite:
-    """Looks at every loss. On CUDA it does so one batch late, when the number has arrived, so that nobody waits for it.
+class NanGuard:
+    """Checks every loss. On CUDA it does so one batch late, when the value has arrived, so that nothing waits for it.
 
-    The weights are moved by then, but no checkpoint is: `settle` comes before each.
+    The weights have been updated by then, but no checkpoint has been written: `settle` comes before each.
 
     Args:
-        folder: of the run; it gets the folder "stopped".
-        late: batches that may be trained on before a loss is looked at; None: what suits the device.
+        folder: of the run; the batch goes into its folder "stopped".
+        late: batches that may be trained on before a loss is checked; None: what suits the device.
     """
 
     def __init__(self, folder: Path, device: torch.device, late: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Finite:
         self._noted: deque[_Noted] = deque()
 
     def note(self, step: int, batch: Batch, losses: dict[str, Tensor], total: Tensor) -> None:
-        """Note a batch, with its losses by pair and their sum over all processes, and look at the one that is due.
+        """Note a batch, with its losses by pair and their sum over all processes, and check the one that is due.
 
         Raises:
             CellcodeError: its loss is not finite; raised in all processes together.
@@ -53,14 +53,14 @@ class Finite:
             arrived.record()
         self._noted.append(_Noted(step, batch, {name: loss.detach() for name, loss in losses.items()}, total, arrived))
         while len(self._noted) > self._late:
-            self._look(self._noted.popleft())
+            self._check(self._noted.popleft())
 
     def settle(self) -> None:
-        """Look at all that were noted; raises as `note` does."""
+        """Check all that were noted; raises as `note` does."""
         while self._noted:
-            self._look(self._noted.popleft())
+            self._check(self._noted.popleft())
 
-    def _look(self, noted: _Noted) -> None:
+    def _check(self, noted: _Noted) -> None:
         if noted.arrived is not None:
             noted.arrived.synchronize()
         if torch.isfinite(noted.total):

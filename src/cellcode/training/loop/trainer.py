@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +19,14 @@ from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.progress import Meter
-from cellcode.training.data.hard_batches import Miner
-from cellcode.training.data.inputs import Inputs
-from cellcode.training.data.prefetch import Ahead, Batch
-from cellcode.training.data.sampling import PlaceSampler
-from cellcode.training.data.stream import Stream
+from cellcode.training.data.photos import Feed
+from cellcode.training.data.prefetch import Batch, Prefetcher
 from cellcode.training.loop import checkpoints
 from cellcode.training.loop.log import Log
-from cellcode.training.loop.nan_guard import Finite
+from cellcode.training.loop.mining import Miner
+from cellcode.training.loop.nan_guard import NanGuard
 from cellcode.training.loop.objective import Objective
+from cellcode.training.loop.optimizer import learning_rate_factor, moving_average, parameter_groups
 from cellcode.training.loop.validation import Recall
 
 
@@ -42,38 +38,51 @@ class Model(nn.Module):
         self.ground, self.aerial, self.prototypes = ground, aerial, prototypes
 
 
-@dataclass
-class Trainer:
-    """Trains `model` on photos and, if there are any, tiles.
-
-    With several processes each embeds its share of every batch and sums its gradients with the others'; see `Objective`.
-    Nothing in a step waits for the device: losses are read when they are logged.
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a `Trainer` is made of.
 
     Attributes:
-        average: exponential moving average of the model, used after training; None when `training.ema_decay` is 0.
-        folder: receives checkpoints, log.jsonl and, should the loss stop being a number, the batch.
+        folder: receives checkpoints, log.jsonl and, should the loss become non-finite, the batch.
+        identity: what its checkpoints belong to.
         table: prototypes that are sharded; the model then has none.
-        validation: tells the recall of a sample of photos that training does not see.
+        validation: recall of a sample of photos that training does not see; None: it is not measured.
     """
 
     config: Config
     model: Model
-    photos: Inputs
-    tiles: Inputs | None
-    sampler: PlaceSampler | Stream
+    feed: Feed
     folder: Path
     identity: checkpoints.Identity
     device: torch.device
     table: ShardedPrototypes | None = None
     validation: Recall | None = None
 
-    def __post_init__(self) -> None:
-        """Set up the objective, the optimiser and the average."""
+
+class Trainer:
+    """Trains a model on photos and, if there are any, tiles.
+
+    With several processes each embeds its share of every batch and sums its gradients with the others'; see `Objective`.
+    Nothing in a step waits for the device: losses are read when they are logged.
+
+    Attributes:
+        steps: of the whole training.
+        average: exponential moving average of the model, used after training; None when `training.ema_decay` is 0.
+
+    Raises:
+        UsageError: a batch does not divide by the processes.
+    """
+
+    def __init__(self, setup: TrainingSetup) -> None:
+        self.config, self.model, self.device = setup.config, setup.model, setup.device
+        self.folder, self.identity = setup.folder, setup.identity
+        self.sampler, self.photos, self.tiles = setup.feed.sampler, setup.feed.photos, setup.feed.tiles
+        self.table, self.validation = setup.table, setup.validation
         training = self.config.training
         places = self.sampler.photos_per_batch // self.sampler.photos_per_place
         if places % collectives.world():
             raise UsageError(
-                f"{places} places a batch do not divide by {collectives.world()} processes; set "
+                f"{places} places per batch do not divide by {collectives.world()} processes; set "
                 "training.batch_size so that they do"
             )
         self.steps = max(1, training.epochs * self.sampler.steps_per_epoch // training.gradient_accumulation)
@@ -87,8 +96,8 @@ class Trainer:
         self.ground = collectives.replicated(self.model.ground)
         self.aerial = collectives.replicated(self.model.aerial) if self.model.aerial is not None else None
         self._clipped = [p for name, p in self.model.named_parameters() if not name.startswith("prototypes")]
-        self.ahead = Ahead(self._make, self.device, self.steps * training.gradient_accumulation)
-        self.finite = Finite(self.folder, self.device)
+        self.batches = Prefetcher(self._draw, self.device, self.steps * training.gradient_accumulation)
+        self.nan_guard = NanGuard(self.folder, self.device)
         self.average: AveragedModel | None = None
         if training.ema_decay:
             self.average = AveragedModel(self.model, multi_avg_fn=moving_average(training.ema_decay), use_buffers=True)
@@ -109,7 +118,7 @@ class Trainer:
         self.model.train()
         score = None
         with (
-            closing(self.ahead),
+            closing(self.batches),
             Log(self.folder, begin, every.tensorboard) as log,
             Meter("training", self.steps) as meter,
         ):
@@ -118,11 +127,11 @@ class Trainer:
                 with log.timed():
                     losses = self.step(step)
                 if step % every.log_every_steps == 0 or step == self.steps - 1:
-                    log.write(step, losses, self._photos_a_step())
+                    log.write(step, losses, self.sampler.photos_per_batch * every.gradient_accumulation)
                     meter.note(f"loss {float(losses['loss']):.3f}")
                 meter.advance()
                 if self.validation is not None and (step + 1) % every.validate_every_steps == 0:
-                    score = self._recall()
+                    score = self._recall(self.validation)
                     log.write_recall(step, score)
                 if (step + 1) % every.checkpoint_every_steps == 0:
                     self._save(step + 1, score)
@@ -142,32 +151,37 @@ class Trainer:
             group["lr"] = group["peak"] * factor
         self.miner.mine_if_due(step)
         self.optimizer.zero_grad(set_to_none=True)
-        shares = training.gradient_accumulation * collectives.world()
+        first, last = step * training.gradient_accumulation, (step + 1) * training.gradient_accumulation - 1
         reported: dict[str, Tensor] = {}
-        for number in range(step * training.gradient_accumulation, (step + 1) * training.gradient_accumulation):
-            batch = self.ahead.take(number)
-            with self._gradients_kept(number + 1 < (step + 1) * training.gradient_accumulation):
-                losses = self.losses(batch)
-                means = torch.stack([loss.mean() for loss in losses.values()])
-                total = means.sum()
-                told = collectives.total_(torch.cat([means.detach(), total.detach()[None]])) / shares
-                self.finite.note(step, batch, losses, told[-1])
-                (total / shares).backward()  # type: ignore[no-untyped-call]
-            for name, value in zip([*losses, "loss"], told, strict=True):
-                reported[name] = reported.get(name, 0) + value
+        for number in range(first, last + 1):
+            batch = self.batches.take(number)
+            with self._without_exchange(number < last):
+                for name, value in self._backward(step, batch).items():
+                    reported[name] = reported.get(name, 0) + value
         self._update(step, factor)
         return reported
 
-    def _gradients_kept(self, kept: bool) -> ExitStack:
-        """Return a context whose gradients stay in this process if `kept`: those of the last batch of a step go with them."""
+    def _backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Add a batch's gradients, and return its share in the means of the step: the loss by pair and their sum."""
+        shares = self.config.training.gradient_accumulation * collectives.world()
+        losses = self.losses(batch)
+        means = torch.stack([loss.mean() for loss in losses.values()])
+        total = means.sum()
+        summed = collectives.total_(torch.cat([means.detach(), total.detach()[None]])) / shares
+        self.nan_guard.note(step, batch, losses, summed[-1])
+        (total / shares).backward()  # type: ignore[no-untyped-call]
+        return dict(zip([*losses, "loss"], summed, strict=True))
+
+    def _without_exchange(self, wanted: bool) -> ExitStack:
+        """Return a context whose gradients stay in this process, if `wanted`: the last batch of a step exchanges them all."""
         stack = ExitStack()
         for encoder in (self.ground, self.aerial):
-            if kept and isinstance(encoder, DistributedDataParallel):
+            if wanted and isinstance(encoder, DistributedDataParallel):
                 stack.enter_context(encoder.no_sync())
         return stack
 
     def _update(self, step: int, factor: float) -> None:
-        """Clip the gradients of the encoders, which the backward has exchanged, and move every weight."""
+        """Clip the gradients of the encoders, which the backward has exchanged, and update every weight."""
         if self.model.prototypes is not None:
             collectives.sum_gradients(list(self.model.prototypes.parameters()))
         nn.utils.clip_grad_norm_(self._clipped, self.config.training.max_grad_norm)
@@ -184,9 +198,9 @@ class Trainer:
             tiles = None
             if batch.tiles is not None and self.aerial is not None:
                 tiles = batch.tiles.embed(self.aerial, self.device)
-        return self.objective(photos, tiles, batch.strangers, draw=batch.number)
+        return self.objective(photos, tiles, batch.random_tiles, draw=batch.number)
 
-    def _make(self, number: int) -> Batch:
+    def _draw(self, number: int) -> Batch:
         """Draw this process's share of a batch: a function of seed, number and process."""
         indices = self.sampler.batch(number)
         share = len(indices) // collectives.world()
@@ -195,23 +209,19 @@ class Trainer:
         photos = self.photos.draw(indices, random)
         if self.tiles is None:
             return Batch(number, indices, photos)
-        # One tile a place is enough: the photos of a place share it.
+        # One tile per place is enough: the photos of a place share it.
         anchors = indices[:: self.sampler.photos_per_place]
         tiles = self.tiles.draw(anchors, random)
         return Batch(number, indices, photos, tiles, len(tiles.inputs) - len(anchors))
 
     def _seed(self, number: int) -> int:
-        """Return the seed of what a step or a batch draws: a resumed run draws what the uninterrupted one would have."""
+        """Return the seed of the draws of a step or a batch, so that a resumed run draws what it would have drawn."""
         return self.config.training.seed * 1_000_003 + number + (collectives.rank() << 40)
 
-    def _photos_a_step(self) -> int:
-        return self.sampler.photos_per_batch * self.config.training.gradient_accumulation
-
-    def _recall(self) -> float:
-        assert self.validation is not None
+    def _recall(self, validation: Recall) -> float:
         trained = self.trained.eval()
         with autocast(self.config.machine.precision, self.device):
-            recall = self.validation(trained.ground, self.table or trained.prototypes)
+            recall = validation(trained.ground, self.table or trained.prototypes)
         self.model.train()
         return recall
 
@@ -219,55 +229,12 @@ class Trainer:
         modules: dict[str, nn.Module] = {"model": self.model}
         if self.average is not None:
             modules["average"] = self.average
-        return checkpoints.State(modules, self.optimizer, self.table, self.sampler.alike)
+        return checkpoints.State(modules, self.optimizer, self.table, self.sampler.hard)
 
     def _save(self, step: int, score: float | None) -> None:
-        """Write a checkpoint. Running statistics, of each process's photos until here, become their mean."""
-        self.finite.settle()
+        """Write a checkpoint. Running statistics, so far of each process's photos, become their mean."""
+        self.nan_guard.settle()
         state = self._state()
         for module in state.modules.values():
             collectives.average_(list(module.buffers()))
         checkpoints.save(self.folder, step, state, self.identity, self.config.training.keep_checkpoints, score)
-
-
-def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Return an exponential moving average whose memory grows with the steps taken, up to `decay`.
-
-    A constant decay would let the random start weigh in the result of a short training.
-    """
-
-    @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        kept = min(decay, (1 + int(count)) / (10 + int(count)))
-        if average[0].is_floating_point():  # AveragedModel groups tensors by type
-            torch._foreach_lerp_(list(average), list(current), 1 - kept)
-        else:
-            torch._foreach_copy_(list(average), list(current))
-
-    return update
-
-
-def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
-    """Linear warm-up, then half a cosine down to zero; in 0..1."""
-    warmup = max(1, round(steps * warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def parameter_groups(model: Model, config: Config) -> Iterator[dict[str, Any]]:
-    """Groups by learning rate and weight decay; vectors (biases, norms), prototypes and classes are not decayed."""
-    training = config.training
-    backbone_rate = training.backbone_learning_rate or training.learning_rate
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith(("prototypes.", "classifiers.")):
-            key = (training.prototype_learning_rate, 0.0)
-        else:
-            rate = backbone_rate if ".backbone." in name else training.learning_rate
-            key = (rate, training.weight_decay if parameter.ndim > 1 else 0.0)
-        groups.setdefault(key, []).append(parameter)
-    for (peak, decay), parameters in groups.items():
-        yield {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from cellcode.model.prototypes.protocol import PrototypeTable
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Validation
-from cellcode.training.setup.data_setup import decode
+from cellcode.training.data.photos import decode
 from cellcode.types import Float64, UInt8
 
+logger = logging.getLogger(__name__)
 MOST = 1000  # photos: a recall of one half is then known to 3 points
 BATCH = 256
 
@@ -36,7 +37,7 @@ class Recall:
 
     @torch.no_grad()
     def __call__(self, ground: Encoder, prototypes: PrototypeTable | None) -> float:
-        """Ask every photo; each process asks its own rows."""
+        """Search for every photo; each process searches its own rows."""
         assert prototypes is not None
         device = ground.projection.weight.device
         parts = [
@@ -44,17 +45,14 @@ class Recall:
             for i in range(0, len(self.pixels), BATCH)
         ]
         score, row = prototypes.best(torch.cat(parts))
-        scores, rows = (
-            collectives.gather_array(score.cpu().numpy()[None]),
-            collectives.gather_array(row.cpu().numpy()[None]),
-        )
+        scores, rows = (collectives.gather_array(each.cpu().numpy()[None]) for each in (score, row))
         best = rows[scores.argmax(axis=0), np.arange(len(self.pixels))]
         lat_deg, lon_deg = s2.cell_centers(prototypes.ids[best])
         return float((distance.haversine_m(self.lat_deg, self.lon_deg, lat_deg, lon_deg) < self.radius_m).mean())
 
 
 def recall_of_sample(validation: PhotoTable, config: Config) -> Recall | None:
-    """Give the recall of a sample of the validation photos within the middle one of the evaluation's radii."""
+    """Return the recall of a sample of the validation photos within the middle one of the evaluation's radii."""
     if not config.training.validate_every_steps or not config.loss.query_prototype or not len(validation):
         return None
     chosen = np.zeros(len(validation), bool)
@@ -68,8 +66,8 @@ def embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Vali
     """Embed all validation photos with the trained encoder, for the calibration of a database."""
     queries = np.empty((0, config.model.dim), np.float32)
     pixels, failures = load_pixels(table.files, config.photo, description="reading validation photos")
-    if failures:  # the training is done: whatever they are, it is not thrown away
-        print(f"{len(failures)} of {len(table)} validation photos cannot be read any more", file=sys.stderr)
+    if failures:  # the training is done, and is kept whatever they are
+        logger.warning("%d of %d validation photos can no longer be read", len(failures), len(table))
     good = np.setdiff1d(np.arange(len(table)), list(failures))
     pixels, table = pixels[good], table.select(good)
     if len(table):

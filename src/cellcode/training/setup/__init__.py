@@ -1,4 +1,4 @@
-"""What a training is made of: its data, its imagery, and the factory of model, sampler and inputs.
+"""Setting up a training: its data, its imagery, the model and the prototypes.
 
 Everything is checked before the first step.
 """

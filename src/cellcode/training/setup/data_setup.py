@@ -1,59 +1,62 @@
-"""What a training is given: photos to learn from and to validate with, whether they suffice, and what is said of them later."""
+"""The data of a training: photos to train on and to validate with, whether they suffice, and their facts for the run."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from cellcode.aerial import AerialSource
 from cellcode.config import Config
+from cellcode.distributed import collectives
 from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import PackedPhotos, is_packed
-from cellcode.photos.reading.pixels import load_pixels
 from cellcode.photos.table.splits import by_position
-from cellcode.runs import CellFacts
 from cellcode.training.data.packed import PackedTraining, unpack
-from cellcode.types import Bools, Float64, UInt8
+from cellcode.training.data.photos import TablePhotos, TrainingPhotos
+from cellcode.types import Bools, Float64
+
+logger = logging.getLogger(__name__)
 
 
-def photos_of(
-    photos: PhotoTable | Path | str, config: Config, cache: Path
-) -> tuple[PhotoTable | PackedTraining, PhotoTable]:
-    """Return the photos to train on, from a table or packed, and those to validate with, whose files are at hand."""
-    if isinstance(photos, PhotoTable):
-        return split_validation(photos, config)
-    if not is_packed(photos):
-        return split_validation(PhotoTable.load(Path(photos)), config)
-    packed = PackedPhotos.open(photos)
-    return PackedTraining.of(packed, config), unpack(packed, "validation", cache / "validation")
+def photos_of(photos: PhotoTable | Path | str, config: Config, cache: Path) -> tuple[TrainingPhotos, PhotoTable]:
+    """Return the photos to train on, of a table or packed, and a table of those to validate with.
+
+    Args:
+        cache: a folder for validation photos taken out of their shards.
+    """
+    if not isinstance(photos, PhotoTable) and is_packed(photos):
+        packed = PackedPhotos.open(photos)
+        return PackedTraining.of(packed, config), unpack(packed, "validation", cache / "validation")
+    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
+    training, validation = split_validation(table, config)
+    return TablePhotos(training), validation
 
 
 def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, PhotoTable]:
     """Return the photos to train on and those to validate with.
 
-    The latter are the table's split "validation". Without one they are carved out of the training split, by position, and
-    some prototype cells lose all their photos to it, so that calibration sees photos of places that no photo taught.
+    The latter are the table's split "validation". Without one they are taken out of the training split, by position, and some
+    prototype cells lose all their photos to it, so that calibration sees photos of places without training photos.
+
+    Raises:
+        InputError: there is nothing to train on.
     """
     validation, table = table.of_split("validation"), table.of_split("train")
     if not len(table):
         raise InputError("the photo table has no photos in its split 'train'; ingest with a split, or a larger folder")
     if len(validation):
-        print(
-            f"{len(validation)} photos of the split 'validation' are used; the configuration's is ignored",
-            file=sys.stderr,
-        )
+        logger.info("%d photos of the split 'validation' are used; the configuration's is ignored", len(validation))
         return table, validation
     chosen = set_apart(table.lat_deg, table.lon_deg, config)
     return table.select(~chosen), table.select(chosen)
 
 
 def set_apart(lat_deg: Float64, lon_deg: Float64, config: Config) -> Bools:
-    """Choose the photos that training does not see from those at these positions, (N,) bool.
+    """Choose validation photos from those at these positions, (N,) bool.
 
     Raises:
         InputError: it would be all of them.
@@ -70,8 +73,12 @@ def set_apart(lat_deg: Float64, lon_deg: Float64, config: Config) -> Bools:
     return chosen
 
 
-def require_supervision(config: Config, training: PhotoTable | PackedTraining, source: AerialSource | None) -> None:
-    """Refuse, before any work, a training that has nothing to learn from."""
+def require_supervision(config: Config, training: TrainingPhotos, source: AerialSource | None) -> None:
+    """Refuse, before any work, a training that has nothing to learn from.
+
+    Raises:
+        InputError: no loss is switched on, or no photo lies in the imagery.
+    """
     loss = config.loss
     if source is None:
         if not (loss.query_prototype or loss.query_query):
@@ -90,41 +97,12 @@ def require_supervision(config: Config, training: PhotoTable | PackedTraining, s
     if not covered.any():
         raise InputError("no training photo lies in the aerial imagery; check the photos' region and the raster's CRS")
     if not covered.all():
-        what = "training photos" if isinstance(training, PhotoTable) else "cells with training photos"
-        print(f"{(~covered).sum()} of {len(covered)} {what} lie outside the imagery", file=sys.stderr)
+        collectives.warn(logger, f"{(~covered).sum()} of {len(covered)} {training.noun} lie outside the imagery")
 
 
-def decode(table: PhotoTable, config: Config, description: str) -> tuple[UInt8, PhotoTable]:
-    """Read photos; those that cannot be read any more are left out and counted."""
-    pixels, failures = load_pixels(table.files, config.photo, description=description)
-    if failures:
-        first = next(iter(failures.values()))
-        print(f"{len(failures)} of {len(table)} photos left out; the first: {first}", file=sys.stderr)
-        good = np.setdiff1d(np.arange(len(table)), list(failures))
-        if not len(good):
-            raise InputError(f"none of the {len(table)} photos can be read; the first: {first}")
-        pixels, table = pixels[good], table.select(good)
-    return pixels, table
-
-
-def facts(training: PhotoTable | PackedTraining, level: int) -> CellFacts:
-    """Count what each cell of a level has of training photos."""
-    if isinstance(training, PackedTraining):
-        return training.facts
-    return CellFacts.of_photos(training.lat_deg, training.lon_deg, training.captured_at, level)
-
-
-def digest(training: PhotoTable | PackedTraining) -> str:
-    """Digest of which photos are trained on and where they are."""
-    if isinstance(training, PackedTraining):
-        return training.packed.identity
-    files = "\n".join(str(name) for name in training.column("file")).encode()
-    return hashlib.sha256(files + training.lat_deg.tobytes() + training.lon_deg.tobytes()).hexdigest()[:16]
-
-
-def manifest(training: PhotoTable | PackedTraining, source: AerialSource | None) -> dict[str, object]:
-    """Give what a run says of its ingredients: where they are from, and under which licences."""
-    licences, attributions = _distinct(training, "licence"), _distinct(training, "attribution")
+def manifest(training: TrainingPhotos, source: AerialSource | None) -> dict[str, object]:
+    """Return the entries of a run's manifest about its data: where it comes from, and under which licences."""
+    licences, attributions = training.distinct("licence"), training.distinct("attribution")
     if source is not None:
         licences, attributions = sorted({*licences, source.licence}), sorted({*attributions, source.attribution})
     lat_deg, lon_deg = training.lat_deg, training.lon_deg
@@ -135,9 +113,3 @@ def manifest(training: PhotoTable | PackedTraining, source: AerialSource | None)
         "attributions": [text for text in attributions if text],
         "imagery": source.identity if source is not None else None,
     }
-
-
-def _distinct(training: PhotoTable | PackedTraining, name: str) -> list[str]:
-    if isinstance(training, PackedTraining):
-        return list(training.packed.manifest[f"{name}s"])
-    return sorted({str(value) for value in training.column(name) if value is not None})

@@ -1,4 +1,4 @@
-"""Which imagery a training reads: around the cells with photos, and around some others for tiles from anywhere."""
+"""Which imagery a training reads: around the cells with photos, and around some others for random negatives."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ import numpy as np
 from cellcode.aerial import AerialSource
 from cellcode.config import Config
 from cellcode.geography import distance, s2
-from cellcode.photos import PhotoTable
-from cellcode.training.data.packed import PackedTraining
+from cellcode.training.data.photos import TrainingPhotos
 from cellcode.training.data.tile_reader import TileReader
 from cellcode.training.data.tiles import CellTiles, TileStore
 from cellcode.types import Ids
 
-STRANGERS_PER_CELL = 2  # cells without photos kept for tiles from anywhere, for each cell with photos
-MOST_STRANGERS = 1_000_000  # of them; more are never drawn in a training
-STRANGERS_M = 5000.0  # how far around the photos' box they are looked for
+RANDOM_PER_CELL = 2  # cells without photos kept for random negatives, for each cell with photos
+MOST_RANDOM = 1_000_000  # of them; more are never drawn in a training
+RANDOM_REACH_M = 5000.0  # how far outside the photos' bounding box they may lie
 
 
-def store_cells(training: PhotoTable | PackedTraining, source: AerialSource, config: Config) -> Ids:
-    """Cells whose imagery training needs: those with photos and, for tiles from anywhere, some of the others."""
+def store_cells(training: TrainingPhotos, source: AerialSource, config: Config) -> Ids:
+    """Return the cells whose imagery training needs: those with photos and, for random negatives, some of the others."""
     level = config.levels.cell
-    cells = np.unique(s2.cell_ids(training.lat_deg, training.lon_deg, level))
+    cells = training.cells(level)
     if not config.training.random_tiles or config.training.regime != "full":
         return cells
     rng = np.random.default_rng([config.training.seed, 4])
     west, south, east, north = _near(training, source)
-    wanted = min(STRANGERS_PER_CELL * len(cells), MOST_STRANGERS)
+    wanted = min(RANDOM_PER_CELL * len(cells), MOST_RANDOM)
     lat_deg, lon_deg = rng.uniform(south, north, 4 * wanted), rng.uniform(west, east, 4 * wanted)
     covered = source.covers(lat_deg, lon_deg)
     others = np.setdiff1d(s2.cell_ids(lat_deg[covered], lon_deg[covered], level), cells)
     return np.union1d(cells, rng.permutation(others)[:wanted])
 
 
-def _near(training: PhotoTable | PackedTraining, source: AerialSource) -> tuple[float, float, float, float]:
-    """Return the part of the imagery's bounds around the photos: a service has a whole country, which would all be fetched."""
+def _near(training: TrainingPhotos, source: AerialSource) -> tuple[float, float, float, float]:
+    """Return the imagery's bounds near the photos: a service covers a whole country, all of which would be fetched."""
     west, south, east, north = source.bounds
     lat_deg, lon_deg = training.lat_deg, training.lon_deg
-    low_lat, low_lon = distance.offset(lat_deg.min(), lon_deg.min(), -STRANGERS_M, -STRANGERS_M)
-    high_lat, high_lon = distance.offset(lat_deg.max(), lon_deg.max(), STRANGERS_M, STRANGERS_M)
+    low_lat, low_lon = distance.offset(lat_deg.min(), lon_deg.min(), -RANDOM_REACH_M, -RANDOM_REACH_M)
+    high_lat, high_lon = distance.offset(lat_deg.max(), lon_deg.max(), RANDOM_REACH_M, RANDOM_REACH_M)
     if west > east or low_lon > high_lon:  # across the antimeridian
         return source.bounds
     return (
@@ -53,7 +52,7 @@ def _near(training: PhotoTable | PackedTraining, source: AerialSource) -> tuple[
 
 
 def tile_store(source: AerialSource, cells: Ids, config: Config, cache: Path, shared: Path | None) -> CellTiles:
-    """Give the imagery of the cells: from a file in `cache` or, for other trainings too, in `shared`, or as it is wanted."""
+    """Return the tiles of cells: of a file in `cache` or, for other trainings too, in `shared`, or read when a batch needs them."""
     reach_m, dates = config.augmentation.tile_translation_m, config.augmentation.tile_dates
     if config.training.imagery == "read":
         return TileReader(source, cells, config.tile, dates, config.machine.threads)
