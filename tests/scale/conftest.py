@@ -28,8 +28,8 @@ model:
 augmentation: {tile_translation_m: 15}
 prototypes: {table: sharded, negatives: sampled, share: 0.5, hard_rows: 1, mine_every_steps: 7}
 loss: {kind: softmax}
-stream: {window_shards: 2, threads: 1}
-machine: {precision: float32, device: cpu}
+stream: {window_shards: 2}
+machine: {precision: float32, device: cpu, threads: 1}
 training:
   epochs: 6
   batch_size: 12

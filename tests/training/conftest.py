@@ -28,6 +28,7 @@ model:
   dim: 16
   ground: {backbone: tiny, aggregation: {name: gem}}
   aerial: {backbone: tiny, aggregation: {name: mean}}
+loss: {kind: multi_similarity}
 augmentation: {tile_translation_m: 15}
 validation: {block_m: 20, share: 0.1, withheld_share: 0}
 machine: {precision: float32, device: cpu}
@@ -35,6 +36,7 @@ training:
   epochs: 2
   batch_size: 8
   cached_views: 2
+  ema_decay: 0
   checkpoint_every_steps: 3
   log_every_steps: 1
 """

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from cellcode import config as configuration
+from cellcode import log
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.distributed import collectives, process_group
 from cellcode.errors import CellcodeError
@@ -66,6 +67,7 @@ def teach(case: str, steps: int = 4) -> dict[str, np.ndarray]:
 
 def main() -> None:
     work, *arguments = sys.argv[1:]
+    log.install()
     process_group.BEAT_S, process_group.SILENCE_S = 0.2, 15.0
     try:
         {"teach": _teach, "train": _train}[work](*arguments)

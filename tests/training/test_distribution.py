@@ -25,6 +25,7 @@ from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training import train
 from cellcode.training.loop import checkpoints
+from cellcode.training.loop.trainer import Trainer
 from cellcode.training.train import prepare
 
 PEER = Path(__file__).with_name("peer.py")
@@ -169,7 +170,7 @@ def test_batches_that_do_not_divide_by_the_processes_are_refused(
     small_config: Configure, grid_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("cellcode.distributed.collectives.world", lambda: 3)
-    with pytest.raises(UsageError, match="4 places a batch do not divide by 3 processes"):
+    with pytest.raises(UsageError, match="4 places per batch do not divide by 3 processes"):
         prepare(small_config(), grid_photos, out=tmp_path, resume=False)
 
 
@@ -180,15 +181,15 @@ def test_a_sharded_training_stopped_and_resumed_is_the_one_never_stopped(
     train(config, grid_photos, out=tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     stopped = tmp_path / "stopped"
-    take = train.Trainer.step
+    take = Trainer.step
     with pytest.MonkeyPatch.context() as patch:
 
-        def step(self: train.Trainer, number: int) -> dict[str, float]:
+        def step(self: Trainer, number: int) -> dict[str, float]:
             if number == 5:
                 raise KeyboardInterrupt
             return take(self, number)
 
-        patch.setattr(train.Trainer, "step", step)
+        patch.setattr(Trainer, "step", step)
         with pytest.raises(KeyboardInterrupt):
             train(config, grid_photos, out=stopped)
     train(config, grid_photos, out=stopped, resume=True)

@@ -30,10 +30,10 @@ class Grey(AerialSource):
         return Region.bbox(*self.bounds)
 
 
-def test_imagery_that_may_be_there_later_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imagery_that_may_be_there_later_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cells = s2.cell_ids(np.array([48.85]), np.array([2.35]), 16)
     with pytest.raises(InputError, match=r"1 tile of tiles\.example\.org missing: 1 timeout; start the training again"):
         TileStore(Grey(passing=True), cells, TileConfig(size_px=16), 20.0, tmp_path / "imagery.npy")
     assert not list(tmp_path.iterdir())
     TileStore(Grey(passing=False), cells, TileConfig(size_px=16), 20.0, tmp_path / "imagery.npy").close()
-    assert "masked in the imagery: 1 tile of tiles.example.org missing: 1 timeout" in capsys.readouterr().err
+    assert "masked in the imagery: 1 tile of tiles.example.org missing: 1 timeout" in caplog.text

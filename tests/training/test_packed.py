@@ -18,9 +18,9 @@ from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.runs import CellFacts
-from cellcode.training import train as training
 from cellcode.training.data import packed as packing
 from cellcode.training.setup import data_setup
+from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
 FEW = Packing(level=18, shard_photos=6)
@@ -102,7 +102,7 @@ def test_a_resumed_training_ends_as_the_uninterrupted_one(
     config = small_config("stream.window_shards=2", "training.random_tiles=2")
     aerial = grid_imagery if with_imagery else None
     whole = train(config, packed.place, aerial, out=tmp_path / "whole")
-    prepared = training.prepare(config, packed.place, aerial, out=tmp_path / "parts", resume=False)
+    prepared = prepare(config, packed.place, aerial, out=tmp_path / "parts", resume=False)
     steps = prepared.trainer.steps
     assert steps > 6
     step = prepared.trainer.step

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,10 @@ from cellcode.photos import PhotoTable, ingest
 from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
+from cellcode.training.data.inputs import PhotoInputs
 from cellcode.training.data.packed import PackedTraining
 from cellcode.training.data.schedule import Schedule, Window, draw_groups
-from cellcode.training.data.stream import Stream, StreamedPhotos, replacements
+from cellcode.training.data.stream import Stream, replacements
 
 Configure = Callable[..., Config]
 COUNT = 300
@@ -106,7 +106,7 @@ def test_no_more_windows_are_held_than_are_shown_and_come_next(packed: PackedPho
     made = stream(packed, small_config("stream.window_shards=2", "training.batch_size=4"))
     for step in range(3 * made.steps_per_epoch):
         made.read(step)
-        assert len(made._windows) <= 4
+        assert len(made.windows._held) <= 4
         assert len(made._coming) <= 2
     made.close()
 
@@ -134,7 +134,7 @@ def test_processes_share_an_epoch(packed: PackedPhotos, small_config: Configure)
 
 
 def test_damage_is_named_replaced_and_stops_above_the_share(
-    packed: PackedPhotos, small_config: Configure, capsys: pytest.CaptureFixture[str]
+    packed: PackedPhotos, small_config: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     shards = packed.shards("train")
     lost = Path(packed.place) / "train" / f"{shards.names[2]}.tar"
@@ -148,7 +148,7 @@ def test_damage_is_named_replaced_and_stops_above_the_share(
         cells = s2.cell_ids(batch.lat_deg, batch.lon_deg, 18).reshape(-1, 2)
         assert (cells[:, 0] == cells[:, 1]).all()
     assert 10 < made.damaged[0] <= shards.photos[2]
-    err = capsys.readouterr().err
+    err = caplog.text
     assert lost.name in err
     assert err.count("left out") == 5
     made.close()
@@ -161,7 +161,7 @@ def test_damage_is_named_replaced_and_stops_above_the_share(
 def test_streamed_photos_are_what_the_encoder_is_fed(packed: PackedPhotos, small_config: Configure) -> None:
     config = small_config()
     made = stream(packed, config)
-    photos = StreamedPhotos(made, config)
+    photos = PhotoInputs(made, config)
     numbers = made.batch(0)
     drawn = photos.draw(numbers)
     assert drawn.inputs.shape == (8, 32, 32, 3)
@@ -231,13 +231,13 @@ def test_draws_of_a_window_come_in_groups_that_look_alike(packed: PackedPhotos, 
     plain = stream(packed, config)
     ids = np.unique(s2.parents(PackedTraining.of(packed, config).facts.ids, 16))
     labels = (np.arange(len(ids)) % 4).astype(np.int32)
-    assert made.alike is not None
-    made.alike.kept = {0: labels}
+    assert made.hard is not None
+    made.hard.labels = {0: labels}
     steps = range(
         made.steps_per_epoch, 2 * made.steps_per_epoch
     )  # not the first window, which begins before any clusters
     shown, usual = (np.concatenate(read(each, steps)) for each in (made, plain))
-    draws = {tuple(pair) for pair in plain._draws(*_window(plain, steps[0])).tolist()}
+    draws = {tuple(pair) for pair in plain.windows.draws(_window(plain, steps[0])).tolist()}
     assert {tuple(pair) for pair in shown.reshape(-1, 2).tolist()} <= draws
     assert shown.tolist() != usual.tolist()
     prototype = np.searchsorted(ids, s2.parents(PackedTraining.of(packed, config).facts.ids[cell], 16))
@@ -247,9 +247,8 @@ def test_draws_of_a_window_come_in_groups_that_look_alike(packed: PackedPhotos, 
         each.close()
 
 
-def _window(made: Stream, step: int) -> tuple[Window, Any]:
-    window = made.schedule.positions(step)[0][0]
-    return window, made._window(window).result()
+def _window(made: Stream, step: int) -> Window:
+    return made.schedule.positions(step)[0][0]
 
 
 def test_a_window_that_is_shown_again_in_an_epoch_is_shown_from_its_begin(packed: PackedPhotos) -> None:

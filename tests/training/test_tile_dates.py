@@ -12,7 +12,7 @@ from cellcode.aerial import AerialSource, Crop
 from cellcode.aerial.multi import Member, MultiSource
 from cellcode.config import AugmentationConfig, Config, TileConfig
 from cellcode.geography import Region, s2
-from cellcode.training.data.inputs import Tiles
+from cellcode.training.data.inputs import PhotoArrays, TileInputs
 from cellcode.training.data.tiles import TileStore
 from cellcode.types import Ids
 
@@ -48,18 +48,18 @@ def _several(*values: int, **options: Any) -> MultiSource:
     return MultiSource([Member(Plain(value, **options), f"20{value}-01-01") for value in values])
 
 
-def _tiles(source: Any, folder: Path, dates: int) -> Tiles:
+def _tiles(source: Any, folder: Path, dates: int) -> TileInputs:
     config = Config(tile=TILE, augmentation=AugmentationConfig(tile_dates=dates, **STILL))
     cells = _cells()
     store = TileStore(source, cells, TILE, 60.0, folder / f"{dates}.npy", dates=dates)
-    return Tiles(store, *s2.cell_centers(cells), config)
+    return TileInputs(store, PhotoArrays(np.empty((0, 8, 8, 3), np.uint8), *s2.cell_centers(cells)), config)
 
 
 def test_a_batch_draws_each_tile_from_one_of_the_dates(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tiles = _tiles(_several(10, 15, 20), tmp_path, 3)
     assert tiles.store.dates == 3
-    images = tiles.around(np.arange(4).repeat(50)).inputs
+    images = tiles.of_photos(np.arange(4).repeat(50)).inputs
     colours = images.flatten(1).round()
     assert (colours == colours[:, :1]).all()  # all scales of a tile are of one date
     values, counts = colours[:, 0].unique(return_counts=True)
@@ -69,14 +69,14 @@ def test_a_batch_draws_each_tile_from_one_of_the_dates(tmp_path: Path) -> None:
 
 def test_only_as_many_dates_as_are_asked_for_are_kept_the_newest_first(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    images = _tiles(_several(10, 15, 20), tmp_path, 2).around(np.arange(4).repeat(20)).inputs
+    images = _tiles(_several(10, 15, 20), tmp_path, 2).of_photos(np.arange(4).repeat(20)).inputs
     assert images.round().unique().tolist() == [15, 20]
 
 
 def test_date_without_imagery_of_a_place_is_filled(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = MultiSource([Member(Plain(10, end_deg=0.0), "2010-01-01"), Member(Plain(20), "2020-01-01")])
-    images = _tiles(source, tmp_path, 2).around(np.arange(4).repeat(20)).inputs
+    images = _tiles(source, tmp_path, 2).of_photos(np.arange(4).repeat(20)).inputs
     assert images.round().unique().tolist() == [20]
 
 
@@ -87,7 +87,7 @@ def test_off_it_changes_neither_tiles_nor_the_draws_that_follow(source: Callable
         torch.manual_seed(5)
         tiles = _tiles(kind, tmp_path / str(len(made)), dates)
         assert tiles.store.dates == 1
-        drawn = tiles.around(np.arange(4))
+        drawn = tiles.of_photos(np.arange(4))
         made.append((drawn.inputs, drawn.lat_deg, drawn.lon_deg, torch.rand(3)))
     for one, other in zip(*made, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
@@ -125,7 +125,7 @@ def test_network_learns_from_all_the_dates_that_are_drawn(dates: int, knows_old:
 
     for _ in range(200):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(scores(tiles.around(places).inputs), torch.from_numpy(places))
+        loss = torch.nn.functional.cross_entropy(scores(tiles.of_photos(places).inputs), torch.from_numpy(places))
         loss.backward()
         optimizer.step()
     with torch.inference_mode():

@@ -9,7 +9,7 @@ from cellcode.aerial.protocol import Crop
 from cellcode.config import AggregationConfig, AugmentationConfig, Config, EncoderConfig, TileConfig, TrainingConfig
 from cellcode.geography import Region, distance, s2
 from cellcode.model.encoder import Encoder
-from cellcode.training.data.inputs import Cached, Tiles
+from cellcode.training.data.inputs import CachedInputs, PhotoArrays, TileInputs
 from cellcode.training.data.tiles import TileStore
 from cellcode.types import Float64, Ids, Int64
 
@@ -18,6 +18,7 @@ LEVEL = 16
 CPU = torch.device("cpu")
 TILE = TileConfig(size_m=154.0, size_px=40)
 REACH_M = 60.0
+PIXELS = np.empty((0, 8, 8, 3), np.uint8)  # no test reads them
 
 
 class FakeSource(AerialSource):
@@ -138,7 +139,7 @@ def test_closing_a_store_deletes_its_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def _tiles(folder: Path, random_tiles: int = 0, **augmentation: float) -> tuple[FakeSource, Tiles]:
+def _tiles(folder: Path, random_tiles: int = 0, **augmentation: float) -> tuple[FakeSource, TileInputs]:
     still = {"tile_rotation_deg": 0.0, "tile_exposure": 0.0, "tile_white_balance": 0.0}
     augment = AugmentationConfig.model_validate({**still, **augmentation})
     config = Config(tile=TILE, augmentation=augment, training=TrainingConfig(random_tiles=random_tiles))
@@ -147,19 +148,19 @@ def _tiles(folder: Path, random_tiles: int = 0, **augmentation: float) -> tuple[
     _, lat, lon = _positions(cells[[0, 2]], 4, 0.0)
     inside = np.isin(s2.cell_ids(lat, lon, LEVEL), cells)
     assert inside.sum() >= 4
-    return source, Tiles(store, lat[inside], lon[inside], config)
+    return source, TileInputs(store, PhotoArrays(PIXELS, lat[inside], lon[inside]), config)
 
 
 def test_training_tiles_are_cut_where_they_say_within_reach_of_their_photos(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source, tiles = _tiles(tmp_path)
-    indices = np.arange(len(tiles.lat_deg)).repeat(20)
-    drawn = tiles.around(indices)
+    indices = np.arange(len(tiles.photos.lat_deg)).repeat(20)
+    drawn = tiles.of_photos(indices)
     images, lat, lon = drawn.inputs, drawn.lat_deg, drawn.lon_deg
     for image, *position in zip(images.numpy(), lat.tolist(), lon.tolist(), strict=True):
         expected = source.read(position[0], position[1], TILE.size_m, TILE.size_px).pixels
         np.testing.assert_allclose(image, expected, atol=2)
-    east_m, north_m = distance.local_m(tiles.lat_deg[indices], tiles.lon_deg[indices], lat, lon)
+    east_m, north_m = distance.local_m(tiles.photos.lat_deg[indices], tiles.photos.lon_deg[indices], lat, lon)
     moves_m = np.stack([east_m, north_m])
     assert np.abs(moves_m).max() <= 60.01
     assert moves_m.max(axis=1).min() > 40
@@ -170,8 +171,8 @@ def test_training_tiles_are_cut_where_they_say_within_reach_of_their_photos(tmp_
 def test_training_tiles_are_turned_by_up_to_half_a_circle(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source, tiles = _tiles(tmp_path, tile_rotation_deg=180.0, tile_translation_m=0.0)
-    (lat,), (lon,) = tiles.lat_deg[:1], tiles.lon_deg[:1]
-    images = tiles.around(np.zeros(40, np.int64)).inputs
+    (lat,), (lon,) = tiles.photos.lat_deg[:1], tiles.photos.lon_deg[:1]
+    images = tiles.of_photos(np.zeros(40, np.int64)).inputs
     known = np.arange(-180, 180, 3)
     turned = np.stack([source.read(lat, lon, TILE.size_m, TILE.size_px, float(b)).pixels for b in known]).astype(float)
     errors = np.abs(turned[None] - images.numpy()[:, None]).mean((2, 3, 4))
@@ -189,7 +190,9 @@ def test_tiles_from_anywhere_follow_those_of_the_photos(tmp_path: Path) -> None:
         places = tiles.draw(indices).embed(encoder, CPU)
     assert places.embeddings.shape == (11, 8)
     assert len(places.lat_deg) == len(places.lon_deg) == 11
-    own_m = distance.haversine_m(places.lat_deg[:4], places.lon_deg[:4], tiles.lat_deg[:4], tiles.lon_deg[:4])
+    own_m = distance.haversine_m(
+        places.lat_deg[:4], places.lon_deg[:4], tiles.photos.lat_deg[:4], tiles.photos.lon_deg[:4]
+    )
     assert own_m.max() < 86  # 60 m on both axes
     held = s2.cell_centers(tiles.store.cells)
     nearest_m = distance.haversine_m(places.lat_deg[4:, None], places.lon_deg[4:, None], *held).min(axis=1)
@@ -201,15 +204,15 @@ def test_cached_features_are_those_of_the_frozen_blocks(tmp_path: Path) -> None:
     _, tiles = _tiles(tmp_path, tile_translation_m=0.0)
     encoder = Encoder(EncoderConfig(aggregation=AggregationConfig(name="mean")), 8)
     encoder.freeze(2)
-    cached = Cached(tiles, len(tiles.lat_deg), encoder, 2, 3, tmp_path / "features.npy", "float32")
-    assert cached.features.shape[:2] == (3, len(tiles.lat_deg))
+    cached = CachedInputs(tiles, len(tiles.photos.lat_deg), encoder, 2, 3, tmp_path / "features.npy", "float32")
+    assert cached.features.shape[:2] == (3, len(tiles.photos.lat_deg))
     indices = np.array([3, 0, 3, 1])
     with torch.no_grad():
         encoder.eval()
         direct, places = (each.draw(indices).embed(encoder, CPU) for each in (tiles, cached))
     torch.testing.assert_close(places.embeddings, direct.embeddings, atol=2e-3, rtol=0)
-    np.testing.assert_array_equal(places.lat_deg, tiles.lat_deg[indices])
-    np.testing.assert_array_equal(places.lon_deg, tiles.lon_deg[indices])
+    np.testing.assert_array_equal(places.lat_deg, tiles.photos.lat_deg[indices])
+    np.testing.assert_array_equal(places.lon_deg, tiles.photos.lon_deg[indices])
     cached.close()
     assert not (tmp_path / "features.npy").exists()
 
@@ -218,7 +221,7 @@ def test_each_cached_view_keeps_the_position_it_was_drawn_at(tmp_path: Path) -> 
     torch.manual_seed(0)
     source, tiles = _tiles(tmp_path)
     encoder = Encoder(EncoderConfig(aggregation=AggregationConfig(name="mean")), 8).eval()
-    cached = Cached(tiles, len(tiles.lat_deg), encoder, 0, 4, tmp_path / "features.npy", "float32")
+    cached = CachedInputs(tiles, len(tiles.photos.lat_deg), encoder, 0, 4, tmp_path / "features.npy", "float32")
     assert len(np.unique(cached.lat_deg)) == cached.lat_deg.size
     with torch.no_grad():
         places = cached.draw(np.array([0, 1, 1, 2, 3, 3])).embed(encoder, CPU)
@@ -268,26 +271,25 @@ def test_the_first_scale_is_the_tile_that_one_scale_gives(tmp_path: Path) -> Non
     assert torch.equal(one, several[:, 0])
 
 
-def _wide(folder: Path, **augmentation: float) -> Tiles:
+def _wide(folder: Path, **augmentation: float) -> TileInputs:
     still = {"tile_exposure": 0.0, "tile_white_balance": 0.0, **augmentation}
     config = Config(tile=WIDE, augmentation=AugmentationConfig.model_validate(still))
     cells = _cells(PARIS)
     store = TileStore(FakeSource(PARIS), cells, WIDE, config.augmentation.tile_translation_m, folder / "imagery.npy")
-    return Tiles(store, *s2.cell_centers(cells), config)
+    return TileInputs(store, PhotoArrays(PIXELS, *s2.cell_centers(cells)), config)
 
 
 def test_all_scales_of_a_training_tile_are_in_the_same_light(tmp_path: Path) -> None:
     still = _wide(tmp_path)
-    lit = Tiles(
+    lit = TileInputs(
         still.store,
-        still.lat_deg,
-        still.lon_deg,
+        still.photos,
         still.config.model_copy(update={"augmentation": AugmentationConfig(tile_exposure=0.2, tile_white_balance=0.1)}),
     )
     images = []
     for tiles in (still, lit):
         torch.manual_seed(3)
-        images.append(tiles.around(np.arange(4)).inputs)
+        images.append(tiles.of_photos(np.arange(4)).inputs)
     gain = images[1] / images[0]
     gain[(images[0] < 20) | (images[1] > 254)] = torch.nan
     gains = torch.nanmedian(gain.flatten(2, 3), dim=2).values  # B x S x 3
@@ -301,7 +303,7 @@ def test_cached_features_of_several_scales_are_those_of_the_frozen_blocks(start:
     tiles = _wide(tmp_path, tile_translation_m=0.0, tile_rotation_deg=0.0)
     encoder = Encoder(EncoderConfig(aggregation=AggregationConfig(name="mean")), 8, scales=4).eval()
     encoder.freeze(start)
-    cached = Cached(tiles, len(tiles.lat_deg), encoder, start, 2, tmp_path / "features.npy", "float32")
+    cached = CachedInputs(tiles, len(tiles.photos.lat_deg), encoder, start, 2, tmp_path / "features.npy", "float32")
     indices = np.array([3, 0, 3, 1])
     with torch.no_grad():
         direct, places = (each.draw(indices).embed(encoder, CPU) for each in (tiles, cached))

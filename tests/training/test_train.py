@@ -17,6 +17,7 @@ from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Run
 from cellcode.training import train
+from cellcode.training.data.photos import TablePhotos
 from cellcode.training.setup import data_setup, imagery
 from cellcode.training.train import prepare
 
@@ -169,7 +170,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 
 
 def test_a_photo_that_cannot_be_read_any_more_is_left_out_and_counted(
-    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(grid_photos.root, tmp_path / "photos")
     (tmp_path / "photos" / "3.jpg").unlink()
@@ -177,7 +178,7 @@ def test_a_photo_that_cannot_be_read_any_more_is_left_out_and_counted(
     table = PhotoTable(grid_photos.rows, tmp_path / "photos")
     made = train(small_config("validation.share=0", "training.epochs=1"), table, out=tmp_path / "run")
     assert made.manifest["training_photos"] == 38
-    assert "2 of 40 photos left out" in capsys.readouterr().err
+    assert "2 of 40 photos left out" in caplog.text
 
 
 def test_without_any_readable_photo_training_is_refused(
@@ -213,13 +214,13 @@ def test_photos_outside_the_imagery_are_counted_and_trained_on_all_the_same(
     grid_photos: PhotoTable,
     grid_imagery: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     lat = grid_photos.lat_deg.copy()
     lat[:3] += 0.1
     config = small_config("validation.share=0", "training.epochs=1")
     made = train(config, grid_photos.with_column("lat_deg", lat), grid_imagery, out=tmp_path)
-    assert "3 of 40 training photos lie outside the imagery" in capsys.readouterr().err
+    assert "3 of 40 training photos lie outside the imagery" in caplog.text
     assert made.manifest["training_photos"] == 40
 
 
@@ -243,8 +244,8 @@ def test_cells_of_random_tiles_lie_in_the_imagery_and_beside_those_of_photos(
 ) -> None:
     source = open_source(grid_imagery)
     own = np.unique(s2.cell_ids(grid_photos.lat_deg, grid_photos.lon_deg, 18))
-    np.testing.assert_array_equal(imagery.store_cells(grid_photos, source, small_config()), own)
-    cells = imagery.store_cells(grid_photos, source, small_config("training.random_tiles=4"))
+    np.testing.assert_array_equal(imagery.store_cells(TablePhotos(grid_photos), source, small_config()), own)
+    cells = imagery.store_cells(TablePhotos(grid_photos), source, small_config("training.random_tiles=4"))
     others = np.setdiff1d(cells, own)
     assert len(others) > len(own) / 2
     assert np.isin(own, cells).all()
@@ -255,7 +256,7 @@ def test_cells_of_random_tiles_lie_in_the_imagery_and_beside_those_of_photos(
 
 
 def test_photos_of_a_validation_split_are_taken_as_they_are(
-    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = np.array(["train", "validation", "test", "none"])[np.arange(len(grid_photos)) % 4]
     table = grid_photos.with_column("split", split)
@@ -263,7 +264,7 @@ def test_photos_of_a_validation_split_are_taken_as_they_are(
     np.testing.assert_array_equal(made.validation.lat_deg, table.lat_deg[split == "validation"])
     np.testing.assert_array_equal(made.validation.lon_deg, table.lon_deg[split == "validation"])
     assert made.manifest["training_photos"] == 10  # nothing is drawn out of them
-    lines = [line for line in capsys.readouterr().err.splitlines() if "'validation'" in line]
+    lines = [line for line in caplog.messages if "'validation'" in line]
     assert lines == ["10 photos of the split 'validation' are used; the configuration's is ignored"]
 
 

@@ -13,8 +13,9 @@ from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training import train
 from cellcode.training.loop.log import Log
-from cellcode.training.loop.nan_guard import Finite
-from cellcode.training.loop.trainer import Trainer, learning_rate_factor, parameter_groups
+from cellcode.training.loop.nan_guard import NanGuard
+from cellcode.training.loop.optimizer import learning_rate_factor, parameter_groups
+from cellcode.training.loop.trainer import Trainer
 from cellcode.training.loop.validation import Recall
 from cellcode.training.train import prepare
 
@@ -144,8 +145,8 @@ def test_the_same_step_draws_the_same_batch_and_changes_whatever_came_before(
     trainer.model.eval()  # no running statistics, so that only the draws can differ
     losses = []
     for _ in range(2):
-        losses.append({name: loss.detach() for name, loss in trainer.losses(trainer.ahead.take(5)).items()})
-        trainer.losses(trainer.ahead.take(6))
+        losses.append({name: loss.detach() for name, loss in trainer.losses(trainer.batches.take(5)).items()})
+        trainer.losses(trainer.batches.take(6))
     for name, loss in losses[0].items():
         torch.testing.assert_close(loss, losses[1][name], atol=0, rtol=0)
 
@@ -162,7 +163,7 @@ def test_the_log_has_a_line_every_few_steps_and_one_for_the_last(
         assert line["loss"] > 0
 
 
-def test_a_loss_that_is_no_number_stops_the_training_by_a_sentence(
+def test_a_non_finite_loss_stops_the_training_with_one_sentence(
     small_config: Configure, grid_photos: PhotoTable, tmp_path: Path
 ) -> None:
     trainer = _trainer(small_config(), grid_photos, None, tmp_path)
@@ -174,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_the_training_by_a_sentence(
     with np.load(tmp_path / "stopped" / "step-4-process-0.npz") as kept:
         np.testing.assert_array_equal(kept["indices"], trainer.sampler.batch(4))
         assert np.isnan(kept["query_prototype"]).any()
-        np.testing.assert_array_equal(kept["photos"], trainer.ahead.take(4).photos.inputs)
+        np.testing.assert_array_equal(kept["photos"], trainer.batches.take(4).photos.inputs)
     for name, p in trainer.model.named_parameters():
         assert torch.equal(p, before[name]) or name == "ground.projection.weight"
 
@@ -184,13 +185,13 @@ def test_where_the_device_is_not_waited_for_the_stop_comes_a_step_later_and_befo
 ) -> None:
     """What CUDA does, on a CPU."""
     trainer = _trainer(small_config(), grid_photos, None, tmp_path)
-    trainer.finite = Finite(tmp_path, trainer.device, late=1)
+    trainer.nan_guard = NanGuard(tmp_path, trainer.device, late=1)
     with torch.no_grad():
         trainer.model.ground.projection.weight.fill_(math.nan)
     assert math.isnan(trainer.step(4)["loss"])
     with pytest.raises(CellcodeError, match="the loss of step 4 is not finite"):
         trainer.step(5)
-    trainer.finite = Finite(tmp_path, trainer.device, late=1)
+    trainer.nan_guard = NanGuard(tmp_path, trainer.device, late=1)
     trainer.step(6)
     with pytest.raises(CellcodeError, match="the loss of step 6 is not finite"):
         trainer._save(7, None)
@@ -251,7 +252,7 @@ def test_accumulated_batches_are_one_step_along_the_mean_of_their_gradients(
     sums: dict[str, torch.Tensor] = {}
     for number in (2, 3):
         one.model.zero_grad()
-        sum(loss.mean() for loss in one.losses(one.ahead.take(number)).values()).backward()  # type: ignore[union-attr]
+        sum(loss.mean() for loss in one.losses(one.batches.take(number)).values()).backward()  # type: ignore[union-attr]
         for name, p in one.model.named_parameters():
             assert p.grad is not None
             sums[name] = sums.get(name, torch.zeros_like(p)) + p.grad / 2

@@ -1,4 +1,4 @@
-"""What an image costs an encoder, found with one image: multiplications, and what is kept until the gradient."""
+"""What an image costs an encoder, measured with one image: operations, and memory kept for the gradient."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Cost:
 
     Attributes:
         flop: additions and multiplications of a forward pass.
-        kept_bytes: memory that holds what the gradient needs.
-        block_bytes: the part of it that is there for one block at a time only, where activations are computed again.
+        kept_bytes: memory kept for the gradient.
+        block_bytes: the part of it kept for one block at a time only, with activation checkpointing.
         weights: numbers in the encoder.
     """
 
@@ -51,8 +51,8 @@ def costs(config: Config, with_imagery: bool) -> tuple[Cost, Cost | None]:
 def cost(encoder: Encoder, height_px: int, width_px: int, config: Config) -> Cost:
     """Pass one and two images through an encoder on the CPU, in the configuration's precision.
 
-    What two keep more than one is what an image keeps: weights and their copies are not in it. Attention, which keeps next to
-    nothing, is counted as plain products of matrices.
+    The memory per image is the difference, so that weights and their copies do not count. Operations of attention are counted
+    as plain products of matrices.
     """
     encoder.train()
     again, images = config.training.activation_checkpointing, _images(encoder, 2, height_px, width_px)

@@ -1,4 +1,4 @@
-"""How much imagery a region takes: windows around its cells, and the tiles of a service under them."""
+"""How much imagery a region needs: windows around its cells, and the tiles of a service that they lie in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cellcode.geography import Region, distance
 from cellcode.training.data.tiles import surroundings_px
 from cellcode.types import Float64
 
-BYTES_A_PIXEL = 0.3  # of a JPEG of aerial imagery, as services send them
+BYTES_PER_PIXEL = 0.3  # of a JPEG of aerial imagery, as services send them
 REACH = 1.25  # radians times 2^level: no point of a cell is farther from its centre (S2's largest diagonal is 2.44)
 
 
@@ -35,7 +35,7 @@ class Window(NamedTuple):
 def training_windows(config: Config) -> list[Window]:
     """Return what training keeps around every cell with photos, one window for each scale of a tile.
 
-    A tile is cut at any position of the cell, moved and turned: the window holds the circle around it, wherever it is.
+    A tile is cut at any position of the cell, translated and rotated: the window holds the circle around it, wherever it is.
     """
     reach_m = REACH * 2.0**-config.levels.cell * distance.EARTH_RADIUS_M + config.augmentation.tile_translation_m
     windows = []
@@ -48,12 +48,12 @@ def training_windows(config: Config) -> list[Window]:
 
 @dataclass(frozen=True)
 class Tiles:
-    """What a service is asked for.
+    """The tiles of a service that are needed.
 
     Attributes:
-        level: the zoom that is needed.
-        count: about how many tiles.
-        bytes: about what they weigh.
+        level: their zoom.
+        count: about how many.
+        bytes: about how large they are together.
     """
 
     level: int
@@ -65,21 +65,21 @@ def tiles(config: Config, region: Region, source: AerialSource | None = None) ->
     """Return the tiles that training and building read: those under the region and half a window around it.
 
     Args:
-        source: its grid; None, or one that does not come in tiles: that of maps on the web.
+        source: whose grid is used; without one, or one without tiles, that of web maps.
     """
     provider = source.provider if isinstance(source, TileSource) else None
     grid = provider.grid if provider is not None else web_mercator(0, 22)
     half_m = max(window.side_m for window in training_windows(config)) / 2
     south, north = region.bounds[1], region.bounds[3]
-    unit = _units_a_metre(grid, (south + north) / 2, region.shape.centroid.x)
+    unit = _units_per_metre(grid, (south + north) / 2, region.shape.centroid.x)
     z = grid.level_for(config.tile.size_m / config.tile.size_px * unit, USUAL_TILE_PX)
     side_px = grid.levels[z].tile_px or USUAL_TILE_PX
     count = _meeting(_projected(region, grid).buffer(half_m * unit, join_style="mitre"), grid.levels[z].span)
-    return Tiles(z, count, round(count * side_px**2 * BYTES_A_PIXEL))
+    return Tiles(z, count, round(count * side_px**2 * BYTES_PER_PIXEL))
 
 
 def _meeting(shape: BaseGeometry, span: float) -> int:
-    """Return how many squares of a grid meet a shape, in the mean over all places of the grid.
+    """Return how many squares of a grid meet a shape, on average over all positions of the grid.
 
     A square meets it when its corner lies in the shape swept by the square; the sweep adds the shape's extent along each axis
     (half the way its boundary goes along it) and one square for every part.
@@ -97,7 +97,7 @@ def _projected(region: Region, grid: Grid) -> BaseGeometry:
     return shapely.transform(shapely.segmentize(region.shape, 0.5), project)
 
 
-def _units_a_metre(grid: Grid, lat_deg: float, lon_deg: float) -> float:
+def _units_per_metre(grid: Grid, lat_deg: float, lon_deg: float) -> float:
     """Return the units of a grid's CRS in a metre on the ground, north to south."""
     north, _ = distance.offset(np.array([lat_deg]), np.array([lon_deg]), np.zeros(1), np.array([100.0]))
     x, y = grid.xy(np.array([lat_deg, north[0]]), np.array([lon_deg, lon_deg]))

@@ -1,4 +1,4 @@
-"""What is known of the photos of a region before they are there."""
+"""The photos of a region, before or after they are fetched."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, s2
 from cellcode.photos import PhotoTable
 
-BYTES = 500_000  # of a photo nothing is known of: a JPEG about 2048 pixels wide
-TEST_SHARE = 0.1  # what `ingest` keeps for testing where it is not told otherwise
-SAMPLE = 200  # photos of a table whose files are weighed
+BYTES = 500_000  # of a photo of unknown size: a JPEG about 2048 pixels wide
+TEST_SHARE = 0.1  # kept for testing by `ingest` by default
+SAMPLE = 200  # photos of a table whose file sizes are read
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Photos:
     """Photos of a region.
 
     Attributes:
-        source: where they are, for people.
+        source: where they come from, to print.
         count: all of them.
-        training: those that training reads, its validation photos included.
+        training: those for training, validation photos included.
         bytes_each: mean size of a file.
         to_fetch: how many are not on this machine.
         visited: cells of each level with training photos, where positions are known: the first of the prototypes, then of the
@@ -42,7 +42,7 @@ class Photos:
 
     @classmethod
     def of_count(cls, count: int) -> Self:
-        """Return so many photos of which nothing else is known.
+        """Return a number of photos of which nothing else is known.
 
         Raises:
             UsageError: the count is negative.
@@ -73,11 +73,11 @@ class Photos:
 
     @classmethod
     def of_service(cls, spec: str, region: Region) -> Self:
-        """Return what an online service offers in the region; it is asked for its listing and for a few photos.
+        """Return what an online service offers in the region, from its listing and the size of a few photos.
 
         Raises:
             UsageError: the service is unknown.
-            RemoteError: it cannot be asked.
+            RemoteError: it does not answer.
         """
         from cellcode.photos.sources.registry import estimate
 
@@ -93,7 +93,8 @@ class Photos:
     def cells(self, of_region: int, which: int) -> int:
         """Return the cells of the region that have training photos: 0 those of the prototypes, 1 those of the database.
 
-        Where positions are not known, photos fall on the cells at random; real ones keep to streets, so these are many.
+        Where positions are unknown, photos are assumed to be spread over the cells at random: real ones keep to streets, and
+        to fewer cells.
         """
         if self.visited is not None:
             return min(self.visited[which], of_region)

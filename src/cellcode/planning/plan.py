@@ -1,4 +1,4 @@
-"""The estimate: arithmetic over what is known of photos, imagery and machine."""
+"""The plan: arithmetic over photos, imagery and measured speeds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cellcode.http import Politeness
 from cellcode.planning.encoders import costs
 from cellcode.planning.imagery import tiles, training_windows
 from cellcode.planning.pace import Pace, measure
-from cellcode.planning.paper import Device, Step, on_paper
 from cellcode.planning.photos import Photos
-from cellcode.training.setup.imagery import STRANGERS_PER_CELL
+from cellcode.planning.step import Device, Step, derive
+from cellcode.training.setup.imagery import RANDOM_PER_CELL
 
-COUNTED = 5_000_000  # cells up to which they are counted; the number of more follows from the area
+COUNTED = 5_000_000  # cells up to which they are counted; a larger number is estimated from the area
 FACTS_BYTES = 12  # of a cell in cells.parquet
 FIXED_BYTES = 100_000  # manifest, configuration and the like of a database
 MBIT_PER_S = 50.0
@@ -35,10 +35,10 @@ class Plan:
         photos: in the region; `training_photos` are left for training.
         visited_cells: cells of the database with training photos.
         tile_level, tiles: of a tile service; None without imagery, or where it is on this machine.
-        disk_bytes: at the same time on the disk, photos and tiles included.
+        disk_bytes: on the disk at the same time, photos and tiles included.
         fetch_s, train_s, build_s: fetching everything, training, building the database.
-        step: of a training on several processes. `train_s` is then theirs, and `build_s` that of the device of one of them;
-            None: it is all done on this machine.
+        step: of a training on several processes, whose `train_s` it then is, and `build_s` that of one of their devices; None:
+            all is done on this machine.
     """
 
     area_m2: float
@@ -66,7 +66,7 @@ class Plan:
         return asdict(self)
 
     def table(self) -> str:
-        """Return the plan for people."""
+        """Return the plan as text."""
         imagery = "on this machine" if self.tiles is None else f"{self.tiles:,} tiles of zoom {self.tile_level}"
         lines = [
             ("region", f"{self.area_m2 / 1e6:,.1f} km2"),
@@ -76,8 +76,8 @@ class Plan:
             ("photos to fetch", size(self.photo_bytes)),
             ("imagery to fetch", f"{imagery}, {size(self.imagery_bytes)}" if self.imagery_bytes else "nothing"),
             ("fetching", duration(self.fetch_s)),
-            ("training", duration(self.train_s) + (" on paper, on the processes below" if self.step else "")),
-            ("building", duration(self.build_s) + (" on paper, on one of them" if self.step else "")),
+            ("training", duration(self.train_s) + (", derived for the processes below" if self.step else "")),
+            ("building", duration(self.build_s) + (", derived for one of them" if self.step else "")),
             ("database", size(self.database_bytes)),
             ("disk needed", f"{size(self.disk_bytes)} of {size(shutil.disk_usage(Path.cwd()).free)} free"),
             *(self.step.lines() if self.step is not None else []),
@@ -103,8 +103,8 @@ def make(
     Args:
         source: the imagery; None: that of a service of map tiles, if `with_imagery`.
         mbit_per_s: of the connection.
-        tiles_per_s: that the service of the imagery is asked for at most.
-        processes: that train, elsewhere; None: this machine does.
+        tiles_per_s: at most, of the service of the imagery.
+        processes: that train, on other machines; None: this machine trains.
         device: of one of them.
 
     Raises:
@@ -126,7 +126,7 @@ def make(
     training_s, encode_s = train_s(config, photos.training, around, pace), pace.encode_s
     if processes is not None:
         device, (ground, tile) = device or Device(), costs(config, with_imagery)
-        step = on_paper(config, visited[0], processes, ground, tile, device)
+        step = derive(config, visited[0], processes, ground, tile, device)
         training_s = batches(config, photos.training) / config.training.gradient_accumulation * step.seconds
         encode_s = tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
     return Plan(
@@ -154,7 +154,7 @@ def make(
 
 
 def _untrained(config: Config) -> Config:
-    """Return the configuration with networks of random weights, which take as long: nothing is fetched to plan."""
+    """Return the configuration with networks of random weights, which take as long, so that a plan fetches nothing."""
     encoders = {name: getattr(config.model, name) for name in ("ground", "aerial")}
     fresh = {
         name: each.model_copy(update={"pretrained": False})
@@ -165,7 +165,7 @@ def _untrained(config: Config) -> Config:
 
 
 def count_cells(region: Region, level: int) -> int:
-    """Return the cells of a level with their centre in the region; of a country, about how many."""
+    """Return the number of cells of a level with their centre in the region; of a large region an estimate."""
     estimate = region.count_estimate(level)
     return estimate if estimate > COUNTED else ranges.count(region.ranges(level), level)
 
@@ -183,11 +183,11 @@ def database_bytes(config: Config, cells: int, with_imagery: bool, pace: Pace) -
 
 
 def training_bytes(config: Config, photos: int, prototypes: int, around: int, pace: Pace) -> int:
-    """Return what a training needs on the disk: imagery around cells, frozen features, checkpoint and run.
+    """Return the bytes of a training on the disk: imagery around cells, frozen features, checkpoints and run.
 
     Args:
         prototypes: how many there are.
-        around: windows of imagery, as many as cells and dates.
+        around: windows of imagery: cells times dates.
     """
     windows = around * sum(4 * window.side_px**2 for window in training_windows(config))
     frozen = config.training.cached_views * pace.frozen_bytes * photos if config.training.regime != "full" else 0
@@ -203,42 +203,42 @@ def training_bytes(config: Config, photos: int, prototypes: int, around: int, pa
 
 
 def kept_cells(config: Config, visited: int) -> int:
-    """Return the cells around which training keeps imagery: those with photos and, for tiles from anywhere, some others."""
+    """Return the number of cells whose imagery training keeps: those with photos and, for random negatives, some others."""
     if config.training.imagery == "read":
         return 0
-    strangers = config.training.random_tiles > 0 and config.training.regime == "full"
-    return visited * (1 + STRANGERS_PER_CELL * int(strangers))
+    has_random = config.training.random_tiles > 0 and config.training.regime == "full"
+    return visited * (1 + RANDOM_PER_CELL * int(has_random))
 
 
 def train_s(config: Config, photos: int, around: int, pace: Pace) -> float:
     """Return the seconds of a training: photos and imagery read, frozen blocks passed, steps taken.
 
     Args:
-        around: windows of imagery, as many as cells and dates.
+        around: windows of imagery: cells times dates.
     """
     frozen = config.training.cached_views * used_photos(config, photos) * pace.freeze_s
     return photos * pace.photo_s + around * pace.window_s + frozen + batches(config, photos) * pace.step_s
 
 
 def used_photos(config: Config, photos: int) -> float:
-    """Return how many photos are left when those for validation are set apart."""
+    """Return the number of training photos without those for validation."""
     return photos * (1 - config.validation.share) * (1 - config.validation.withheld_share)
 
 
 def batches(config: Config, photos: int) -> float:
-    """Return the batches of a training."""
+    """Return the number of batches of a training."""
     training, used = config.training, used_photos(config, photos)
     together = max(1, training.batch_size // training.photos_per_place) * training.photos_per_place
     return training.epochs * max(1, used // together) if used else 0
 
 
-def fetch_s(count: int, weight: int, per_s: float, mbit_per_s: float) -> float:
-    """Return the seconds that fetching takes at the rate that a service is asked with, or at that of the connection."""
-    return max(count / per_s, 8 * weight / (mbit_per_s * 1e6))
+def fetch_s(count: int, size: int, per_s: float, mbit_per_s: float) -> float:
+    """Return the seconds that fetching takes at the service's request rate or at that of the connection, the slower one."""
+    return max(count / per_s, 8 * size / (mbit_per_s * 1e6))
 
 
 def size(count: float) -> str:
-    """Return bytes for people."""
+    """Return a number of bytes as text."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -246,7 +246,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people."""
+    """Return a duration as text."""
     for unit, scale in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * scale or (unit == "min" and seconds >= 90):
             return f"{seconds / scale:.0f} {unit}" if seconds >= 10 * scale else f"{seconds / scale:.1f} {unit}"

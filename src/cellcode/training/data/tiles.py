@@ -147,7 +147,7 @@ class TileStore(CellTiles):
 
 
 def window_px(size_px: int) -> int:
-    """Return the edge of the square cut for one tile: the circle around it, since tiles rotate, and pixels for interpolation."""
+    """Return the edge of the square cut for one tile: the circle around it, and pixels for interpolation."""
     return math.ceil(size_px * math.sqrt(2)) + 3
 
 

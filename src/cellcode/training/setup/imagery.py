@@ -52,7 +52,7 @@ def _near(training: TrainingPhotos, source: AerialSource) -> tuple[float, float,
 
 
 def tile_store(source: AerialSource, cells: Ids, config: Config, cache: Path, shared: Path | None) -> CellTiles:
-    """Return the tiles of cells: of a file in `cache` or, for other trainings too, in `shared`, or read when a batch needs them."""
+    """Return the tiles of cells, kept in a file in `cache` or, for other trainings too, in `shared`, or read when needed."""
     reach_m, dates = config.augmentation.tile_translation_m, config.augmentation.tile_dates
     if config.training.imagery == "read":
         return TileReader(source, cells, config.tile, dates, config.machine.threads)

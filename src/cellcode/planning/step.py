@@ -1,6 +1,6 @@
-"""A step of a training on several processes, derived: memory, network and arithmetic of one of them.
+"""A training step on several processes, derived from the configuration: memory, network and arithmetic of one process.
 
-For P prototypes of D numbers of s bytes on W processes, N places (photos, and tiles that ask for prototypes) and R rows that
+For P prototypes of D numbers of s bytes on W processes, N places (photos, and tiles compared with prototypes) and R rows that
 a batch compares them with. docs/scaling.md has the table of these formulas.
 """
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from cellcode.config import Config
 from cellcode.planning.encoders import Cost
 
-AROUND = 9  # prototypes beside a place, its own included
-MOMENTS = 2  # of AdamW, a number each for every weight
+NEIGHBOURS = 9  # prototypes around a place, its own included
+MOMENTS = 2  # of AdamW, per weight
 
 
 @dataclass(frozen=True)
 class Device:
-    """What one process has.
+    """The device of one process.
 
     Attributes:
-        tflops: arithmetic that it reaches with these encoders, in 10^12 operations a second: about a third of a data sheet's.
-        gbit_per_s: between it and the others.
+        tflops: sustained with these encoders, in 10^12 operations per second: about a third of the data sheet.
+        gbit_per_s: of its link to the others.
     """
 
     tflops: float = 100.0
@@ -35,9 +35,9 @@ class Step:
     Attributes:
         processes: W.
         photos, tiles: of a step, of all processes.
-        rows: of the table, that a batch looks at in all processes, at most.
+        rows: of the table, that a batch is compared with in all processes, at most.
         on_device: memory of the device; `on_host`, of the process beside it.
-        seconds: if nothing of arithmetic and exchange happens at the same time.
+        seconds: if arithmetic and exchange do not overlap.
     """
 
     processes: int
@@ -51,22 +51,22 @@ class Step:
     seconds: float
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return it for people: names and values."""
+        """Return names and values to print."""
         parts = [
             ("memory of a device", self.on_device, 1e9, "GB"),
             ("memory of its host", self.on_host, 1e9, "GB"),
             ("received in a step", self.network, 1e9, "GB"),
             ("computed in a step", self.work, 1e12, "TFLOP"),
         ]
-        asked = f"{self.photos:,} photos, {self.tiles:,} tiles, at most {self.rows:,} prototypes a batch"
+        batch = f"{self.photos:,} photos, {self.tiles:,} tiles, at most {self.rows:,} prototypes per batch"
         return [
             ("processes", f"{self.processes}"),
-            ("a step", f"{asked}: {self.seconds:.2f} s"),
-            *((name, _told(values, scale, unit)) for name, values, scale, unit in parts if values),
+            ("a step", f"{batch}: {self.seconds:.2f} s"),
+            *((name, _summed(values, scale, unit)) for name, values, scale, unit in parts if values),
         ]
 
 
-def on_paper(
+def derive(
     config: Config, prototypes: int, processes: int, ground: Cost, aerial: Cost | None, device: Device | None = None
 ) -> Step:
     """Derive a step.
@@ -78,9 +78,9 @@ def on_paper(
     device, training = device or Device(), config.training
     anchors = training.batch_size // training.photos_per_place
     photos = anchors * training.photos_per_place
-    asking = anchors if aerial is not None else 0
-    tiles = asking + (training.random_tiles if aerial is not None else 0)
-    places = photos + asking if config.loss.query_prototype else 0
+    own_tiles = anchors if aerial is not None else 0
+    tiles = own_tiles + (training.random_tiles if aerial is not None else 0)
+    places = photos + own_tiles if config.loss.query_prototype else 0
     rows = _rows(config, prototypes, places, anchors) if places else 0
     images = [(photos, ground), *([(tiles, aerial)] if aerial is not None else [])]
     weights = sum(each.weights for _, each in images)
@@ -96,7 +96,7 @@ def on_paper(
         rows=rows,
         on_device=_on_device(config, prototypes, places, rows, processes)
         | {
-            "encoders and their optimiser": weights * _bytes_a_weight(config),
+            "encoders and their optimiser": weights * _bytes_per_weight(config),
             "activations": sum(count * (cost.kept_bytes + cost.block_bytes) for count, cost in images) / processes,
         },
         on_host=_on_host(config, prototypes),
@@ -106,26 +106,26 @@ def on_paper(
     )
 
 
-def _bytes_a_weight(config: Config) -> float:
-    """Bytes for each number of an encoder: itself, its gradient (exchanged in place), moments, average, autocast's copy."""
+def _bytes_per_weight(config: Config) -> float:
+    """Return the bytes per weight of an encoder: itself, gradient (exchanged in place), moments, average, autocast's copy."""
     kept = 2 + MOMENTS + (config.training.ema_decay > 0)
     return 4.0 * kept + (2.0 if config.machine.precision == "bfloat16" else 0.0)
 
 
-def _told(values: dict[str, float], scale: float, unit: str) -> str:
+def _summed(values: dict[str, float], scale: float, unit: str) -> str:
     """Return a sum and its parts."""
     parts = ", ".join(f"{name} {value / scale:.3g}" for name, value in values.items())
     return f"{sum(values.values()) / scale:.3g} {unit}: {parts}"
 
 
 def _rows(config: Config, prototypes: int, places: int, anchors: int) -> int:
-    """Return the rows that a batch looks at, at most: those beside its places, hard ones and drawn ones."""
+    """Return the most rows that a batch is compared with: those around its places, hard ones and drawn ones."""
     rule = config.prototypes
     if rule.negatives == "all":
         return prototypes
     drawn = max(1, min(round(rule.share * prototypes), rule.most_rows))
     cells = min(places, 2 * anchors)  # photos of a place are in one; its tile, moved, may be in the next
-    return min(prototypes, drawn + AROUND * places + rule.hard_rows * cells)
+    return min(prototypes, drawn + NEIGHBOURS * places + rule.hard_rows * cells)
 
 
 def _on_device(config: Config, prototypes: int, places: int, rows: int, processes: int) -> dict[str, float]:
@@ -144,7 +144,7 @@ def _on_device(config: Config, prototypes: int, places: int, rows: int, processe
 
 
 def _on_host(config: Config, prototypes: int) -> dict[str, float]:
-    """S2 ids; for hard rows each prototype's cluster and its place in it, for places that look alike two sets of clusters."""
+    """Return bytes: S2 ids; for hard rows each prototype's cluster and place in it, for hard batches two sets of clusters."""
     if not config.loss.query_prototype:
         return {}
     each = 8 * (1 + (config.prototypes.hard_rows > 0)) + 2 * 4 * (config.training.hard_group_size > 1)
@@ -152,7 +152,7 @@ def _on_host(config: Config, prototypes: int) -> dict[str, float]:
 
 
 def _network(config: Config, prototypes: int, places: int, weights: int, processes: int) -> dict[str, float]:
-    """Bytes that a process receives in a step. Embeddings and gradients of prototypes go with every batch."""
+    """Return the bytes that a process receives in a step. Embeddings and gradients of prototypes go with every batch."""
     if processes == 1:
         return {}
     ring, dim, batches = 2.0 * (processes - 1) / processes, config.model.dim, config.training.gradient_accumulation
@@ -161,7 +161,7 @@ def _network(config: Config, prototypes: int, places: int, weights: int, process
         return taken
     if config.prototypes.table == "whole":
         return taken | {"gradients of the prototypes": ring * 4 * prototypes * dim}
-    embeddings = 8.0 * dim * places + 12 * AROUND * places
+    embeddings = 8.0 * dim * places + 12 * NEIGHBOURS * places
     return taken | {
         "embeddings and places": batches * embeddings,
         "interpolated prototypes": batches * ring * 8 * dim * places,

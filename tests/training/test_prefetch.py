@@ -1,4 +1,4 @@
-"""Batches that are made in a thread while others are trained on."""
+"""Batches that are prepared in a thread while others are trained on."""
 
 import threading
 
@@ -8,7 +8,7 @@ import torch
 
 from cellcode.errors import InputError
 from cellcode.training.data.inputs import Sample
-from cellcode.training.data.prefetch import AHEAD, Ahead, Batch
+from cellcode.training.data.prefetch import PREFETCHED, Batch, Prefetcher
 
 CPU = torch.device("cpu")
 
@@ -31,29 +31,29 @@ class Maker:
 
 def test_batches_come_in_order_each_made_once_and_never_far_ahead() -> None:
     maker = Maker()
-    ahead = Ahead(maker, CPU, stop=6)
+    batches = Prefetcher(maker, CPU, stop=6)
     for number in range(6):
-        assert ahead.take(number).number == number
-        assert len(maker.made) <= number + 1 + AHEAD
-    ahead.close()
+        assert batches.take(number).number == number
+        assert len(maker.made) <= number + 1 + PREFETCHED
+    batches.close()
     assert maker.made == list(range(6))
     assert threading.main_thread().name not in maker.threads
 
 
 def test_another_number_than_the_next_is_made_when_it_is_asked_for() -> None:
     maker = Maker()
-    ahead = Ahead(maker, CPU, stop=100)
-    taken = [ahead.take(number).number for number in (0, 40, 41, 3, 3)]
+    batches = Prefetcher(maker, CPU, stop=100)
+    taken = [batches.take(number).number for number in (0, 40, 41, 3, 3)]
     assert taken == [0, 40, 41, 3, 3]
-    ahead.close()
+    batches.close()
 
 
 def test_what_making_raises_reaches_the_step_that_needs_it_and_no_other() -> None:
-    ahead = Ahead(Maker(), CPU, stop=9)
-    assert [ahead.take(number).number for number in (5, 6)] == [5, 6]
+    batches = Prefetcher(Maker(), CPU, stop=9)
+    assert [batches.take(number).number for number in (5, 6)] == [5, 6]
     with pytest.raises(InputError, match="photo 7"):
-        ahead.take(7)
-    ahead.close()
+        batches.take(7)
+    batches.close()
 
 
 def test_on_a_cpu_the_thread_leaves_the_cores_to_the_training() -> None:
@@ -64,9 +64,9 @@ def test_on_a_cpu_the_thread_leaves_the_cores_to_the_training() -> None:
         return Maker()(number)
 
     torch.set_num_threads(2)
-    ahead = Ahead(make, CPU, stop=1)
-    ahead.take(0)
-    ahead.close()
+    batches = Prefetcher(make, CPU, stop=1)
+    batches.take(0)
+    batches.close()
     assert seen == [1]
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

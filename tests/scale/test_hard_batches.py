@@ -1,4 +1,4 @@
-"""Batches of places that look alike in two processes that are started and killed as in earnest."""
+"""Hard batches in two processes that are started and killed."""
 
 import os
 import signal
@@ -26,8 +26,8 @@ model: {dim: 16, ground: {backbone: tiny, aggregation: {name: gem}}}
 loss: {query_query: 0.5}
 validation: {block_m: 20, share: 0.1, withheld_share: 0}
 prototypes: {mine_every_steps: 3}
-stream: {window_shards: 2, threads: 1}
-machine: {precision: float32, device: cpu}
+stream: {window_shards: 2}
+machine: {precision: float32, device: cpu, threads: 1}
 training:
   epochs: 6
   batch_size: 16
@@ -38,9 +38,9 @@ training:
 
 
 @pytest.fixture(scope="module")
-def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 120 packed photos and the configuration."""
-    folder = tmp_path_factory.mktemp("alike")
+    folder = tmp_path_factory.mktemp("hard")
     rng = np.random.default_rng(0)
     lines = ["file,lat,lon,split"]
     for number in range(120):
@@ -63,11 +63,11 @@ def _start(folder: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def test_two_processes_killed_in_the_middle_of_an_epoch_go_on_with_the_batches_they_would_have_had(
-    ingredients: Path, tmp_path: Path
+    packed_folder: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert _start(ingredients, whole).wait(300) == 0
-    process = _start(ingredients, killed)
+    assert _start(packed_folder, whole).wait(300) == 0
+    process = _start(packed_folder, killed)
     reached = killed / "checkpoint" / "00000020"
     for _ in range(3000):
         if reached.is_dir() or process.poll() is not None:
@@ -81,7 +81,7 @@ def test_two_processes_killed_in_the_middle_of_an_epoch_go_on_with_the_batches_t
     kept = {name: value for name, value in load_file(begun / "state.safetensors").items() if name.startswith("alike.")}
     assert len(kept) >= 2
     assert all(value.dtype == torch.int32 and len(value.unique()) > 1 for value in kept.values())
-    assert _start(ingredients, killed, "--resume").wait(300) == 0
+    assert _start(packed_folder, killed, "--resume").wait(300) == 0
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name

@@ -1,4 +1,4 @@
-"""What is left to torchrun's summary, which is made by torch itself."""
+"""Reports of failures in torchrun's summary, which torch itself makes."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ def summary(*files: Path) -> str:
 
 def test_the_first_process_to_fail_is_the_root_cause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "0.json"))
-    assert torchrun.tell("process 0 stops because process 1 died", after_another=True)
+    assert torchrun.report("process 0 stops because process 1 died", after_another=True)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "1.json"))
-    assert torchrun.tell("the disk is full")
-    assert torchrun.tell("something else, because of that")  # comes too late
+    assert torchrun.report("the disk is full")
+    assert torchrun.report("something else, because of that")  # comes too late
     others, root = summary(tmp_path / "0.json", tmp_path / "1.json").split("Root Cause")
     assert "process 0 stops because process 1 died" in others
     assert "the disk is full" in root
@@ -52,5 +52,5 @@ def test_processes_of_a_machine_are_summed_up_together(
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", file)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert torchrun.beside(5, 6) == beside
-    assert not torchrun.beside(3, 4)
+    assert torchrun.same_machine(5, 6) == beside
+    assert not torchrun.same_machine(3, 4)

@@ -1,4 +1,4 @@
-"""Tiles from anywhere: of the whole imagery where it ends near the photos, and never from all over a country."""
+"""Random negatives: from the whole imagery where it ends near the photos, never from all over a country."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,8 @@ from cellcode.aerial import AerialSource, Crop, open_source
 from cellcode.config import Config
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
-from cellcode.training.setup.imagery import STRANGERS_M, STRANGERS_PER_CELL, store_cells
+from cellcode.training.data.photos import TablePhotos
+from cellcode.training.setup.imagery import RANDOM_PER_CELL, RANDOM_REACH_M, store_cells
 
 
 class Country(AerialSource):
@@ -26,22 +27,22 @@ class Country(AerialSource):
         raise AssertionError
 
 
-def test_strangers_of_a_countrys_imagery_are_near_the_photos(
+def test_random_tiles_of_a_countrys_imagery_are_near_the_photos(
     grid_photos: PhotoTable, small_config: Callable[..., Config]
 ) -> None:
-    cells = store_cells(grid_photos, Country(), small_config("training.random_tiles=4"))
+    cells = store_cells(TablePhotos(grid_photos), Country(), small_config("training.random_tiles=4"))
     own = np.unique(s2.cell_ids(grid_photos.lat_deg, grid_photos.lon_deg, 18))
-    assert len(cells) == (1 + STRANGERS_PER_CELL) * len(own)
+    assert len(cells) == (1 + RANDOM_PER_CELL) * len(own)
     lat, lon = s2.cell_centers(cells)
     away_m = distance.haversine_m(lat[:, None], lon[:, None], grid_photos.lat_deg, grid_photos.lon_deg).min(axis=1)
-    assert 500 < away_m.max() < 1.5 * STRANGERS_M
+    assert 500 < away_m.max() < 1.5 * RANDOM_REACH_M
 
 
-def test_strangers_of_a_raster_are_from_all_of_it(
+def test_random_tiles_of_a_raster_are_from_all_of_it(
     grid_photos: PhotoTable, grid_imagery: Path, small_config: Callable[..., Config]
 ) -> None:
     source = open_source(grid_imagery)
-    cells = store_cells(grid_photos, source, small_config("training.random_tiles=4"))
+    cells = store_cells(TablePhotos(grid_photos), source, small_config("training.random_tiles=4"))
     lat, lon = s2.cell_centers(cells)
     west, south, east, north = source.bounds
     assert np.ptp(lat) > 0.8 * (north - south)
@@ -49,8 +50,8 @@ def test_strangers_of_a_raster_are_from_all_of_it(
 
 
 @pytest.mark.parametrize("overrides", [[], ["training.random_tiles=4", "training.regime=frozen"]])
-def test_no_imagery_is_read_for_strangers_that_are_not_drawn(
+def test_no_imagery_is_read_for_random_tiles_that_are_not_drawn(
     overrides: list[str], grid_photos: PhotoTable, small_config: Callable[..., Config]
 ) -> None:
-    cells = store_cells(grid_photos, Country(), small_config(*overrides))
+    cells = store_cells(TablePhotos(grid_photos), Country(), small_config(*overrides))
     np.testing.assert_array_equal(cells, np.unique(s2.cell_ids(grid_photos.lat_deg, grid_photos.lon_deg, 18)))

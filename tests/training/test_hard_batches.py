@@ -1,4 +1,4 @@
-"""Places that look alike: orders against their definition, and what is known of clusters ahead of the training."""
+"""Hard batches: orders against their definition, and the clusters that are known ahead of the training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +20,11 @@ from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import ShardList
 from cellcode.training import train
 from cellcode.training.data import prefetch, stream
-from cellcode.training.data.hard_batches import LOOKAHEAD, Alike, Miner, grouped
+from cellcode.training.data.hard_batches import LOOKAHEAD, HardBatches, hard_order
 from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.data.schedule import Schedule
+from cellcode.training.loop.mining import Miner
+from cellcode.training.loop.trainer import Trainer
 from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
@@ -38,7 +40,7 @@ def _labels(seed: int, count: int = PROTOTYPES) -> np.ndarray:
 def test_an_order_has_as_many_groups_of_one_cluster_as_there_can_be(size: int, lead: int) -> None:
     rng = np.random.default_rng(size)
     labels, rows = _labels(0), rng.integers(0, PROTOTYPES, DRAWS)
-    order = grouped(labels, rows, size, rng, lead)
+    order = hard_order(labels, rows, size, rng, lead)
     assert sorted(order) == list(range(DRAWS))
     groups = labels[rows[order]][lead : lead + (DRAWS - lead) // size * size].reshape(-1, size)
     whole = sum(int(np.count_nonzero(labels[rows] == each)) // size for each in range(CLUSTERS))
@@ -48,7 +50,7 @@ def test_an_order_has_as_many_groups_of_one_cluster_as_there_can_be(size: int, l
 def test_a_group_has_places_far_from_each_other_where_its_cluster_has_such() -> None:
     labels = np.repeat(np.arange(3), 40).astype(np.int32)
     rows = np.repeat(np.arange(120), 5)
-    order = grouped(labels, rows, 4, np.random.default_rng(0))
+    order = hard_order(labels, rows, 4, np.random.default_rng(0))
     groups = np.sort(rows[order].reshape(-1, 4), axis=1)
     assert (labels[groups] == labels[groups[:, :1]]).all()
     assert (np.diff(groups, axis=1) > 0).mean() > 0.95  # a prototype meets itself beside the ends of runs at most
@@ -58,28 +60,28 @@ def test_a_group_has_places_far_from_each_other_where_its_cluster_has_such() -> 
 
 def test_clusters_without_draws_and_clusters_with_few_do_no_harm() -> None:
     labels = np.array([0, 3, 3, 9], np.int32)
-    order = grouped(labels, np.array([1, 0, 2]), 2, np.random.default_rng(0))
+    order = hard_order(labels, np.array([1, 0, 2]), 2, np.random.default_rng(0))
     assert sorted(order[:2]) == [0, 2]
-    assert grouped(labels, np.array([3]), 4, np.random.default_rng(0), lead=2).tolist() == [0]
+    assert hard_order(labels, np.array([3]), 4, np.random.default_rng(0), lead=2).tolist() == [0]
 
 
 @pytest.mark.parametrize("period", [3, 8, 20])
-def test_what_is_forgotten_is_not_asked_for_again(period: int) -> None:
+def test_clusters_that_are_forgotten_are_not_needed_again(period: int) -> None:
     """Against one that forgets nothing, for stretches that begin up to 30 batches before the training."""
-    short, whole = Alike(2, period), Alike(2, period)
+    short, whole = HardBatches(2, period), HardBatches(2, period)
     for batch in range(period, 200, period):
         begin = max(0, batch - 30)
         short.keep(batch, _labels(batch), begin)
         whole.keep(batch, _labels(batch), 0)
         for asked in range(begin, batch + period + LOOKAHEAD):
             assert short.at(asked) is whole.at(asked) or np.array_equal(short.at(asked), whole.at(asked))  # type: ignore[arg-type]
-        assert len(short.kept) <= 30 // period + LOOKAHEAD // period + 3
+        assert len(short.labels) <= 30 // period + LOOKAHEAD // period + 3
     assert whole.at(period + LOOKAHEAD - 1) is None
-    assert whole.at(period + LOOKAHEAD) is whole.kept[period]
+    assert whole.at(period + LOOKAHEAD) is whole.labels[period]
 
 
 def test_no_batch_is_begun_before_the_clusters_that_order_it_are_made() -> None:
-    assert prefetch.AHEAD + stream.AHEAD < LOOKAHEAD
+    assert prefetch.PREFETCHED + stream.DECODED < LOOKAHEAD
 
 
 def _places() -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +90,7 @@ def _places() -> tuple[np.ndarray, np.ndarray]:
     return places, places * PROTOTYPES // 150
 
 
-def _place_sampler(known: Alike | None, sampling_exponent: float = 1.0) -> PlaceSampler:
+def _place_sampler(known: HardBatches | None, sampling_exponent: float = 1.0) -> PlaceSampler:
     places, prototypes = _places()
     return PlaceSampler(places, 32, 2, 0, sampling_exponent, known, prototypes)
 
@@ -104,8 +106,8 @@ def _shards(world: int, rank: int) -> tuple[Schedule, list[np.ndarray]]:
 class _Scheduled:
     """A stream without photos: the draws of a schedule."""
 
-    def __init__(self, known: Alike, world: int = 1, rank: int = 0) -> None:
-        self.alike, (self.schedule, self.groups) = known, _shards(world, rank)
+    def __init__(self, known: HardBatches, world: int = 1, rank: int = 0) -> None:
+        self.hard, (self.schedule, self.groups) = known, _shards(world, rank)
 
     def begin(self, step: int) -> int:
         return self.schedule.begin(step)
@@ -118,14 +120,14 @@ class _Scheduled:
         for window, places in self.schedule.positions(step):
             numbers = self.schedule.windows(window.epoch)[window.number]
             drawn = self.schedule.draws(window, [self.groups[number] for number in numbers])
-            labels = self.alike.at(self.schedule.first_step(window))
+            labels = self.hard.at(self.schedule.first_step(window))
             if labels is not None:
-                drawn = drawn[self.schedule.grouped(window, labels, self.prototype(drawn[:, 0]))]
+                drawn = drawn[self.schedule.hard_order(window, labels, self.prototype(drawn[:, 0]))]
             shown.append(drawn[places].ravel())
         return np.concatenate(shown)
 
 
-def _sampler(kind: str, known: Alike) -> PlaceSampler | _Scheduled:
+def _sampler(kind: str, known: HardBatches) -> PlaceSampler | _Scheduled:
     if kind == "table":
         return _place_sampler(known, sampling_exponent=0.5)
     return _Scheduled(known, *((3, 1) if kind == "third of shards" else (1, 0)))
@@ -135,32 +137,32 @@ def _sampler(kind: str, known: Alike) -> PlaceSampler | _Scheduled:
 @pytest.mark.parametrize("kind", ["table", "shards", "third of shards"])
 def test_batches_are_the_same_however_far_ahead_they_are_drawn_and_after_a_stop(kind: str, period: int) -> None:
     """The oracle draws with all clusters known beforehand. Training draws ahead, forgets, and is stopped at step 40."""
-    everything = Alike(4, period, {made: _labels(made) for made in range(period, 80, period)})
+    everything = HardBatches(4, period, {made: _labels(made) for made in range(period, 80, period)})
     expected = {step: _sampler(kind, everything).batch(step) for step in range(80)}
-    known, ready = Alike(4, period), 0
+    known, ready = HardBatches(4, period), 0
     sampler = _sampler(kind, known)
     for step in range(80):
         if step and step % period == 0:
             known.keep(step, _labels(step), sampler.begin(step))
         if step == 40:  # a new process, with what the checkpoint has
-            known = Alike(4, period, dict(known.kept))
+            known = HardBatches(4, period, dict(known.labels))
             sampler, ready = _sampler(kind, known), step
-        for number in range(ready, min(step + prefetch.AHEAD + stream.AHEAD + 1, 80)):
+        for number in range(ready, min(step + prefetch.PREFETCHED + stream.DECODED + 1, 80)):
             np.testing.assert_array_equal(sampler.batch(number), expected[number])
-        ready = step + prefetch.AHEAD + stream.AHEAD + 1
-    assert len(known.kept) < len(everything.kept)
+        ready = step + prefetch.PREFETCHED + stream.DECODED + 1
+    assert len(known.labels) < len(everything.labels)
 
 
-def test_a_pass_shows_the_photos_it_would_have_shown_in_groups_that_look_alike() -> None:
+def test_a_pass_shows_the_photos_it_would_have_shown_in_groups_of_one_cluster() -> None:
     _, prototypes = _places()
-    known = Alike(4, 1000, {0: _labels(0)})
+    known = HardBatches(4, 1000, {0: _labels(0)})
     ordered, plain = _place_sampler(known), _place_sampler(None)
     for begin in (25, 50):  # passes of 25 batches
         shown, usual = (
             np.concatenate([each.batch(step)[::2] for step in range(begin, begin + 25)]) for each in (ordered, plain)
         )
         assert sorted(shown) == sorted(usual)
-        groups = known.kept[0][prototypes[shown]].reshape(-1, 4)
+        groups = known.labels[0][prototypes[shown]].reshape(-1, 4)
         assert (groups == groups[:, :1]).all(axis=1).mean() > 0.8
     for step in range(8):  # clusters made before batch 0 order those from 8 on
         np.testing.assert_array_equal(ordered.batch(step), plain.batch(step))
@@ -168,12 +170,12 @@ def test_a_pass_shows_the_photos_it_would_have_shown_in_groups_that_look_alike()
 
 
 def test_a_process_has_whole_groups_in_its_share_of_a_batch() -> None:
-    made = _Scheduled(Alike(4, 1000, {0: _labels(0)}), world=3, rank=1)
+    made = _Scheduled(HardBatches(4, 1000, {0: _labels(0)}), world=3, rank=1)
     of_one = []
     for step in range(made.schedule.steps_per_epoch, 5 * made.schedule.steps_per_epoch):
         photos = made.batch(step)[::2]
         assert len(photos) == 8
-        groups = made.alike.kept[0][made.prototype(photos)].reshape(2, 4)
+        groups = made.hard.labels[0][made.prototype(photos)].reshape(2, 4)
         of_one += (groups == groups[:, :1]).all(axis=1).tolist()
     assert np.mean(of_one) > 0.75  # a window has 70 draws in 7 clusters; by chance: 0.003
 
@@ -219,7 +221,7 @@ def test_clusters_with_near_numbers_look_more_alike_than_others() -> None:
 
 @pytest.mark.parametrize("hard_rows", [0, 2])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_prototypes_are_clustered_when_it_is_time_for_whom_it_may_concern(
+def test_prototypes_are_clustered_when_hard_rows_or_hard_batches_need_it(
     sharded: bool, hard_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
@@ -228,7 +230,7 @@ def test_prototypes_are_clustered_when_it_is_time_for_whom_it_may_concern(
     whole, table = _table()
     rule = {"table": "sharded" if sharded else "whole", "hard_rows": hard_rows, "mine_every_steps": 5}
     config = configuration.parse({"prototypes": rule, "training": {"gradient_accumulation": 3}})
-    for known in (None, Alike(4, 15)):
+    for known in (None, HardBatches(4, 15)):
         made.clear()
         table.clusters = None
         sampler = _place_sampler(known)
@@ -238,7 +240,7 @@ def test_prototypes_are_clustered_when_it_is_time_for_whom_it_may_concern(
         hard = sharded and hard_rows > 0
         assert len(made) == (3 if hard else 2 if known else 0)  # before the first step prototypes are random
         assert (table.clusters is not None) == hard
-        assert known is None or (sorted(known.kept) == [15, 30] and known.kept[30].dtype == np.int32)
+        assert known is None or (sorted(known.labels) == [15, 30] and known.labels[30].dtype == np.int32)
 
 
 def test_without_imagery_such_batches_are_refused_unless_photos_are_compared(
@@ -260,16 +262,16 @@ def test_a_training_with_such_batches_is_resumed_bit_for_bit(
         "loss.query_query=0.5",
     )
     shown: dict[str, list[list[int]]] = {"whole": [], "stopped": []}
-    take = train.Trainer.losses
+    take = Trainer.losses
     last = 99
 
-    def losses(self: train.Trainer, batch: prefetch.Batch) -> dict[str, torch.Tensor]:
+    def losses(self: Trainer, batch: prefetch.Batch) -> dict[str, torch.Tensor]:
         if batch.number > last:
             raise KeyboardInterrupt
         shown[self.folder.name].append([batch.number, *batch.indices.tolist()])
         return take(self, batch)
 
-    monkeypatch.setattr(train.Trainer, "losses", losses)
+    monkeypatch.setattr(Trainer, "losses", losses)
     whole = train(config, grid_photos, out=tmp_path / "whole")
     last = 13
     with pytest.raises(KeyboardInterrupt):

@@ -14,7 +14,7 @@ from cellcode.geography import Region
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.planning.encoders import Cost, cost, costs, flop
-from cellcode.planning.paper import Device, on_paper
+from cellcode.planning.step import Device, derive
 
 Parse = Callable[..., Config]
 VIT = Cost(flop=55e9, kept_bytes=125e6, block_bytes=0.0, weights=89_000_000)
@@ -56,9 +56,9 @@ def test_table_is_as_large_as_a_real_one(storage: str) -> None:
     ids = Region.parse("cap:50.8,4.4,12000").cells(15)
     table = ShardedPrototypes(ids, 256, 1.2, config.prototypes, 0)
     held = (table.weight, table.optimizer.square, table.optimizer.count)
-    step = on_paper(config, len(ids), 1, VIT, VIT)
+    step = derive(config, len(ids), 1, VIT, VIT)
     assert step.on_device["prototypes"] == sum(tensor.nbytes for tensor in held)
-    assert on_paper(config, len(ids), 4, VIT, VIT).on_device["prototypes"] * 4 == step.on_device["prototypes"]
+    assert derive(config, len(ids), 4, VIT, VIT).on_device["prototypes"] * 4 == step.on_device["prototypes"]
 
 
 def test_rows_are_no_more_than_those_that_a_batch_selects() -> None:
@@ -70,21 +70,21 @@ def test_rows_are_no_more_than_those_that_a_batch_selects() -> None:
     index, _ = table.neighbours(np.tile(lat, 3) + np.repeat([0, 0, 5e-4], 32), np.tile(lon, 3))  # two photos and a tile
     small = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 64})})
     selected = len(table.select(index.numpy(), 0).rows)
-    assert selected <= on_paper(small, len(ids), 1, VIT, VIT).rows
+    assert selected <= derive(small, len(ids), 1, VIT, VIT).rows
     assert selected > 300 + 32
 
 
 def test_what_a_process_receives_does_not_grow_with_the_table() -> None:
-    few, many = (on_paper(_config(), count, 8, VIT, VIT) for count in (1_000_000, 20_000_000))
+    few, many = (derive(_config(), count, 8, VIT, VIT) for count in (1_000_000, 20_000_000))
     assert few.network == many.network
     assert few.work["prototypes"] == pytest.approx(many.work["prototypes"], rel=0.01)
     assert many.on_device["prototypes"] == 20 * few.on_device["prototypes"]
-    assert on_paper(_config(), 1_000_000, 1, VIT, VIT).network == {}
+    assert derive(_config(), 1_000_000, 1, VIT, VIT).network == {}
     assert few.network["gradients of the encoders"] == pytest.approx(2 * 7 / 8 * 4 * 2 * VIT.weights)
 
 
 def test_time_is_work_by_speed_and_bytes_by_rate() -> None:
-    step = on_paper(_config(), 5_000_000, 8, VIT, VIT, Device(tflops=50, gbit_per_s=200))
+    step = derive(_config(), 5_000_000, 8, VIT, VIT, Device(tflops=50, gbit_per_s=200))
     work, received = sum(step.work.values()), sum(step.network.values())
     assert step.seconds == pytest.approx(work / 50e12 + received * 8 / 200e9)
     assert step.work["encoders"] == pytest.approx(3 * 55e9 * (8192 + 4096) / 8)
@@ -92,9 +92,9 @@ def test_time_is_work_by_speed_and_bytes_by_rate() -> None:
 
 
 def test_accumulation_takes_as_many_batches_and_one_exchange_of_gradients() -> None:
-    one = on_paper(_config(), 5_000_000, 8, VIT, VIT)
+    one = derive(_config(), 5_000_000, 8, VIT, VIT)
     config = _config()
-    twice = on_paper(
+    twice = derive(
         config.model_copy(update={"training": config.training.model_copy(update={"accumulation": 2})}),
         5_000_000, 8, VIT, VIT,
     )  # fmt: skip
@@ -107,7 +107,7 @@ def test_accumulation_takes_as_many_batches_and_one_exchange_of_gradients() -> N
 
 def test_whole_table_is_copied_with_its_moments() -> None:
     config = configuration.parse({"model": {"dim": 64}, "training": {"ema_decay": 0.9}})
-    step = on_paper(config, 1000, 2, VIT, None)
+    step = derive(config, 1000, 2, VIT, None)
     model = torch.nn.Embedding(1000, 64)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.arange(3)).sum().backward()
@@ -123,7 +123,7 @@ def test_whole_table_is_copied_with_its_moments() -> None:
 
 
 def test_step_is_told_to_people() -> None:
-    lines = dict(on_paper(_config(), 5_000_000, 8, VIT, VIT).lines())
+    lines = dict(derive(_config(), 5_000_000, 8, VIT, VIT).lines())
     assert list(lines) == [
         "processes", "a step", "memory of a device", "memory of its host", "received in a step", "computed in a step"
     ]  # fmt: skip
