@@ -76,7 +76,7 @@ def loop_ratio(trainer: Trainer, repeats: int, steps: int = 4) -> dict[str, Any]
     The bare backward begins at the sum of the embeddings: losses, their gradients and the optimiser are the loop's.
     """
     trainer.model.train()
-    batch, number = trainer.ahead.take(0), itertools.count()
+    batch, number = trainer.batches.take(0), itertools.count()
 
     def bare() -> None:
         with autocast(trainer.config.machine.precision, trainer.device):

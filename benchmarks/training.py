@@ -34,7 +34,7 @@ from cellcode.photos import ingest
 from cellcode.photos.packed import pack
 from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
-from cellcode.training.data.hard_batches import LOOKAHEAD, Alike
+from cellcode.training.data.hard_batches import LOOKAHEAD, HardBatches
 from cellcode.training.data.sampling import PlaceSampler
 from cellcode.training.loop.log import peak_memory
 from cellcode.training.loop.objective import Objective, Places
@@ -151,8 +151,8 @@ def order_row(photos: int) -> report.Row:
     rng = np.random.default_rng(0)
     cells = np.sort(rng.integers(0, photos // 10, photos))
     labels = rng.integers(0, 1000, photos // 40 + 1).astype(np.int32)
-    alike = Alike(places=8, period=photos, kept={-LOOKAHEAD: labels})
-    sampler = PlaceSampler(cells, 8192, 2, 0, sampling_exponent=0.5, alike=alike, prototypes=cells // 4)
+    hard = HardBatches(group_size=8, period=photos, labels={-LOOKAHEAD: labels})
+    sampler = PlaceSampler(cells, 8192, 2, 0, sampling_exponent=0.5, hard=hard, prototypes=cells // 4)
     started = time.process_time()
     sampler.batch(LOOKAHEAD)  # the first whole stretch between two clusterings: all of the pass
     rate = photos / (time.process_time() - started)

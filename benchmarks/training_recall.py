@@ -26,8 +26,8 @@ from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training.data.hard_batches import LOOKAHEAD
+from cellcode.training.data.photos import TablePhotos
 from cellcode.training.loop.trainer import Trainer
-from cellcode.training.setup.factory import make_sampler
 from cellcode.training.train import prepare
 from cellcode.types import Bools, Int64
 
@@ -88,7 +88,7 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     config = configuration.load(CONFIG)
     prepared = prepare(config, photos, aerial, out=folder / "hardness", resume=False)
     trainer, training = prepared.trainer, prepared.training
-    assert isinstance(training, PhotoTable)
+    assert isinstance(training, TablePhotos)
     model = trainer.model
     assert model.aerial is not None
     assert run.aerial is not None
@@ -100,9 +100,9 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     labels = model.prototypes.cluster(config.training.seed).of_row
     made: list[report.Row] = []
     for places in ALIKE:
-        sampler = make_sampler(configuration.load(CONFIG, [f"training.hard_group_size={places}"]), training)
-        if sampler.alike is not None:
-            sampler.alike.kept = {-LOOKAHEAD: labels}  # as if they had been made before the first batch
+        sampler = training.sampler(configuration.load(CONFIG, [f"training.hard_group_size={places}"]))
+        if sampler.hard is not None:
+            sampler.hard.labels = {-LOOKAHEAD: labels}  # as if they had been made before the first batch
         trainer.sampler = sampler
         for pair, losses in _losses(trainer).items():
             error = float(np.std(losses) / len(losses) ** 0.5)
@@ -116,7 +116,7 @@ def _losses(trainer: Trainer) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     with torch.no_grad():
         for number in range(BATCHES):
-            losses = trainer.losses(trainer.ahead.take(number))
+            losses = trainer.losses(trainer.batches.take(number))
             for pair in ("query_aerial", "query_cell"):
                 found.setdefault(pair, []).append(float(losses[pair].mean()))
     return found

@@ -29,11 +29,12 @@ from cellcode.model import inference
 from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable
 from cellcode.runs import architecture
+from cellcode.training.data.photos import TablePhotos
 from cellcode.training.data.prefetch import Batch
 from cellcode.training.loop.checkpoints import Identity
 from cellcode.training.loop.objective import Places
-from cellcode.training.loop.trainer import Model, Trainer
-from cellcode.training.setup import data_setup, factory
+from cellcode.training.loop.trainer import Model, Trainer, TrainingSetup
+from cellcode.training.setup import data_setup
 from cellcode.training.train import CACHE
 from cellcode.types import Float64, Ids, UInt8
 
@@ -174,17 +175,16 @@ def train(config: Config, photos: PhotoTable, levels: Sequence[int] | None = Non
     if not levels or min(levels) < 0 or max(levels) > s2.MAX_LEVEL or any(a >= b for a, b in pairwise(levels)):
         raise UsageError(f"levels {list(levels)}: give S2 levels in 0..{s2.MAX_LEVEL}, each finer than the one before")
     table, _ = data_setup.split_validation(photos, config)
-    pixels, table = data_setup.decode(table, config, "reading training photos")
+    training = TablePhotos(table).read(config)
     torch.manual_seed(config.training.seed)
     device = choose_device(config.machine.device)
-    classes = [np.unique(s2.cell_ids(table.lat_deg, table.lon_deg, level)) for level in levels]
+    classes = [training.cells(level) for level in levels]
     model = Hierarchy(config, Encoder(config.model.ground, config.model.dim), classes).to(device)
     with tempfile.TemporaryDirectory(prefix="cellcode-") as name:
         folder = Path(name)
-        inputs = factory.make_inputs(config, model, pixels, table, None, folder / CACHE)
-        sampler = factory.make_sampler(config, table)
+        feed = training.feed(config, model.ground, None, None, folder / CACHE)
         identity = Identity(config, photos="", aerial=None)  # nothing resumes from this folder
-        trainer = _Trainer(config, model, inputs.photos, None, sampler, folder, identity, device)
+        trainer = _Trainer(TrainingSetup(config, model, feed, folder, identity, device))
         trainer.fit(resume=False)
     trained = trainer.trained
     assert isinstance(trained, Hierarchy)

@@ -2,9 +2,8 @@
 
     torchrun --standalone --nproc-per-node 8 -m cellcode train CONFIG ...          8 GPUs of one machine
 
-Each process counts a heartbeat up every few seconds in the store that torchrun keeps, and leaves the reason there when it fails.
-A process that finds another dead or failed names it with its reason and ends, so that none waits for an exchange that will
-not come.
+Each process counts heartbeats in the store that torchrun keeps, and leaves the reason there when it fails. A process that
+finds another dead or failed names it with its reason and ends, so that none waits for an exchange that will not come.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Hard batches: places of one cluster of prototypes come together, which a model tells apart with more effort than random ones.
+"""Hard batches: places of one cluster of prototypes come together, which are harder to tell apart than random ones.
 
-Every `prototypes.mine_every_steps` steps the prototypes are clustered as training has made them so far (`loop.mining`). Samplers
-reorder what they would show anyway so that `training.hard_group_size` places of one cluster come together: nothing is
-shown more or less often. After Fervers et al. (ECCV 2024), who embed the photos and tiles of the next batches and gather around a
-random one those most similar to it; prototypes are there already and need no pass over photos.
+Every `prototypes.mine_every_steps` steps the prototypes are clustered as training has made them so far (`loop.mining`).
+Samplers reorder what they would show anyway so that `training.hard_group_size` places of one cluster come together: nothing
+is shown more or less often. After Fervers et al. (ECCV 2024), who embed the photos and tiles of the next batches and gather
+around a random one those most similar to it; prototypes are there already and need no pass over photos.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Schedule:
         return rng.permutation(np.concatenate(made))
 
     def hard_order(self, window: Window, labels: Int32, prototypes: Int64) -> Int64:
-        """Order the draws of a window by clusters of prototypes; groups begin where a batch does. See `hard_batches.hard_order`.
+        """Order the draws of a window by clusters of prototypes, see `hard_order`; groups begin where a batch does.
 
         Args:
             labels: the cluster of each prototype.
