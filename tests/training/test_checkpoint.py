@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cellcode.config import Config, TrainingConfig
+from cellcode.config import Config, MachineConfig, TrainingConfig
 from cellcode.errors import InputError
 from cellcode.training.loop import checkpoints
 from cellcode.training.loop.checkpoints import Identity, State
@@ -128,6 +129,30 @@ def test_a_checkpoint_of_something_else_is_refused_and_the_difference_named(
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert _same(_copied(fresh), before)
+
+
+def test_machine_settings_are_no_part_of_a_checkpoint(tmp_path: Path) -> None:
+    network = _network(0)
+    checkpoints.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), OWN)
+    kept = (tmp_path / checkpoints.FOLDER / "00000001" / "state.json").read_text(encoding="utf-8")
+    assert "machine" not in kept
+    elsewhere = replace(OWN, config=Config(machine=MachineConfig(device="cuda", precision="bfloat16", threads=3)))
+    fresh = _network(1)
+    assert checkpoints.load(tmp_path, State({"model": fresh}, _optimizer(fresh, False)), elsewhere) == 1
+
+
+def test_a_checkpoint_with_keys_of_earlier_versions_is_resumed(tmp_path: Path) -> None:
+    network = _network(0)
+    own = replace(OWN, config=Config(training=TrainingConfig(gradient_accumulation=3)))
+    checkpoints.save(tmp_path, 1, State({"model": network}, _optimizer(network, False)), own)
+    path = tmp_path / checkpoints.FOLDER / "00000001" / "state.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    training = state["config"]["training"]
+    training["accumulation"] = training.pop("gradient_accumulation")
+    training["device"] = "cuda"
+    path.write_text(json.dumps(state), encoding="utf-8")
+    fresh = _network(1)
+    assert checkpoints.load(tmp_path, State({"model": fresh}, _optimizer(fresh, False)), own) == 1
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:

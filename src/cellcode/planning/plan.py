@@ -114,7 +114,8 @@ def make(
     config = _untrained(config)
     fetched = with_imagery and (source is None or source.is_remote)
     pace = measure(config, region, with_imagery, None if fetched else source, trains=processes is None)
-    asked = tiles(config, region, source) if fetched else None
+    needed = tiles(config, region, source) if fetched else None
+    imagery_bytes = needed.bytes if needed else 0
     dates = len(source.editions(config.augmentation.tile_dates)) if source is not None else 1
     cells, prototypes = count_cells(region, config.levels.cell), count_cells(region, config.levels.prototype)
     visited = photos.cells(prototypes, 0), photos.cells(cells, 1)
@@ -122,13 +123,10 @@ def make(
     kept = database_bytes(config, cells, with_imagery, pace)
     around = dates * kept_cells(config, visited[1]) if with_imagery else 0
     work = training_bytes(config, photos.training, visited[0], around, pace)
-    step = None
-    training_s, encode_s = train_s(config, photos.training, around, pace), pace.encode_s
+    step, training_s, encode_s = None, train_s(config, photos.training, around, pace), pace.encode_s
     if processes is not None:
-        device, (ground, tile) = device or Device(), costs(config, with_imagery)
-        step = derive(config, visited[0], processes, ground, tile, device)
+        step, encode_s = _derived(config, visited[0], processes, with_imagery, device or Device())
         training_s = batches(config, photos.training) / config.training.gradient_accumulation * step.seconds
-        encode_s = tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
     return Plan(
         area_m2=region.area_m2(),
         prototype_level=config.levels.prototype,
@@ -140,17 +138,24 @@ def make(
         training_photos=photos.training,
         visited_cells=visited[1],
         photo_bytes=photo_bytes,
-        tile_level=asked.level if asked else None,
-        tiles=asked.count if asked else None,
-        imagery_bytes=asked.bytes if asked else 0,
+        tile_level=needed.level if needed else None,
+        tiles=needed.count if needed else None,
+        imagery_bytes=imagery_bytes,
         database_bytes=kept,
-        disk_bytes=photo_bytes + (asked.bytes if asked else 0) + work + 2 * kept,  # a build keeps its shards to the end
+        disk_bytes=photo_bytes + imagery_bytes + work + 2 * kept,  # a build keeps its shards to the end
         fetch_s=fetch_s(photos.to_fetch, photo_bytes, Politeness.requests_per_s, mbit_per_s)
-        + (fetch_s(asked.count, asked.bytes, tiles_per_s, mbit_per_s) if asked else 0.0),
+        + (fetch_s(needed.count, imagery_bytes, tiles_per_s, mbit_per_s) if needed else 0.0),
         train_s=training_s,
         build_s=cells * (encode_s + pace.crop_s),
         step=step,
     )
+
+
+def _derived(config: Config, prototypes: int, processes: int, with_imagery: bool, device: Device) -> tuple[Step, float]:
+    """Return a step on several processes, and the seconds that one of their devices takes to embed a tile."""
+    ground, tile = costs(config, with_imagery)
+    step = derive(config, prototypes, processes, ground, tile, device)
+    return step, tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
 
 
 def _untrained(config: Config) -> Config:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,7 @@ from cellcode.training.data.photos import Feed, TrainingPhotos
 from cellcode.training.data.schedule import Cells, Schedule
 from cellcode.training.data.stream import Stream
 from cellcode.training.data.tiles import CellTiles
-from cellcode.types import Datetimes, Float64, Ids, Int32
+from cellcode.types import Float64
 
 logger = logging.getLogger(__name__)
 MOST_VALIDATION = 20_000  # validation photos taken out of their shards; enough for every number they fit
@@ -111,41 +110,25 @@ class PackedTraining(TrainingPhotos):
 
 def cell_facts(packed: PackedPhotos, split: str, level: int) -> CellFacts:
     """Count the photos of a split and their capture days per cell, as `CellFacts.of_photos` does for all at once."""
-    gathered: list[_Counts] = []
+    gathered: list[pa.Table] = []
     for name in packed.shards(split).names:
         rows = packed.rows(split, name, ["lat_deg", "lon_deg", "captured_at"])
-        day = rows.column("captured_at").to_numpy(zero_copy_only=False).astype("datetime64[D]")
         cell = s2.cell_ids(rows.column("lat_deg").to_numpy(), rows.column("lon_deg").to_numpy(), level)
-        gathered.append(_Counts(cell, day, np.ones(len(cell), np.int32)))
+        day = rows.column("captured_at").to_numpy(zero_copy_only=False).astype("datetime64[D]")
+        gathered.append(pa.table({"cell": cell, "day": day, "photos": np.ones(len(cell), np.int64)}))
         if len(gathered) > _MERGED:
             gathered = [_summed(gathered)]
-    cell, day, photos = _summed(gathered)
-    start = np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
-    last = np.append(start[1:], len(cell)) - 1
-    undated = np.isnat(day[start])  # comes first, and once
-    first = np.minimum(start + undated, last)
-    dates = last - first + 1 - np.isnat(day[first])
-    return CellFacts(
-        cell[start], np.add.reduceat(photos, start, dtype=np.int32), dates.astype(np.int32), day[first], day[last]
-    )
+    days = _summed(gathered).group_by("cell")
+    found = days.aggregate([("photos", "sum"), ("day", "count"), ("day", "min"), ("day", "max")]).sort_by("cell")
+    first, last = (found[f"day_{end}"].to_numpy().astype("datetime64[D]") for end in ("min", "max"))
+    photos, dates = (found[name].to_numpy().astype(np.int32) for name in ("photos_sum", "day_count"))
+    return CellFacts(found["cell"].to_numpy(), photos, dates, first, last)
 
 
-class _Counts(NamedTuple):
-    """Photos of each cell and day: uint64, datetime64[D] and int32, (N,)."""
-
-    cell: Ids
-    day: Datetimes
-    photos: Int32
-
-
-def _summed(parts: list[_Counts]) -> _Counts:
-    """Sum counts of the same cell and day; sorted by cell and then by day, unknown ones first."""
-    cell, day, photos = (np.concatenate(each) for each in zip(*parts, strict=True))
-    order = np.lexsort((day.view(np.int64), cell))  # as an integer NaT is the smallest
-    cell, day, photos = cell[order], day[order], photos[order]
-    other = (cell[1:] != cell[:-1]) | (day.view(np.int64)[1:] != day.view(np.int64)[:-1])
-    start = np.flatnonzero(np.append(True, other))
-    return _Counts(cell[start], day[start], np.add.reduceat(photos, start, dtype=np.int32))
+def _summed(parts: list[pa.Table]) -> pa.Table:
+    """Sum the photos of the same cell and day; an unknown day is null."""
+    summed = pa.concat_tables(parts).group_by(["cell", "day"]).aggregate([("photos", "sum")])
+    return summed.select(["cell", "day", "photos_sum"]).rename_columns(["cell", "day", "photos"])
 
 
 def unpack(packed: PackedPhotos, split: str, folder: Path, most: int = MOST_VALIDATION) -> PhotoTable:

@@ -43,6 +43,9 @@ class Sampler(ABC):
     def begin(self, step: int) -> int:
         """Return the first batch of the stretch, ordered by the same clusters, that a batch belongs to."""
 
+    def close(self) -> None:  # noqa: B027 - a default
+        """End threads."""
+
 
 class PlaceSampler(Sampler):
     """Batches of places with several photos each.
