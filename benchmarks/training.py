@@ -5,7 +5,7 @@
 
 Ratios are medians over pairs of alternating runs. Peak memory is that of a process of its own, everything included: Python,
 torch, the ground encoder and its activations. The second form trains and evaluates on a table of photos for each share of
-negatives, in one and in two processes; it belongs on the benchmark region of docs/results.md and goes on where it stopped.
+negatives, in one and in two processes; it belongs on the benchmark region of docs/results.md and resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BATCH, DRAWN = 256, 4096
 
 
 def main() -> None:
-    """Run the parts asked for and print the table."""
+    """Run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the prototypes and photos, fewer repetitions")
     parser.add_argument("--json", type=Path, help="write the rows to this file")

@@ -33,7 +33,7 @@ from cellcode.types import Bools, Int64
 
 CONFIG = Path(__file__).parent.parent / "configs" / "benchmark.yaml"
 SYSTEM = "hybrid"
-ALIKE, BATCHES = (1, 4, 8, 16, 32), 250
+GROUP_SIZES, BATCHES = (1, 4, 8, 16, 32), 250
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ CASES = (  # those that answer most come first
     Case("all negatives, 2 processes", SHARDED, ALL, 2),
     Case(WHOLE, (), ALL),
     Case("1 % of negatives", (*SAMPLED, "prototypes.share=0.01"), ALL),
-    Case("4 places that look alike", ("training.hard_group_size=4", MINED), WHOLE),
+    Case("hard batches, groups of 4", ("training.hard_group_size=4", MINED), WHOLE),
     Case("cells by the root of their photos", ("training.sampling_exponent=0.5",), WHOLE),
     Case("3 % of negatives", (*SAMPLED, "prototypes.share=0.03"), ALL),
-    Case("8 places that look alike", ("training.hard_group_size=8", MINED), WHOLE),
+    Case("hard batches, groups of 8", ("training.hard_group_size=8", MINED), WHOLE),
     Case("cells evenly", ("training.sampling_exponent=0",), WHOLE),
     Case("30 % of negatives", (*SAMPLED, "prototypes.share=0.3"), ALL),
 )
@@ -83,7 +83,7 @@ def rows(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
 
 
 def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
-    """Mean losses of batches whose places look alike, all of the same trained networks: how much harder they are."""
+    """Mean losses of hard batches, all of the same trained networks: how much harder they are."""
     run = Run.load(folder / _folder(ALL) / "run")
     config = configuration.load(CONFIG)
     prepared = prepare(config, photos, aerial, out=folder / "hardness", resume=False)
@@ -99,7 +99,7 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
     model.eval()
     labels = model.prototypes.cluster(config.training.seed).of_row
     made: list[report.Row] = []
-    for places in ALIKE:
+    for places in GROUP_SIZES:
         sampler = training.sampler(configuration.load(CONFIG, [f"training.hard_group_size={places}"]))
         if sampler.hard is not None:
             sampler.hard.labels = {-LOOKAHEAD: labels}  # as if they had been made before the first batch
@@ -107,7 +107,7 @@ def hardness(photos: Path, aerial: Path, folder: Path) -> list[report.Row]:
         for pair, losses in _losses(trainer).items():
             error = float(np.std(losses) / len(losses) ** 0.5)
             unit = f"mean loss, standard error {error:.3f}"
-            made.append({"case": f"{pair}, {places} places alike", "value": float(np.mean(losses)), "unit": unit})
+            made.append({"case": f"{pair}, groups of {places}", "value": float(np.mean(losses)), "unit": unit})
     return made
 
 
@@ -127,22 +127,22 @@ def _folder(case: str) -> str:
 
 
 def _hits(case: Case, photos: Path, aerial: Path, out: Path) -> Bools:
-    """Tell for each test photo whether its best cell lies within the middle radius."""
+    """Return for each test photo whether its best cell lies within the middle radius."""
     config = configuration.load(CONFIG, case.overrides)
-    told = out / "report" / "report.json"
-    if not told.is_file():
+    report_json = out / "report" / "report.json"
+    if not report_json.is_file():
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
         _train(case, out, photos, aerial)
         build(out / "run", aerial, out=out / "cells")
         evaluate(out / "cells", PhotoTable.load(photos), out=out / "report")
-    assert json.loads(told.read_text())["unreadable"] == []
+    assert json.loads(report_json.read_text())["unreadable"] == []
     error_m = pq.read_table(out / "report" / "predictions.parquet")[f"{SYSTEM}_error_m"].to_numpy()
     return np.asarray(error_m < middle_radius_m(config.evaluation.radii_m))
 
 
 def _train(case: Case, out: Path, photos: Path, aerial: Path) -> None:
-    """Train as a user does; a training that was stopped goes on."""
+    """Train as a user does; a stopped training is resumed."""
     arguments = ["train", out / "config.yaml", "--photos", photos, "--aerial", aerial, "--out", out / "run"]
     resume = ["--resume"] if (out / "run" / "checkpoint").is_dir() else []
     several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}", "-m"]

@@ -1,4 +1,4 @@
-"""What is derived of a step is compared with what torch and the parts of a training hold and do."""
+"""The derived step is compared with what torch and the parts of a training hold and do."""
 
 import json
 from collections.abc import Callable

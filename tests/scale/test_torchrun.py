@@ -1,4 +1,4 @@
-"""Trainings under the real torchrun: what goes on after a stop, and what is seen when a process fails."""
+"""Trainings under the real torchrun: resuming after a stop, and what is printed when a process fails."""
 
 import json
 import math
@@ -96,7 +96,7 @@ def test_a_killed_process_is_named_last_and_the_training_goes_on(start: Start, w
     assert_no_traceback_of_ours(training.text)
     done = checkpoints(out)[-1]
     assert done >= 4
-    # One process goes on with what two have begun.
+    # One process resumes what two have begun.
     resumed = train(world.config, str(world.shards), world.aerial, out=out, resume=True)
     assert resumed.prototypes is not None
     assert [line["step"] for line in lines_of(out)] == list(range(len(lines_of(out))))

@@ -46,7 +46,7 @@ def test_fewer_photos_than_a_batch_still_make_one() -> None:
 
 @pytest.mark.parametrize("sampling_exponent", [0.0, 0.5])
 def test_a_place_is_drawn_in_proportion_to_a_power_of_its_photos(sampling_exponent: float) -> None:
-    """Within one draw of the share of each pass, and over passes all photos of a place get their turns alike."""
+    """Within one draw of the share of each pass, and over passes all photos of a place are shown equally often."""
     places = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 60, 40))
     _, photos = np.unique(places, return_counts=True)
     expected = len(places) * photos**sampling_exponent / (photos**sampling_exponent).sum()

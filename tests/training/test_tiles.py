@@ -180,7 +180,7 @@ def test_training_tiles_are_turned_by_up_to_half_a_circle(tmp_path: Path) -> Non
     assert len(set((known[errors.argmin(axis=1)] // 45).tolist())) == 8  # in every eighth of the circle
 
 
-def test_tiles_from_anywhere_follow_those_of_the_photos(tmp_path: Path) -> None:
+def test_random_tiles_follow_those_of_the_photos(tmp_path: Path) -> None:
     torch.manual_seed(0)
     _, tiles = _tiles(tmp_path, random_tiles=7)
     config = EncoderConfig(aggregation=AggregationConfig(name="mean"))

@@ -277,12 +277,12 @@ def test_activations_computed_again_give_the_same_step(
 def test_recall_is_logged_and_the_best_checkpoint_kept(
     small_config: Configure, grid_photos: PhotoTable, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = iter([0.2, 0.9, 0.5, 0.4])
-    monkeypatch.setattr(Recall, "__call__", lambda *_: next(told))
+    recalls = iter([0.2, 0.9, 0.5, 0.4])
+    monkeypatch.setattr(Recall, "__call__", lambda *_: next(recalls))
     config = small_config("training.validate_every_steps=2", "training.checkpoint_every_steps=2")
     train(config, grid_photos, out=tmp_path)
-    recalls = {line["step"]: line["validation_recall"] for line in log_lines(tmp_path) if "validation_recall" in line}
-    assert recalls == {1: 0.2, 3: 0.9, 5: 0.5, 7: 0.4}
+    logged = {line["step"]: line["validation_recall"] for line in log_lines(tmp_path) if "validation_recall" in line}
+    assert logged == {1: 0.2, 3: 0.9, 5: 0.5, 7: 0.4}
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["00000004", "00000008"]
 
 

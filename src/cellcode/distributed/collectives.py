@@ -101,10 +101,10 @@ def gather_array(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
 
 
 def replicated(module: nn.Module) -> nn.Module:
-    """Return a module whose gradients are summed over processes while its backward goes on; with one process the module.
+    """Return a module whose gradients are summed over processes during its backward; with one process the module itself.
 
     It is torch's DistributedDataParallel, which takes means, with a sum instead. Buffers stay each process's own. Every
-    parameter that asks for a gradient has to take part in every forward.
+    parameter that requires a gradient must take part in every forward.
     """
     if not _several():
         return module

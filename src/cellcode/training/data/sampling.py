@@ -143,7 +143,7 @@ class PlaceSampler(Sampler):
             return rng.permutation(len(self._order))
         weight = self._count**self.sampling_exponent
         often = systematic(weight, len(self._order), rng)
-        # A place goes on in this pass about where it stopped in the one before, so that its photos are shown equally often.
+        # A place continues in this pass about where it stopped in the one before: its photos are shown equally often.
         before = (number * len(self._order) * (weight / weight.sum())).astype(np.int64)
         place = np.repeat(np.arange(len(often)), often)
         rank = np.arange(len(place)) - np.repeat(np.cumsum(often) - often, often) + before[place]
