@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,27 +25,29 @@ MOST = 1000  # photos: a recall of one half is then known to 3 points
 BATCH = 256
 
 
+@dataclass(frozen=True)
 class Recall:
     """Share of photos whose best prototype is of a cell with its centre within `radius_m`.
 
     Args:
         pixels: (V, H, W, 3) uint8, at most `MOST`; the same in every process.
         lat_deg, lon_deg: float64 (V,).
+        precision: see `cellcode.device.autocast`.
     """
 
-    def __init__(self, pixels: UInt8, lat_deg: Float64, lon_deg: Float64, radius_m: float) -> None:
-        self.pixels, self.lat_deg, self.lon_deg, self.radius_m = pixels, lat_deg, lon_deg, radius_m
+    pixels: UInt8
+    lat_deg: Float64
+    lon_deg: Float64
+    radius_m: float
+    precision: str
 
     @torch.no_grad()
     def __call__(self, ground: Encoder, prototypes: PrototypeTable | None) -> float:
         """Search for every photo; each process searches its own rows."""
         assert prototypes is not None
         device = ground.projection.weight.device
-        parts = [
-            ground(torch.from_numpy(self.pixels[i : i + BATCH]).to(device)).float()
-            for i in range(0, len(self.pixels), BATCH)
-        ]
-        score, row = prototypes.best(torch.cat(parts))
+        queries = inference.embed(ground, self.pixels, self.precision, device, BATCH)
+        score, row = prototypes.best(torch.from_numpy(queries).to(device))
         scores, rows = (collectives.gather_array(each.cpu().numpy()[None]) for each in (score, row))
         best = rows[scores.argmax(axis=0), np.arange(len(self.pixels))]
         lat_deg, lon_deg = s2.cell_centers(prototypes.ids[best])
@@ -59,7 +62,7 @@ def recall_of_sample(validation: PhotoTable, config: Config) -> Recall | None:
     chosen[np.random.default_rng([config.training.seed, 7]).permutation(len(validation))[:MOST]] = True
     pixels, sample = decode(validation.select(chosen), config, "reading validation photos")
     radii_m = config.evaluation.radii_m
-    return Recall(pixels, sample.lat_deg, sample.lon_deg, radii_m[len(radii_m) // 2])
+    return Recall(pixels, sample.lat_deg, sample.lon_deg, radii_m[len(radii_m) // 2], config.machine.precision)
 
 
 def embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Validation:
@@ -71,5 +74,5 @@ def embed_validation(table: PhotoTable, ground: Encoder, config: Config) -> Vali
     good = np.setdiff1d(np.arange(len(table)), list(failures))
     pixels, table = pixels[good], table.select(good)
     if len(table):
-        queries = inference.embed(ground, pixels, config.machine.precision, torch.device("cpu"), 256)
+        queries = inference.embed(ground, pixels, config.machine.precision, torch.device("cpu"), BATCH)
     return Validation(table.lat_deg, table.lon_deg, queries)
