@@ -180,7 +180,7 @@ def test_without_prototypes_or_tiles_their_pairs_are_left_out(kind: Kind) -> Non
 def test_prototypes_near_the_photo_are_no_negatives() -> None:
     """A prototype at the mask's edge counts or does not, according to the width of the mask."""
     photos = _places(0, 1, 10)
-    narrow, wide = _config(near_prototype_cells=0.0), _config(near_prototype_cells=50.0)
+    narrow, wide = (_config(near_prototype_cells=cells) for cells in (0.0, 50.0))
     prototypes = _prototypes(narrow)
     everyone, none = (
         float(Objective(config, prototypes)(photos, None)["query_prototype"].detach()) for config in (narrow, wide)
@@ -207,20 +207,20 @@ def test_a_tile_is_positive_ignored_or_negative_by_its_distance(east_m: float, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_strangers_are_negatives_of_photos_and_ask_for_no_prototype(kind: Kind) -> None:
+def test_random_tiles_are_negatives_of_photos_and_need_no_prototype(kind: Kind) -> None:
     config = _config(kind=kind)
     photos = _places(0, 6, 300)
     tiles = _beside(photos, 1, 50.0)
     far = distance.offset(photos.lat_deg[:4], photos.lon_deg[:4], np.full(4, 3000.0), np.zeros(4))
-    strangers = Places(_places(2, 4).embeddings, *far)
+    random_tiles = Places(_places(2, 4).embeddings, *far)
     prototypes = _prototypes(config)
     alone = Objective(config, prototypes)(photos, tiles)
-    made = Objective(config, prototypes)(photos, _joined(tiles, strangers), random_tiles=4)
+    made = Objective(config, prototypes)(photos, _joined(tiles, random_tiles), random_tiles=4)
     torch.testing.assert_close(made["query_prototype"], alone["query_prototype"])
     torch.testing.assert_close(made["aerial_prototype"], alone["aerial_prototype"])
     assert len(made["aerial_prototype"]) == len(tiles.lat_deg)
     loss = config.loss
-    everyone = _joined(tiles, strangers)
+    everyone = _joined(tiles, random_tiles)
     expected = _between_places(photos, everyone, loss.positive_aerial_m, loss.near_aerial_m, loss)
     _check(made["query_aerial"], expected, 1.0)
     assert (made["query_aerial"] > alone["query_aerial"]).all()
@@ -230,10 +230,10 @@ def test_a_tile_from_anywhere_that_shows_the_place_is_no_negative() -> None:
     config = _config()
     photos = _places(0, 3, 300)
     tiles = _beside(photos, 1, 50.0)
-    stranger = Places(_places(2, 1).embeddings, photos.lat_deg[:1], photos.lon_deg[:1])
+    random_tile = Places(_places(2, 1).embeddings, photos.lat_deg[:1], photos.lon_deg[:1])
     alone = Objective(config, None)(photos, tiles)["query_aerial"]
-    made = Objective(config, None)(photos, _joined(tiles, stranger), random_tiles=1)["query_aerial"]
-    expected = _between_places(photos, _joined(tiles, stranger), 80.0, 250.0, config.loss)
+    made = Objective(config, None)(photos, _joined(tiles, random_tile), random_tiles=1)["query_aerial"]
+    expected = _between_places(photos, _joined(tiles, random_tile), 80.0, 250.0, config.loss)
     torch.testing.assert_close(made.detach(), torch.tensor(expected), atol=2e-5, rtol=1e-4)
     assert made[0] > alone[0]  # one more positive to come near to
 
@@ -298,11 +298,11 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions_without_tiles_from_anyw
     config = _config(kind=kind, symmetric=True, query_aerial=1.4)
     photos = _places(1, 10)
     tiles = _beside(photos, 2, 70.0)
-    strangers = _places(3, 3, 2000)
-    made = Objective(config, None)(photos, _joined(tiles, strangers), random_tiles=3)
+    random_tiles = _places(3, 3, 2000)
+    made = Objective(config, None)(photos, _joined(tiles, random_tiles), random_tiles=3)
     assert set(made) == {"query_aerial", "aerial_query"}
     near_m, far_m = config.loss.positive_aerial_m, config.loss.near_aerial_m
-    _check(made["query_aerial"], _between_places(photos, _joined(tiles, strangers), near_m, far_m, config.loss), 0.7)
+    _check(made["query_aerial"], _between_places(photos, _joined(tiles, random_tiles), near_m, far_m, config.loss), 0.7)
     _check(made["aerial_query"], _between_places(tiles, photos, near_m, far_m, config.loss), 0.7)
     gradients = torch.autograd.grad(made["aerial_query"].sum(), [photos.embeddings, tiles.embeddings])
     assert all((gradient.abs().sum(1) > 0).any() for gradient in gradients)

@@ -107,7 +107,7 @@ def test_no_more_windows_are_held_than_are_shown_and_come_next(packed: PackedPho
     for step in range(3 * made.steps_per_epoch):
         made.read(step)
         assert len(made.windows._held) <= 4
-        assert len(made._coming) <= 2
+        assert len(made._pending) <= 2
     made.close()
 
 

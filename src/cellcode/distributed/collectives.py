@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,21 +124,11 @@ def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
     return summed
 
 
-def sum_gradients(parameters: list[Tensor]) -> None:
-    """Sum the gradients of parameters over processes, in one exchange per dtype.
-
-    A parameter without a gradient here counts as zeros, so that what is exchanged has the same shape everywhere.
-    """
-    if not _several():
-        return
-    for kind in sorted({p.dtype for p in parameters}, key=str):
-        same = [p for p in parameters if p.dtype == kind]
-        for p in same:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        together = total_(torch.cat([p.grad.reshape(-1) for p in same if p.grad is not None]))
-        for p, part in zip(same, torch.split(together, [p.numel() for p in same]), strict=True):
-            assert p.grad is not None
-            p.grad.copy_(part.view_as(p))
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sum the gradients of parameters over processes; a parameter without a gradient here counts as zeros."""
+    if _several():
+        for parameter in parameters:
+            parameter.grad = total_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
 
 def average_(tensors: list[Tensor]) -> None:

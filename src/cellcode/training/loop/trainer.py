@@ -183,7 +183,7 @@ class Trainer:
     def _update(self, step: int, factor: float) -> None:
         """Clip the gradients of the encoders, which the backward has exchanged, and update every weight."""
         if self.model.prototypes is not None:
-            collectives.sum_gradients(list(self.model.prototypes.parameters()))
+            collectives.sum_gradients(self.model.prototypes.parameters())
         nn.utils.clip_grad_norm_(self._clipped, self.config.training.max_grad_norm)
         self.optimizer.step()
         if self.table is not None:
