@@ -95,7 +95,7 @@ def test_accumulation_takes_as_many_batches_and_one_exchange_of_gradients() -> N
     one = derive(_config(), 5_000_000, 8, VIT, VIT)
     config = _config()
     twice = derive(
-        config.model_copy(update={"training": config.training.model_copy(update={"accumulation": 2})}),
+        config.model_copy(update={"training": config.training.model_copy(update={"gradient_accumulation": 2})}),
         5_000_000, 8, VIT, VIT,
     )  # fmt: skip
     assert twice.photos == 2 * one.photos

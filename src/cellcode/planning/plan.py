@@ -102,14 +102,12 @@ def make(
 
     Args:
         aerial: the imagery; None: that of a service of map tiles, if `with_imagery`.
-        mbit_per_s: of the connection.
-        tiles_per_s: at most, of the service of the imagery.
-        processes: that train, on other machines; None: this machine trains.
-        device: of one of them.
+        mbit_per_s, tiles_per_s: rates of the connection and, at most, of the service of the imagery.
+        processes, device: processes that train on other machines, and the device of each; None: this machine trains.
 
     Raises:
         EmptyRegionError: the region is smaller than a cell.
-        MissingExtraError: the configuration's backbone needs a package that is not installed.
+        MissingExtraError: the backbone needs a package that is not installed.
     """
     config, region = _untrained(config), Region.of(region)
     source = open_source(aerial) if aerial is not None else None
@@ -117,17 +115,17 @@ def make(
     pace = measure(config, region, with_imagery, None if fetched else source, trains=processes is None)
     needed = tiles(config, region, source) if fetched else None
     imagery_bytes = needed.bytes if needed else 0
-    dates = len(source.editions(config.augmentation.tile_dates)) if source is not None else 1
+    imagery_s = fetch_s(needed.count, imagery_bytes, tiles_per_s, mbit_per_s) if needed else 0.0
     cells, prototypes = count_cells(region, config.levels.cell), count_cells(region, config.levels.prototype)
     visited = photos.cells(prototypes, 0), photos.cells(cells, 1)
     photo_bytes = round(photos.to_fetch * photos.bytes_each)
+    photos_s = fetch_s(photos.to_fetch, photo_bytes, Politeness.requests_per_s, mbit_per_s)
+    around = kept_windows(config, visited[1], source) if with_imagery else 0
     kept = database_bytes(config, cells, with_imagery, pace)
-    around = dates * kept_cells(config, visited[1]) if with_imagery else 0
-    work = training_bytes(config, photos.training, visited[0], around, pace)
+    disk = photo_bytes + imagery_bytes + training_bytes(config, photos.training, visited[0], around, pace)
     step, training_s, encode_s = None, train_s(config, photos.training, around, pace), pace.encode_s
     if processes is not None:
-        step, encode_s = _derived(config, visited[0], processes, with_imagery, device or Device())
-        training_s = batches(config, photos.training) / config.training.gradient_accumulation * step.seconds
+        step, training_s, encode_s = _derived(config, photos.training, visited[0], processes, with_imagery, device)
     return Plan(
         area_m2=region.area_m2(),
         prototype_level=config.levels.prototype,
@@ -143,20 +141,22 @@ def make(
         tiles=needed.count if needed else None,
         imagery_bytes=imagery_bytes,
         database_bytes=kept,
-        disk_bytes=photo_bytes + imagery_bytes + work + 2 * kept,  # a build keeps its shards to the end
-        fetch_s=fetch_s(photos.to_fetch, photo_bytes, Politeness.requests_per_s, mbit_per_s)
-        + (fetch_s(needed.count, imagery_bytes, tiles_per_s, mbit_per_s) if needed else 0.0),
+        disk_bytes=disk + 2 * kept,  # a build keeps its shards to the end
+        fetch_s=photos_s + imagery_s,
         train_s=training_s,
         build_s=cells * (encode_s + pace.crop_s),
         step=step,
     )
 
 
-def _derived(config: Config, prototypes: int, processes: int, with_imagery: bool, device: Device) -> tuple[Step, float]:
-    """Return a step on several processes, and the seconds that one of their devices takes to embed a tile."""
-    ground, tile = costs(config, with_imagery)
+def _derived(
+    config: Config, photos: int, prototypes: int, processes: int, with_imagery: bool, device: Device | None
+) -> tuple[Step, float, float]:
+    """Return a step on several processes, the seconds of their training, and of one of their devices to embed a tile."""
+    device, (ground, tile) = device or Device(), costs(config, with_imagery)
     step = derive(config, prototypes, processes, ground, tile, device)
-    return step, tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
+    training_s = batches(config, photos) / config.training.gradient_accumulation * step.seconds
+    return step, training_s, tile.flop / (device.tflops * 1e12) if tile is not None else 0.0
 
 
 def _untrained(config: Config) -> Config:
@@ -208,12 +208,13 @@ def training_bytes(config: Config, photos: int, prototypes: int, around: int, pa
     return windows + frozen + run + kept * (4 * pace.encoder_bytes + table * prototypes)
 
 
-def kept_cells(config: Config, visited: int) -> int:
-    """Return the number of cells whose imagery training keeps: those with photos and, for random negatives, some others."""
+def kept_windows(config: Config, visited: int, source: AerialSource | None) -> int:
+    """Return how many windows training keeps, one per date: of cells with photos and, for random negatives, some others."""
     if config.training.imagery == "read":
         return 0
+    dates = len(source.editions(config.augmentation.tile_dates)) if source is not None else 1
     has_random = config.training.random_tiles > 0 and config.training.regime == "full"
-    return visited * (1 + RANDOM_PER_CELL * int(has_random))
+    return dates * visited * (1 + RANDOM_PER_CELL * int(has_random))
 
 
 def train_s(config: Config, photos: int, around: int, pace: Pace) -> float:
