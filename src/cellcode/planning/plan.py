@@ -111,9 +111,8 @@ def make(
     """
     config, region = _untrained(config), Region.of(region)
     source = open_source(aerial) if aerial is not None else None
-    fetched = with_imagery and (source is None or source.is_remote)
-    pace = measure(config, region, with_imagery, None if fetched else source, trains=processes is None)
-    needed = tiles(config, region, source) if fetched else None
+    needed = tiles(config, region, source) if with_imagery and (source is None or source.is_remote) else None
+    pace = measure(config, region, with_imagery, None if needed else source, trains=processes is None)
     imagery_bytes = needed.bytes if needed else 0
     imagery_s = fetch_s(needed.count, imagery_bytes, tiles_per_s, mbit_per_s) if needed else 0.0
     cells, prototypes = count_cells(region, config.levels.cell), count_cells(region, config.levels.prototype)
