@@ -122,16 +122,16 @@ def test_whole_table_is_copied_with_its_moments() -> None:
     assert step.tiles == 0
 
 
-def test_step_is_told_to_people() -> None:
+def test_step_is_printed() -> None:
     lines = dict(derive(_config(), 5_000_000, 8, VIT, VIT).lines())
     assert list(lines) == [
         "processes", "a step", "memory of a device", "memory of its host", "received in a step", "computed in a step"
     ]  # fmt: skip
-    assert lines["a step"].startswith("8,192 photos, 4,096 tiles, at most 126,976 prototypes a batch: ")
+    assert lines["a step"].startswith("8,192 photos, 4,096 tiles, at most 126,976 prototypes per batch: ")
     assert "prototypes 0.645" in lines["memory of a device"]
 
 
-def test_command_tells_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_step(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", "--region", "cap:50.8,4.4,1500", "--config", "configs/demo.yaml", "--photos-count", "3000"]
     with pytest.raises(SystemExit) as ended:
         cli.main([*arguments, "--processes", "4", "--tflops", "0.1", "--gbit-per-s", "1", "--json"])
