@@ -5,21 +5,33 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from cellcode.cli.common import Aerial, DatabaseFolder, Device, OutOfRegion, Precision, machine
+
 
 def command(
-    database: Annotated[Path, Argument(help="A cell-code database.")],
+    database: DatabaseFolder,
     photos: Annotated[Path, Argument(help="A photo table.")],
     out: Annotated[Path, Option(help="Folder for report.json, report.html, predictions.parquet and figures.")],
-    split: Annotated[str, Option(help="Split that is tested.")] = "test",
-    aerial: Annotated[
-        str | None, Option(help="Imagery that the report shows beside photos, as for `cellcode build`.")
-    ] = None,
-    elsewhere: Annotated[
-        Path | None, Option(help="A photo table from outside the region; its photos should be refused.")
-    ] = None,
+    split: Annotated[str, Option(help="Split to test.")] = "test",
+    aerial: Aerial = None,
+    out_of_region: OutOfRegion = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
-    """Measure recall, error and confidence beside baselines on the same photos."""
+    """Measure recall, error and confidence beside baselines on the same photos.
+
+    Imagery is shown beside photos in the report. Out-of-region photos should be refused; the report has how many are.
+    """
     from cellcode.evaluation import evaluate
 
-    print(evaluate(database, photos, out=out, split=split, aerial=aerial, elsewhere=elsewhere).table())
+    report = evaluate(
+        database,
+        photos,
+        out=out,
+        split=split,
+        aerial=aerial,
+        out_of_region=out_of_region,
+        machine=machine(device, precision),
+    )
+    print(report.table())
     print(out / "report.html")

@@ -35,7 +35,7 @@ def ingest(
     source: Path | str,
     *,
     out: Path | str,
-    region: Region | None = None,
+    region: Region | Path | str | None = None,
     split: SplitRule | None = None,
     options: Options = _PLAIN,
 ) -> PhotoTable:
@@ -53,7 +53,7 @@ def ingest(
         UsageError: the source is of no known kind, an option has no meaning for it, or nobody agrees to what would be fetched.
     """
     door, what = _door(str(source))
-    return door(what, out=out, region=region, split=split, options=options)
+    return door(what, out=out, region=Region.of(region), split=split, options=options)
 
 
 def _door(source: str) -> tuple[Callable[..., PhotoTable], str]:

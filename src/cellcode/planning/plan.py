@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial import AerialSource
+from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config
 from cellcode.database.building.write import MAX_QUERIES
 from cellcode.geography import Region
@@ -87,10 +87,10 @@ class Plan:
 
 
 def make(
-    region: Region,
+    region: Region | Path | str,
     config: Config,
     photos: Photos,
-    source: AerialSource | None = None,
+    aerial: AerialSource | Path | str | None = None,
     *,
     with_imagery: bool = True,
     mbit_per_s: float = MBIT_PER_S,
@@ -101,7 +101,7 @@ def make(
     """Estimate what a region takes on this machine.
 
     Args:
-        source: the imagery; None: that of a service of map tiles, if `with_imagery`.
+        aerial: the imagery; None: that of a service of map tiles, if `with_imagery`.
         mbit_per_s: of the connection.
         tiles_per_s: that the service of the imagery is asked for at most.
         processes: that train, elsewhere; None: this machine does.
@@ -111,7 +111,8 @@ def make(
         EmptyRegionError: the region is smaller than a cell.
         MissingExtraError: the configuration's backbone needs a package that is not installed.
     """
-    config = _untrained(config)
+    config, region = _untrained(config), Region.of(region)
+    source = open_source(aerial) if aerial is not None else None
     fetched = with_imagery and (source is None or source.is_remote)
     pace = measure(config, region, with_imagery, None if fetched else source, trains=processes is None)
     asked = tiles(config, region, source) if fetched else None

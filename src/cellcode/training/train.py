@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
-from cellcode.config import Config
+from cellcode.config import Config, MachineConfig
 from cellcode.device import choose_device
 from cellcode.distributed import collectives, process_group
 from cellcode.geography import s2
@@ -37,23 +38,27 @@ def train(
     *,
     out: Path | str,
     resume: bool = False,
+    overrides: Iterable[str] = (),
+    machine: MachineConfig | None = None,
     imagery_cache: Path | None = None,
 ) -> Run:
     """Train two encoders and the prototypes of the cells where photos were taken.
 
     Args:
-        config: a configuration, or the path of one.
+        config: a configuration, the path of one, or the name of a shipped one such as "demo".
         photos: a photo table, or packed photos in a folder or a store; its split "train" is used. Its split "validation"
             fits the calibration; without photos in it, part of "train" of a table is kept out for that.
         aerial: imagery; None trains prototypes only.
         out: the run's folder.
         resume: continue from the checkpoint in `out`, as if never stopped.
+        overrides: `key=value`, in place of the configuration's.
+        machine: device, precision and threads in place of the configuration's; None: those.
         imagery_cache: folder that keeps the imagery read, for other trainings of the same cells and tiles.
 
     Raises:
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
-    config = config if isinstance(config, Config) else configuration.load(config)
+    config = configuration.resolve(config, overrides, machine)
     with process_group.joined(config.machine.device) as device, process_group.only_first_speaks():
         prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
         prepared.trainer.fit(resume)
@@ -126,7 +131,7 @@ def prepare(
     Args:
         device: of this process; None: the configuration's.
     """
-    config = config if isinstance(config, Config) else configuration.load(config)
+    config = configuration.resolve(config)
     folder = Path(out)
     source = open_source(aerial) if aerial is not None else None
     training, validation = data_setup.photos_of(photos, config, _cache(folder))
