@@ -103,7 +103,7 @@ def test_arguments_of_one_name_take_the_same_everywhere(step: str) -> None:
         "aerial": {"AerialSource", "Path", "str", "NoneType"},
         "photos": {"PhotoTable", "Path", "str"},
         "out": {"Path", "str"},
-        "database": {"Database", "Path", "str"},
+        "cells": {"Database", "Path", "str"},
         "run": {"Run", "Path", "str"},
         "machine": {"MachineConfig", "NoneType"},
     }

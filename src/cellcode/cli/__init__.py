@@ -32,6 +32,7 @@ from cellcode.cli import (
     simulate,
     split,
     train,
+    verify,
 )
 from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, UsageError, sentence
@@ -81,6 +82,7 @@ for verb in (
     build,
     evaluate,
     locate,
+    verify,
     serve,
     info,
     presets,

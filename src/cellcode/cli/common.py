@@ -20,6 +20,14 @@ Aerial = Annotated[
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON, one object per line.")]
 ConfigFile = Annotated[Path | None, Option(help="A YAML configuration, or the name of a shipped one.")]
+Cells = Annotated[Path, Argument(help="A cell-code database, or a folder of its shards as `cellcode split` writes it.")]
+Cluster = Annotated[
+    str | None,
+    Option(
+        help="Search a folder of shards on a Ray cluster: its address, auto for the one of this machine, local for one that "
+        "ends with the command. Paths must be the same on every node. Needs the extra ray."
+    ),
+]
 DatabaseFolder = Annotated[Path, Argument(help="A cell-code database.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"] | None,

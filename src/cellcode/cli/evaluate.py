@@ -5,16 +5,17 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from cellcode.cli.common import Aerial, DatabaseFolder, Device, OutOfRegion, Precision, machine
+from cellcode.cli.common import Aerial, Cells, Cluster, Device, OutOfRegion, Precision, machine
 
 
 def command(
-    database: DatabaseFolder,
+    database: Cells,
     photos: Annotated[Path, Argument(help="A photo table.")],
     out: Annotated[Path, Option(help="Folder for report.json, report.html, predictions.parquet and figures.")],
     split: Annotated[str, Option(help="Split to test.")] = "test",
     aerial: Aerial = None,
     out_of_region: OutOfRegion = None,
+    cluster: Cluster = None,
     device: Device = None,
     precision: Precision = None,
 ) -> None:
@@ -22,7 +23,7 @@ def command(
 
     Imagery is shown beside photos in the report. Out-of-region photos should be refused; the report has how many are.
     """
-    from cellcode.evaluation import evaluate
+    from cellcode.evaluation.evaluate import evaluate
 
     report = evaluate(
         database,
@@ -32,6 +33,7 @@ def command(
         aerial=aerial,
         out_of_region=out_of_region,
         machine=machine(device, precision),
+        cluster=cluster,
     )
     print(report.table())
     print(out / "report.html")

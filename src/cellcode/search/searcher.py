@@ -11,6 +11,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.client.answers import Searched
 from cellcode.database import Database
 from cellcode.errors import EmptyRegionError, InputError, UsageError
 from cellcode.geography import Region
@@ -20,26 +21,6 @@ from cellcode.index.codeset import CodeSet, Found, checked
 from cellcode.types import Float32, Float64, Ids, Int64, Ranges
 
 Method = Literal["exact", "two_stage"]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """How an answer came about.
-
-    Attributes:
-        method: "exact": every cell was compared, or shown to be worse; "two_stage": quantised codes chose candidates; other
-            searchers have names of their own.
-        cells: how many cells could have been the answer.
-        exact: no cell better than the ones given can have been missed.
-        scored_again: first-stage entries whose codes were compared; 0 without a first stage.
-        missing: shards whose cells were not searched, by name.
-    """
-
-    method: str
-    cells: int
-    exact: bool
-    scored_again: int = 0
-    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,7 +171,7 @@ def check_k(k: int, cells: int, region: Region | None) -> int:
         raise EmptyRegionError(f"no cell of the database lies in the region {region.describe()}; check its coordinates")
     if k > cells:
         where = "the database" if region is None else f"the region {region.describe()}"
-        raise InputError(f"{k} cells were asked for, {where} has {cells}; ask for fewer")
+        raise InputError(f"{k} cells were requested, {where} has {cells}; ask for fewer")
     return k
 
 

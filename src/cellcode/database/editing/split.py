@@ -9,6 +9,7 @@ import numpy as np
 
 from cellcode.database.editing.clip import clip
 from cellcode.database.store.database import Database
+from cellcode.database.store.shards import write_shards
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.geography import Region, s2
@@ -42,6 +43,7 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     with atomic_folder(out) as folder:
         for name, number in zip(names, numbers, strict=True):
             clip(whole, Region.of_cells(coarse[shard == number]), out=folder / name)
+        write_shards(folder, whole, [Database.open(folder / name) for name in names])
     if len(names) < shards:
         logger.info("%d shards instead of %d: more would have no cells", len(names), shards)
     return [Database.open(out / name) for name in names]
