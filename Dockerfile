@@ -12,7 +12,7 @@ RUN pip install --constraint constraints.txt --extra-index-url https://download.
     "$(grep '^torch==' constraints.txt)+cpu"
 # Then what pyproject.toml names, before the source: a change of the source alone installs nothing again.
 COPY pyproject.toml README.md LICENSE ./
-RUN mkdir -p src/cellcode && touch src/cellcode/__init__.py \
+RUN mkdir -p src/cellcode && echo '__version__ = "0"' > src/cellcode/__init__.py \
     && pip install --constraint constraints.txt ".[serve]" && pip uninstall --yes cellcode
 COPY src ./src
 RUN pip install --no-deps . && pip uninstall --yes pip

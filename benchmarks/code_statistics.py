@@ -28,6 +28,7 @@ from cellcode.types import Bools, Float16, Float32, Float64, Ids, Int64
 
 LAGS = (1, 2, 4, 8, 16, 32)  # cells
 MIN_QUERIES = 100
+MAX_RESIDUALS = 600  # of queries that are kept: generated queries draw from them
 MIN_PAIRS = 100  # of cells at a lag; fewer say nothing, the correlation there counts as 0
 _SAMPLE = 20_000  # cells from which `describe` takes means; quantiles of that many are good to 1 % of the distribution
 _CHUNK = 1 << 15  # codes scored at once
@@ -48,7 +49,7 @@ class CodeStatistics:
         norms: quantiles of the codes' lengths at evenly spaced probabilities 0..1, (Q,) float32.
         query_mean: mean component of the queries, (D,) float32.
         query_gain: slope of a query's component over its true cell's (centred) component, (D,) float32.
-        query_residuals: what gain and mean leave of each real query, in components, (V, D) float16.
+        query_residuals: what gain and mean leave of some real queries, in components, (R, D) float16.
         true_cosine: median cosine of a real query and its true cell's code.
     """
 
@@ -126,9 +127,14 @@ def fit(
         norms=np.quantile(np.linalg.norm(codes, axis=1), np.linspace(0, 1, 257)).astype(np.float32),
         query_mean=query_mean.astype(np.float32),
         query_gain=gain.astype(np.float32),
-        query_residuals=(asked - query_mean - centred * gain).astype(np.float16),
+        query_residuals=_some(asked - query_mean - centred * gain).astype(np.float16),
         true_cosine=float(np.median(cosines)),
     )
+
+
+def _some(rows: Float64) -> Float64:
+    """Return at most MAX_RESIDUALS rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_RESIDUALS)).astype(np.int64)]
 
 
 def describe(ids: npt.ArrayLike, codes: npt.NDArray[Any], queries: Float32, rows: npt.ArrayLike) -> dict[str, float]:

@@ -48,7 +48,7 @@ def make_benchmark_survey(world: World, photos: int) -> Survey:
     """Choose positions, dates and cameras; deterministic in the world's seed.
 
     Raises:
-        UsageError: the world has no room for so many photos.
+        UsageError: the world is too small for so many photos.
     """
     rng = np.random.default_rng([world.seed, 30])
     x, y = candidates(world, max(60 * photos, 20_000), rng)

@@ -37,7 +37,7 @@ class Channels:
 
     Attributes:
         aerial, prototypes: similarities to the terms, 0 where a cell lacks one.
-        imputed: to the prototype guessed from the aerial embedding, in every cell with imagery.
+        imputed: to the prototype imputed from the aerial embedding, in every cell with imagery.
         mean_aerial, mean_prototypes: of the terms to the validation photos, on average.
         kind: 0 both terms, 1 imagery alone, 2 prototype alone.
         photos: training photos of the cell's parent.

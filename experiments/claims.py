@@ -126,7 +126,7 @@ def _honest(values: Values) -> tuple[bool, str]:
     return ece <= 0.05 and abs(fifty - 0.5) <= 0.05 and abs(ninety - 0.9) <= 0.05, said
 
 
-def _strangers(values: Values) -> tuple[bool, str]:
+def _out_of_region(values: Values) -> tuple[bool, str]:
     found = values["strangers"]["worlds"]
     said = "; ".join(f"{look} {world['auroc']:.3f}" for look, world in found.items())
     return all(world["auroc"] >= 0.9 for world in found.values()), f"AUROC {said}"
@@ -195,10 +195,10 @@ _CLAIMS: tuple[tuple[str, Judge, str], ...] = (
     ),
     ("The confidence is true: ECE at most 0.05, radii within 5 points of 50 and 90 %", _honest, ""),
     (
-        "Photos from elsewhere are told from the region's with an AUROC of at least 0.9, of either look",
-        _strangers,
-        "a photo from elsewhere looks like a photo of the region that cannot be located, and most cannot after so short a "
-        "training; no feature of scores, ranks or positions that we tried told them apart better",
+        "Out-of-region photos are separated from the region's with an AUROC of at least 0.9, for either look",
+        _out_of_region,
+        "an out-of-region photo looks like a photo of the region that cannot be located, and most cannot after so short a "
+        "training; no feature of scores, ranks or positions that we tried separated them better",
     ),
 )
 _PAPER: tuple[tuple[str, Judge, str], ...] = (

@@ -85,11 +85,10 @@ def compressed(figure: Path) -> bytes:
     with Image.open(figure) as image:
         pixels = image.convert("RGB")
     palette = pixels.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
-    forms = [(palette, {"lossless": True}), (pixels, {"quality": 80})]
-    buffers = [BytesIO() for _ in forms]
-    for buffer, (form, options) in zip(buffers, forms, strict=True):
-        form.save(buffer, "WEBP", method=6, **options)
-    return min((buffer.getvalue() for buffer in buffers), key=len)
+    exact, lossy = BytesIO(), BytesIO()
+    palette.save(exact, "WEBP", method=6, lossless=True)
+    pixels.save(lossy, "WEBP", method=6, quality=80)
+    return min(exact.getvalue(), lossy.getvalue(), key=len)
 
 
 def by_rows(values: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ def recall_by_count(
 
     Args:
         queries: (N, D), embeddings of the photos, of one path in the order of capture.
-        lat_deg, lon_deg: (N,), where they were taken; along a path the motion is told by them, as odometry would.
+        lat_deg, lon_deg: (N,), where they were taken; along a path they give the motion, as odometry would.
         groups: (N,) int64, number of the place or path of each photo; `NONE`: none.
         counts: numbers of photos; each divides the largest.
         along: the photos of a group lie along a path.

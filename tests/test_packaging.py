@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -35,6 +36,17 @@ def test_what_the_dockerfile_copies_exists_and_reaches_the_builder() -> None:
                 assert (ROOT / source).exists()
                 assert f"!{source}" in ignored
     assert "*" in ignored
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """`cellcode.__version__` alone: the package's description refers to it, and no other file repeats it."""
+    import cellcode
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "cellcode.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", cellcode.__version__)
+    assert f"[{cellcode.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_container_runs_as_nobody_in_particular_and_starts_the_service() -> None:

@@ -26,6 +26,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cellcode.files import atomic_path
 from cellcode.geography.regions import geojson
+from cellcode.geography.regions.countries import UNITS_PER_DEGREE
 from cellcode.types import Float64
 
 OUT = Path(__file__).parents[1] / "src" / "cellcode" / "geography" / "regions" / "outlines.parquet"
@@ -144,19 +145,29 @@ def overlapping(shape: BaseGeometry, box: tuple[float, float, float, float]) -> 
 
 
 def write(shapes: dict[str, tuple[str, BaseGeometry]], alpha3: dict[str, str]) -> None:
-    """Write code, alpha3, name and outline (WKB), sorted by code; coordinates to four decimals, far below the error."""
+    """Write code, alpha3, name and outline, sorted by code; coordinates to four decimals, far below the error.
+
+    Outlines are nested lists of points, as GeoArrow has them, in units of `countries.UNITS_PER_DEGREE`.
+    """
     codes = sorted(shapes)
-    rounded = [merged([shapely.set_precision(shapes[code][1], 1e-4)]) for code in codes]
-    table = pa.table(
-        {
-            "code": codes,
-            "alpha3": [alpha3[code] for code in codes],
-            "name": [shapes[code][0] for code in codes],
-            "outline": shapely.to_wkb(np.array(rounded)),
-        }
-    )
+    rounded = [merged([shapely.set_precision(shapes[code][1], 1 / UNITS_PER_DEGREE)]) for code in codes]
+    _, degrees, offsets = shapely.to_ragged_array(rounded)
+    x, y = np.round(degrees * UNITS_PER_DEGREE).astype(np.int32).T
+    nested = pa.StructArray.from_arrays([pa.array(x), pa.array(y)], ["x", "y"])
+    for starts in offsets:
+        nested = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), nested)
+    names = {"code": codes, "alpha3": [alpha3[code] for code in codes], "name": [shapes[code][0] for code in codes]}
+    axis = "outline.list.element.list.element.list.element."
+    encodings = {axis + "x": "DELTA_BINARY_PACKED", axis + "y": "DELTA_BINARY_PACKED"}
     with atomic_path(OUT) as path:
-        pq.write_table(table, path, compression="zstd", compression_level=19, use_dictionary=False)
+        pq.write_table(
+            pa.table(names | {"outline": nested}),
+            path,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=False,
+            column_encoding=encodings,
+        )
 
 
 def missing(shapes: dict[str, Any], numbers: dict[str, tuple[str, str]]) -> str:

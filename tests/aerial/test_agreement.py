@@ -27,7 +27,8 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.tiles.arcgis import ArcGisTiles
 from cellcode.aerial.tiles.cache import cache_folder, cached
 from cellcode.aerial.tiles.provider import TileProvider
-from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.service import Facts
+from cellcode.aerial.tiles.template import TemplateTiles
 from cellcode.aerial.tiles.wms import WmsTiles
 from cellcode.aerial.tiles.wmts import WmtsTiles
 from cellcode.geography import distance

@@ -103,7 +103,7 @@ def test_service_that_refuses_at_once_says_why(service: Any, hasty: Client) -> N
     service.about = {"error": {"code": 499, "message": "Token Required", "details": []}}
     with pytest.raises(InputError, match="Token Required"):
         ArcGisTiles(service.url + SERVICE, None, hasty)
-    with pytest.raises(UsageError, match="ends in /ImageServer"):
+    with pytest.raises(UsageError, match="must end in /ImageServer"):
         ArcGisTiles(service.url + "/arcgis/rest/services/town/MapServer", None, hasty)
     service.faults[SERVICE] = ["html..."]
     with pytest.raises(RemoteError, match="not JSON"):

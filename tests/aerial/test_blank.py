@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from cellcode.aerial.missing import Missing
+from cellcode.aerial.tiles.service import Facts
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.template import TemplateTiles
 from cellcode.http import Client
 
 Encode = Callable[[Any], bytes]

@@ -16,8 +16,9 @@ from cellcode.aerial import open_source, read_crops
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.tiles.cache import CachedTiles, CacheRules, cache_folder, cached
 from cellcode.aerial.tiles.mbtiles import MbTiles
+from cellcode.aerial.tiles.service import Facts
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.template import TemplateTiles
 from cellcode.errors import InputError, UsageError
 from cellcode.http import Client, MissingError, RemoteError
 
@@ -279,7 +280,8 @@ def test_many_threads_write_one_cache(served: Any, hasty: Client, tmp_path: Path
 WRITER = """
 import sys
 from pathlib import Path
-from cellcode.aerial.tiles.template import Facts, TemplateTiles
+from cellcode.aerial.tiles.service import Facts
+from cellcode.aerial.tiles.template import TemplateTiles
 from cellcode.aerial.tiles.cache import CachedTiles
 tiles = CachedTiles(TemplateTiles(sys.argv[1] + "/{z}/{x}/{y}", Facts(max_zoom=17)), Path(sys.argv[2]))
 for x in range(int(sys.argv[3]), int(sys.argv[3]) + 8):

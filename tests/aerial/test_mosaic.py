@@ -209,8 +209,8 @@ def test_raster_off_the_globe_is_left_out_named_and_counted(
         dataset.crs = "EPSG:4326"  # eastings and northings taken for degrees
     mosaic = MosaicSource(tmp_path / "m")
     assert mosaic.read(LAT, LON, 50, 20).mask.all()
-    assert mosaic.missing == {Missing("off the globe", "bad.tif"): 1}
+    assert mosaic.missing == {Missing("outside valid coordinates", "bad.tif"): 1}
     assert "1 of 2 rasters left out: " in caplog.text
     (tmp_path / "m/good.tif").unlink()
-    with pytest.raises(InputError, match=r"bad\.tif: its georeference lies off the globe"):
+    with pytest.raises(InputError, match=r"bad\.tif: its georeference is outside valid coordinates"):
         MosaicSource(tmp_path / "m")

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from cellcode.aerial import open_source
-from cellcode.aerial.tiles.pmtiles import export
+from cellcode.aerial.tiles.pmtiles import export, read_tile
+from cellcode.aerial.tiles.service import Facts
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import Facts, TemplateTiles
-from cellcode.aerial.tiles.web_tile import read_tile
+from cellcode.aerial.tiles.template import TemplateTiles
 from cellcode.cli import main
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region

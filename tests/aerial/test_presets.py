@@ -68,7 +68,7 @@ def test_unknown_name_is_refused_with_the_nearest(name: str) -> None:
     ],
 )
 def test_provider_that_forbids_it_is_refused_with_the_reason(spec: str, provider: str) -> None:
-    with pytest.raises(UsageError, match=rf"imagery of {provider}.* is not fetched: its .* forbid"):
+    with pytest.raises(UsageError, match=rf"imagery of {provider}.* may not be downloaded: its .* forbid"):
         open_source(spec)
 
 

@@ -10,8 +10,9 @@ import pytest
 from cellcode.aerial import open_source, read_crops
 from cellcode.aerial.missing import Missing, refuse_transient, summary
 from cellcode.aerial.tiles.failures import IN_A_ROW
+from cellcode.aerial.tiles.service import Facts
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import Facts, TemplateTiles, quadkey
+from cellcode.aerial.tiles.template import TemplateTiles, quadkey
 from cellcode.errors import InputError, UsageError
 from cellcode.http import Client, Politeness, RemoteError
 
@@ -114,7 +115,7 @@ def test_key_comes_from_the_environment_and_is_shown_nowhere(
         ("http://h/{z}/{x}", "needs"),
         ("http://h/{z}/{x}/{y}/{style}", "style"),
         ("http://h/{z}/{x}/{y}#max_zoom=far", "whole number"),
-        ("http://h/{z}/{x}/{y}#zoom=3", "not known"),
+        ("http://h/{z}/{x}/{y}#zoom=3", "unknown option zoom"),
         ("http://h/{z}/{x}/{y}#min_zoom=9&max_zoom=4", "ascend"),
         ("http://h/{z}/{x}/{y}#bounds=1,2,3", "west,south,east,north"),
         ("http://h/{z}/{x}/{y}#bounds=1,60,3,50", "west, south, east, north"),
@@ -249,7 +250,7 @@ def test_service_that_is_down_ends_the_work(tile_server: Any, hasty: Client) -> 
     tile_server.route = lambda path, query: b"<html>down for maintenance</html>"
     source = TileSource(TemplateTiles(tile_server.url + "/{z}/{x}/{y}", FACTS, hasty))
     lat = np.linspace(52, 52.1, 40)
-    with pytest.raises(RemoteError, match=f"{IN_A_ROW} tiles in a row could not be fetched"):
+    with pytest.raises(RemoteError, match=f"{IN_A_ROW} consecutive tiles could not be fetched"):
         read_crops(source, lat, np.full(40, 5.0), size_m=50, size_px=16)
 
 

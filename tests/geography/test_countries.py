@@ -1,7 +1,4 @@
-from pathlib import Path
-
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import shapely
 
@@ -9,10 +6,8 @@ from cellcode.errors import UsageError
 from cellcode.geography import Region
 from cellcode.geography.regions import countries
 
-TABLE = pq.read_table(Path(countries.__file__).with_name("outlines.parquet"))
-OUTLINES = dict(
-    zip(TABLE.column("code").to_pylist(), shapely.from_wkb(TABLE.column("outline").to_pylist()), strict=True)
-)
+TABLE = countries.table()
+OUTLINES = {row["code"]: row["outline"] for row in TABLE}
 # Areas of the statistical offices, km2, inland waters included; of France without its overseas departments, of Antarctica
 # without its ice shelves (Bedmap2).
 AREAS_KM2 = {
@@ -58,7 +53,7 @@ def test_place_lies_in_the_country_of_its_code_and_in_no_other(code: str, lat: f
 
 
 def test_every_outline_is_valid_and_keeps_to_the_globe() -> None:
-    assert len(OUTLINES) == len(set(TABLE.column("alpha3").to_pylist())) == TABLE.num_rows == 249
+    assert len(OUTLINES) == len({row["alpha3"] for row in TABLE}) == len(TABLE) == 249
     for code, shape in OUTLINES.items():
         assert shape.is_valid, code
         assert not shape.is_empty, code

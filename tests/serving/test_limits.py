@@ -162,6 +162,27 @@ def test_paths_do_not_leave_the_static_folder(server, path: str) -> None:
     assert _error(answer) == (404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("maplibre-gl/maplibre-gl.mjs", "text/javascript"),
+        ("maplibre-gl/maplibre-gl.css", "text/css"),
+        ("natural-earth/world.geojson", "application/"),
+    ],
+)
+def test_compressed_files_of_the_page_are_sent_as_they_are_or_unpacked(server, name: str, kind: str) -> None:
+    packed = server.get(f"/static/vendor/{name}", headers={"accept-encoding": "gzip"})
+    plain = server.get(f"/static/vendor/{name}", headers={"accept-encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content
+    assert len(plain.content) > 2 * int(packed.headers["content-length"])
+    for answer in (packed, plain):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["cache-control"] == "no-cache"
+
+
 def test_a_jagged_polygon_around_the_earth_costs_no_more_than_the_database(server, photos: Photos) -> None:
     turns = np.linspace(0, 2 * np.pi, 1999, endpoint=False)
     radius = np.where(

@@ -1,5 +1,7 @@
 import csv
 import hashlib
+import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -135,3 +137,19 @@ def test_photos_of_somebody_else_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not of a simulation"):
         simulate(tmp_path, size_km=0.5, photos=5)
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
+
+
+def test_a_survey_of_ones_own_decides_where_photos_are_taken(tmp_path: Path) -> None:
+    """`survey` is a function; the manifest tells worlds of the default survey from others."""
+    from cellcode.simulation.survey import Survey, make_survey
+    from cellcode.simulation.world import World
+
+    def all_test(world: World, photos: int) -> Survey:
+        plan = make_survey(world, photos)
+        return replace(plan, split=np.full(photos, "test"))
+
+    own = simulate(tmp_path / "own", size_km=0.5, photos=8, seed=1, survey=all_test)
+    assert {row["split"] for row in _truth(own)} == {"test"}
+    assert json.loads((own.out / "simulation.json").read_text())["survey"] == "custom"
+    usual = simulate(tmp_path / "usual", size_km=0.5, photos=8, seed=1)
+    assert json.loads((usual.out / "simulation.json").read_text())["survey"] == "demo"

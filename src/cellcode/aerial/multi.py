@@ -1,7 +1,7 @@
 """Several sources of one place as one: dates or providers, chosen for each crop.
 
 The rule: in the order of priority, then from the newest date on, the first source that shows at least `cover` of the crop is
-taken; if none does, the one that shows most. What it does not show is filled from the others in that order. A source is read
+chosen; if none does, the one that shows most. What it does not show is filled from the others in that order. A source is read
 only while something is missing.
 """
 

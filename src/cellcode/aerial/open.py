@@ -65,7 +65,7 @@ def open_source(spec: AerialSource | Path | str) -> AerialSource:
     Raises:
         InputError: it does not exist or cannot be used; the sentence says why.
         PluginError: a plug-in cannot be imported, raises while it is built, or is no proper `AerialSource`.
-        UsageError: it cannot be understood.
+        UsageError: unknown name, preset or option.
         RemoteError: a service cannot be reached, or has a private address.
     """
     if isinstance(spec, AerialSource):
@@ -92,7 +92,7 @@ def open_list(path: Path | str) -> MultiSource:
 
     Raises:
         InputError: the file or a source cannot be read.
-        UsageError: a key or value is not understood.
+        UsageError: an unknown key or an invalid value.
     """
     path = Path(path)
     listing = _read(path)

@@ -66,7 +66,7 @@ def _bytes(bands: Float32) -> UInt8:
 
 
 def _projective(size_px: int, corners: Float64) -> list[float]:
-    """Eight coefficients that take the square's corners (UL, LL, LR, UR) to `corners`, as Pillow wants them."""
+    """Eight coefficients that take the square's corners (UL, LL, LR, UR) to `corners`, as Pillow expects them."""
     square = np.array([[0, 0], [0, size_px], [size_px, size_px], [size_px, 0]], np.float64)
     rows, values = [], []
     for (x, y), (u, v) in zip(square, corners, strict=True):

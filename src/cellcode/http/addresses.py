@@ -1,8 +1,8 @@
-"""Which addresses may be asked, and how an address is shown.
+"""Which addresses may be requested, and how an address is shown.
 
 A template or a list of photos may come from anyone. If it could name an address inside the user's network, whoever wrote
-it could make this machine ask a router, a database or a cloud's metadata service. So only public addresses are asked,
-unless the user allows others.
+it could make this machine contact a router, a database or a cloud's metadata service. So only public addresses are
+requested, unless the user allows others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SECRET = ("token", "key", "secret", "signature", "password", "credential", "sig
 
 
 def allow_private(allowed: bool = True) -> None:
-    """Let this process and those it starts ask private addresses, as `--allow-private` does."""
+    """Let this process and those it starts contact private addresses, as `--allow-private` does."""
     if allowed:
         os.environ[ALLOW_VARIABLE] = "1"
     else:
@@ -27,12 +27,12 @@ def allow_private(allowed: bool = True) -> None:
 
 
 def private_is_allowed() -> bool:
-    """Tell whether the environment allows private addresses."""
+    """Return True if the environment allows private addresses."""
     return os.environ.get(ALLOW_VARIABLE, "") not in ("", "0")
 
 
 def check_url(url: str, allow_private: bool | None = None) -> None:
-    """Refuse an address that must not be asked; for those that other libraries open.
+    """Refuse an address that must not be requested; for those that other libraries open.
 
     Args:
         allow_private: None: the environment decides (`--allow-private`).
@@ -48,7 +48,7 @@ def check_url(url: str, allow_private: bool | None = None) -> None:
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)}
     except OSError:
-        raise RemoteError(f"the host {parts.hostname} is not known; check the address", "unreachable") from None
+        raise RemoteError(f"unknown host {parts.hostname}; check the address", "unreachable") from None
     for address in sorted(found):
         refuse_private(address, parts.hostname)
 

@@ -1,4 +1,4 @@
-"""A client that asks politely, again where that helps, and never takes half an answer for a whole one."""
+"""A client that keeps to a rate, retries temporary errors, and never returns half an answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Follow = Literal["same host", "anywhere"]
 
 @dataclass(frozen=True)
 class Politeness:
-    """How much is asked of a host, and how long an answer is waited for.
+    """How many requests a host gets, and how long to wait for an answer.
 
     Attributes:
         requests_per_s, connections: to one host.
@@ -59,7 +59,7 @@ class Reply:
 
     Attributes:
         url: that answered, after redirects.
-        status: 200, 206 where a range was asked for, or 304 where a condition was sent and nothing has changed.
+        status: 200, 206 where a range was requested, or 304 where a condition was sent and nothing has changed.
         headers: their names in any case.
     """
 
@@ -70,17 +70,17 @@ class Reply:
 
     @property
     def not_modified(self) -> bool:
-        """What the caller has is still the present answer."""
+        """True if what the caller has is still current."""
         return self.status == 304
 
 
 class Client:
-    """Asks servers; can be used by several threads.
+    """Sends requests; can be used by several threads.
 
     Args:
         politeness: rates, tries and limits.
         headers: sent with every request, but not to another host that a redirect leads to.
-        allow_private: addresses that are not public may be asked; None: the environment decides (`--allow-private`).
+        allow_private: addresses that are not public are allowed; None: the environment decides (`--allow-private`).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Client:
             self._pool.pool_classes_by_scheme = {"http": _PublicHTTPPool, "https": _PublicHTTPSPool}
 
     def check(self, url: str) -> None:
-        """Refuse an address that this client would not ask; see `check_url`."""
+        """Refuse an address that this client does not allow; see `check_url`."""
         check_url(url, self._private)
 
     def get(
@@ -114,20 +114,20 @@ class Client:
         follow: Follow = "same host",
         verify: Callable[[bytes], object] | None = None,
     ) -> Reply:
-        """Ask for an address until a whole answer of the expected kind has come.
+        """Request an address until a whole answer of the expected kind has come.
 
-        Asked again: 408, 429 and 5xx (after the time the server names, if it does), a refused or broken connection, silence,
+        Retried: 408, 429 and 5xx (after the time the server names, if it does), a refused or broken connection, silence,
         a body cut short, another kind of answer than expected.
 
         Args:
             params: appended to the query.
-            expect: an answer that is no image, or no JSON, is a fault (such as an error page with status 200).
+            expect: an answer that is not an image, or not JSON, is a temporary error (such as an error page with status 200).
             follow: redirects to the same host only, or to any public one.
-            verify: raises ValueError where a body is damaged, which is a passing fault.
+            verify: raises ValueError where a body is damaged, which is a temporary error.
 
         Raises:
             MissingError: 204, 404 or 410.
-            RemoteError: no usable answer within the tries and the patience, or a fault that asking again cannot mend.
+            RemoteError: no usable answer within the tries and the patience, or a permanent error.
         """
         if params:
             url += ("&" if "?" in url else "?") + urlencode(params, doseq=True)
@@ -136,23 +136,23 @@ class Client:
             try:
                 reply = self._follow(url, {**self._headers, **(headers or {})}, follow, deadline)
                 return _checked(reply, expect, verify)
-            except _Passing as fault:
-                wait_s = fault.wait_s
+            except _Temporary as error:
+                wait_s = error.wait_s
                 if wait_s is None:  # spread, so that threads that failed together do not come back together
                     wait_s = self.politeness.first_wait_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 if attempt == self.politeness.tries or time.monotonic() + wait_s > deadline:
-                    tried = f"asked {attempt} times" if attempt > 1 else "asked once"
-                    later = f"; it asks to wait {wait_s:.0f} s" if fault.wait_s else ""
+                    tried = f"tried {attempt} times" if attempt > 1 else "tried once"
+                    later = f"; the server requires a wait of {wait_s:.0f} s" if error.wait_s else ""
                     raise RemoteError(
-                        f"{redact(url)}: {fault.sentence} ({tried}{later})", fault.reason, fault.status
+                        f"{redact(url)}: {error.sentence} ({tried}{later})", error.reason, error.status
                     ) from None
-                if fault.status in (429, 503):
+                if error.status in (429, 503):
                     self._pace.hold(urlsplit(url).netloc, wait_s)
                 time.sleep(wait_s)
         raise AssertionError("unreachable")
 
     def json(self, url: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Any:
-        """Ask for JSON and return its value; see `get`."""
+        """Request JSON and return its value; see `get`."""
         return json.loads(self.get(url, params, headers, expect="json").body)
 
     def _follow(self, url: str, headers: Mapping[str, str], follow: Follow, deadline: float) -> Reply:
@@ -164,15 +164,15 @@ class Client:
             target = urljoin(url, reply.headers.get("Location", ""))
             elsewhere = urlsplit(target).hostname != host
             if elsewhere and follow == "same host":
-                raise _Passing(
+                raise _Temporary(
                     f"redirected to another host, {urlsplit(target).hostname}", "redirect to another host", reply.status
                 )
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
-                raise _Passing("redirected away from https", "redirect to another host", reply.status)
+                raise _Temporary("redirected away from https", "redirect to another host", reply.status)
             if elsewhere:  # they may hold a secret that is for the first host only
                 headers = {name: value for name, value in headers.items() if name == "User-Agent"}
             url = target
-        raise _Passing(f"more than {_MAX_HOPS} redirects", "redirect loop", reply.status)
+        raise _Temporary(f"more than {_MAX_HOPS} redirects", "redirect loop", reply.status)
 
     def _once(self, url: str, headers: Mapping[str, str], deadline: float) -> Reply:
         """Send one request and read its answer whole."""
@@ -188,17 +188,17 @@ class Client:
                 raise
             answer.release_conn()
         except NewConnectionError:  # a kind of TimeoutError in urllib3, though a refused connection takes no time
-            raise _Passing("no connection can be made", "unreachable") from None
+            raise _Temporary("no connection can be made", "unreachable") from None
         except TimeoutError:
-            raise _Passing(f"no answer within {self.politeness.timeout_s:g} s", "timeout") from None
+            raise _Temporary(f"no answer within {self.politeness.timeout_s:g} s", "timeout") from None
         except urllib3.exceptions.ProtocolError as error:
             cut = "incompleteread" in repr(error).lower() or "invalidchunk" in repr(error).lower()
             sentence = "the answer was cut short" if cut else "the connection broke"
-            raise _Passing(sentence, "cut body" if cut else "unreachable") from None
+            raise _Temporary(sentence, "cut body" if cut else "unreachable") from None
         except urllib3.exceptions.SSLError:
-            raise _Passing("its certificate cannot be verified", "bad certificate") from None
+            raise _Temporary("its certificate cannot be verified", "bad certificate") from None
         except HTTPError as error:
-            raise _Passing(f"cannot be reached ({type(error).__name__})", "unreachable") from None
+            raise _Temporary(f"cannot be reached ({type(error).__name__})", "unreachable") from None
         reply = Reply(url, answer.status, answer.headers, body)
         _raise_for_status(reply)
         return reply
@@ -215,7 +215,7 @@ class Client:
                     f"{redact(url)}: the answer is over {limit / MIB:.0f} MB", "too large", answer.status, lasting=True
                 )
             if time.monotonic() > deadline:
-                raise _Passing("the answer came too slowly", "timeout", answer.status)
+                raise _Temporary("the answer came too slowly", "timeout", answer.status)
         return b"".join(parts)
 
     def _check_budget(self, url: str) -> None:
@@ -226,8 +226,8 @@ class Client:
             )
 
 
-class _Passing(Exception):
-    """A fault that may be gone at the next try."""
+class _Temporary(Exception):
+    """An error that may be gone at the next try."""
 
     def __init__(self, sentence: str, reason: str, status: int | None = None, wait_s: float | None = None) -> None:
         super().__init__(sentence)
@@ -239,20 +239,20 @@ def _raise_for_status(reply: Reply) -> None:
     if status in (200, 206, 304, *_REDIRECTS):
         return
     if status == 429:
-        raise _Passing("too many requests (429)", "too many requests", status, _retry_after_s(reply))
+        raise _Temporary("too many requests (429)", "too many requests", status, _retry_after_s(reply))
     if status == 408 or status >= 500:
-        raise _Passing(f"the server failed ({status})", "server error", status, _retry_after_s(reply))
+        raise _Temporary(f"the server failed ({status})", "server error", status, _retry_after_s(reply))
     if status in (204, 404, 410):
         raise MissingError(f"{shown}: not there ({status})", status)
     if status in (401, 403):
         raise RemoteError(
             f"{shown}: access refused ({status}); check the key or token", "refused", status, lasting=True
         )
-    raise RemoteError(f"{shown}: the request was not understood ({status})", "bad request", status, lasting=True)
+    raise RemoteError(f"{shown}: the request was refused as malformed ({status})", "bad request", status, lasting=True)
 
 
 def _retry_after_s(reply: Reply) -> float | None:
-    """Seconds that the server asks to wait, given as a number or as a date."""
+    """Seconds that the server requires to wait, given as a number or as a date."""
     text = reply.headers.get("Retry-After")
     try:
         return urllib3.Retry().parse_retry_after(text) if text else None
@@ -266,18 +266,18 @@ def _checked(reply: Reply, expect: Expected, verify: Callable[[bytes], object] |
     if expect == "image" and not reply.body.startswith(_IMAGES):
         kind = reply.headers.get("Content-Type", "something unnamed").partition(";")[0]
         if not reply.body:
-            raise _Passing("an empty answer", "empty answer", reply.status)
-        raise _Passing(f"not an image but {kind}", "not an image", reply.status)
+            raise _Temporary("an empty answer", "empty answer", reply.status)
+        raise _Temporary(f"not an image but {kind}", "not an image", reply.status)
     if expect == "json":
         try:
             json.loads(reply.body)
         except ValueError:
-            raise _Passing("the answer is not JSON", "not JSON", reply.status) from None
+            raise _Temporary("the answer is not JSON", "not JSON", reply.status) from None
     if verify is not None:
         try:
             verify(reply.body)
         except ValueError as error:
-            raise _Passing(f"the answer is damaged ({error})", "damaged", reply.status) from None
+            raise _Temporary(f"the answer is damaged ({error})", "damaged", reply.status) from None
     return reply
 
 

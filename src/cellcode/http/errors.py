@@ -10,9 +10,9 @@ class RemoteError(InputError):
 
     Args:
         sentence: what happened, with the address but without its secrets.
-        reason: a few words without numbers or addresses, the same for the same kind of fault: to count by.
+        reason: a few words without numbers or addresses, the same for the same kind of error: to count by.
         status: of the last answer, None where there was none.
-        lasting: asking again later will give the same: it is not a passing fault.
+        lasting: a later request will fail as well: it is not a temporary error.
     """
 
     def __init__(self, sentence: str, reason: str, status: int | None = None, *, lasting: bool = False) -> None:
@@ -21,7 +21,7 @@ class RemoteError(InputError):
 
 
 class MissingError(RemoteError):
-    """The server says that there is no such thing (404) or no more (410)."""
+    """The server says that it does not exist (404) or no longer does (410)."""
 
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence, "missing", status, lasting=True)

@@ -27,6 +27,6 @@ class Pace:
         time.sleep(max(0.0, turn - time.monotonic()))
 
     def hold(self, host: str, seconds: float) -> None:
-        """Send nothing to `host` for a while: it has said that it is asked too much, which is true for every thread."""
+        """Send nothing to `host` for a while: it has refused further requests, which holds for every thread."""
         with self._lock:
             self._next[host] = max(self._next[host], time.monotonic() + seconds)

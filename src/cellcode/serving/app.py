@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import mimetypes
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 import cellcode
 from cellcode.errors import CellcodeError
@@ -88,10 +92,24 @@ def _answered(request: Request, problem: Problem) -> JSONResponse:
 
 
 class _Static(StaticFiles):
-    """Files of the page, revalidated each time and answered with "not modified": an update never mixes versions."""
+    """Files of the page, revalidated each time: an update never mixes versions. Large ones are kept compressed, as NAME.gz."""
 
-    def file_response(self, *arguments: Any, **more: Any) -> Response:
-        response = super().file_response(*arguments, **more)
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Return where a file is, or its compressed form."""
+        found, status = super().lookup_path(path)
+        return (found, status) if status is not None else super().lookup_path(f"{path}.gz")
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Send a file; a compressed one as it is, or unpacked to clients that do not take gzip."""
+        response: Response = super().file_response(full_path, stat_result, scope, status_code)
+        if str(full_path).endswith(".gz"):
+            if "gzip" in Headers(scope=scope).get("accept-encoding", ""):
+                response.headers["content-encoding"] = "gzip"
+            else:
+                response = Response(gzip.decompress(Path(full_path).read_bytes()), media_type=response.media_type)
+            response.headers["vary"] = "Accept-Encoding"
         response.headers["cache-control"] = "no-cache"
         return response
 

@@ -1,6 +1,6 @@
 """GeoTIFF, COG and VRT through rasterio, from a disk, by http and https, and from S3.
 
-A crop is read as one window at the overview next finer than asked, and warped once. Its corners come from metric offsets
+A crop is read as one window at the next finer overview, and warped once. Its corners come from metric offsets
 on the ellipsoid, transformed to the raster's CRS; between them the warp is projective. The projective
 map differs from the exact one by less than 1 cm for crops of 250 m and about 10 cm for a kilometre (tests compare it).
 """
@@ -31,11 +31,11 @@ from cellcode.http import Client
 from cellcode.types import Float64, UInt8
 
 _WGS84 = "EPSG:4326"
-_EDGE_POINTS = 21  # per side, when the outline of the raster is carried to degrees
+_EDGE_POINTS = 21  # per side, when the outline of the raster is transformed to degrees
 
 
 class OffGlobeError(InputError):
-    """A raster's georeference leads to no place on the Earth."""
+    """A raster's georeference is outside valid coordinates."""
 
 
 class GeoTiffSource(AerialSource):
@@ -44,11 +44,11 @@ class GeoTiffSource(AerialSource):
     Args:
         path: a file that GDAL opens, or the address of a TIFF (see `raster_file`); 8 bits a channel, with 1 (grey), 2 (grey and
             alpha), 3 (RGB) or 4 bands; a fourth band is alpha if the file says so and is otherwise ignored (near infrared).
-        client: that asks for a remote file first; None: one of its own.
+        client: that requests a remote file first; None: one of its own.
 
     Raises:
-        InputError: the file cannot be read, or its pixels cannot be understood.
-        OffGlobeError: its georeference leads to no place on the Earth.
+        InputError: the file cannot be read, or its pixels have an unsupported format.
+        OffGlobeError: its georeference is outside valid coordinates.
     """
 
     def __init__(self, path: Path | str, client: Client | None = None) -> None:
@@ -81,7 +81,7 @@ class GeoTiffSource(AerialSource):
                 )
                 mask = self._mask(dataset, window, shape)
         except rasterio.errors.RasterioError:
-            self._local.dataset = None  # GDAL remembers a fault: the next try needs a handle of its own
+            self._local.dataset = None  # GDAL remembers an error: the next try needs a new handle
             raise self._file.damage(lat_deg, lon_deg) from None
         source = np.concatenate([np.broadcast_to(colour, (3, *shape)), mask[None]]).transpose(1, 2, 0)
         pixels, seen = warp(np.ascontiguousarray(source), (corners - low) * scale, size_px)
@@ -98,7 +98,7 @@ class GeoTiffSource(AerialSource):
         self._local = threading.local()
 
     def _describe(self, dataset: Any) -> None:
-        """Take what the file says of itself."""
+        """Read the metadata of the file."""
         self._bands = _usable_bands(dataset, self.path)
         self._outline = _outline(dataset, self.path)
         self._inverse = ~dataset.transform
@@ -138,12 +138,12 @@ class GeoTiffSource(AerialSource):
 
 
 def _decimation(corners: Float64, size_px: int) -> float:
-    """File pixels for each pixel to be read: reads between one and two times the resolution that is asked for."""
+    """File pixels for each pixel to be read: reads between one and two times the requested resolution."""
     return max(1.0, float(sides(corners).min()) / size_px / 1.5)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; zeros for what is no file of this machine."""
+    """Size and modification time; zeros for anything but a local file."""
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 
 
@@ -180,10 +180,10 @@ def _outline(dataset: Any, path: str) -> shapely.Geometry:
     try:
         lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, x, y)
     except rasterio.errors.RasterioError as error:
-        raise OffGlobeError(f"{path}: its CRS cannot be carried to degrees ({error})") from None
+        raise OffGlobeError(f"{path}: its CRS cannot be transformed to degrees ({error})") from None
     points = np.stack([lon, lat], axis=1)
     if not np.isfinite(points).all() or np.abs(points[:, 1]).max() > 90.0001 or np.abs(points[:, 0]).max() > 540:
-        raise OffGlobeError(f"{path}: its georeference lies off the globe; check its CRS")
+        raise OffGlobeError(f"{path}: its georeference is outside valid coordinates; check its CRS")
     steps = np.diff(points[:, 0], append=points[0, 0])
     if np.abs(steps).max() > 180 or np.abs(points[:, 0]).max() > 180:
         return Region.geojson({"type": "Polygon", "coordinates": [[*points.tolist(), points[0].tolist()]]}).shape

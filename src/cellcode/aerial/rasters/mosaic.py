@@ -26,14 +26,14 @@ class MosaicSource(AerialSource):
     """Rasters of a folder, each in its own CRS.
 
     Args:
-        folder: its files ending in .tif, .tiff or .vrt are used; one whose georeference lies off the globe is left out, named
-            and counted in `missing`.
+        folder: its files ending in .tif, .tiff or .vrt are used; one whose georeference is outside valid coordinates is
+            left out, named and counted in `missing`.
         prefer: which of several comes first where they overlap: the one with most imagery in the crop ("imagery"), or the
             newest by its tag ("newest"; of one date, the one with most imagery; without a date last).
 
     Raises:
         InputError: there are none, or one of them cannot be used.
-        UsageError: there is no such preference.
+        UsageError: unknown preference.
     """
 
     def __init__(self, folder: Path | str, prefer: str = "imagery") -> None:
@@ -58,7 +58,7 @@ class MosaicSource(AerialSource):
         corner = np.array([-1, 1]) * size_m / np.sqrt(2)
         south_north, west_east = distance.offset(lat_deg, lon_deg, corner, corner)
         west, east = float(west_east[0]), float(west_east[1])
-        if west > east:  # across the antimeridian: rare enough to ask every raster
+        if west > east:  # across the antimeridian: rare enough to read every raster
             near = range(len(self.sources))
         else:
             near = self._tree.query(shapely.box(west, south_north[0], east, south_north[1]))
@@ -84,7 +84,7 @@ class MosaicSource(AerialSource):
                 sources.append(GeoTiffSource(path))
             except OffGlobeError as error:
                 refused.append(str(error))
-                self.missing[Missing("off the globe", path.name)] += 1
+                self.missing[Missing("outside valid coordinates", path.name)] += 1
         if not sources:
             raise InputError(refused[0])
         if refused:

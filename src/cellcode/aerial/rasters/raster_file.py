@@ -1,7 +1,7 @@
 """A raster file on this machine, behind http or https, or in S3, as GDAL opens it.
 
 Remote files are read by ranges: a crop fetches the blocks under it and nothing else. GDAL does that; what it cannot do is
-refuse a private address or say which version of a file it reads, so a remote file is asked once by our own client first.
+refuse a private address or report which version of a file it reads, so our own client first requests a part of the file.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cellcode.http import Client, Politeness, RemoteError, redact
 _PROBE_BYTES = 16_384
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
 TRIES = 5
-# What GDAL does by default is made for disks: it looks for files beside a file, and takes one fault for the end.
+# GDAL's defaults are for disks: it looks for files beside a file, and gives up at the first error.
 _GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes a second, below which for so many seconds ...
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes per second; below it for so many seconds ...
     "GDAL_HTTP_LOW_SPEED_TIME": "20",  # ... a transfer hangs
     "GDAL_HTTP_TIMEOUT": "120",
     "GDAL_HTTP_MAX_RETRY": str(TRIES - 1),
     "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "GDAL_HTTP_MULTIRANGE": "SERIAL",  # in parallel GDAL does not ask again
+    "GDAL_HTTP_MULTIRANGE": "SERIAL",  # in parallel GDAL does not retry
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",  # a COG's directory in one request
     "VSI_CACHE": "TRUE",
@@ -50,7 +50,7 @@ class RasterFile:
     Attributes:
         shown: its path or its address without secrets, for messages.
         gdal: what GDAL calls it.
-        version: other for a file of other content; empty for a file of this machine, whose bytes are asked instead.
+        version: changes with the content; empty for a local file, whose bytes are read instead.
         options: for GDAL, None on this machine.
     """
 
@@ -86,7 +86,7 @@ class RasterFile:
         return settings
 
     def digest(self) -> str:
-        """Return what stands for the content."""
+        """Return a digest of the content."""
         return self.version or sampled_digest(Path(self.gdal), samples=256, sample_bytes=16_384)
 
     def damage(self, lat_deg: float, lon_deg: float) -> InputError:
@@ -94,7 +94,7 @@ class RasterFile:
         where = f"its pixels around {lat_deg:.5f}, {lon_deg:.5f}"
         if self.options is None:
             return InputError(f"{self.shown} is damaged: {where} cannot be read")
-        return InputError(f"{self.shown}: {where} could not be fetched, asked {TRIES} times; run this again later")
+        return InputError(f"{self.shown}: {where} could not be fetched in {TRIES} tries; run this again later")
 
 
 def raster_file(spec: Path | str, client: Client | None = None) -> RasterFile:
@@ -102,11 +102,11 @@ def raster_file(spec: Path | str, client: Client | None = None) -> RasterFile:
 
     Args:
         spec: a path, `https://HOST/NAME.tif` or `s3://BUCKET/KEY`.
-        client: that asks for a remote file; None: one of its own.
+        client: that requests a remote file; None: one of its own.
 
     Raises:
-        RemoteError: a remote file cannot be had, or has a private address.
-        InputError: its server does not serve ranges, or it is no TIFF.
+        RemoteError: a remote file cannot be fetched, or has a private address.
+        InputError: its server does not serve ranges, or it is not a TIFF.
     """
     text = str(spec)
     options = {**_GDAL, "GDAL_HTTP_USERAGENT": f"cellcode/{cellcode.__version__}"}
@@ -123,7 +123,7 @@ def raster_file(spec: Path | str, client: Client | None = None) -> RasterFile:
 def _http_version(url: str, client: Client | None) -> str:
     client = client or Client(Politeness(max_body_bytes=64 * _PROBE_BYTES))
     shown = redact(url)
-    no_ranges = f"{shown}: its server does not serve parts of a file; download it and name the file"
+    no_ranges = f"{shown}: its server does not support range requests; download the file and give its path"
     try:
         reply = client.get(url, headers={"Range": f"bytes=0-{_PROBE_BYTES - 1}"}, verify=_require_tiff)
     except RemoteError as error:
@@ -139,4 +139,4 @@ def _http_version(url: str, client: Client | None) -> str:
 
 def _require_tiff(body: bytes) -> None:
     if not body.startswith(_MAGIC):
-        raise ValueError("it is no TIFF")
+        raise ValueError("it is not a TIFF")

@@ -1,7 +1,7 @@
-"""Files in S3: where they are asked for and with which keys.
+"""Files in S3: endpoint, region and keys.
 
 Keys come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) and from nowhere else; without them
-requests are not signed, which is what open data want. AWS_S3_ENDPOINT names another server that speaks S3, AWS_REGION a region.
+requests are not signed, as open data require. AWS_S3_ENDPOINT names another server that speaks S3, AWS_REGION a region.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Access:
 
 
 def access(url: str) -> Access:
-    """Say how `s3://BUCKET/KEY` is asked for.
+    """Return how `s3://BUCKET/KEY` is requested.
 
     Raises:
         UsageError: the address is not complete.
@@ -71,7 +71,7 @@ def version(file: Access) -> str:
     """Return a digest of a file's ETag and size.
 
     Raises:
-        InputError: there is no such file, or it must not be read.
+        InputError: the file does not exist, or access is refused.
     """
     from pyarrow import fs
 

@@ -2,62 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
-from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from cellcode.aerial.tiles.box_service import fetch_rendered, filled, known_crs, pyramid, tile_px, with_environment
+from cellcode.aerial.tiles.box_service import BoxService
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.crs import WEB_MERCATOR, known_crs
+from cellcode.aerial.tiles.grid import Box, Grid
+from cellcode.aerial.tiles.service import WORLD, Facts, with_environment
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private, with_options
 from cellcode.errors import InputError, UsageError
-from cellcode.http import Client, RemoteError, redact
+from cellcode.http import Client, RemoteError
 
 
-class ArcGisTiles(TileProvider):
+class ArcGisTiles(BoxService):
     """An image service, as a provider.
 
     Args:
         url: of the service, up to `/ImageServer`; parameters such as a token or a `renderingRule` may follow, with `{env:NAME}`
             for the value of an environment variable. Facts may follow as a fragment, as in `TemplateTiles`.
-        facts: of the imagery; they go before what the service says, a fragment goes before them.
-        client: that asks; None: one of its own.
+        facts: of the imagery; they take precedence over what the service says, a fragment over them.
+        client: that sends the requests; None: one of its own.
 
     Raises:
-        UsageError: it is no image service.
-        InputError: it does not say what it has.
-        RemoteError: it cannot be had.
+        UsageError: it is not an image service.
+        InputError: it does not describe itself.
+        RemoteError: it does not answer.
     """
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
-        url, fragment = urldefrag(url)
-        facts = with_options(facts or Facts(), fragment, url)
-        self._client, self._shown = client or Client(), redact(url)
-        parts = urlsplit(url)
-        path = parts.path.rstrip("/").removesuffix("/exportImage")
-        if not path.endswith("/ImageServer"):
-            raise UsageError(f"{self._shown} is no image service; its address ends in /ImageServer")
-        self._address = urlunsplit(parts._replace(path=path, query=""))
-        self._given = dict(parse_qsl(urlsplit(with_environment(url)).query))
-        self.host = parts.hostname or ""
-        refuse_private(self._address, self._client)
+        super().__init__(url, facts, client)
+        self._address = self._address.rstrip("/").removesuffix("/exportImage")
+        if not self._address.endswith("/ImageServer"):
+            raise UsageError(f"{self._shown} is not an image service; its address must end in /ImageServer")
+        self._given = dict(parse_qsl(urlsplit(with_environment(self._url)).query))
+        self._check(self._address)
         about = self._about()
-        facts = filled(facts, _bounds(about), str(about.get("copyrightText") or ""))
         sizes = [about[name] for name in ("maxImageWidth", "maxImageHeight") if about.get(name)]
-        self._side_px = tile_px(min(sizes, default=None))
-        self.grid: Grid = pyramid(WEB_MERCATOR, facts, self._side_px, self._shown)
-        self.bounds, self.date = facts.bounds, facts.date
-        self.attribution, self.licence = facts.attribution, facts.licence
-        self.connections = self._client.politeness.connections
-        self.name = f"arcgis {self._shown} {self._side_px}"
-        self.identity = hashlib.sha256(f"{self.name} {self.date}".encode()).hexdigest()[:16]
-
-    def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
-        """See `TileProvider.fetch`."""
-        return fetch_rendered(self._client, self.url(z, x, y), validators, self._refuse)
+        described = self._facts.completed(_bounds(about), str(about.get("copyrightText") or ""))
+        self._lay_out(WEB_MERCATOR, described, min(sizes, default=None))
+        self._name(f"arcgis {self._shown} {self._side_px}")
 
     def url(self, z: int, x: int, y: int) -> str:
         """Return the address of a tile."""

@@ -7,7 +7,7 @@ The rule, in order:
    however dark, has noise; a meadow or the sea that someone has drawn in one colour is not neutral, and stays.
 3. A picture of more than one colour is a placeholder ("no imagery here") if a server gives the same bytes where it cannot have
    imagery (the corner of the world's tiles, in the Arctic Ocean), or for three different tiles: no two photographs of different
-   places have the same bytes. This is asked of services only; what lies in a file was chosen by whoever made it.
+   places have the same bytes. Only services are checked for this; the content of a file was chosen by whoever made it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REPEATS = 3  # different tiles with the same bytes
 
 
 def is_uniform(image: Image.Image) -> bool:
-    """Tell whether all pixels of an RGB or RGBA image have the same colour, transparency aside."""
+    """Return True if all pixels of an RGB or RGBA image have the same colour, apart from transparency."""
     if image.getpixel((0, 0)) != image.getpixel((image.width // 3, image.height // 2)):
         return False  # nearly every photograph
     extrema: Any = image.getextrema()
@@ -36,7 +36,7 @@ def is_uniform(image: Image.Image) -> bool:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Tell whether a tile is wholly transparent, or of one neutral colour."""
+    """Return True if a tile is wholly transparent, or of one neutral colour."""
     extrema: Any = image.getextrema() if image.mode == "RGBA" else ()
     if extrema and extrema[3][1] == 0:
         return True
@@ -51,7 +51,7 @@ class Placeholders:
 
     Args:
         known: digests of those that are known from earlier.
-        learned: told the digest of a new one, to keep it.
+        learned: called with the digest of a new one, to store it.
     """
 
     def __init__(self, known: Iterable[bytes] = (), learned: Callable[[bytes], None] | None = None) -> None:
@@ -61,11 +61,11 @@ class Placeholders:
 
     @property
     def are_kept(self) -> bool:
-        """What is learned now is known the next time."""
+        """True if placeholders that are found now are known the next time."""
         return self._learned is not None
 
     def learn(self, body: bytes) -> None:
-        """Take the bytes of a tile for a placeholder from now on."""
+        """Treat the bytes of a tile as a placeholder from now on."""
         digest = _digest(body)
         with self._lock:
             if digest in self._known:
@@ -75,7 +75,7 @@ class Placeholders:
             self._learned(digest)
 
     def check(self, key: Key, body: bytes) -> tuple[bool, list[Key]]:
-        """Tell whether a tile is a placeholder, and which tiles before it were of the same bytes and not recognised."""
+        """Return True if a tile is a placeholder, and the tiles before it that had the same bytes and were not recognised."""
         digest = _digest(body)
         with self._lock:
             if digest in self._known:

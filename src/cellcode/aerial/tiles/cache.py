@@ -1,4 +1,4 @@
-"""What was fetched from services, kept in MBTiles files: one file for each layer of a service.
+"""The cache of downloads, in MBTiles files: one file for each layer of a service.
 
 A cache is an ordinary MBTiles file with one more table, of what a server said about each tile and when. It can be continued at
 any time, written by several threads and processes at once, and used as a source of its own.
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellcode.aerial.tiles.blank import Placeholders
-from cellcode.aerial.tiles.cache_file import SCHEMA, connect
 from cellcode.aerial.tiles.decoder import Decoder
 from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
@@ -29,6 +28,16 @@ GIB = 2**30
 DAY_S = 86_400.0
 _CHECK_EVERY = 64  # tiles stored between two looks at the size
 _KEPT_SHARE = 0.9  # of the cap, when the oldest are removed
+_WAIT_S = 60.0  # for another process that writes
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS metadata (name TEXT PRIMARY KEY, value TEXT)",
+    "CREATE TABLE IF NOT EXISTS tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB, "
+    "PRIMARY KEY (zoom_level, tile_column, tile_row))",
+    "CREATE TABLE IF NOT EXISTS cellcode_fetched (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, "
+    "fetched_at REAL, bytes INTEGER, etag TEXT, last_modified TEXT, PRIMARY KEY (zoom_level, tile_column, tile_row))",
+    "CREATE INDEX IF NOT EXISTS cellcode_age ON cellcode_fetched (fetched_at, bytes)",
+    "CREATE TABLE IF NOT EXISTS cellcode_placeholders (digest BLOB PRIMARY KEY)",
+)
 _WHERE = "WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
 _SELECT = (
     "SELECT fetched_at, etag, last_modified, tile_data FROM cellcode_fetched LEFT JOIN tiles "
@@ -41,8 +50,8 @@ class CacheRules:
     """How long and how much is kept.
 
     Attributes:
-        refresh_after_s: age from which the server is asked whether a tile has changed.
-        missing_after_s: age from which a tile that was not there is asked for again.
+        refresh_after_s: age from which a tile is requested again if it has changed.
+        missing_after_s: age from which a tile that did not exist is requested again.
         max_bytes: of the tiles of one layer; beyond it those fetched first are removed.
     """
 
@@ -61,11 +70,11 @@ class CachedTiles(TileProvider):
     """A provider that keeps the tiles of another in a file.
 
     Args:
-        provider: that is asked for what is not there or too old.
-        path: the file; it is made if it does not exist.
+        provider: of what is not in the file or too old.
+        path: the file; it is created if it does not exist.
 
     Raises:
-        InputError: the file cannot be written, or is no SQLite file.
+        InputError: the file cannot be written, or is not an SQLite file.
     """
 
     def __init__(self, provider: TileProvider, path: Path, rules: CacheRules | None = None) -> None:
@@ -106,7 +115,7 @@ class CachedTiles(TileProvider):
         return reply
 
     def placeholders(self) -> Placeholders:
-        """Return the service's placeholders that are known, and keep those that are learned."""
+        """Return the service's known placeholders, and store those that are found."""
         rows = self._execute("SELECT digest FROM cellcode_placeholders").fetchall()
 
         def learned(digest: bytes) -> None:
@@ -174,13 +183,13 @@ class CachedTiles(TileProvider):
         if not self._flips:
             values[CRS_KEY] = self.grid.crs
         with self._writing():
-            for statement in SCHEMA:
+            for statement in _SCHEMA:
                 self._execute(statement)
             for pair in values.items():
                 self._execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", pair)
 
     def _writing(self) -> sqlite3.Connection:
-        """A transaction that no other writer can come into."""
+        """A transaction that locks out other writers."""
         self._execute("BEGIN IMMEDIATE")
         return self._connection()  # as a context it commits, or rolls back on an error
 
@@ -195,7 +204,7 @@ class CachedTiles(TileProvider):
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = connect(self.path)
+            connection = _connect(self.path)
             self._local.connection = connection
             self._opened.append(connection)
         return connection
@@ -214,6 +223,23 @@ def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules
     return TileSource(tiles, Decoder(tiles, tiles.placeholders()))
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a cache for several writers: readers do not wait, writers wait for each other."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            return connection
+        except sqlite3.OperationalError as error:
+            connection.close()
+            # Changing the mode of a new file does not wait for another process that does the same.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def cache_folder() -> Path:
     """Return where tiles are kept: `tiles` in $CELLCODE_CACHE, or in the user's cache folder for cellcode."""
     given = os.environ.get("CELLCODE_CACHE")
@@ -229,5 +255,5 @@ def _cap_bytes() -> int:
     except ValueError:
         gibibytes = 0
     if not 0 < gibibytes < 1e6:
-        raise UsageError(f"CELLCODE_CACHE_GB is {text!r}; a number of gibibytes is needed")
+        raise UsageError(f"CELLCODE_CACHE_GB is {text!r}; a number of gibibytes is required")
     return round(gibibytes * GIB)

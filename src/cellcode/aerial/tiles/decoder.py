@@ -1,4 +1,4 @@
-"""Tiles decoded, judged and kept in memory; what cannot be had is made from coarser tiles or counted as missing."""
+"""Tiles decoded, checked and kept in memory; a missing tile is made from a coarser one or counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Decoder:
 
     Args:
         provider: of the tiles.
-        placeholders: pictures that stand for missing imagery; None: they are learned from the service.
+        placeholders: pictures that stand for missing imagery; None: they are found out from the service.
     """
 
     def __init__(self, provider: TileProvider, placeholders: Placeholders | None = None) -> None:
@@ -46,21 +46,21 @@ class Decoder:
         self._lru: Lru[tuple[Key, int], Tile] = Lru(MEMORY_BYTES, _bytes)
         self._probing = threading.Lock()
         self._probed = False
-        self.side_px: int | None = None  # along the tiles, as the first one told
+        self.side_px: int | None = None  # along the tiles, as the first one showed
 
     @property
     def missing(self) -> Counter[Missing]:
-        """Tiles that were asked for and are missing, by reason."""
+        """Tiles that were requested and are missing, by reason."""
         return self._failures.counts
 
     def get(self, key: Key, side_px: int) -> Tile:
         """Return a tile as an RGB or RGBA square of `side_px`, or why it is missing.
 
-        A tile that is not there, or shows nothing, is made of the coarser tile over it, if one of the next `COARSER` levels has
-        one. One that could not be fetched is not: it may be there.
+        A tile that does not exist, or shows nothing, is made of the coarser tile over it, if one of the next `COARSER` levels
+        has one. One that could not be fetched is not: it may exist.
 
         Raises:
-            RemoteError: the service gives nothing at all.
+            RemoteError: the service sends nothing at all.
             InputError: a file's tile is damaged.
         """
         tile = self._kept(key, side_px)
@@ -73,8 +73,8 @@ class Decoder:
         self._failures.note(key, tile.why)
         return tile
 
-    def is_at_hand(self, key: Key, side_px: int) -> bool:
-        """Tell whether a tile is in memory."""
+    def is_loaded(self, key: Key, side_px: int) -> bool:
+        """Return True if a tile is in memory."""
         return (key, side_px) in self._lru
 
     def _kept(self, key: Key, side_px: int) -> Tile:
@@ -90,13 +90,13 @@ class Decoder:
         except RemoteError as error:
             self._failures.failed(error)
             return Tile(None, Missing(error.reason, self._provider.host, not error.lasting))
-        assert body is not None  # it was asked for without a condition
+        assert body is not None  # it was requested without a condition
         try:
             image = decode(body, side_px)
         except ValueError as error:
             z, x, y = key
             raise InputError(f"{self._provider.host}: tile {z}/{x}/{y} cannot be read ({error})") from None
-        reason = self._judge(key, image, body)
+        reason = self._defect(key, image, body)
         self._failures.answered(with_image=reason is None)
         if reason is not None:
             return Tile(None, Missing(reason, self._provider.host))
@@ -104,14 +104,14 @@ class Decoder:
             self.side_px = _full_px(body)
         return Tile(_fitted(image, side_px))
 
-    def _judge(self, key: Key, image: Image.Image, body: bytes) -> str | None:
-        """Say why a tile shows nothing, None if it does."""
+    def _defect(self, key: Key, image: Image.Image, body: bytes) -> str | None:
+        """Return why a tile shows nothing, None if it does."""
         if is_blank(image):
             return BLANK
         if self._placeholders is None or is_uniform(image):
             return None
         is_one, late = self._placeholders.check(key, body)
-        for other in late:  # crops that hold them were made as if they were imagery: making those again mends it
+        for other in late:  # crops that show them are wrong; the next run cuts them again
             self._failures.note(
                 other, Missing(f"{PLACEHOLDER} seen late", self._provider.host, self._placeholders.are_kept)
             )
@@ -120,7 +120,7 @@ class Decoder:
         return PLACEHOLDER if is_one else None
 
     def _probe(self, z: int) -> None:
-        """Ask once for a tile that cannot have imagery, to know what the service says then."""
+        """Request once a tile that cannot have imagery, to know the service's placeholder."""
         if self._probed or self._placeholders is None or z < _PROBED_FROM or not self._provider.grid.is_mercator:
             return
         with self._probing:

@@ -1,4 +1,4 @@
-"""Tiles that could not be had: counted once each, and when to give up."""
+"""Tiles that could not be fetched: counted once each, and when to give up."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cellcode.aerial.missing import Missing
 from cellcode.aerial.tiles.provider import Key
 from cellcode.http import MissingError, RemoteError
 
-IN_A_ROW = 16  # passing faults without an answer between them: the service is down, more waiting helps nobody
-REFUSED_IN_A_ROW = 64  # lasting faults of a service that has given no tile yet: the key or the address is wrong
+IN_A_ROW = 16  # temporary errors without an answer between them: the service is down
+REFUSED_IN_A_ROW = 64  # permanent errors of a service that has sent no tile yet: the key or the address is wrong
 _HOPELESS = {"private address", "bad address", "byte budget spent", "bad certificate"}
 
 
@@ -29,23 +29,23 @@ class Failures:
             return Counter(self._why.values())
 
     def note(self, key: Key, why: Missing) -> None:
-        """Count a tile as missing. One that was missed for a passing reason stays so: a crop was made without it."""
+        """Count a tile as missing. One that was missed by a temporary error stays so: a crop was cut without it."""
         with self._lock:
             if key not in self._why or not self._why[key].transient:
                 self._why[key] = why
 
     def answered(self, with_image: bool) -> None:
-        """Say that the service has answered."""
+        """Note that the service has answered."""
         with self._lock:
             self._row = 0
             if with_image:
                 self._gave = True
 
     def failed(self, error: RemoteError) -> None:
-        """Weigh a fault; returns if the tile is to be masked.
+        """Count an error; returns if the tile is to be masked.
 
         Raises:
-            RemoteError: going on would only find more of the same.
+            RemoteError: further requests would fail as well.
         """
         if isinstance(error, MissingError):
             self.answered(False)
@@ -62,7 +62,7 @@ class Failures:
             number = self._refused if error.lasting else self._row
         if many:
             raise RemoteError(
-                f"{number} tiles in a row could not be fetched, the last: {error}; tiles that were fetched are kept, run "
+                f"{number} consecutive tiles could not be fetched, the last: {error}; tiles that were fetched are kept, run "
                 "this again later",
                 error.reason,
                 error.status,

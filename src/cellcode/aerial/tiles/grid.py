@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,16 +10,15 @@ from functools import cached_property
 import numpy as np
 import rasterio.warp
 from rasterio.crs import CRS
-from rasterio.enums import WktVersion
 
+from cellcode.aerial.tiles.crs import WEB_MERCATOR
 from cellcode.types import Float64
 
 Box = tuple[float, float, float, float]
-WEB_MERCATOR = "EPSG:3857"
 _WGS84 = "EPSG:4326"
 _SPHERE_M = 6_378_137.0
 HALF_M = math.pi * _SPHERE_M  # of the square world of Web Mercator
-_EDGE_POINTS = 21  # per side, when a box is carried to another reference system
+_EDGE_POINTS = 21  # per side, when a box is transformed to another reference system
 _ROUNDING = 1e-6  # of a level's resolution
 
 
@@ -31,7 +29,7 @@ class Level:
     Attributes:
         left, top: upper left corner of tile (0, 0), in units of the CRS.
         span: side of a tile, in units of the CRS.
-        columns, rows: the first tile that there is and the one behind the last, counted from the upper left.
+        columns, rows: the first tile and the one behind the last, counted from the upper left.
         tile_px: pixels along a tile; None: found from the first tile.
     """
 
@@ -43,7 +41,7 @@ class Level:
     tile_px: int | None = None
 
     def has(self, column: int, row: int) -> bool:
-        """Tell whether there is such a tile."""
+        """Return True if the tile exists."""
         return self.columns[0] <= column < self.columns[1] and self.rows[0] <= row < self.rows[1]
 
     def box(self, column: int, row: int) -> Box:
@@ -57,7 +55,7 @@ class Grid:
     """A pyramid.
 
     Attributes:
-        crs: as rasterio takes it.
+        crs: as rasterio spells it.
         levels: by their number; a larger number is finer. The numbers need not be consecutive.
     """
 
@@ -82,7 +80,7 @@ class Grid:
         return 360.0 if CRS.from_user_input(self.crs).is_geographic else None
 
     def xy(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Float64, Float64]:
-        """Carry degrees to the CRS; not finite where it does not reach."""
+        """Transform degrees to the CRS; not finite where it is not defined."""
         if self.crs != WEB_MERCATOR:
             x, y = rasterio.warp.transform(_WGS84, self.crs, np.ravel(lon_deg), np.ravel(lat_deg))
             return np.array(x), np.array(y)
@@ -90,7 +88,7 @@ class Grid:
             return _SPHERE_M * np.deg2rad(lon_deg), _SPHERE_M * np.arctanh(np.sin(np.deg2rad(lat_deg)))
 
     def lat_lon(self, x: Float64, y: Float64) -> tuple[Float64, Float64]:
-        """Carry positions in the CRS to degrees; longitudes are not wrapped."""
+        """Transform positions in the CRS to degrees; longitudes are not wrapped."""
         if self.crs != WEB_MERCATOR:
             lon, lat = rasterio.warp.transform(self.crs, _WGS84, np.ravel(x), np.ravel(y))
             return np.array(lat), np.array(lon)
@@ -100,7 +98,7 @@ class Grid:
         """Return the coarsest level that is at least as fine as `resolution` (CRS units for each pixel), else the finest.
 
         Args:
-            tile_px: pixels along a tile where a level does not say.
+            tile_px: pixels along a tile where a level has none.
         """
         for z in sorted(self.levels):
             level = self.levels[z]
@@ -137,17 +135,6 @@ def web_mercator(min_zoom: int, max_zoom: int, tile_px: int | None = None) -> Gr
             for z in range(min_zoom, max_zoom + 1)
         },
     )
-
-
-def northing_first(crs: str) -> bool:
-    """Tell whether the authority of a CRS names northing or latitude before easting or longitude.
-
-    Services that follow the authority's order (WMS 1.3, WMTS with `urn:` names) swap the axes of such a CRS; rasterio
-    never does.
-    """
-    wkt = CRS.from_user_input(crs).to_wkt(version=WktVersion.WKT2_2019)
-    axes = re.findall(r'AXIS\["[^"]*",\s*(\w+)', wkt)
-    return bool(axes) and axes[0].lower() in ("north", "south")
 
 
 def _outline(box: Box) -> tuple[Float64, Float64]:

@@ -1,4 +1,4 @@
-"""Decoded tiles that were used last, loaded once even when several threads ask at the same time."""
+"""A least-recently-used cache that loads each value once, even when several threads want it at the same time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """The values used last, up to a size.
+    """The values used last, up to a total size.
 
     Args:
         limit: of the sum of the sizes.
@@ -50,7 +50,7 @@ class Lru(Generic[K, V]):
         return value
 
     def __contains__(self, key: K) -> bool:
-        """Tell whether a value is there, without loading it."""
+        """Return True if a value is loaded."""
         entry = self._entries.get(key)
         return entry is not None and entry.done()
 

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
+from cellcode.aerial.tiles.crs import WEB_MERCATOR
+from cellcode.aerial.tiles.grid import Box, web_mercator
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError
@@ -31,7 +32,7 @@ class MbTiles(TileProvider):
         path: the file; its metadata give bounds and attribution, its table of tiles the zooms.
 
     Raises:
-        InputError: it is no MBTiles file, or it holds vector tiles or none at all.
+        InputError: it is not an MBTiles file, or it holds vector tiles or none at all.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -73,7 +74,7 @@ class MbTiles(TileProvider):
             raise InputError(f"{self.path} cannot be read as MBTiles ({error})") from None
 
     def _extent(self, z: int) -> Box:
-        """Bounds of the tiles of a zoom, for a file that does not say them."""
+        """Bounds of the tiles of a zoom, for a file without them in its metadata."""
         query = (
             "SELECT MIN(tile_column), MAX(tile_column), MIN(tile_row), MAX(tile_row) FROM tiles WHERE zoom_level = ?"
         )
@@ -89,7 +90,7 @@ def open_mbtiles(path: Path | str) -> TileSource:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open a file for reading; one on a medium that cannot be written needs to be told so if it was left in WAL mode."""
+    """Open a file for reading; on a medium that cannot be written, one in WAL mode must be opened as immutable."""
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     address = path.resolve().as_uri()
@@ -104,7 +105,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _check(path: Path, metadata: dict[str, str], zooms: tuple[Any, ...]) -> None:
     if metadata.get("format") in ("pbf", "mvt"):
-        raise InputError(f"{path} holds vector tiles; imagery is needed")
+        raise InputError(f"{path} holds vector tiles; imagery is required")
     if metadata.get(CRS_KEY, WEB_MERCATOR) != WEB_MERCATOR:
         raise InputError(f"{path} is the cache of a service in {metadata[CRS_KEY]}; name the service instead")
     if zooms[0] is None:
@@ -114,7 +115,7 @@ def _check(path: Path, metadata: dict[str, str], zooms: tuple[Any, ...]) -> None
 
 
 def _bounds(path: Path, text: str | None) -> Box | None:
-    """Bounds as the metadata say them, within the world of Web Mercator."""
+    """Bounds of the metadata, within the world of Web Mercator."""
     if not text:
         return None
     try:

@@ -12,21 +12,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from PIL import Image
 
 from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.aerial.protocol import AerialSource
 from cellcode.aerial.tiles.grid import web_mercator
-from cellcode.aerial.tiles.web_tile import TILE_PX, read_tile
 from cellcode.errors import InputError, MissingExtraError, UsageError
 from cellcode.files import atomic_path
 from cellcode.geography import Region
+from cellcode.geography.distance import local_m
 from cellcode.progress import Meter
 
 logger = logging.getLogger(__name__)
 
 MAX_ZOOM = 22
+TILE_PX = 256
 _QUALITY = 80
 _GRID = web_mercator(0, MAX_ZOOM)
 Key = tuple[int, int, int]
@@ -95,6 +97,27 @@ def export(
     masked = summary(source.missing)
     logger.info("%d tiles in %s%s", written, out, f"; masked: {masked}" if masked else "")
     return written
+
+
+def read_tile(source: AerialSource, z: int, x: int, y: int, side_px: int = TILE_PX) -> Image.Image | None:
+    """Cut one tile, RGBA; None where there is no imagery.
+
+    A tile is a rectangle of latitudes and longitudes; in metres it is up to 0.7 % longer one way than the other. So a square
+    over the longer side is read, and the tile is a part of it. The scale of the projection changes within a tile by less than
+    a quarter of a pixel from zoom 12 on.
+    """
+    west, south, east, north = _GRID.degrees(_GRID.levels[z].box(x, y))
+    lat, lon = (south + north) / 2, (west + east) / 2
+    half_m = np.abs(np.array([local_m(lat, lon, lat, east)[0], local_m(lat, lon, north, lon)[1]]))
+    size_m = 2 * float(half_m.max())
+    crop = source.read(lat, lon, size_m, side_px)
+    if not crop.mask.any():
+        return None
+    across, along = (float(half) / size_m * side_px for half in half_m)
+    middle = side_px / 2
+    image = Image.fromarray(np.dstack([crop.pixels, crop.mask * np.uint8(255)]))
+    box = (middle - across, middle - along, middle + across, middle + along)
+    return image.resize((side_px, side_px), Image.Resampling.BILINEAR, box)
 
 
 def _tiles(shape: shapely.Geometry, zoom: int, key: Key = (0, 0, 0)) -> Iterator[Key]:

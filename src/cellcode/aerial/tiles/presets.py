@@ -1,4 +1,4 @@
-"""Imagery known by name, from presets.yaml, and providers whose terms forbid that it is fetched."""
+"""Imagery known by name, from presets.yaml, and providers whose terms forbid downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.template import Facts
+from cellcode.aerial.tiles.service import Facts
 from cellcode.errors import UsageError
 from cellcode.http import Client, Politeness
 
@@ -40,7 +40,7 @@ class Preset:
 
     @property
     def facts(self) -> Facts:
-        """What goes before what the service says of itself."""
+        """What takes precedence over what the service says of itself."""
         return Facts(
             max_zoom=self.max_zoom,
             bounds=self.bounds,
@@ -50,13 +50,13 @@ class Preset:
         )
 
     def client(self) -> Client:
-        """A client as polite as the provider asks for."""
+        """A client that keeps to the provider's rate."""
         return Client(Politeness(requests_per_s=self.requests_per_s))
 
 
 @dataclass(frozen=True)
 class Forbidden:
-    """A provider whose terms forbid to fetch and keep its imagery."""
+    """A provider whose terms forbid to download and keep its imagery."""
 
     provider: str
     names: tuple[str, ...]
@@ -64,7 +64,7 @@ class Forbidden:
     reason: str
 
     def owns(self, host: str) -> bool:
-        """Tell whether a host is the provider's."""
+        """Return True if a host is the provider's."""
         return any(host == known or host.endswith(f".{known}") for known in self.hosts)
 
 
@@ -89,7 +89,7 @@ def find(name: str) -> Preset:
             raise UsageError(_refusal(each))
     near = difflib.get_close_matches(wanted, [preset.name for preset in known], n=1, cutoff=0.0)
     raise UsageError(
-        f"aerial source {name} is no file and no preset; the nearest preset is {near[0]}, `cellcode presets` lists them all"
+        f"aerial source {name} is neither a file nor a preset; the nearest preset is {near[0]}, see `cellcode presets`"
     )
 
 
@@ -102,7 +102,7 @@ def refuse_forbidden(address: str) -> None:
 
 
 def _hosts(address: str) -> Iterator[str]:
-    """Every host that an address or template may lead to, with `x` for parts that are not known yet."""
+    """Every host that an address or template may lead to, with `x` for parts that are unknown yet."""
     switches = [names.split(",") for names in _SWITCH.findall(address)]
     for number in range(max(map(len, switches), default=1)):
         chosen = address
@@ -112,7 +112,7 @@ def _hosts(address: str) -> Iterator[str]:
 
 
 def _refusal(forbidden: Forbidden) -> str:
-    return f"imagery of {forbidden.provider} is not fetched: {forbidden.reason}; `cellcode presets` lists open imagery"
+    return f"imagery of {forbidden.provider} may not be downloaded: {forbidden.reason}; `cellcode presets` lists open imagery"
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """What a service or a file of tiles offers, so that one crop routine and one cache serve all of them.
 
-A provider says where its tiles lie (`grid`) and fetches one. `tilesource.TileSource` makes an aerial source of it, and
-`tilecache.cached` one that keeps what it fetched. Services that render any box (WMS, ArcGIS) are providers as well: they are
-asked for the boxes of a grid's tiles, `grid.levels[z].box(x, y)`.
+A provider says where its tiles lie (`grid`) and fetches one. `TileSource` makes an aerial source of it, and `cached` one that
+caches downloads. Services that render any box (WMS, ArcGIS) are providers as well: they are
+requested with the boxes of a grid's tiles, `grid.levels[z].box(x, y)`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from PIL import Image
 
 from cellcode.aerial.tiles.grid import Box, Grid
-from cellcode.http import Client, MissingError, RemoteError
 
 MAX_TILE_PX = 4096
 Key = tuple[int, int, int]  # level, column and row of a tile
@@ -22,7 +21,7 @@ Key = tuple[int, int, int]  # level, column and row of a tile
 
 @dataclass(frozen=True)
 class Validators:
-    """What a server said about the version of a tile, to ask whether it has changed."""
+    """A server's validators of a tile, to request it only if it has changed."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -46,9 +45,9 @@ class TileProvider(ABC):
 
     Attributes:
         grid: where its tiles lie; its levels are those that the provider has.
-        attribution, licence, identity, date, bounds: see `AerialSource`. Tiles outside `bounds` are not asked for.
-        host: whom to name when tiles are missing.
-        name: of its cache: says what is fetched without its secrets; another layer or style is another name.
+        attribution, licence, identity, date, bounds: see `AerialSource`. Tiles outside `bounds` are not requested.
+        host: name for messages about missing tiles.
+        name: of its cache: what is fetched, without secrets; another layer or style is another name.
         connections: tiles to fetch at the same time; 0 for a file, which is read by the calling thread.
     """
 
@@ -67,29 +66,12 @@ class TileProvider(ABC):
         """Fetch a tile of level `z`, column `x` and row `y`, counted from the upper left.
 
         Raises:
-            MissingError: there is no such tile.
+            MissingError: the tile does not exist.
             RemoteError: it cannot be fetched.
         """
 
     def close(self) -> None:  # noqa: B027 - a default
         """Close files and connections."""
-
-
-def fetch_image(client: Client, url: str, validators: Validators | None = None) -> TileReply:
-    """Fetch a tile from an address; it is decoded once, so that a damaged one is asked for again.
-
-    Raises:
-        MissingError: 404, 410, or an empty answer however often it is asked for.
-        RemoteError: see `Client.get`.
-    """
-    try:
-        reply = client.get(url, headers=validators.headers() if validators else None, expect="image", verify=decode)
-    except RemoteError as error:
-        if error.reason == "empty answer":
-            raise MissingError(f"{error}", error.status or 200) from None
-        raise
-    version = Validators(reply.headers.get("ETag"), reply.headers.get("Last-Modified"))
-    return TileReply(None if reply.not_modified else reply.body, version)
 
 
 def decode(body: bytes, side_px: int | None = None) -> Image.Image:
@@ -99,14 +81,14 @@ def decode(body: bytes, side_px: int | None = None) -> Image.Image:
         side_px: decode to about this size or larger where the format can do that at less cost (JPEG).
 
     Raises:
-        ValueError: it is no image of 8 bits a channel, is damaged, or is too large for a tile.
+        ValueError: it is not an image of 8 bits per channel, is damaged, or is too large for a tile.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(body))
         if max(image.size) > MAX_TILE_PX:
             raise ValueError(f"{image.width} x {image.height} pixels are too many for a tile")
         if image.mode in ("I", "F", "I;16", "I;16B"):
-            raise ValueError(f"8 bits a channel are needed, its mode is {image.mode}")
+            raise ValueError(f"8 bits per channel are required, its mode is {image.mode}")
         if side_px is not None:
             image.draft("RGB", (side_px, side_px))
         if image.mode == "RGB" and "transparency" not in image.info:  # most tiles: a copy less

@@ -1,9 +1,9 @@
 """Crops from tiles: the one routine for everything that comes in a pyramid.
 
-The crop's corners come from metric offsets on the ellipsoid, carried to the pyramid's CRS. The level is the coarsest that is at
-least as fine as asked; where the finest is coarser, it is enlarged. The tiles are put together to one window, which is warped
-once. In Web Mercator north is up, so a crop with bearing 0 is a rectangle of the window: it is resampled as one, which is
-several times quicker.
+The crop's corners come from metric offsets on the ellipsoid, transformed to the pyramid's CRS. The level is the coarsest that
+is at least as fine as requested; where the finest is coarser, it is enlarged. The tiles are joined to one window, which is
+warped once. In Web Mercator north is up, so a crop with bearing 0 is a rectangle of the window: it is resampled as one, which
+is several times quicker.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TileSource(AerialSource):
 
     Args:
         provider: of the tiles.
-        decoder: that decodes and judges them; None: one of its own.
+        decoder: that decodes and checks them; None: one of its own.
     """
 
     def __init__(self, provider: TileProvider, decoder: Decoder | None = None) -> None:
@@ -66,14 +66,14 @@ class TileSource(AerialSource):
 
     @property
     def missing(self) -> Counter[Missing]:
-        """Tiles that were asked for and masked so far, by reason and host; each tile counts once."""
+        """Tiles that were requested and masked so far, by reason and host; each tile counts once."""
         return self._tiles.missing
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`.
 
         Raises:
-            InputError: the service gives nothing at all (see `Failures`), or the file is damaged.
+            InputError: the service sends nothing at all (see `Failures`), or the file is damaged.
         """
         pixels, mask, complete = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool), True
         corners = self._corners(lat_deg, lon_deg, size_m, bearing_deg)
@@ -103,7 +103,7 @@ class TileSource(AerialSource):
         return np.stack([x, y], axis=1)
 
     def _window(self, corners: Float64, size_px: int) -> tuple[Window | None, bool]:
-        """Put together the tiles under a crop; None where there are none. And tell whether asking later gives no more."""
+        """Put together the tiles under a crop; None where there are none; and True if a later request would give no more."""
         resolution = float(sides(corners).min()) / size_px
         z, side_px = self._level(corners, resolution)
         level = self.provider.grid.levels[z]
@@ -135,8 +135,8 @@ class TileSource(AerialSource):
         (left, top), (right, bottom) = low // shown_px, -(-high // shown_px)
         if (right - left) * (bottom - top) > MAX_TILES:
             raise InputError(
-                f"a crop would need {(right - left) * (bottom - top)} tiles of {self.provider.host}, whose coarsest level is "
-                f"{min(self.provider.grid.levels)}; ask for a smaller crop or add coarser levels"
+                f"a crop needs {(right - left) * (bottom - top)} tiles of {self.provider.host}, whose coarsest level is "
+                f"{min(self.provider.grid.levels)}; read a smaller crop or add coarser levels"
             )
         keys = {}
         for row in range(top, bottom):
@@ -151,7 +151,7 @@ class TileSource(AerialSource):
         """Bring tiles of a service into memory, several at the same time."""
         if self._threads is None:
             return
-        absent = [key for key in keys if not self._tiles.is_at_hand(key, shown_px)]
+        absent = [key for key in keys if not self._tiles.is_loaded(key, shown_px)]
         # The first one is left to the calling thread, which would only wait.
         fetched = [self._threads.submit(self._tiles.get, key, shown_px) for key in absent[1:]]
         if absent:
@@ -169,20 +169,20 @@ class TileSource(AerialSource):
 
 
 def _pixels(corners: Float64, level: Level, side_px: int) -> Float64:
-    """Carry positions in the CRS to columns and rows of pixels, from the level's corner."""
+    """Transform positions in the CRS to columns and rows of pixels, from the level's corner."""
     scale = side_px / level.span
     return (corners - (level.left, level.top)) * (scale, -scale)
 
 
 def _shown_px(level: Level, side_px: int, resolution: float) -> int:
-    """Pixels to which a tile is reduced when it is decoded: halved while it stays at least as fine as asked."""
+    """Pixels to which a tile is reduced when it is decoded: halved while it stays at least as fine as requested."""
     while side_px % 2 == 0 and side_px > 1 and level.span / (side_px // 2) <= resolution:
         side_px //= 2
     return side_px
 
 
 def _meet(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Tell whether two boxes (left, bottom, right, top) have a common area."""
+    """Return True if two boxes (left, bottom, right, top) have a common area."""
     return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 

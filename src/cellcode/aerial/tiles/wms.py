@@ -1,35 +1,26 @@
 """WMS 1.1.1 and 1.3.0, as a provider of tiles.
 
 The traps: 1.3.0 says CRS where 1.1.1 says SRS, and gives boxes in the order of axes that the authority of a CRS names, so
-latitude first in EPSG:4326, while 1.1.1 always gives x first. Errors come with status 200, as XML where an image was asked for.
+latitude first in EPSG:4326, while 1.1.1 always gives x first. Errors come with status 200, as XML where an image was requested.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from cellcode.aerial.tiles.box_service import (
-    crs_order,
-    fetch_rendered,
-    filled,
-    known_crs,
-    pyramid,
-    tile_px,
-    with_environment,
-)
+from cellcode.aerial.tiles.box_service import BoxService, crs_order
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid, northing_first
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.crs import WEB_MERCATOR, known_crs, northing_first
+from cellcode.aerial.tiles.grid import Box
+from cellcode.aerial.tiles.service import WORLD, Facts, with_environment
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private, with_options
 from cellcode.aerial.tiles.wms_capabilities import Capabilities, read_capabilities
 from cellcode.aerial.tiles.xml_text import all_of, parse
 from cellcode.errors import InputError, UsageError
-from cellcode.http import Client, RemoteError, redact
+from cellcode.http import Client, RemoteError
 
 logger = logging.getLogger(__name__)
 
@@ -39,50 +30,40 @@ _OURS = re.compile("service|request|version|layers|styles|format|[cs]rs|bbox|wid
 _WRONG = {"LayerNotDefined", "StyleNotDefined", "InvalidCRS", "InvalidSRS", "InvalidFormat", "MissingDimensionValue"}
 
 
-class WmsTiles(TileProvider):
+class WmsTiles(BoxService):
     """A layer of a WMS, as a provider.
 
     Args:
         url: of the service with `LAYERS=` and, if it matters, `VERSION`, `STYLES`, `FORMAT`, `CRS` (or `SRS`) and whatever else
             the service wants; `{env:NAME}` stands for the value of an environment variable. Facts may follow as a fragment,
             as in `TemplateTiles`.
-        facts: of the layer; they go before what the service says, a fragment goes before them.
-        client: that asks; None: one of its own.
+        facts: of the layer; they take precedence over what the service says, a fragment over them.
+        client: that sends the requests; None: one of its own.
 
     Raises:
-        UsageError: no layer is named, or the service has none of this name, or nothing that is understood.
+        UsageError: no layer is named, or the service has none of this name, or no known reference system.
         RemoteError: it leads to a private address.
     """
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
-        url, fragment = urldefrag(url)
-        facts = with_options(facts or Facts(), fragment, url)
-        self._client, self._shown = client or Client(), redact(url)
-        pairs = parse_qsl(urlsplit(with_environment(url)).query)
+        super().__init__(url, facts, client)
+        pairs = parse_qsl(urlsplit(with_environment(self._url)).query)
         self._given = {name.lower(): value for name, value in pairs}
         self._own = [pair for pair in pairs if not _OURS.fullmatch(pair[0])]
-        self._address = urlunsplit(urlsplit(url)._replace(query=""))
-        self.host = urlsplit(url).hostname or ""
-        refuse_private(self._address, self._client)
+        self._check(self._address)
         if not self._given.get("layers"):
             raise UsageError(f"{self._shown} names no layer; write LAYERS=NAME in its query")
         found = self._capabilities()
-        facts = filled(facts, found.bounds, found.attribution, found.licence)
+        described = self._facts.completed(found.bounds, found.attribution, found.licence)
         self._version = self._given.get("version") or found.version or ("1.1.1" if "srs" in self._given else "1.3.0")
-        self._format = self._given.get("format") or _first(_FORMATS, found.formats)
-        self._crs_name, crs = self._choose_crs(found.crs, facts.bounds)
+        offered = next((each for each in _FORMATS if each in found.formats), _FORMATS[0])
+        self._format = self._given.get("format") or offered
+        self._crs_name, crs = self._choose_crs(found.crs, described.bounds)
         self._swapped = self._version >= "1.3" and northing_first(crs)
-        self._side_px = tile_px(found.max_px)
-        self.grid: Grid = pyramid(crs, facts, self._side_px, self._shown)
-        self.bounds, self.date = facts.bounds, facts.date
-        self.attribution, self.licence = facts.attribution, facts.licence
-        self.connections = self._client.politeness.connections
-        self.name = self._cache_name(url)
-        self.identity = hashlib.sha256(f"{self.name} {self.date}".encode()).hexdigest()[:16]
-
-    def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
-        """See `TileProvider.fetch`."""
-        return fetch_rendered(self._client, self.url(z, x, y), validators, self._refuse)
+        self._lay_out(crs, described, found.max_px)
+        level = self.grid.levels[min(self.grid.levels)]
+        rendered = (self._format, self._crs_name, self._side_px, level.left, level.top, level.span)
+        self._name(f"wms {self._shown} {' '.join(map(str, rendered))}")
 
     def url(self, z: int, x: int, y: int) -> str:
         """Return the address of a tile."""
@@ -101,19 +82,19 @@ class WmsTiles(TileProvider):
             "FORMAT": self._format,
             "TRANSPARENT": "FALSE" if self._format == "image/jpeg" else "TRUE",
         }
-        return self._asked(values)
+        return self._request_url(values)
 
-    def _asked(self, values: Mapping[str, object]) -> str:
-        """An address with values of ours, and those of the user that are not ours to set."""
+    def _request_url(self, values: Mapping[str, object]) -> str:
+        """An address with values of ours, and those of the user that do not conflict."""
         return f"{self._address}?{urlencode([*self._own, *values.items()], safe=':/,')}"
 
     def _capabilities(self) -> Capabilities:
-        """What the service says; if it cannot be asked, what its address says."""
+        """What the service says; if it does not answer, what its address says."""
         values = {"SERVICE": "WMS", "REQUEST": "GetCapabilities"}
         if "version" in self._given:
             values["VERSION"] = self._given["version"]
         try:
-            document = parse(self._client.get(self._asked(values)).body, self._shown)
+            document = parse(self._client.get(self._request_url(values)).body, self._shown)
             return read_capabilities(document, self._given["layers"], self._shown)
         except UsageError:
             raise
@@ -124,12 +105,12 @@ class WmsTiles(TileProvider):
             return Capabilities("", (), WORLD, None, (), "", "")
 
     def _choose_crs(self, offered: tuple[str, ...], bounds: Box) -> tuple[str, str]:
-        """The name of the CRS to ask for, as the service spells it, and as rasterio takes it."""
+        """The name of the CRS to request, as the service spells it, and as rasterio does."""
         given = self._given.get("crs") or self._given.get("srs")
         names = (given,) if given else offered or (WEB_MERCATOR,)
         known = {name: crs for name in names if (crs := known_crs(name)) is not None}
         if not known:
-            raise UsageError(f"{self._shown}: its reference systems ({', '.join(names)}) are not known")
+            raise UsageError(f"{self._shown}: unknown reference systems ({', '.join(names)})")
         return min(known.items(), key=lambda pair: crs_order(pair[1], bounds))
 
     def _refuse(self, body: bytes) -> None:
@@ -145,17 +126,7 @@ class WmsTiles(TileProvider):
             raise InputError(f"{sentence}; correct {self._shown}")
         raise RemoteError(sentence, "service exception", 200, lasting=True)
 
-    def _cache_name(self, url: str) -> str:
-        """What is rendered, without secrets."""
-        level = self.grid.levels[min(self.grid.levels)]
-        what = (self._format, self._crs_name, self._side_px, level.left, level.top, level.span)
-        return f"wms {redact(url)} {' '.join(map(str, what))}"
-
 
 def open_wms(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
     """Open a layer of a WMS; what is fetched is kept in the cache. See `WmsTiles`."""
     return cached(WmsTiles(address, facts, client))
-
-
-def _first(wanted: tuple[str, ...], offered: tuple[str, ...]) -> str:
-    return next((each for each in wanted if each in offered), wanted[0])

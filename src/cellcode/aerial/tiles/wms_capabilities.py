@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.template import WORLD
+from cellcode.aerial.tiles.service import WORLD
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, children, local
 from cellcode.errors import InputError, UsageError
 
@@ -39,8 +39,8 @@ def read_capabilities(document: Element, layers: str, shown: str) -> Capabilitie
     """Read what holds for the layers of a request, `A` or `A,B`; of several, the first is described.
 
     Raises:
-        InputError: the document is none of a WMS.
-        UsageError: it has no such layer; those that it has are named.
+        InputError: the document is not one of a WMS.
+        UsageError: unknown layer; the sentence names the valid ones.
     """
     service, capability = child(document, "Service"), child(document, "Capability")
     if service is None or capability is None:

@@ -1,6 +1,6 @@
 """WMTS: tiles as a service's own capabilities describe them, by query (KVP) or by template (REST).
 
-Nothing is assumed of a grid: corner, scales, tile sizes and limits are those of the document. Web Mercator is taken where a
+Nothing is assumed about a grid: corner, scales, tile sizes and limits are those of the document. Web Mercator is used where a
 layer has it; any other reference system that PROJ knows does as well.
 """
 
@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, urldefrag, urlencode, urljoin, urlsplit, urlunsplit
 from xml.etree.ElementTree import Element
 
-from cellcode.aerial.tiles.box_service import with_environment
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators, fetch_image
+from cellcode.aerial.tiles.crs import WEB_MERCATOR
+from cellcode.aerial.tiles.grid import Box, Grid
+from cellcode.aerial.tiles.service import WORLD, Facts, ServiceTiles, with_environment
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.aerial.tiles.template import WORLD, Facts, refuse_private
 from cellcode.aerial.tiles.wmts_grid import Matrices, read_matrices
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, parse
 from cellcode.errors import InputError, UsageError
@@ -29,7 +28,7 @@ _OWN = {"tilematrixset", "tilematrix", "tilerow", "tilecol", "style"}
 
 @dataclass(frozen=True)
 class Request:
-    """How a tile is asked for.
+    """How a tile is requested.
 
     Attributes:
         template: of REST, empty for KVP.
@@ -59,50 +58,42 @@ class Request:
         return self.address + urlencode(query, safe=":/,")
 
 
-class WmtsTiles(TileProvider):
+class WmtsTiles(ServiceTiles):
     """A layer of a WMTS, as a provider.
 
     Args:
         url: of the capabilities, or of the service; the fragment names the layer (`#LAYER`, or `#LAYER@TILEMATRIXSET`); it may
             be left out where there is only one. `{env:NAME}` stands for the value of an environment variable.
-        facts: of a preset; they go before what the document says.
-        client: that asks; None: one of its own.
+        facts: of a preset; they take precedence over the document.
+        client: that sends the requests; None: one of its own.
 
     Raises:
-        UsageError: there is no such layer or set; the sentence names those that there are.
-        InputError: the document is not understood.
-        RemoteError: it cannot be had.
+        UsageError: unknown layer or set; the sentence names the valid ones.
+        InputError: the document cannot be used.
+        RemoteError: it cannot be fetched.
     """
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
         url, wanted = urldefrag(url)
-        asked, self._client = with_environment(url), client or Client()
-        refuse_private(asked, self._client)
-        document = parse(self._client.get(_capabilities_url(asked)).body, redact(url))
+        super().__init__(url, client)
+        asked = with_environment(url)
+        self._check(asked)
+        document = parse(self._client.get(_capabilities_url(asked)).body, self._shown)
         if all_of(document, "ServiceException") or document.tag.endswith("ExceptionReport"):
-            raise InputError(f"{redact(url)} answers with an error: {' '.join(document.itertext()).strip()[:200]}")
+            raise InputError(f"{self._shown} answers with an error: {' '.join(document.itertext()).strip()[:200]}")
         name, _, set_name = wanted.partition("@")
-        layer = _layer(document, name, redact(url))
-        self._matrices = _matrices(document, layer, set_name, redact(url))
+        layer = _layer(document, name, self._shown)
+        self._matrices = _matrices(document, layer, set_name, self._shown)
         self.grid: Grid = self._matrices.grid
-        self._request = _request(document, layer, self._matrices.name, asked)
-        first = self._request.url(self._matrices.names[min(self.grid.levels)], 0, 0)
-        refuse_private(first, self._client)
-        self.host = urlsplit(first).hostname or ""
-        self.name = (
-            f"{redact(url)}#{self._request.layer}@{self._matrices.name} {self._request.values} {self._request.image}"
-        )
-        facts = facts or Facts()
-        self.bounds = facts.bounds if facts.bounds != WORLD else _bounds(layer)
-        self.attribution = facts.attribution or _provider(document)
-        self.licence = facts.licence or _terms(document)
-        self.date = facts.date
-        self.connections = self._client.politeness.connections
+        self._request = request = _request(document, layer, self._matrices.name, asked)
+        self._check(self.url(min(self.grid.levels), 0, 0))
+        self._describe((facts or Facts()).completed(_bounds(layer), _provider(document), _terms(document)))
+        self.name = f"{self._shown}#{request.layer}@{self._matrices.name} {request.values} {request.image}"
         self.identity = hashlib.sha256(f"{self.name} {self.grid}".encode()).hexdigest()[:16]
 
-    def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
-        """See `TileProvider.fetch`."""
-        return fetch_image(self._client, self._request.url(self._matrices.names[z], y, x), validators)
+    def url(self, z: int, x: int, y: int) -> str:
+        """Return the address of a tile."""
+        return self._request.url(self._matrices.names[z], y, x)
 
 
 def open_wmts(address: str, facts: Facts | None = None, client: Client | None = None) -> TileSource:
@@ -111,7 +102,7 @@ def open_wmts(address: str, facts: Facts | None = None, client: Client | None = 
 
 
 def _capabilities_url(url: str) -> str:
-    """Complete the address of a service; one that ends in a file or asks for the capabilities is taken as it is."""
+    """Complete the address of a service; one of a file or of the capabilities is used as given."""
     parts = urlsplit(url)
     query = parse_qsl(parts.query, keep_blank_values=True)
     if parts.path.lower().endswith(".xml") or any(name.lower() == "request" for name, _ in query):
@@ -123,7 +114,7 @@ def _capabilities_url(url: str) -> str:
 def _layer(document: Element, name: str, shown: str) -> Element:
     layers = {child_text(layer, "Identifier"): layer for layer in all_of(document, "Layer")}
     if not layers:
-        raise InputError(f"{shown} is no WMTS capabilities document: it has no layers")
+        raise InputError(f"{shown} is not a WMTS capabilities document: it has no layers")
     if not name and len(layers) == 1:
         return next(iter(layers.values()))
     if name not in layers:
@@ -133,7 +124,7 @@ def _layer(document: Element, name: str, shown: str) -> Element:
 
 
 def _matrices(document: Element, layer: Element, set_name: str, shown: str) -> Matrices:
-    """Return the layer's set that is asked for; else Web Mercator, the finest; else the first that can be read."""
+    """Return the layer's set of this name; else Web Mercator, the finest; else the first that can be read."""
     sets = {child_text(each, "Identifier"): each for each in document.iter() if each.tag.endswith("}TileMatrixSet")}
     links = {child_text(link, "TileMatrixSet"): link for link in all_of(layer, "TileMatrixSetLink")}
     if set_name and set_name not in links:
@@ -176,7 +167,9 @@ def _format(layer: Element, shown: str) -> str:
     offered = [each.text or "" for each in layer if each.tag.endswith("}Format")]
     image = next((each for each in _FORMATS if each in offered), None)
     if image is None:
-        raise InputError(f"{shown}: the layer comes as {', '.join(offered) or 'nothing'}; JPEG, PNG or WebP is needed")
+        raise InputError(
+            f"{shown}: the layer comes as {', '.join(offered) or 'nothing'}; JPEG, PNG or WebP is required"
+        )
     return image
 
 
@@ -187,7 +180,7 @@ def _style(layer: Element) -> str:
 
 
 def _kvp_address(document: Element, url: str) -> str:
-    """Where GetTile is asked by query, with `?` or `&` at its end."""
+    """Where GetTile is requested by query, with `?` or `&` at its end."""
     address = url
     for operation in all_of(document, "Operation"):
         if operation.get("name") != "GetTile":

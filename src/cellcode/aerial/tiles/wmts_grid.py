@@ -6,16 +6,12 @@ import re
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
-
-from cellcode.aerial.tiles.grid import HALF_M, WEB_MERCATOR, Box, Grid, Level, northing_first
+from cellcode.aerial.tiles.crs import WEB_MERCATOR, known_crs, northing_first, unit_m
+from cellcode.aerial.tiles.grid import HALF_M, Box, Grid, Level
 from cellcode.aerial.tiles.xml_text import all_of, child_text
 from cellcode.errors import InputError
 
 _PIXEL_M = 0.00028  # of a standardised rendering pixel, by which WMTS defines its scales
-_METRES_PER_DEGREE = 111_319.49079327358  # by which it defines those of degrees
-_MERCATOR_CODES = {"3857", "900913", "3785", "102100", "102113"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ def read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) ->
         bounds: of the layer in degrees: of two orders of the axes, the one by which the tiles lie there is right.
 
     Raises:
-        InputError: its reference system is not known, or its tiles are not square.
+        InputError: its reference system is unknown, or its tiles are not square.
     """
     text = child_text(matrix_set, "SupportedCRS")
     crs = _crs(name, text)
@@ -51,11 +47,10 @@ def read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) ->
     if not matrices:
         raise InputError(f"{name} has no levels")
     swapped = crs != WEB_MERCATOR and text.lower().startswith("urn:") and northing_first(crs)
-    unit_m = _unit_m(crs)
     try:
-        levels = _levels(name, matrices, limits, unit_m, swapped)
+        levels = _levels(name, matrices, limits, unit_m(crs), swapped)
         if crs != WEB_MERCATOR and not _lie_in(levels, crs, bounds):
-            other = _levels(name, matrices, limits, unit_m, not swapped)
+            other = _levels(name, matrices, limits, unit_m(crs), not swapped)
             levels = other if _lie_in(other, crs, bounds) else levels
     except ValueError:
         raise InputError(f"{name} is damaged: a number in it cannot be read") from None
@@ -66,29 +61,18 @@ def read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) ->
 
 
 def _crs(name: str, text: str) -> str:
-    """Name of a CRS as rasterio takes it, from `urn:ogc:def:crs:EPSG::3857` and its relatives."""
+    """Name of a CRS as rasterio spells it, from `urn:ogc:def:crs:EPSG::3857` and its relatives."""
     code = re.search(r"(\w+):(?:[\d.]*:)?(\w+)$", text) or re.search(r"/def/crs/(\w+)/[\d.]+/(\w+)$", text)
     if code is None:
-        raise InputError(f"{name} has the reference system {text or '(none)'}, which is not understood")
-    authority, number = code[1].upper(), code[2]
-    if number in _MERCATOR_CODES:
-        return WEB_MERCATOR
-    if authority in ("OGC", "CRS") and number.upper() in ("CRS84", "84"):
-        return "OGC:CRS84"
-    try:
-        CRS.from_user_input(f"{authority}:{number}")
-    except CRSError:
-        raise InputError(f"{name} has the reference system {text}, which PROJ does not know") from None
-    return f"{authority}:{number}"
-
-
-def _unit_m(crs: str) -> float:
-    found = CRS.from_user_input(crs)
-    return _METRES_PER_DEGREE if found.is_geographic else float(found.linear_units_factor[1])
+        raise InputError(f"{name} has the reference system {text or '(none)'}, which is malformed")
+    crs = known_crs(f"{code[1].upper()}:{code[2]}")
+    if crs is None:
+        raise InputError(f"{name} has the reference system {text}, which PROJ does not know")
+    return crs
 
 
 def _levels(
-    name: str, matrices: list[Element], limits: dict[str, Element], unit_m: float, swapped: bool
+    name: str, matrices: list[Element], limits: dict[str, Element], unit: float, swapped: bool
 ) -> dict[str, Level]:
     """Levels by name; `swapped`: corners are given as northing, easting."""
     made = {}
@@ -99,7 +83,7 @@ def _levels(
             raise InputError(f"{name}: tiles of {width} x {height} pixels are not square")
         corner = [float(part) for part in child_text(matrix, "TopLeftCorner").split()]
         left, top = corner[::-1] if swapped else corner
-        span = float(child_text(matrix, "ScaleDenominator")) * _PIXEL_M / unit_m * width
+        span = float(child_text(matrix, "ScaleDenominator")) * _PIXEL_M / unit * width
         columns, rows = (0, int(child_text(matrix, "MatrixWidth"))), (0, int(child_text(matrix, "MatrixHeight")))
         limit = limits.get(identifier)
         if limit is not None:
@@ -110,7 +94,7 @@ def _levels(
 
 
 def _lie_in(levels: dict[str, Level], crs: str, bounds: Box) -> bool:
-    """Tell whether the middle of a layer lies among the tiles of its coarsest level."""
+    """Return True if the middle of a layer lies among the tiles of its coarsest level."""
     level = max(levels.values(), key=lambda each: each.span)
     left, bottom, right, top = Grid(crs, {0: level}).box(bounds)
     x, y = (left + right) / 2, (bottom + top) / 2

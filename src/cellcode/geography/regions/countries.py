@@ -12,11 +12,13 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cellcode.errors import UsageError
 
+UNITS_PER_DEGREE = 10_000
 # BEDENL is named by its countries. The paper draws EuropeWest on a map and we have found no list of it: ours is what the United
 # Nations call Western Europe (M49, code 155).
 PRESETS = {"BEDENL": ("BE", "DE", "NL"), "EuropeWest": ("AT", "BE", "CH", "DE", "FR", "LI", "LU", "MC", "NL")}
@@ -29,15 +31,14 @@ def outline(text: str) -> BaseGeometry:
         UsageError: one of them is unknown; the sentence names the nearest.
     """
     codes = {code for word in text.split("+") for code in _codes(word.strip(), text)}
-    found = [row for row in _table() if row["code"] in codes]
-    return shapely.union_all(shapely.from_wkb([row["outline"] for row in found]))
+    return shapely.union_all([row["outline"] for row in table() if row["code"] in codes])
 
 
 def _codes(word: str, text: str) -> tuple[str, ...]:
     """Return the alpha-2 codes that a word stands for."""
     known = {name.casefold(): codes for name, codes in PRESETS.items()}
     near = {name.casefold(): name for name in PRESETS}
-    for row in _table():
+    for row in table():
         code = row["code"]
         known[code.casefold()] = known[row["alpha3"].casefold()] = (code,)
         for spelling in (code, row["alpha3"], row["name"]):
@@ -52,10 +53,18 @@ def _codes(word: str, text: str) -> tuple[str, ...]:
 
 
 @cache
-def _table() -> list[dict[str, Any]]:
-    """Rows with code, alpha3, name and outline (WKB)."""
+def table() -> list[dict[str, Any]]:
+    """Return rows with code, alpha3, name and outline (a shapely geometry)."""
     import pyarrow.parquet as pq  # a quarter of what importing this package would take, for regions that few name
 
     with as_file(files(__package__) / "outlines.parquet") as path:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
+        rows = pq.read_table(path)
+    # Polygons, rings and points are lists in each other, as GeoArrow has them; points in ten thousandths of a degree.
+    nested, offsets = rows.column("outline").combine_chunks(), list[Any]()
+    for _ in range(3):
+        offsets.insert(0, nested.offsets.to_numpy())
+        nested = nested.values
+    degrees = np.stack([nested.field(axis).to_numpy() for axis in ("x", "y")], axis=1) / UNITS_PER_DEGREE
+    outlines = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, degrees, tuple(offsets))
+    named = rows.drop_columns("outline").to_pylist()
+    return [row | {"outline": shape} for row, shape in zip(named, outlines, strict=True)]
