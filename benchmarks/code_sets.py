@@ -14,18 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from code_field import CodeField
 from code_statistics import CodeStatistics, describe, fit
-from safetensors.torch import save_file
 
 from cellcode import config as configuration
-from cellcode.config import Config
 from cellcode.database import Calibration, Database
-from cellcode.database.building.finalize import count_kinds, write_coarse, write_first_stage, write_manifest
+from cellcode.database.building.writer import Writer, count_kinds
 from cellcode.database.store.facts import SCHEMA, Facts
-from cellcode.database.store.layout import CELLS, COARSE, CODES, CONFIG, ENCODER, IDS, QUERIES
+from cellcode.database.store.layout import CELLS, CODES, IDS
 from cellcode.database.store.npy_file import RowWriter
 from cellcode.files import atomic_folder
 from cellcode.geography import s2
-from cellcode.index.codeset import CodeSet
 from cellcode.model.encoder import Encoder
 from cellcode.progress import Meter
 from cellcode.runs import Run
@@ -53,27 +50,16 @@ def make(cells: int, folder: Path, *, min_cells: int = 200_000) -> Database:
     )
     with atomic_folder(folder) as temporary:
         ids, codes = _write_codes(field, cells, statistics.dim, temporary)
-        coarse = write_coarse(codes, temporary)
-        code_set = CodeSet(
-            ids, codes, np.load(temporary / COARSE, mmap_mode="c"), coarse.step, coarse.error, coarse.longest
-        )
+        writer = Writer(temporary, config)
         queries, _ = field.queries(ids, codes, 1024, seed=1)
-        np.save(temporary / QUERIES, queries)
-        settings = write_first_stage(code_set, queries, config.build, temporary, LEVEL, SEED)
-        _write_rest(config, temporary)
+        search = writer.first_stage(writer.codes(), queries, LEVEL, new=True)
+        # An encoder with random weights: a database is not complete without one.
+        writer.encoder(Encoder(config.model.ground, config.model.dim))
         checked, _ = field.queries(ids, codes, 512, seed=2)
-        values = _values(statistics.dim, cells) | {
-            "codes": {
-                "dtype": "float16",
-                "largest_score_error": 0.0,
-                "aerial_error": 0.0,
-                "int8_step": coarse.step,
-                "int8_error": coarse.error,
-                "longest": coarse.longest,
-            },
-            "search": settings.to_json() if settings is not None else None,
-        }
-        write_manifest(temporary, ids, Calibration(temperature=0.08), values)
+        everywhere = np.broadcast_to(True, cells)
+        writer.finish(
+            count_kinds(everywhere, everywhere), Calibration(temperature=0.08), search, _values(statistics.dim)
+        )
         np.save(temporary / CHECKED, checked)
     return Database.open(folder)
 
@@ -100,22 +86,14 @@ def _write_codes(field: CodeField, cells: int, dim: int, folder: Path) -> tuple[
     return ids, np.load(folder / CODES, mmap_mode="c")
 
 
-def _write_rest(config: Config, folder: Path) -> None:
-    """An encoder with random weights: a database is not complete without one."""
-    (folder / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
-    encoder = Encoder(config.model.ground, config.model.dim)
-    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, folder / ENCODER)
-
-
-def _values(dim: int, cells: int) -> dict[str, Any]:
-    everywhere = np.broadcast_to(True, cells)
+def _values(dim: int) -> dict[str, Any]:
     return {
         "cellcode_version": None,
         "run": {"identity": "generated", "name": "generated"},
         "aerial_encoder": None,
         "levels": {"prototype": LEVEL - 1, "cell": LEVEL},
         "dim": dim,
-        "cells": count_kinds(everywhere, everywhere, 0),
+        "codes": {"dtype": "float16", "largest_score_error": 0.0, "aerial_error": 0.0},
         "calibration_report": {},
         "imagery": None,
         "training_photos": 0,

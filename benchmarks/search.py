@@ -338,8 +338,7 @@ def trained(folder: Path, threads: int) -> list[Row]:
     """Recall of a real database against the bytes of its codes, beside image retrieval."""
     import numpy as np
 
-    from cellcode.database import Database
-    from cellcode.database.editing import compress
+    from cellcode.database import Database, compress
     from cellcode.geography import distance, s2
     from cellcode.index.codeset import CodeSet
     from cellcode.index.quantise import PackedCodes, train
@@ -378,7 +377,7 @@ def trained(folder: Path, threads: int) -> list[Row]:
             codebook = train(sample, size, given)
             searched(name, CodeSet(database.ids, PackedCodes(codebook.encode(exact), codebook)), size)
     with tempfile.TemporaryDirectory() as temporary:
-        packed = compress.run(database, 64, out=Path(temporary) / "packed.cells")
+        packed = compress(database, 64, out=Path(temporary) / "packed.cells")
         best = DatabaseSearcher(packed).search(queries, 1).cell_ids[:, 0]
         row("cellcode compress --bytes 64", *s2.cell_centers(best), 64, 64 * cells / area_km2 / 1e3)
     images = embedded(locator, gallery).astype(np.float16).astype(np.float32)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.database import Database, build
-from cellcode.database.editing import grow
+from cellcode.database import Database, build, grow
 from cellcode.evaluation import queries
 from cellcode.evaluation.metrics import Result, difference_95, interval_95
 from cellcode.evaluation.systems import evaluate_systems
@@ -109,7 +108,7 @@ def growing(folder: Path, needs: dict[str, Path], *, share: float, settings: str
     groups = {"square": tested, "around": same}
     before = build(trainings.trained(needs["train-base"]), world / worlds.AERIAL, region, out=folder / "before")
     started = time.monotonic()
-    after = grow.run(before, worlds.with_split(known, "train"), out=folder / "grown")
+    after = grow(before, worlds.with_split(known, "train"), out=folder / "grown")
     seconds = time.monotonic() - started
     retrained = build(
         trainings.trained(needs["train-retrained"]), world / worlds.AERIAL, region, out=folder / "retrained"

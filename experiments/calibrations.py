@@ -225,7 +225,7 @@ def _compared(database: Database, terms: Terms, photos: Validation, seed: int) -
     imputed = np.zeros_like(s.aerial)
     if guess is not None and terms.aerial is not None:
         guessed = guess.of(terms.aerial) * terms.has_aerial[:, None]
-        imputed = compare(chosen, ids, replace(terms, aerial=guessed, prototypes=None), radius_m, seed).aerial
+        imputed = compare(chosen, ids, terms._replace(aerial=guessed, prototypes=None), radius_m, seed).aerial
     return s, Channels(
         aerial=torch.from_numpy(s.aerial),
         prototypes=torch.from_numpy(s.prototypes),

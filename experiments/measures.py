@@ -35,7 +35,7 @@ def database(folder: Path, needs: dict[str, Path], *, training: str, settings: s
     imagery = aerial if run.aerial is not None else None
     # Without imagery: the cells that the others search, not only those with photos.
     region = None if imagery else Region.bbox(*open_source(aerial).bounds)
-    cells = build(run, imagery, region, out=folder / CELLS, elsewhere=elsewhere)
+    cells = build(run, imagery, region, out=folder / CELLS, out_of_region=elsewhere)
     return {
         "cells": cells.manifest["cells"],
         "bytes": cells.bytes,

@@ -18,12 +18,11 @@ def command(
     reuse: Annotated[
         Path | None, Option(help="An earlier database: tiles that have not changed since are not encoded again.")
     ] = None,
-    elsewhere: Annotated[
+    out_of_region: Annotated[
         Path | None,
-        Option(
-            help="A photo table from outside the region: answers then say how probable it is that a photo is inside."
-        ),
+        Option(help="Photo table from outside the region: answers then have the probability that a photo is inside."),
     ] = None,
+    elsewhere: Annotated[Path | None, Option(hidden=True)] = None,
     cluster: Annotated[
         str | None,
         Option(
@@ -37,15 +36,17 @@ def command(
 ) -> None:
     """Build a cell-code database; an interrupted build continues when it is started again."""
     from cellcode.database import build
-    from cellcode.geography import Region
+    from cellcode.errors import UsageError
 
+    if elsewhere is not None:
+        raise UsageError("--elsewhere is now --out-of-region")
     build(
         run,
         aerial,
-        Region.parse(region) if region is not None else None,
+        region,
         out=out,
         reuse=reuse,
-        elsewhere=elsewhere,
+        out_of_region=out_of_region,
         overrides=overrides or (),
         cluster=cluster,
     )

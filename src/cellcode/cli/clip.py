@@ -13,9 +13,8 @@ def command(
     region: Annotated[str, Option(help=f"Keep the cells of this region: {REGION_FORMS}")],
     out: Annotated[Path, Option(help="Folder for the smaller database.")],
 ) -> None:
-    """Cut a region out of a database; the part answers as the whole does there."""
-    from cellcode.database.editing import reshape
-    from cellcode.geography import Region
+    """Extract a region; results inside it are unchanged."""
+    from cellcode.database import clip
 
-    reshape.clip(database, Region.parse(region), out=out)
+    clip(database, region, out=out)
     print(out)

@@ -19,15 +19,13 @@ def command(
     region: Annotated[str | None, Option(help=f"Only here; cells that are missing are added: {REGION_FORMS}")] = None,
 ) -> None:
     """Add photos or new imagery to a database without training."""
-    from cellcode.database.editing import grow
+    from cellcode.database import grow, reimage
     from cellcode.errors import UsageError
-    from cellcode.geography import Region
 
-    where = Region.parse(region) if region is not None else None
     if photos is not None and run is None and aerial is None:
-        grow.run(database, photos, where, out=out)
+        grow(database, photos, region, out=out)
     elif photos is None and run is not None and aerial is not None:
-        grow.imagery(database, run, aerial, where, out=out)
+        reimage(database, run, aerial, region, out=out)
     else:
         raise UsageError("give either --photos, or --run and --aerial, to grow a database")
     print(out)

@@ -11,7 +11,7 @@ def command(
     out: Annotated[Path, Option(help="Folder for the joined database.")],
 ) -> None:
     """Join databases of one run into one."""
-    from cellcode.database.editing import reshape
+    from cellcode.database import merge
 
-    reshape.merge(databases, out=out)
+    merge(databases, out=out)
     print(out)

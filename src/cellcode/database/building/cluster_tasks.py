@@ -1,4 +1,4 @@
-"""The step functions of a build as tasks: what a worker on another machine opens for itself and keeps open.
+"""The steps of a build as tasks of a cluster: a worker opens run and imagery itself and keeps them open.
 
 Run, imagery and folders have the same paths on every node. See `cellcode.distributed.ray_tasks` for what a lost worker costs.
 """
@@ -18,7 +18,6 @@ import yaml
 from cellcode import config as configuration
 from cellcode import plugins
 from cellcode.aerial import AerialSource, open_source
-from cellcode.config import Config
 from cellcode.database.building import shards
 from cellcode.database.building.shards import Reuse
 from cellcode.database.store.database import Database
@@ -34,11 +33,11 @@ from cellcode.runs import Run
 from cellcode.types import Ids
 
 
-class Ingredients(NamedTuple):
-    """What every range of a build is made from, as a worker can open it.
+class Inputs(NamedTuple):
+    """What every shard of a build is made from, as a worker can open it.
 
     Attributes:
-        run, aerial, reuse: where run, imagery and earlier database are.
+        run, aerial, reuse: paths of the run, the imagery and the earlier database.
         config: the build's configuration as YAML.
         plugins: the working directory, whose modules may be plug-ins, and the modules that the user named.
     """
@@ -50,20 +49,20 @@ class Ingredients(NamedTuple):
     plugins: tuple[str, ...] = (".",)
 
 
-def encode(ingredients: Ingredients, ids: Ids, folder: str) -> str | None:
+def encode(inputs: Inputs, ids: Ids, folder: str) -> str | None:
     """Encode the cells of a shard into a folder, which appears when it is finished; one that is there is left alone.
 
     Returns:
-        What of the imagery is missing for now, in which case there is no folder; None where nothing is.
+        What of the imagery cannot be fetched now, in which case there is no folder; None if nothing is missing.
     """
     if Path(folder).is_dir():
         return None
-    run, source, reuse = _opened(ingredients)
+    run, source, reuse = _opened(inputs)
     return shards.write_whole(run, source, np.array(ids), Path(folder), reuse)  # a copy: Ray's arrays are read-only
 
 
 def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, out: Path | str, cluster: str) -> Path:
-    """Embed packed photos over a Ray cluster, a shard a task; those that are there are not embedded again.
+    """Embed packed photos over a Ray cluster, one shard per task; shards that are there are not embedded again.
 
     Writes OUT/SPLIT/NAME.npy for each shard: (n, D) float32 of unit length in the order of its photos, 0 where a photo
     is damaged.
@@ -75,7 +74,7 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     packed = packed if isinstance(packed, PackedPhotos) else PackedPhotos.open(packed)
     folder = Path(out).resolve() / split
     names = packed.shards(split).names
-    ingredients = Ingredients(
+    inputs = Inputs(
         str(Path(run.folder).resolve()),
         configuration.dump(run.config, machine=True),
         plugins=(os.getcwd(), *plugins.allowed()),
@@ -85,14 +84,14 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     with Meter("embedding photos", len(names)) as meter:
         meter.advance(len(names) - len(left))
         for _ in over_ranges(
-            _embed_shard, ((ingredients, place, split, name, str(folder / f"{name}.npy")) for name in left), cluster
+            _embed_shard, ((inputs, place, split, name, str(folder / f"{name}.npy")) for name in left), cluster
         ):
             meter.advance()
     return folder
 
 
-def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, path: str) -> None:
-    run, _, _ = _opened(ingredients)
+def _embed_shard(inputs: Inputs, place: str, split: str, name: str, path: str) -> None:
+    run, _, _ = _opened(inputs)
     photo, device = run.config.photo, choose_device("auto")
     encoder = run.ground.to(device).eval()
     loaded = PackedPhotos.open(place).load(split, name)
@@ -112,17 +111,15 @@ def _embed_shard(ingredients: Ingredients, place: str, split: str, name: str, pa
 
 
 @lru_cache(maxsize=1)
-def _opened(ingredients: Ingredients) -> tuple[Run, AerialSource | None, Reuse | None]:
-    """Open what a worker needs; once for all its ranges."""
-    folder, *modules = ingredients.plugins
+def _opened(inputs: Inputs) -> tuple[Run, AerialSource | None, Reuse | None]:
+    """Open what a worker needs; once for all its shards."""
+    folder, *modules = inputs.plugins
     if folder not in sys.path:
         sys.path.append(folder)  # last, as where the build was started
     plugins.allow(*modules)
-    run = replace(Run.load(ingredients.run), config=_config(ingredients.config))
-    source = open_source(ingredients.aerial) if ingredients.aerial is not None else None
-    reuse = Reuse(Database.open(ingredients.reuse)) if ingredients.reuse is not None else None
+    run = replace(
+        Run.load(inputs.run), config=configuration.parse(yaml.safe_load(inputs.config), "the build's configuration")
+    )
+    source = open_source(inputs.aerial) if inputs.aerial is not None else None
+    reuse = Reuse(Database.open(inputs.reuse)) if inputs.reuse is not None else None
     return run, source, reuse
-
-
-def _config(text: str) -> Config:
-    return configuration.parse(yaml.safe_load(text), "the build's configuration")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from cellcode.database.building.shards import read_part
+from cellcode.database.building.shards import read_shard
 from cellcode.database.store import facts as cell_facts
+from cellcode.database.store import layout
 from cellcode.database.store.facts import Facts
-from cellcode.database.store.layout import AERIAL, CELLS, DIGESTS, IDS, PROTOTYPES, TILES
 from cellcode.database.store.npy_file import RowWriter
 from cellcode.geography import distance, s2
 from cellcode.progress import Meter
@@ -23,53 +22,51 @@ from cellcode.types import Bools
 SMOOTH_BLOCK = 4096
 
 
-@dataclass(frozen=True)
-class Written:
-    """Which terms the cells of a database have, (N,) in the order of the ids."""
-
-    has_aerial: Bools
-    has_prototype: Bools
-
-
-def join(parts: list[Path], known: CellFacts, dim: int, folder: Path) -> Written:
+def concatenate(folders: list[Path], known: CellFacts, dim: int, folder: Path) -> tuple[Bools, Bools]:
     """Write ids, terms, digests of tiles and cells.parquet from shards in the order of their cells.
 
     Memory does not depend on the number of cells, apart from two bytes for each.
+
+    Returns:
+        Which cells have an aerial embedding, and which a prototype, two (N,).
     """
     (folder / "terms").mkdir(exist_ok=True)
     has_aerial, has_prototype = [], []
-    with ExitStack() as files, Meter("joining shards", len(parts)) as meter:
-        ids = files.enter_context(RowWriter(folder / IDS, (), np.uint64))
-        aerial = files.enter_context(RowWriter(folder / AERIAL, (dim,), np.float16))
-        prototypes = files.enter_context(RowWriter(folder / PROTOTYPES, (dim,), np.float16))
-        digests = files.enter_context(RowWriter(folder / DIGESTS, (), np.uint64))
-        table = files.enter_context(pq.ParquetWriter(folder / CELLS, cell_facts.SCHEMA))
-        for path in parts:
-            part = read_part(path)
-            ids.append(part.ids)
-            aerial.append(part.aerial)
-            prototypes.append(part.prototypes)
-            digests.append(part.digests)
-            facts = Facts.of_cells(part.ids, known, part.has_prototype, part.has_aerial, part.imagery_date)
-            if len(part.ids):
-                table.write_table(facts.table(part.ids))
-            has_aerial.append(np.asarray(part.has_aerial))
-            has_prototype.append(np.asarray(part.has_prototype))
+    with ExitStack() as stack, Meter("concatenating shards", len(folders)) as meter:
+        files = {
+            field: stack.enter_context(RowWriter(folder / name, row, dtype))
+            for field, name, row, dtype in (
+                ("ids", layout.IDS, (), np.uint64),
+                ("aerial", layout.AERIAL, (dim,), np.float16),
+                ("prototypes", layout.PROTOTYPES, (dim,), np.float16),
+                ("digests", layout.DIGESTS, (), np.uint64),
+            )
+        }
+        table = stack.enter_context(pq.ParquetWriter(folder / layout.CELLS, cell_facts.SCHEMA))
+        for path in folders:
+            shard = read_shard(path)
+            for field, file in files.items():
+                file.append(getattr(shard, field))
+            facts = Facts.of_cells(shard.ids, known, shard.has_prototype, shard.has_aerial, shard.imagery_date)
+            if len(shard.ids):
+                table.write_table(facts.table(shard.ids))
+            has_aerial.append(np.asarray(shard.has_aerial))
+            has_prototype.append(np.asarray(shard.has_prototype))
             meter.advance()
-    return Written(np.concatenate(has_aerial), np.concatenate(has_prototype))
+    return np.concatenate(has_aerial), np.concatenate(has_prototype)
 
 
 def smooth_aerial(folder: Path, has_aerial: Bools, sigma_cells: float) -> None:
     """Average the aerial embeddings of each cell and its eight neighbours (ours): a photo sees farther than one tile.
 
     Weights fall with the distance of the centres as a Gaussian of `sigma_cells` mean edges; the mean is brought back to
-    unit length. Cells without imagery keep zeros. What the encoder gave is kept beside it, so that a later build can use it;
+    unit length. Cells without imagery keep zeros. The encoder's own output is kept beside it, for a later build to reuse;
     memory does not depend on the number of cells.
     """
-    os.replace(folder / AERIAL, folder / TILES)
-    ids, before = np.load(folder / IDS, mmap_mode="r"), np.load(folder / TILES, mmap_mode="r")
+    os.replace(folder / layout.AERIAL, folder / layout.TILES)
+    ids, before = np.load(folder / layout.IDS, mmap_mode="r"), np.load(folder / layout.TILES, mmap_mode="r")
     sigma_m = sigma_cells * s2.mean_edge_m(int(s2.levels(ids[:1])[0]))
-    with RowWriter(folder / AERIAL, before.shape[1:], np.float16) as file, Meter("smoothing", len(ids)) as meter:
+    with RowWriter(folder / layout.AERIAL, before.shape[1:], np.float16) as file, Meter("smoothing", len(ids)) as meter:
         for first in range(0, len(ids), SMOOTH_BLOCK):
             own = np.asarray(ids[first : first + SMOOTH_BLOCK])
             around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9

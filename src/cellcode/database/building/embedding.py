@@ -1,4 +1,4 @@
-"""Photos as a ground encoder sees them, decoded a chunk at a time."""
+"""Photos embedded by a ground encoder, decoded a chunk at a time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ def embed(
     """Embed photos; those that cannot be read are left out.
 
     Args:
-        config: says the size of photos and the precision.
+        config: has the size of photos and the precision.
         description: of the progress.
 
     Returns:
-        (n, D) float32 of unit length; (n,) int64, numbers of the files that can be read, rising; why the others cannot.
+        (n, D) float32 of unit length; (n,) int64, numbers of the files that can be read, ascending; the
+        reason for each of the others.
     """
     where = choose_device(device)
     encoder = encoder.to(where).eval()
-    made, rows = [np.zeros((0, config.model.dim), np.float32)], [np.zeros(0, np.int64)]
+    parts, rows = [np.zeros((0, config.model.dim), np.float32)], [np.zeros(0, np.int64)]
     failures: dict[int, str] = {}
     for first in range(0, len(files), CHUNK):
         pixels, failed = load_pixels(files[first : first + CHUNK], config.photo, description=description)
         failures |= {first + row: reason for row, reason in failed.items()}
         good = np.setdiff1d(np.arange(len(pixels)), list(failed))
         rows.append(first + good)
-        made.append(inference.embed(encoder, pixels[good], config.machine.precision, where))
-    return np.concatenate(made), np.concatenate(rows), failures
+        parts.append(inference.embed(encoder, pixels[good], config.machine.precision, where))
+    return np.concatenate(parts), np.concatenate(rows), failures

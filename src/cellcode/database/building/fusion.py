@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from cellcode.database.calibration.fit import Calibration
 from cellcode.geography import s2
 from cellcode.model.prototypes.whole import Prototypes
-from cellcode.types import Bools, Float32, Ids
+from cellcode.types import Bools, Float16, Float32, Ids
 
 
 def upsample(prototypes: Prototypes, ids: Ids, how: Literal["copy", "interpolate"]) -> Float32:
@@ -52,7 +52,7 @@ def fuse(
     """Combine the terms of each cell; not renormalised, so that a score is the weighted sum of two similarities.
 
     Both terms: z^A + kappa z^P (the paper). One term: a factor times it, and where there is imagery alone a weight times
-    the prototype guessed from it (ours; see `calibration` and `imputation`).
+    the prototype imputed from it (ours; see `calibration` and `imputation`).
 
     Args:
         aerial, prototypes: (N, D) of unit length, zeros where a cell lacks the term; None when no cell has it.
@@ -63,7 +63,7 @@ def fuse(
     """
     on_aerial, on_prototypes = calibration.factors(has_aerial, has_prototype)
     parts = [
-        factor[:, None] * torch.from_numpy(np.array(term)).float().numpy()  # torch widens float16 four times faster
+        factor[:, None] * torch.from_numpy(np.array(term)).float().numpy()  # torch converts float16 four times faster
         for factor, term in ((on_aerial, aerial), (on_prototypes, prototypes))
         if term is not None
     ]
@@ -72,3 +72,8 @@ def fuse(
     if calibration.imputation is not None and aerial is not None and lone.any():
         codes[lone] += np.float32(calibration.imputed) * calibration.imputation.of(aerial[lone])
     return codes
+
+
+def row_error(rows: Float32, narrow: Float16) -> float:
+    """Largest euclidean distance of a row from its float16 copy: no score of a unit query changes by more."""
+    return float(np.linalg.norm(rows - narrow.astype(np.float32), axis=1).max(initial=0.0))

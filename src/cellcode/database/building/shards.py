@@ -6,6 +6,7 @@ A shard is a folder that appears when it is finished, so an interrupted build co
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from cellcode.aerial import AerialSource
 from cellcode.aerial.crops import read_crops
 from cellcode.aerial.missing import Missing, summary, transient
-from cellcode.database.building.fusion import upsample
+from cellcode.database.building.fusion import row_error, upsample
 from cellcode.database.building.plan import covered, has_prototype
 from cellcode.database.store.database import Database
 from cellcode.device import choose_device, has_bfloat16
@@ -34,7 +35,7 @@ COUNTS = "counts.json"
 MASKED = "masked"  # in the counts: what of the imagery was missing, and how often
 
 
-class Part(NamedTuple):
+class Shard(NamedTuple):
     """The cells of a shard that have a code; (n,) and (n, D) arrays, terms in float16 and 0 where a cell lacks one."""
 
     ids: Ids
@@ -53,7 +54,7 @@ class Reuse:
     database: Database
 
     def lookup(self, ids: Ids, digests: Ids) -> tuple[Bools, Float16]:
-        """Return which cells can be taken over, (n,), and their embeddings, (m, D)."""
+        """Return which cells can be reused, (n,), and their embeddings, (m, D)."""
         tiles, known = self.database.tiles(), self.database.tile_digests()
         if tiles is None or known is None:
             return np.zeros(len(ids), bool), np.empty((0, self.database.code_set.dim), np.float16)
@@ -62,7 +63,7 @@ class Reuse:
         return same, np.asarray(tiles[rows[same]])
 
 
-def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> dict[str, float]:
+def write_shard(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> dict[str, float]:
     """Encode the cells of a shard into a folder; return what was counted.
 
     `left_out` cells have neither a tile with enough imagery nor a prototype; `encoded` and `reused` tiles; `aerial_error` and
@@ -73,18 +74,17 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
     aerial, digests, dates, counts = _aerial_terms(run, source, ids, reuse)
     has_aerial = digests != 0
     kept = has_aerial | near_photos
-    prototypes, narrow = (
-        np.zeros((0, run.config.model.dim), np.float32),
-        np.zeros((len(ids), run.config.model.dim), np.float16),
-    )
+    narrow = np.zeros((len(ids), run.config.model.dim), np.float16)
     if run.prototypes is not None and near_photos.any():
         prototypes = upsample(run.prototypes, ids, run.config.build.upsampling)
         narrow = prototypes.astype(np.float16)
         counts["prototype_error"] = row_error(prototypes, narrow)
-    part = Part(ids[kept], aerial[kept], narrow[kept], has_aerial[kept], near_photos[kept], digests[kept], dates[kept])
-    counts |= {"cells": len(part.ids), "left_out": len(ids) - len(part.ids)}
+    shard = Shard(
+        ids[kept], aerial[kept], narrow[kept], has_aerial[kept], near_photos[kept], digests[kept], dates[kept]
+    )
+    counts |= {"cells": len(shard.ids), "left_out": len(ids) - len(shard.ids)}
     with atomic_folder(folder) as temporary:
-        for name, values in part._asdict().items():
+        for name, values in shard._asdict().items():
             np.save(temporary / f"{name}.npy", values)
         write_json(temporary / COUNTS, counts | {MASKED: list((_missing(source) - masked_before).items())})
     return counts
@@ -92,10 +92,10 @@ def write_part(run: Run, source: AerialSource | None, ids: Ids, folder: Path, re
 
 def write_whole(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> str | None:
     """Write a shard that lacks no imagery that may be there later; else return what is missing, and leave no folder."""
-    faults = transient(_missing(source))
-    counts = write_part(run, source, ids, folder, reuse)
+    lacked = transient(_missing(source))
+    counts = write_shard(run, source, ids, folder, reuse)
     now = transient(_missing(source))
-    if counts["incomplete"] or now != faults:
+    if counts["incomplete"] or now != lacked:
         shutil.rmtree(folder)  # kept, the next build would take it for finished
         return summary(now)
     return None
@@ -105,9 +105,9 @@ def _missing(source: AerialSource | None) -> Counter[Missing]:
     return Counter(source.missing if source is not None else ())  # a copy: what is missing now
 
 
-def read_part(folder: Path) -> Part:
-    """Open a shard that `write_part` wrote, memory-mapped."""
-    return Part(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES))
+def read_shard(folder: Path) -> Shard:
+    """Open a shard that `write_shard` wrote, memory-mapped."""
+    return Shard(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES))
 
 
 def masked(folders: Iterable[Path]) -> Counter[Missing]:
@@ -119,22 +119,20 @@ def masked(folders: Iterable[Path]) -> Counter[Missing]:
     return total
 
 
-def row_error(rows: Float32, narrow: Float16) -> float:
-    """Largest euclidean distance of a row from its float16 copy: no score of a unit query changes by more."""
-    if not len(rows):
-        return 0.0
-    return float(np.linalg.norm(rows - narrow.astype(np.float32), axis=1).max())
-
-
 def encoder_digest(run: Run) -> str | None:
-    """Changes when the same tile would be embedded differently; None without an aerial encoder."""
+    """Return a digest that changes when the same tile would be embedded differently; None without an aerial encoder."""
     if run.aerial is None:
         return None
-    config, digest = run.config, hashlib.sha256()
-    device = choose_device(config.machine.device).type
-    how = (config.model.aerial, config.model.dim, config.tile, config.machine.precision, device, has_bfloat16())
-    # A single scale of 1 is what every tile had before there were scales: digests of then stay the same.
-    digest.update(repr(how).replace(", scales=(1.0,)", "").encode())
+    config = run.config
+    settings = {
+        "encoder": config.model.aerial.model_dump(mode="json"),
+        "dim": config.model.dim,
+        "tile": config.tile.model_dump(mode="json"),
+        "precision": config.machine.precision,
+        "device": choose_device(config.machine.device).type,
+        "bfloat16": has_bfloat16(),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(run.aerial.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -181,14 +179,15 @@ def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
     if source is None:
         return
     rows, batch = np.flatnonzero(covered(source, ids)), run.config.build.batch_size
-    parts = [rows[first : first + batch] for first in range(0, len(rows), batch)]
+    batches = [rows[first : first + batch] for first in range(0, len(rows), batch)]
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_read, run, source, ids, parts[0]) if parts else None
-        for following in [*parts[1:], None]:
-            if ahead is None:
+        pending = [reader.submit(_read, run, source, ids, some) for some in batches[:1]]
+        for following in [*batches[1:], None]:
+            if not pending:
                 return
-            tiles = ahead.result()
-            ahead = reader.submit(_read, run, source, ids, following) if following is not None else None
+            tiles = pending.pop().result()
+            if following is not None:
+                pending.append(reader.submit(_read, run, source, ids, following))
             yield tiles
 
 

@@ -2,15 +2,16 @@
 
 The paper gives the sum z^A + kappa z^P and no rule for kappa or for cells that lack a term. A plain sum favours cells
 with two terms over cells with one, so that places without training photos are never found. Our choice: cells without a
-prototype get one guessed from their aerial embedding, and all weights are fitted together on validation photos, part of
+prototype get one imputed from their aerial embedding, and all weights are fitted together on validation photos, part of
 which lie in cells whose training photos were withheld.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from cellcode.database.calibration.similarity import Similarities, Terms, compar
 from cellcode.runs import Validation
 from cellcode.types import Bools, Float32, Ids
 
+logger = logging.getLogger(__name__)
 DEFAULT_TEMPERATURE = 0.05  # without validation photos; of the order that training with beta = 50 leaves between places
 MIN_PHOTOS = 10  # a group of fewer validation photos fits nothing
 INSIDE_SHARE = 0.95  # share of validation photos whose best score counts as inside the region
@@ -39,10 +41,10 @@ class Calibration:
         temperature: the posterior of a photo over the cells is softmax(scores / temperature).
         outside_score: a photo whose best score is lower is taken to be outside the region; None: not known.
         photos: validation photos that the fit used.
-        imputed: weight of the prototype that is guessed for cells without one; 0: none is guessed.
-        imputation: how it is guessed; None where `imputed` is 0.
+        imputed: weight of the prototype that is imputed for cells without one; 0: none is imputed.
+        imputation: the regression that predicts it; None where `imputed` is 0.
         share_50, share_90: a circle that holds this share of the posterior held 50 % and 90 % of the validation photos.
-        inside: tells photos of the region from others; None where no photos from elsewhere were given.
+        inside: distinguishes photos of the region from others; None where no out-of-region photos were given.
     """
 
     kappa: float = 1.0
@@ -72,16 +74,16 @@ class Calibration:
 
     def score_error(self, aerial_error: float, prototype_error: float) -> float:
         """Bound the change of any score of a unit query when the rows of both terms change by these distances."""
-        guess = self.imputation
-        stretched = self.imputed * float(np.linalg.norm(guess.weights[:-1], 2)) if guess is not None else 0.0
+        fitted = self.imputation
+        stretched = self.imputed * float(np.linalg.norm(fitted.weights[:-1], 2)) if fitted is not None else 0.0
         on_aerial = max(1.0, self.aerial_only + stretched) * aerial_error
         return on_aerial + max(self.kappa, self.prototype_only) * prototype_error
 
     @property
     def comparable(self) -> tuple[float | str | None, ...]:
         """What must be the same for scores of two databases of one run to be comparable."""
-        guess = self.imputation.digest if self.imputation is not None else None
-        return self.kappa, self.aerial_only, self.prototype_only, self.imputed, guess
+        imputation = self.imputation.digest if self.imputation is not None else None
+        return self.kappa, self.aerial_only, self.prototype_only, self.imputed, imputation
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as the manifest keeps them; the regression of `imputation` is a file, here its digest."""
@@ -92,16 +94,49 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], imputation: Imputation | None = None) -> Self:
-        """The inverse of `to_json`; what an earlier version did not know has its default.
+        """The inverse of `to_json`; keys that an earlier version did not have get their default.
 
         Raises:
             ValueError: the regression is not the one that the figures belong to.
         """
         if values.get("imputation") != (imputation.digest if imputation is not None else None):
-            raise ValueError("the guessed prototypes are of another database")
+            raise ValueError("the imputed prototypes are of another database")
         inside = values.get("inside")
         made = Inside.from_json(inside) if inside is not None else None
         return cls(**{**values, "imputation": imputation, "inside": made})
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is fitted, on which data; see `fit` for the arguments of that name.
+
+    Attributes:
+        imputation: predicts the prototypes of cells with imagery only; None: they get none.
+        free: the figures that the photos determine.
+        cosine: mean of z^A . z^P over the cells with both terms; None where there are none.
+    """
+
+    similarities: Similarities
+    imputation: Imputation | None
+    free: Free
+    cosine: float | None
+    kappa: float | None
+
+    @cached_property
+    def model(self) -> likelihood.Model:
+        """The likelihood."""
+        kappa = 1.0 if self.kappa is None else self.kappa
+        return likelihood.Model(self.similarities, self.cosine, self.free, kappa, DEFAULT_TEMPERATURE)
+
+    def solve(
+        self, unvisited_weight: float | None, start: likelihood.Figures | None
+    ) -> tuple[Calibration, likelihood.Figures]:
+        """Return the calibration of largest likelihood under a weight of unvisited photos, and its figures."""
+        figures = self.model.maximise(_photo_weights(self.similarities, unvisited_weight), start)
+        values = asdict(figures)
+        del values["log_likelihood"]
+        photos = self.similarities.photos if any(asdict(self.free).values()) else 0
+        return Calibration(**values, imputation=self.imputation if figures.imputed else None, photos=photos), figures
 
 
 def fit(
@@ -115,10 +150,10 @@ def fit(
     impute: bool = True,
     seed: int = 0,
 ) -> tuple[Calibration, dict[str, Any]]:
-    """Fit what scores need by maximum likelihood and say what it does; radii and `inside` are `confidence.fit`'s.
+    """Fit what scores need by maximum likelihood, and report the result; radii and `inside` are fitted by `radii.fit`.
 
     Maximised is the mean over validation photos of the log of the posterior mass within `radius_m` of the true
-    position. Figures that the photos cannot tell fall back, with a line on stderr: kappa to 1, factors of cells with
+    position. Figures that the photos do not determine fall back, with a log record: kappa to 1, factors of cells with
     one term to the mean length of the codes with two (all codes are then equally long), the temperature to its default.
 
     Args:
@@ -127,43 +162,26 @@ def fit(
         radius_m: photos with no cell of the database within it are left out.
         kappa: given, it is used as is.
         unvisited_weight: weight of the photos whose nearest cell has no prototype, 0..1; None: their share, or
-            the nearest weight at which both groups of photos get what they are owed; see `fairness`.
-        impute: guess prototypes for the cells that have imagery only.
+            the nearest weight at which both groups of photos reach the recall that they are owed; see `weighting`.
+        impute: impute prototypes for the cells that have imagery only.
         seed: of the random choice of cells and photos where there are too many of them; see `similarity.compare`.
 
     Returns:
         The calibration, and a JSON-like report: photos by group, recall@1 within the radius of each way to combine, and
         recall over kappa and factor.
     """
-    guess = Imputation.fit(terms) if impute and not terms.has_prototype.all() else None
-    both, lone = (int((terms.has_aerial & has).sum()) for has in (terms.has_prototype, ~terms.has_prototype))
-    if impute and guess is None and lone and terms.has_prototype.any():
-        print(
-            f"calibration: {both} cells have both terms, {MIN_CELLS} are needed to guess a prototype for the {lone} cells "
-            "with imagery only: none is guessed",
-            file=sys.stderr,
-        )
-    similarities = compare(validation, ids, terms, radius_m, seed, guess)
-    free = _identifiable(similarities, kappa, guess is not None)
+    imputation = _imputation(terms) if impute else None
+    similarities = compare(validation, ids, terms, radius_m, seed, imputation)
+    free = _identifiable(similarities, kappa, imputation is not None)
     for line in _fallbacks(similarities, free, kappa, len(validation.lat_deg)):
-        print(f"calibration: {line}", file=sys.stderr)
-    cosine = _mean_cosine(terms)
-    model = likelihood.Model(similarities, cosine, free, 1.0 if kappa is None else kappa, DEFAULT_TEMPERATURE)
-
-    def made(weight: float | None, start: likelihood.Figures | None) -> tuple[Calibration, likelihood.Figures]:
-        figures = model.maximise(_photo_weights(similarities, weight), start)
-        values = asdict(figures)
-        del values["log_likelihood"]
-        fitted = Calibration(**values, imputation=guess if figures.imputed else None)
-        return replace(fitted, photos=similarities.photos if any(asdict(free).values()) else 0), figures
-
-    calibration, figures, weight = weighting.choose(similarities, made, unvisited_weight, free.aerial_only)
+        logger.info("calibration: %s", line)
+    problem = _Problem(similarities, imputation, free, _mean_cosine(terms), kappa)
+    calibration, figures, weight = weighting.choose(similarities, problem.solve, unvisited_weight, free.aerial_only)
     scores = calibration.scores(similarities)
     if free.temperature and free.aerial_only and weight is not None:
-        # Weights are a matter of fairness between cells; probabilities are to be true of the photos.
-        calibration = replace(
-            calibration, temperature=likelihood.fit_temperature(similarities, scores, calibration.temperature)
-        )
+        # The weight balances cells of both kinds; probabilities are to hold for the photos as they are.
+        temperature = likelihood.fit_temperature(similarities, scores, calibration.temperature)
+        calibration = replace(calibration, temperature=temperature)
     if similarities.photos >= MIN_PHOTOS:
         top = tradeoff.top_scores(similarities, scores)
         calibration = replace(calibration, outside_score=float(np.quantile(top, 1 - INSIDE_SHARE)))
@@ -172,10 +190,27 @@ def fit(
         "fitted": asdict(free),
         "unvisited_weight": weight,
         "log_likelihood": figures.log_likelihood,
-        "mean_cosine_of_terms": cosine,
+        "mean_cosine_of_terms": problem.cosine,
     }
-    _say(calibration, report)
+    logger.info("%s", _summary(calibration, report))
     return calibration, report
+
+
+def _imputation(terms: Terms) -> Imputation | None:
+    """Fit the regression for cells with imagery only; None if there are none, or too few cells with both terms."""
+    if terms.has_prototype.all():
+        return None
+    imputation = Imputation.fit(terms)
+    both, lone = (int((terms.has_aerial & has).sum()) for has in (terms.has_prototype, ~terms.has_prototype))
+    if imputation is None and lone and terms.has_prototype.any():
+        logger.info(
+            "calibration: %d cells have both terms, %d are needed to impute a prototype for the %d cells with imagery only: "
+            "none is imputed",
+            both,
+            MIN_CELLS,
+            lone,
+        )
+    return imputation
 
 
 def _photo_weights(similarities: Similarities, unvisited_weight: float | None) -> Float32:
@@ -198,31 +233,31 @@ def _mean_cosine(terms: Terms) -> float | None:
     return float((terms.aerial[rows].astype(np.float32) * terms.prototypes[rows].astype(np.float32)).sum(axis=1).mean())
 
 
-def _identifiable(similarities: Similarities, kappa: float | None, guessed: bool) -> Free:
-    """Decide what the photos can tell.
+def _identifiable(similarities: Similarities, kappa: float | None, imputes: bool) -> Free:
+    """Decide which figures the photos determine.
 
-    A factor on one kind of cells can be told only by photos from cells of that kind and from others: with photos of the
+    A factor on one kind of cells is determined only by photos from cells of that kind and from others: with photos of the
     others alone it would shrink to nothing.
     """
     enough = similarities.photos >= MIN_PHOTOS
     cells, photos = similarities.cells_of, similarities.photos_of
 
-    def told(kind: str) -> bool:
+    def determined(kind: str) -> bool:
         others = sum(count for name, count in photos.items() if name != kind)
         return cells[kind] > 0 and photos[kind] >= MIN_PHOTOS and others >= MIN_PHOTOS
 
     return Free(
         kappa=kappa is None and photos["both"] >= MIN_PHOTOS,
-        aerial_only=told("aerial_only"),
+        aerial_only=determined("aerial_only"),
         # With no cell of both terms one of the factors is the unit of all scores; it is the aerial one.
-        prototype_only=told("prototype_only") and (cells["both"] > 0 or cells["aerial_only"] > 0),
+        prototype_only=determined("prototype_only") and (cells["both"] > 0 or cells["aerial_only"] > 0),
         temperature=enough,
-        imputed=told("aerial_only") and guessed,
+        imputed=determined("aerial_only") and imputes,
     )
 
 
 def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offered: int) -> list[str]:
-    """Say in sentences what was not fitted, and what was left out."""
+    """Return sentences about what was not fitted, and what was left out."""
     cells, photos = similarities.cells_of, similarities.photos_of
     lines = []
     if offered > similarities.photos_near:
@@ -244,23 +279,20 @@ def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offe
     return lines
 
 
-def _say(made: Calibration, report: dict[str, Any]) -> None:
-    """Print the figures and the recall of each combination on stderr."""
-    print(
-        f"calibration: kappa {made.kappa:.3g}, factor {made.aerial_only:.3g} on imagery only and {made.imputed:.3g} on the "
-        f"prototype guessed from it, {made.prototype_only:.3g} on a prototype only, temperature {made.temperature:.3g} "
-        f"({made.photos} photos)",
-        file=sys.stderr,
-    )
-    photos = report["photos"]
-    if not photos["used"]:
-        return
-    print(
-        f"recall@1 within {report['radius_m']:.0f} m of {photos['with_prototype']} validation photos with a prototype "
-        f"/ {photos['without_prototype']} without:",
-        file=sys.stderr,
-    )
-    for name, recall in report["recall"].items():
-        groups = (recall["with_prototype"], recall["without_prototype"])
-        shown = ["-" if share is None else f"{share:.1%}" for share in groups]
-        print(f"  {name:<12}{shown[0]:>7} / {shown[1]}", file=sys.stderr)
+def _summary(calibration: Calibration, report: dict[str, Any]) -> str:
+    """Return the figures and the recall of each way to combine the terms, in several lines."""
+    c, photos = calibration, report["photos"]
+    lines = [
+        f"calibration: kappa {c.kappa:.3g}, aerial-only weight {c.aerial_only:.3g}, imputed-prototype weight {c.imputed:.3g}, "
+        f"prototype-only weight {c.prototype_only:.3g}, temperature {c.temperature:.3g} ({c.photos} photos)"
+    ]
+    if photos["used"]:
+        lines.append(
+            f"recall@1 within {report['radius_m']:.0f} m of {photos['with_prototype']} validation photos with a prototype "
+            f"/ {photos['without_prototype']} without:"
+        )
+        for name, recall in report["recall"].items():
+            groups = (recall["with_prototype"], recall["without_prototype"])
+            shown = ["-" if share is None else f"{share:.1%}" for share in groups]
+            lines.append(f"  {name:<12}{shown[0]:>7} / {shown[1]}")
+    return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Prototypes guessed from aerial embeddings, for cells that no photo visited; ours, not in the paper.
+"""Prototypes imputed from aerial embeddings, for cells without training photos; ours, not in the paper.
 
-A ridge regression (Hoerl and Kennard 1970) z^A -> z^P over the cells with both terms says which prototype goes with what
-is seen from above. The guess is linear in z^A, so that a code with it is still one vector and a score one product.
+A ridge regression (Hoerl and Kennard 1970) z^A -> z^P over the cells with both terms predicts the prototype. It is linear in
+z^A, so that a code with an imputed prototype is still one vector and a score one product.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cellcode.database.calibration.similarity import Terms
 from cellcode.errors import InputError
 from cellcode.types import Float32
 
-MIN_CELLS = 200  # fewer cells with both terms say nothing of others
+MIN_CELLS = 200  # with both terms; fewer predict nothing about other cells
 MAX_CELLS = 65536  # more change nothing
 RIDGE = 1e-3  # times the number of cells; leaving out blocks of cells, anything up to 3e-3 was as good
 
@@ -63,7 +63,7 @@ class Imputation:
         try:
             weights = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            raise InputError(f"{path} is no numpy file that can be read; build the database again") from None
+            raise InputError(f"{path} is not a readable numpy file; build the database again") from None
         if weights.shape != (dim + 1, dim) or weights.dtype != np.float32:
             raise InputError(f"{path} does not hold a regression of width {dim}; build the database again")
         return cls.of_weights(weights)
@@ -73,9 +73,9 @@ class Imputation:
         np.save(path, self.weights)
 
     def of(self, aerial: npt.NDArray[np.floating]) -> Float32:
-        """Return the guesses for aerial embeddings, (N, D) to (N, D) float32, shorter where they say less."""
+        """Return the imputed prototypes of aerial embeddings, (N, D) to (N, D) float32; shorter where less is known."""
         return np.asarray(np.asarray(aerial, np.float32) @ self.weights[:-1] + self.weights[-1], np.float32)
 
-    def asked(self, queries: Float32) -> tuple[Float32, Float32]:
-        """Return (B, D) and (B,) so that a query's similarity to a guess is its product with z^A, plus the second."""
+    def transposed(self, queries: Float32) -> tuple[Float32, Float32]:
+        """Return (B, D) and (B,): a query's similarity to an imputed prototype is the first times z^A, plus the second."""
         return queries @ self.weights[:-1].T, queries @ self.weights[-1]

@@ -1,6 +1,6 @@
 """Whether a photo was taken in the region at all: a logistic regression on what a search returns and on the embedding.
 
-Ours; the paper does not treat it. It is fitted on validation photos against photos from elsewhere.
+Ours; the paper does not treat it. It is fitted on validation photos against out-of-region photos.
 """
 
 from __future__ import annotations

@@ -23,13 +23,13 @@ GRID_ENTRIES = 1 << 18
 KAPPAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # times the length of a code with both terms
 TEMPERATURES = (0.02, 0.04, 0.08, 0.16)
-IMPUTED = 0.5  # where the weight of guessed prototypes starts, times kappa
+IMPUTED = 0.5  # initial weight of imputed prototypes, times kappa
 PRIOR_SPREAD = math.log(8.0)
 
 
 @dataclass(frozen=True)
 class Free:
-    """Which figures the validation photos can tell."""
+    """Which figures the validation photos determine."""
 
     kappa: bool
     aerial_only: bool
@@ -54,7 +54,7 @@ class Model:
     """The loss as a function of five logarithms.
 
     Those of kappa, of the two factors (over the length of a code with both terms, or 1 where no cell has both), of the
-    temperature, and of the weight of guessed prototypes (over kappa).
+    temperature, and of the weight of imputed prototypes (over kappa).
 
     Args:
         similarities: V photos against cells.
@@ -147,7 +147,7 @@ class Model:
         return (1 + kappa**2 + 2 * kappa * self.cosine).clamp(min=1e-6).sqrt()
 
     def _parts(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return kappa, both factors, temperature and the weight of guessed prototypes of a point."""
+        """Return kappa, both factors, temperature and the weight of imputed prototypes of a point."""
         kappa = point[0].exp() if self.free.kappa else torch.tensor(float(self.fixed_kappa))
         length = self._length(kappa)
         aerial = length * point[1].exp() if self.free.aerial_only else length
@@ -175,7 +175,7 @@ class Model:
     def _loss(self, point: Tensor, weights: Tensor, prior: bool = True, photos: slice = slice(None)) -> Tensor:
         """Negative mean log posterior mass near the true positions.
 
-        The prior has the weight of one photo; it only matters where the photos say next to nothing.
+        The prior has the weight of one photo; it only matters where the photos determine next to nothing.
         """
         logits = self._logits(point, photos)
         inside = logits.masked_fill(~self.near[photos], -math.inf).logsumexp(dim=1)

@@ -1,8 +1,8 @@
-"""Photos from elsewhere, as a run's ground encoder sees them: what a region's own photos are told from."""
+"""Out-of-region photos, embedded by the ground encoder of a run: what photos of the region are distinguished from."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,14 @@ from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.types import Float32
 
+logger = logging.getLogger(__name__)
 MAX_PHOTOS = 4096
 
 
-def embed_elsewhere(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> Float32:
+def embed_out_of_region(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> Float32:
     """Return the embeddings of (at most MAX_PHOTOS, evenly spaced) photos, (E, D) of unit length.
 
-    Photos in cells that the plan covers are used as well, but counted on stderr.
+    Photos in cells that the plan covers are used as well, with a warning that counts them.
 
     Raises:
         InputError: fewer than MIN_PHOTOS can be read.
@@ -30,19 +31,19 @@ def embed_elsewhere(run: Run, photos: PhotoTable | Path | str, plan: Plan) -> Fl
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
     files = table.files[:: max(1, -(-len(table) // MAX_PHOTOS))]
     embedded, _, _ = embed(
-        run.ground, run.config, files, run.config.machine.device, description="reading photos from elsewhere"
+        run.ground, run.config, files, run.config.machine.device, description="reading out-of-region photos"
     )
     if len(embedded) < MIN_PHOTOS:
         where = table.root if isinstance(photos, PhotoTable) else photos
         raise InputError(
-            f"{where}: {len(embedded)} photos from elsewhere can be read, at least {MIN_PHOTOS} are needed to tell who is "
-            "outside the region"
+            f"{where}: {len(embedded)} out-of-region photos can be read, at least {MIN_PHOTOS} are needed to calibrate "
+            "in_region"
         )
     if own := _inside(plan, table):
-        print(
-            f"{own} of {len(table)} photos from elsewhere lie in cells of this database: they teach it to refuse its own "
-            "photos",
-            file=sys.stderr,
+        logger.warning(
+            "%d of %d out-of-region photos lie in cells of this database: with them it learns to refuse its own photos",
+            own,
+            len(table),
         )
     return embedded
 

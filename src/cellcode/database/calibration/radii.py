@@ -7,8 +7,8 @@ holds half (90 %) of photos like them, whatever the posterior is worth.
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from cellcode.index.codeset import CodeSet
 from cellcode.runs import Validation
 from cellcode.types import Float32, Float64, Ids, Int64
 
+logger = logging.getLogger(__name__)
 REACH = 1000  # best cells that are taken one by one; the rest of the posterior is spread evenly over all cells
 EVERYWHERE = 1024  # cells that stand for all of them
 MAX_PHOTOS = 2048
@@ -74,16 +75,21 @@ def radius_m(share: float, radii: Float64, within: Float64) -> float:
 
 
 def fit(
-    calibration: Calibration, codes: CodeSet, validation: Validation, elsewhere: Float32 | None, level: int, seed: int
+    calibration: Calibration,
+    codes: CodeSet,
+    validation: Validation,
+    out_of_region: Float32 | None,
+    level: int,
+    seed: int,
 ) -> Calibration:
-    """Return the calibration with the shares of both circles and, given photos from elsewhere, `inside`.
+    """Return the calibration with the shares of both circles and, given out-of-region photos, `inside`.
 
     The database is searched as it will be by its users.
 
     Args:
         codes: of the database.
         validation: photos whose cell is not in the database are left out.
-        elsewhere: (E, D) embeddings of photos that were not taken in the region; None: `inside` is not fitted.
+        out_of_region: (E, D) embeddings of photos that were not taken in the region; None: `inside` is not fitted.
         level: S2 level of its cells.
         seed: of the choice of photos where there are too many.
     """
@@ -102,26 +108,30 @@ def fit(
             shares.append(_share_of(validation, int(photo), lat, lon, probability, rest, cell_m))
         seen.append(features(validation.queries[rows], found.scores))
     if len(shares) < MIN_PHOTOS:
-        if elsewhere is not None:
-            print(
-                f"confidence: {len(shares)} validation photos lie in the database, {MIN_PHOTOS} are needed: the photos from "
-                "elsewhere are not used, and answers do not tell how probable it is that a photo is inside",
-                file=sys.stderr,
+        if out_of_region is not None:
+            logger.warning(
+                "confidence: %d validation photos lie in the database, %d are needed: the out-of-region photos are not used, "
+                "and answers have no probability that a photo is in the region",
+                len(shares),
+                MIN_PHOTOS,
             )
         return calibration
     half, most = (_conformal(np.array(shares), share) for share in (0.5, 0.9))
     calibration = replace(calibration, share_50=half, share_90=most)
-    if elsewhere is not None:
+    if out_of_region is not None:
         scores = [
-            exact.scan(codes, elsewhere[first : first + BATCH], reach, codes.everything).scores
-            for first in range(0, len(elsewhere), BATCH)
+            exact.scan(codes, out_of_region[first : first + BATCH], reach, codes.everything).scores
+            for first in range(0, len(out_of_region), BATCH)
         ]
-        inside = Inside.fit(np.concatenate(seen), features(elsewhere, np.concatenate(scores)))
+        inside = Inside.fit(np.concatenate(seen), features(out_of_region, np.concatenate(scores)))
         calibration = replace(calibration, inside=inside)
-    print(
-        f"confidence: circles of {half:.1%} and {most:.1%} of the posterior hold 50 % and 90 % of {len(shares)} validation "
-        f"photos; {len(elsewhere) if elsewhere is not None else 'no'} photos from elsewhere",
-        file=sys.stderr,
+    logger.info(
+        "confidence: circles of %.1f%% and %.1f%% of the posterior hold 50 %% and 90 %% of %d validation photos; %s "
+        "out-of-region photos",
+        100 * half,
+        100 * most,
+        len(shares),
+        len(out_of_region) if out_of_region is not None else "no",
     )
     return calibration
 

@@ -1,9 +1,9 @@
-"""Similarities of validation photos to the two terms of cells: all that calibration needs to know."""
+"""Similarities of validation photos to the two terms of cells: the data that the calibration is fitted on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,7 @@ MAX_ENTRIES = 1 << 24  # photos x cells; two float32 arrays of this size are 128
 KINDS = ("both", "aerial_only", "prototype_only")
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """The two terms of N cells.
 
     Attributes:
@@ -32,6 +31,10 @@ class Terms:
     has_aerial: Bools
     has_prototype: Bools
 
+    def rows(self, rows: slice) -> Terms:
+        """Return the terms of some cells."""
+        return Terms(*(values[rows] if values is not None else None for values in self))  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Similarities:
@@ -39,7 +42,7 @@ class Similarities:
 
     Attributes:
         aerial, prototypes: (V, M) float32, cosine of each photo and each term; zeros where a cell lacks it.
-        imputed: (V, M) float32, product of each photo and the prototype guessed for the cell; zeros where it is not needed.
+        imputed: (V, M) float32, product of each photo and the prototype imputed for the cell; zeros where it is not needed.
         has_aerial, has_prototype: (M,).
         near: (V, M), the cell's centre is within the radius of the photo.
         nearest: (V,), the cell nearest to each photo.
@@ -85,15 +88,15 @@ class Similarities:
         return dict(zip(KINDS, np.bincount(self.kind[self.nearest], minlength=3).tolist(), strict=True))
 
 
-class Guess(Protocol):
-    """A prototype guessed from an aerial embedding: see `imputation.Imputation.asked`."""
+class Imputed(Protocol):
+    """Imputed prototypes; see `imputation.Imputation`, which imports this module."""
 
-    def asked(self, queries: Float32) -> tuple[Float32, Float32]:
+    def transposed(self, queries: Float32) -> tuple[Float32, Float32]:
         """Return (B, D) and (B,)."""
 
 
 def compare(
-    validation: Validation, ids: Ids, terms: Terms, radius_m: float, seed: int, guess: Guess | None = None
+    validation: Validation, ids: Ids, terms: Terms, radius_m: float, seed: int, imputation: Imputed | None = None
 ) -> Similarities:
     """Compare the photos with the cells.
 
@@ -123,8 +126,8 @@ def compare(
     queries = validation.queries[photos]
     aerial = _products(queries, terms.aerial, rows)
     imputed = np.zeros((1, 1), np.float32)  # stands for all
-    if guess is not None:
-        turned, constant = guess.asked(queries)
+    if imputation is not None:
+        turned, constant = imputation.transposed(queries)
         imputed = (_products(turned, terms.aerial, rows) + constant[:, None]) * _lone(terms, rows)
     return Similarities(
         aerial=aerial,

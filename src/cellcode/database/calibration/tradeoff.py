@@ -1,4 +1,4 @@
-"""What a calibration does to photos of cells with and without a prototype, and what others would have done."""
+"""Recall of a calibration for photos of cells with and without a prototype, and of other ways to combine the terms."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How much photos of places without training photos may cost the others.
+"""The weight of validation photos in places without training photos, against that of the others.
 
 Cells of both kinds compete for every photo. Fitted with the share that validation photos of withheld cells happen to have,
 which the configuration of the training decides, the calibration may give those cells what fusion gained the others. Our
-choice: their share, or the weight nearest to it at which both groups of photos have what they are owed.
+choice: their share, or the weight nearest to it at which both groups reach the recall that they are owed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def choose(
     similarities: Similarities,
     fit: Callable[[float | None, F | None], tuple[C, F]],
     given: float | None,
-    both_told: bool,
+    both_kinds: bool,
 ) -> tuple[C, F, float | None]:
     """Return a calibration, the figures of its fit and the weight of photos whose nearest cell has no prototype.
 
     Args:
         fit: fits with a weight (None: the share of those photos), beginning with the figures of another fit.
         given: the weight to use, if it is decided.
-        both_told: there are enough photos of both groups, and cells of imagery alone.
+        both_kinds: there are enough photos of both groups, and cells of imagery alone.
     """
     made, figures = fit(given, None)
-    if given is not None or not both_told:
+    if given is not None or not both_kinds:
         return made, figures, given
     share = float((~similarities.visited).mean())
     singles = tradeoff.singles(similarities)

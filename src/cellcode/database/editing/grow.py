@@ -1,11 +1,11 @@
-"""Growing a database without training: prototypes from photos of new places, aerial embeddings from new imagery.
+"""Growing a database without training: prototypes from photos of new places.
 
-Both encoders and the calibration stay, and every cell that is not concerned keeps its code bit for bit.
+Both encoders and the calibration stay; the codes of all other cells remain byte-identical.
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,8 @@ import torch
 
 from cellcode.database.building.embedding import embed
 from cellcode.database.building.fusion import upsample
-from cellcode.database.editing import new_prototypes, replace_cells
-from cellcode.database.editing.reimage import imagery
-from cellcode.database.editing.reshape import opened_database
+from cellcode.database.editing import new_prototypes
+from cellcode.database.editing.replace_cells import Cells, check_replaceable, current, replace_cells
 from cellcode.database.store.database import Database
 from cellcode.database.store.facts import Facts
 from cellcode.database.store.layout import refuse_to_overwrite
@@ -28,12 +27,16 @@ from cellcode.photos import PhotoTable
 from cellcode.runs import CellFacts
 from cellcode.types import Bools, Float32, Ids, Int64
 
-__all__ = ["imagery", "run"]
+logger = logging.getLogger(__name__)
 NAMED = 3  # photos left out that are named
 
 
-def run(
-    database: Database | Path | str, photos: PhotoTable | Path | str, region: Region | None = None, *, out: Path | str
+def grow(
+    database: Database | Path | str,
+    photos: PhotoTable | Path | str,
+    region: Region | Path | str | None = None,
+    *,
+    out: Path | str,
 ) -> Database:
     """Give cells prototypes from photos that training never saw.
 
@@ -48,11 +51,11 @@ def run(
 
     Raises:
         InputError: no photo lies in the database or can be read, or the database is compressed or does not keep its terms.
-            Said before any work, but for photos that cannot be read.
+            Raised before any work, except for photos that cannot be read.
     """
-    started, whole, out = time.monotonic(), opened_database(database), Path(out)
+    started, whole, region, out = time.monotonic(), Database.of(database), Region.of(region), Path(out)
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
-    replace_cells.check(whole)
+    check_replaceable(whole)
     refuse_to_overwrite(out, [whole.folder])
     used, queries, skipped = _embedded(whole, _inside(whole, table, region))
     cells, gained, merged = _grown(whole, used, queries, region)
@@ -64,25 +67,32 @@ def run(
             for name, column in (("licences", "licence"), ("attributions", "attribution"))
         },
     }
-    made = replace_cells.write(whole, cells, out, values)
+    grown = replace_cells(whole, cells, out, values)
     seconds = time.monotonic() - started
-    print(
-        f"{gained} cells gained a prototype, {merged} had one and were averaged, from {len(used)} photos ({skipped} could "
-        f"not be read); {seconds:.1f} s, {seconds / max(gained + merged, 1):.2f} s a cell; database {made.identity} in {out}",
-        file=sys.stderr,
+    logger.info(
+        "%d cells gained a prototype, %d had one and were averaged, from %d photos (%d could not be read); %.1f s, %.2f s per "
+        "cell; database %s in %s",
+        gained,
+        merged,
+        len(used),
+        skipped,
+        seconds,
+        seconds / max(gained + merged, 1),
+        grown.identity,
+        out,
     )
-    return made
+    return grown
 
 
 def _inside(database: Database, table: PhotoTable, region: Region | None) -> PhotoTable:
-    """Return the training photos in cells of the database; the others are counted and named on stderr."""
+    """Return the training photos in cells of the database; the others are counted and named in the log."""
     training = table.of_split("train")
     if not len(training):
         raise InputError(
             f"none of {len(table)} photos is of the split train, which alone is used; ingest them with --split none"
         )
     if len(training) < len(table):
-        print(f"{len(table) - len(training)} photos are of other splits than train and not used", file=sys.stderr)
+        logger.info("%d photos are of other splits than train and not used", len(table) - len(training))
     own = s2.cell_ids(training.lat_deg, training.lon_deg, database.level)
     inside = region.contains(*s2.cell_centers(own)) if region is not None else np.isin(own, database.ids)
     if not inside.any():
@@ -90,7 +100,7 @@ def _inside(database: Database, table: PhotoTable, region: Region | None) -> Pho
         raise InputError(f"none of {len(training)} training photos lies in {where}; check their positions")
     if outside := training.select(~inside).column("file"):
         named = ", ".join(outside[:NAMED]) + (", ..." if len(outside) > NAMED else "")
-        print(f"{len(outside)} photos lie in no cell of the database or the region: {named}", file=sys.stderr)
+        logger.info("%d photos lie in no cell of the database or the region: %s", len(outside), named)
     return training.select(inside)
 
 
@@ -98,15 +108,13 @@ def _embedded(database: Database, table: PhotoTable) -> tuple[PhotoTable, Float3
     """Return the photos that can be read, their embeddings (n, D), and how many cannot."""
     made, readable, failures = embed(database.encoder(), database.config, table.files)
     for row, reason in list(failures.items())[:NAMED]:
-        print(f"left out: {table.files[row].name}: {reason}", file=sys.stderr)
+        logger.warning("left out: %s: %s", table.files[row].name, reason)
     if not len(readable):
         raise InputError(f"none of {len(table)} photos can be read: {failures[0]}")
     return table.select(readable), made, len(failures)
 
 
-def _grown(
-    database: Database, photos: PhotoTable, queries: Float32, region: Region | None
-) -> tuple[replace_cells.Cells, int, int]:
+def _grown(database: Database, photos: PhotoTable, queries: Float32, region: Region | None) -> tuple[Cells, int, int]:
     """Return the new contents of the cells concerned, how many gained a prototype, and how many had one."""
     level = int(database.manifest["levels"]["prototype"])
     known = CellFacts.of_photos(photos.lat_deg, photos.lon_deg, photos.captured_at, database.level)
@@ -115,7 +123,7 @@ def _grown(
     if region is not None:
         possible = s2.descendants(touched, database.level).ravel()
         ids = np.union1d(ids, possible[region.contains(*s2.cell_centers(possible))])
-    now = replace_cells.current(database, ids)
+    now = current(database, ids)
     table, new = _table(database, touched, level)
     config, trained = database.config, int(database.manifest["training_photos"])
     new_prototypes.fit(
@@ -127,7 +135,7 @@ def _grown(
     added = np.bincount(np.searchsorted(touched, s2.parents(known.ids, level)), known.photos, len(touched))[
         parent, None
     ]
-    old = _lent(now.prototypes.astype(np.float32), had, parent, len(touched))
+    old = _with_siblings(now.prototypes.astype(np.float32), had, parent, len(touched))
     mean = np.maximum(before, 1) * old + added * fitted
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
     made = np.where(old.any(axis=1, keepdims=True), mean, fitted)
@@ -136,7 +144,7 @@ def _grown(
     return cells, int((~had).sum()), int(had.sum())
 
 
-def _lent(prototypes: Float32, had: Bools, parent: Int64, parents: int) -> Float32:
+def _with_siblings(prototypes: Float32, had: Bools, parent: Int64, parents: int) -> Float32:
     """Return prototypes, (n, D), where cells without one have the mean of those under the same parent; 0 where none has one."""
     total = np.zeros((parents, prototypes.shape[1]), np.float32)
     np.add.at(total, parent[had], prototypes[had])

@@ -1,8 +1,8 @@
 """Prototypes of cells that training never saw, fitted to the embeddings of their photos with everything else as it is.
 
 All of this is our choice. The mean embedding of a cell's photos is no prototype: embeddings share a large common part, which
-trained prototypes do not have, so that such a cell becomes the answer to every photo. Fitted instead is the loss of training,
-with the new prototypes alone to change, and photos from all over the region to keep them away from.
+trained prototypes do not have, so that such a cell becomes the answer to every photo. Instead the loss of training is minimised
+over the new prototypes alone, with photos from all over the region as negatives.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def fit(
     place = torch.full((len(new),), -1)
     place[moving] = torch.arange(len(moving))
     column = place[index]  # -1: an old row, whose share of the target changes nothing
-    photos, strangers = torch.from_numpy(np.array(queries)), torch.from_numpy(np.array(others))
+    photos, rest = torch.from_numpy(np.array(queries)), torch.from_numpy(np.array(others))
     old = F.normalize(prototypes.weight.detach()[fixed], dim=1)
     # Old rows stay, and so does what they add to the sum of each softmax.
-    photos_old, strangers_old = _log_sum(scale * photos, old), _log_sum(scale * strangers, old)
-    mean = strangers.mean(dim=0) if len(strangers) else torch.zeros(photos.shape[1])
+    photos_old, rest_old = _log_sum(scale * photos, old), _log_sum(scale * rest, old)
+    mean = rest.mean(dim=0) if len(rest) else torch.zeros(photos.shape[1])
     rows = F.normalize(_means(column, weight, photos - mean, len(moving)), dim=1).requires_grad_()
     weight = weight * (column >= 0)
     optimiser = torch.optim.Adam([rows], lr=LEARNING_RATE)
@@ -68,10 +68,10 @@ def fit(
             target = torch.zeros_like(logits).scatter_add_(1, column[some].clamp(min=0), weight[some])
             total = torch.logaddexp(photos_old[some], logits.logsumexp(dim=1))
             loss = (total - (target * logits).sum(dim=1)).mean()
-            if len(strangers) and len(old):
-                # A training of everything would weigh the region's photos and the new ones by their numbers.
-                asked = torch.randperm(len(strangers), generator=random)[:OTHERS]
-                away = torch.logsumexp(scale * strangers[asked] @ unit.T, dim=1) - strangers_old[asked]
+            if len(rest) and len(old):
+                # A training of everything would weight the region's photos and the new ones by their numbers.
+                drawn = torch.randperm(len(rest), generator=random)[:OTHERS]
+                away = torch.logsumexp(scale * rest[drawn] @ unit.T, dim=1) - rest_old[drawn]
                 loss = loss + F.softplus(away).mean() * (stand_for / len(photos))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

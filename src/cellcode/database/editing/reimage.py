@@ -1,8 +1,8 @@
-"""New imagery in a database: the aerial embeddings of some cells are made anew, every other cell stays bit for bit."""
+"""New imagery in a database: aerial embeddings of some cells are replaced, all other cells remain byte-identical."""
 
 from __future__ import annotations
 
-import sys
+import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,24 +11,26 @@ import numpy as np
 
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.missing import refuse_transient, summary
-from cellcode.database.building import concatenate, plan, shards
-from cellcode.database.building.shards import Part, Reuse
-from cellcode.database.editing import replace_cells
-from cellcode.database.editing.reshape import opened_database
+from cellcode.database.building import plan, shards
+from cellcode.database.building.concatenate import smooth_aerial
+from cellcode.database.building.shards import Reuse, Shard
+from cellcode.database.editing.replace_cells import Cells, check_replaceable, current, replace_cells
+from cellcode.database.store import layout
 from cellcode.database.store.database import Database
-from cellcode.database.store.layout import AERIAL, IDS, refuse_to_overwrite
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.progress import Meter
 from cellcode.runs import Run
 from cellcode.types import Float16
 
+logger = logging.getLogger(__name__)
 
-def imagery(
+
+def reimage(
     database: Database | Path | str,
     run: Run | Path | str,
     aerial: AerialSource | Path | str,
-    region: Region | None = None,
+    region: Region | Path | str | None = None,
     *,
     out: Path | str,
 ) -> Database:
@@ -45,11 +47,12 @@ def imagery(
 
     Raises:
         InputError: the run has another aerial encoder or level, the imagery covers no cell of the region, or the database is
-            compressed or does not keep its terms, all said before any work; or no tile has enough imagery.
+            compressed or does not keep its terms, all raised before any work; or no tile has enough imagery.
     """
-    whole, out = opened_database(database), Path(out)
+    whole, out = Database.of(database), Path(out)
     run = run if isinstance(run, Run) else Run.load(run)
-    if run.aerial is None or whole.manifest["aerial_encoder"] != shards.encoder_digest(run):
+    same_encoder = whole.manifest["aerial_encoder"] == shards.encoder_digest(run)
+    if run.aerial is None or not (same_encoder or whole.manifest["run"]["identity"] == run.identity):
         raise InputError(
             f"the aerial encoder of {run.folder} is not that of {whole.folder}; give the run it was built from"
         )
@@ -59,11 +62,11 @@ def imagery(
             "give the run it was built from"
         )
     run = replace(run, config=run.config.model_copy(update={"build": whole.config.build}))
-    replace_cells.check(whole)
-    refuse_to_overwrite(out, [whole.folder])
-    source = open_source(aerial)
+    check_replaceable(whole)
+    layout.refuse_to_overwrite(out, [whole.folder])
+    source, reuse = open_source(aerial), Reuse(whole) if same_encoder else None
     with tempfile.TemporaryDirectory() as folder:
-        made = _encoded(run, source, plan.choose(run, source, region), Path(folder), Reuse(whole))
+        made = _encoded(run, source, plan.choose(run, source, Region.of(region)), Path(folder), reuse)
         cells = _with_imagery(whole, made, Path(folder))
     manifest, before = whole.manifest, whole.manifest["imagery"]
     dates = [date for date in (before and before["date"], source.date) if date is not None]
@@ -74,39 +77,38 @@ def imagery(
         "licences": sorted({*manifest["licences"], *filter(None, [source.licence])}),
         "attributions": sorted({*manifest["attributions"], *filter(None, [source.attribution])}),
     }
-    grown = replace_cells.write(whole, cells, out, values)
-    masked = source.missing
-    if masked:
-        print(f"masked in the imagery: {summary(masked)}", file=sys.stderr)
-    print(f"{len(made.ids)} cells took the new imagery; database {grown.identity} in {out}", file=sys.stderr)
+    grown = replace_cells(whole, cells, out, values)
+    if source.missing:
+        logger.warning("masked in the imagery: %s", summary(source.missing))
+    logger.info("%d cells have the new imagery; database %s in %s", len(made.ids), grown.identity, out)
     return grown
 
 
-def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, reuse: Reuse) -> Part:
+def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, reuse: Reuse | None) -> Shard:
     """Return the cells of a plan that the imagery shows."""
     made = []
     with Meter("encoding cells", wanted.total) as meter:
         for number, shard in enumerate(wanted.shards):
             ids = wanted.cells(shard)
-            shards.write_part(run, source, ids, folder / str(number), reuse)
-            part = shards.read_part(folder / str(number))
-            made.append([np.array(values[part.has_aerial]) for values in part])
+            shards.write_shard(run, source, ids, folder / str(number), reuse)
+            encoded = shards.read_shard(folder / str(number))
+            made.append([np.array(values[encoded.has_aerial]) for values in encoded])
             meter.advance(len(ids))
     refuse_transient(source.missing, "nothing is changed; run this again, what was fetched is kept")
     if not any(len(values[0]) for values in made):
         share = run.config.build.min_imagery_share
         raise InputError(f"no tile of the region has at least {share:.0%} imagery; check --aerial and --region")
-    return Part(*(np.concatenate(values) for values in zip(*made, strict=True)))
+    return Shard(*(np.concatenate(values) for values in zip(*made, strict=True)))
 
 
-def _with_imagery(database: Database, made: Part, folder: Path) -> replace_cells.Cells:
+def _with_imagery(database: Database, made: Shard, folder: Path) -> Cells:
     """Return the new contents of the cells with new imagery, and of those beside them where embeddings are smoothed."""
     sigma_cells = database.config.build.aerial_smoothing_cells
     ids = made.ids
     if sigma_cells:
         beside = np.unique(s2.all_neighbors(made.ids))
         ids = np.union1d(made.ids, beside[np.isin(beside, database.ids)])
-    now, at = replace_cells.current(database, ids), np.searchsorted(ids, made.ids)
+    now, at = current(database, ids), np.searchsorted(ids, made.ids)
     tiles, digests, prototypes = now.tiles.copy(), now.digests.copy(), now.prototypes.copy()
     tiles[at], digests[at] = made.aerial, made.digests
     facts = replace(now.facts, has_aerial=now.facts.has_aerial.copy(), imagery_date=now.facts.imagery_date.copy())
@@ -115,15 +117,15 @@ def _with_imagery(database: Database, made: Part, folder: Path) -> replace_cells
     return replace(cells, aerial=_smoothed(database, cells, folder, sigma_cells)) if sigma_cells else cells
 
 
-def _smoothed(database: Database, cells: replace_cells.Cells, folder: Path, sigma_cells: float) -> Float16:
+def _smoothed(database: Database, cells: Cells, folder: Path, sigma_cells: float) -> Float16:
     """Smooth the aerial embeddings of some cells as the build does: with those of the cells around them."""
     around = np.unique(s2.all_neighbors(cells.ids))
     ids = np.union1d(cells.ids, around[np.isin(around, database.ids)])
-    wide, at = replace_cells.current(database, ids), np.searchsorted(ids, cells.ids)
+    wide, at = current(database, ids), np.searchsorted(ids, cells.ids)
     tiles, has_aerial = wide.tiles.copy(), wide.facts.has_aerial.copy()
     tiles[at], has_aerial[at] = cells.tiles, cells.facts.has_aerial
-    (folder / AERIAL).parent.mkdir()
-    np.save(folder / IDS, ids)
-    np.save(folder / AERIAL, tiles)
-    concatenate.smooth_aerial(folder, has_aerial, sigma_cells)
-    return np.asarray(np.load(folder / AERIAL)[at])
+    (folder / layout.AERIAL).parent.mkdir()
+    np.save(folder / layout.IDS, ids)
+    np.save(folder / layout.AERIAL, tiles)
+    smooth_aerial(folder, has_aerial, sigma_cells)
+    return np.asarray(np.load(folder / layout.AERIAL)[at])

@@ -19,30 +19,8 @@ from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.database.calibration.fit import Calibration
 from cellcode.database.calibration.imputation import Imputation
+from cellcode.database.store import layout
 from cellcode.database.store.facts import Facts
-from cellcode.database.store.layout import (
-    AERIAL,
-    BACKBONE,
-    CELLS,
-    COARSE,
-    CODEBOOK,
-    CODES,
-    CONFIG,
-    DIGESTS,
-    DIRECTIONS,
-    ENCODER,
-    FIRST_STAGE,
-    IDS,
-    IMPUTATION,
-    MANIFEST,
-    PACKED,
-    PROTOTYPES,
-    QUERIES,
-    STARTS,
-    TILES,
-    check_files,
-    read_manifest,
-)
 from cellcode.database.store.npy_file import RowReader
 from cellcode.errors import InputError
 from cellcode.files import sha256
@@ -87,39 +65,41 @@ class Database:
                 not belong together.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
+        manifest = layout.read_manifest(folder)
         try:
-            check_files(folder, manifest)
+            layout.check_files(folder, manifest)
             rows, dim = int(manifest["cells"]["total"]), int(manifest["dim"])
-            guess = Imputation.load(folder / IMPUTATION, dim) if IMPUTATION in manifest["files"] else None
+            guess = Imputation.load(folder / layout.IMPUTATION, dim) if layout.IMPUTATION in manifest["files"] else None
             calibration = Calibration.from_json(manifest["calibration"], guess)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{folder / MANIFEST} is damaged ({error}); copy or build the database again") from None
-        ids = mapped(folder / IDS, (rows,), np.uint64)
-        codes: Float16 | PackedCodes
-        if PACKED in manifest["files"]:
-            codebook = _codebook(folder / CODEBOOK)
-            codes = PackedCodes(mapped(folder / PACKED, (rows, codebook.pieces), np.uint8), codebook)
-        else:
-            codes = mapped(folder / CODES, (rows, dim), np.float16)
+            raise InputError(
+                f"{folder / layout.MANIFEST} is damaged ({error}); copy or build the database again"
+            ) from None
+        ids = mapped(folder / layout.IDS, (rows,), np.uint64)
+        codes = open_codes(folder, rows, dim, packed=layout.PACKED in manifest["files"])
         return cls(
             folder=folder,
             manifest=manifest,
-            config=configuration.load_saved(folder / CONFIG),
+            config=configuration.load_saved(folder / layout.CONFIG),
             ids=ids,
             codes=codes,
             calibration=calibration,
         )
 
+    @classmethod
+    def of(cls, database: Database | Path | str) -> Database:
+        """Return a database, opened if it is a folder; see `open`."""
+        return database if isinstance(database, Database) else cls.open(database)
+
     @cached_property
     def code_set(self) -> CodeSet:
         """The codes as the search takes them."""
         facts = self.manifest["codes"]
-        has_coarse = COARSE in self.manifest["files"]
+        has_coarse = layout.COARSE in self.manifest["files"]
         return CodeSet(
             ids=self.ids,
             exact=self._code_rows(),
-            coarse=mapped(self.folder / COARSE, self.codes.shape, np.int8) if has_coarse else None,
+            coarse=mapped(self.folder / layout.COARSE, self.codes.shape, np.int8) if has_coarse else None,
             scale=facts["int8_step"],
             coarse_error=facts["int8_error"],
             longest=facts["longest"],
@@ -129,7 +109,7 @@ class Database:
         """The codes, large ones read where rows are scattered (which Windows cannot)."""
         if isinstance(self.codes, PackedCodes) or self.codes.nbytes < SCATTERED_BYTES or not hasattr(os, "preadv"):
             return self.codes
-        return RowReader(self.folder / CODES, self.codes)
+        return RowReader(self.folder / layout.CODES, self.codes)
 
     @cached_property
     def search_settings(self) -> Settings | None:
@@ -145,27 +125,30 @@ class Database:
             return None
         starts = None
         if settings.over == "parents":
-            starts = np.array(mapped(self.folder / STARTS, (settings.stage_entries + 1,), np.uint32))
+            starts = np.array(mapped(self.folder / layout.STARTS, (settings.stage_entries + 1,), np.uint32))
             if starts[-1] != len(self.ids):
                 raise InputError(
-                    f"{self.folder / STARTS} ends with row {starts[-1]}, {IDS} holds {len(self.ids)}; build the database again"
+                    f"{self.folder / layout.STARTS} ends with row {starts[-1]}, {layout.IDS} holds {len(self.ids)}; build the "
+                    "database again"
                 )
-        turn, ask = np.array(mapped(self.folder / DIRECTIONS, (2, settings.components, self.code_set.dim), np.float32))
+        turn, ask = np.array(
+            mapped(self.folder / layout.DIRECTIONS, (2, settings.components, self.code_set.dim), np.float32)
+        )
         return load_first_stage(
-            self.folder / FIRST_STAGE, Directions(turn, ask), starts, settings.stage_entries, settings.levels
+            self.folder / layout.FIRST_STAGE, Directions(turn, ask), starts, settings.stage_entries, settings.levels
         )
 
     @cached_property
     def facts(self) -> Facts:
         """Facts of every cell; read at the first use."""
         try:
-            cells, facts = Facts.load(self.folder / CELLS)
+            cells, facts = Facts.load(self.folder / layout.CELLS)
         except (pa.ArrowException, KeyError, OSError):
-            raise InputError(f"{self.folder / CELLS} cannot be read; build the database again") from None
+            raise InputError(f"{self.folder / layout.CELLS} cannot be read; build the database again") from None
         if not np.array_equal(cells, self.ids):
             raise InputError(
-                f"{self.folder / CELLS} holds other cells than {IDS} ({len(cells)} and {len(self.ids)}); build the "
-                "database again"
+                f"{self.folder / layout.CELLS} holds other cells than {layout.IDS} ({len(cells)} and {len(self.ids)}); build "
+                "the database again"
             )
         return facts
 
@@ -174,20 +157,24 @@ class Database:
 
         Rows of cells without the term are 0. None: no cell has the term, or the build did not keep the terms.
         """
-        return self._term(AERIAL), self._term(PROTOTYPES)
+        return self._term(layout.AERIAL), self._term(layout.PROTOTYPES)
 
     def tiles(self) -> Float16 | None:
         """Return the aerial embeddings as the encoder gave them, before smoothing; see `terms`."""
-        return self._term(TILES) if TILES in self.manifest["files"] else self._term(AERIAL)
+        return self._term(layout.TILES) if layout.TILES in self.manifest["files"] else self._term(layout.AERIAL)
 
     def tile_digests(self) -> Ids | None:
         """Return a digest of each cell's tile, (N,) uint64, 0 where it has none; None if the build kept none."""
-        return mapped(self.folder / DIGESTS, self.ids.shape, np.uint64) if DIGESTS in self.manifest["files"] else None
+        return (
+            mapped(self.folder / layout.DIGESTS, self.ids.shape, np.uint64)
+            if layout.DIGESTS in self.manifest["files"]
+            else None
+        )
 
     @cached_property
     def queries(self) -> Float32:
         """Embeddings of the validation photos that settings of the search are checked with, (V, D)."""
-        return np.array(mapped(self.folder / QUERIES, (None, self.code_set.dim), np.float32))
+        return np.array(mapped(self.folder / layout.QUERIES, (None, self.code_set.dim), np.float32))
 
     def encoder(self) -> Encoder:
         """Return the ground encoder that the codes were made for, on the CPU; loaded at the first call.
@@ -230,19 +217,30 @@ class Database:
             if sha256(self.folder / name) != facts["sha256"]:
                 raise InputError(f"{self.folder / name} was changed after the database was built; build it again")
         if not (self.ids[1:] > self.ids[:-1]).all():
-            raise InputError(f"{self.folder / IDS} is not in the order of its cells; build the database again")
+            raise InputError(f"{self.folder / layout.IDS} is not in the order of its cells; build the database again")
 
     @cached_property
     def _encoder(self) -> Encoder:
-        path = self.folder / ENCODER
-        if sha256(path) != self.manifest["files"][ENCODER]["sha256"]:
+        path = self.folder / layout.ENCODER
+        if sha256(path) != self.manifest["files"][layout.ENCODER]["sha256"]:
             raise InputError(f"the encoder in {path} does not belong to this database; build it again from its run")
         try:
             weights = load_file(path)
         except SafetensorError as error:
             raise InputError(f"the encoder in {path} cannot be read ({error}); build the database again") from None
-        model, kept = self.config.model, self.folder / BACKBONE
-        return architecture.restored(model.ground, model.dim, weights, kept, self.folder / CONFIG)
+        model, kept = self.config.model, self.folder / layout.BACKBONE
+        return architecture.restored(model.ground, model.dim, weights, kept, self.folder / layout.CONFIG)
+
+    def rows(self, name: str) -> npt.NDArray[Any]:
+        """Map a file with one row per cell; zeros where the database does not have it, because no cell has what it holds."""
+        if name in self.manifest["files"]:
+            return np.asarray(np.load(self.folder / name, mmap_mode="r"))
+        # Without smoothing the raw embeddings are the terms themselves.
+        if name == layout.TILES and layout.AERIAL in self.manifest["files"]:
+            return self.rows(layout.AERIAL)
+        if name == layout.DIGESTS:
+            return np.zeros(len(self.ids), np.uint64)
+        return np.broadcast_to(np.float16(0), self.codes.shape)
 
     def _term(self, name: str) -> Float16 | None:
         return mapped(self.folder / name, self.codes.shape, np.float16) if name in self.manifest["files"] else None
@@ -262,7 +260,7 @@ def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> n
     try:
         array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError, EOFError):
-        raise InputError(f"{path} is no numpy file that can be read; build the database again") from None
+        raise InputError(f"{path} is not a readable numpy file; build the database again") from None
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits or array.dtype != dtype:
         held, promised = (
@@ -275,9 +273,17 @@ def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> n
     return array
 
 
-def _codebook(path: Path) -> Codebook:
+def open_codes(folder: Path, rows: int, dim: int, packed: bool) -> Float16 | PackedCodes:
+    """Map the codes of a database, (rows, dim), which are float16 or packed.
+
+    Raises:
+        InputError: see `mapped`; or the codebook of packed codes cannot be read.
+    """
+    if not packed:
+        return mapped(folder / layout.CODES, (rows, dim), np.float16)
     try:
-        arrays = load_arrays(path)
-        return Codebook(arrays["centroids"], Directions(arrays["turn"], arrays["ask"]))
+        arrays = load_arrays(folder / layout.CODEBOOK)
+        codebook = Codebook(arrays["centroids"], Directions(arrays["turn"], arrays["ask"]))
     except (SafetensorError, KeyError):
-        raise InputError(f"{path} is no codebook that can be read; build the database again") from None
+        raise InputError(f"{folder / layout.CODEBOOK} is not a readable codebook; build the database again") from None
+    return PackedCodes(mapped(folder / layout.PACKED, (rows, codebook.pieces), np.uint8), codebook)

@@ -18,14 +18,14 @@ CODES, COARSE = "codes.npy", "codes_int8.npy"
 PACKED, CODEBOOK = "codes_packed.npy", "codebook.safetensors"
 FIRST_STAGE, DIRECTIONS, STARTS = "first_stage.faiss", "first_stage_directions.npy", "first_stage_starts.npy"
 QUERIES = "queries.npy"
-IMPUTATION = "imputation.npy"  # only where prototypes are guessed
+IMPUTATION = "imputation.npy"  # only where prototypes are imputed
 # Raw embeddings of tiles, only where `AERIAL` holds smoothed ones.
 AERIAL, PROTOTYPES, TILES = "terms/aerial.npy", "terms/prototypes.npy", "terms/tiles.npy"
 DIGESTS = "tile_digests.npy"
 
-# Files with one row a cell, in the order of ids: what clipping and merging cut and join.
+# Files with one row per cell, in the order of ids: clipping and merging select rows of them.
 ROW_FILES = (IDS, CODES, COARSE, PACKED, AERIAL, PROTOTYPES, TILES, DIGESTS)
-# What every manifest says.
+# Keys of every manifest.
 KEYS = (
     "identity", "run", "aerial_encoder", "levels", "dim", "cells", "codes", "search", "imagery", "training_photos", "licences",
     "attributions", "calibration", "bounds", "files",
