@@ -78,14 +78,14 @@ def test_a_given_kappa_is_kept() -> None:
     assert made.kappa == pytest.approx(0.37)
 
 
-def test_without_validation_photos_it_says_so_and_stays_neutral(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_validation_photos_it_says_so_and_stays_neutral(caplog: pytest.LogCaptureFixture) -> None:
     _, terms = _world(0.2, 0.2)
     nobody = Validation(np.empty(0), np.empty(0), np.empty((0, DIM), np.float32))
     made, _ = fit(nobody, IDS, terms, radius_m=100)
     assert made.kappa == 1
     assert made.outside_score is None
     assert made.photos == 0
-    assert "too few" in capsys.readouterr().err
+    assert "too few" in caplog.text
 
 
 def test_most_validation_photos_count_as_inside() -> None:
@@ -121,13 +121,13 @@ def test_guessed_prototypes_help_where_no_photo_was_taken() -> None:
     assert found[True]["with_prototype"] > found[False]["with_prototype"] - 0.05
 
 
-def test_too_few_cells_to_guess_from_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_cells_to_guess_from_are_said(caplog: pytest.LogCaptureFixture) -> None:
     validation, terms = _world(0.05, 0.05, unvisited_share=0.9)
     both = int(terms.has_prototype.sum())
     assert both < 200
     made, _ = fit(validation, IDS, terms, radius_m=100)
     assert made.imputation is None
-    assert f"{both} cells have both terms, 200 are needed" in capsys.readouterr().err
+    assert f"{both} cells have both terms, 200 are needed" in caplog.text
 
 
 def test_figures_survive_the_manifest_and_those_of_earlier_versions_are_read() -> None:

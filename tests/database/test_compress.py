@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cellcode.database import Database
-from cellcode.database.editing import compress, reshape
+from cellcode.database import Database, clip, compress, merge
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, s2
 from cellcode.index.quantise import PackedCodes
@@ -16,15 +15,13 @@ from cellcode.search import DatabaseSearcher
 
 @pytest.fixture(scope="module")
 def packed(wide_cells: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return compress.run(wide_cells, 8, out=tmp_path_factory.mktemp("packed") / "packed.cells")
+    return compress(wide_cells, 8, out=tmp_path_factory.mktemp("packed") / "packed.cells")
 
 
 @pytest.fixture(scope="module")
 def middle(wide_cells: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
     """About 1,300 cells."""
-    return reshape.clip(
-        wide_cells, Region.cap(52.05, 3.1, 3000), out=tmp_path_factory.mktemp("middle") / "middle.cells"
-    )
+    return clip(wide_cells, Region.cap(52.05, 3.1, 3000), out=tmp_path_factory.mktemp("middle") / "middle.cells")
 
 
 def test_codes_take_the_bytes_asked_for(wide_cells: Database, packed: Database) -> None:
@@ -78,20 +75,20 @@ def test_the_first_stage_is_checked_against_the_decoded_codes(packed: Database) 
 
 
 def test_more_bytes_agree_more_often(middle: Database, tmp_path: Path) -> None:
-    made = [compress.run(middle.folder, size, out=tmp_path / "packed.cells") for size in (2, 8)]
+    made = [compress(middle.folder, size, out=tmp_path / "packed.cells") for size in (2, 8)]
     fewer, more = (each.manifest["codes"]["agreement_at_1"] for each in made)
     assert fewer < more - 0.1
 
 
 def test_compressing_twice_gives_the_same(middle: Database, tmp_path: Path) -> None:
-    one, other = (compress.run(middle, 4, out=tmp_path / f"{n}.cells") for n in range(2))
+    one, other = (compress(middle, 4, out=tmp_path / f"{n}.cells") for n in range(2))
     assert one.manifest == other.manifest
 
 
 def test_a_database_of_fewer_cells_than_centroids_is_compressed(mixed: Database, tmp_path: Path) -> None:
-    small = reshape.clip(mixed, Region.cap(52.05, 3.1, 500), out=tmp_path / "small.cells")
+    small = clip(mixed, Region.cap(52.05, 3.1, 500), out=tmp_path / "small.cells")
     assert len(small.ids) < 256
-    made = compress.run(small, 8, out=tmp_path / "packed.cells")
+    made = compress(small, 8, out=tmp_path / "packed.cells")
     np.testing.assert_allclose(made.codes[:].astype(float), small.codes.astype(float), atol=3e-3)
     for name, values in vars(small.facts).items():
         np.testing.assert_array_equal(getattr(made.facts, name), values, err_msg=name)
@@ -99,25 +96,25 @@ def test_a_database_of_fewer_cells_than_centroids_is_compressed(mixed: Database,
 
 def test_a_compressed_database_is_cut_but_not_merged(packed: Database, tmp_path: Path) -> None:
     cap = Region.cap(52.05, 3.1, 2000)
-    part, rest = (reshape.clip(packed, region, out=tmp_path / f"{n}.cells") for n, region in enumerate((cap, ~cap)))
+    part, rest = (clip(packed, region, out=tmp_path / f"{n}.cells") for n, region in enumerate((cap, ~cap)))
     whole = DatabaseSearcher(packed, "exact").search(packed.queries, 10, cap)
     own = DatabaseSearcher(part).search(packed.queries, 10)
     np.testing.assert_array_equal(own.cell_ids, whole.cell_ids)
     np.testing.assert_array_equal(own.scores, whole.scores)
     with pytest.raises(InputError, match=r"0\.cells is compressed; merge the databases"):
-        reshape.merge([part, rest], out=tmp_path / "whole.cells")
+        merge([part, rest], out=tmp_path / "whole.cells")
 
 
 def test_what_cannot_be_compressed_is_refused(wide_cells: Database, packed: Database, tmp_path: Path) -> None:
     out = tmp_path / "a.cells"
     with pytest.raises(InputError, match="compressed already"):
-        compress.run(packed, 4, out=out)
+        compress(packed, 4, out=out)
     for size in (0, -4, 5, 24, 64):
         with pytest.raises(UsageError, match=rf"width 32 take 1, 2, 4, 8, 16, 32 bytes, not {size}"):
-            compress.run(wide_cells, size, out=out)
+            compress(wide_cells, size, out=out)
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(InputError, match="not overwritten"):
-        compress.run(wide_cells, 8, out=tmp_path / "mine")
+        compress(wide_cells, 8, out=tmp_path / "mine")
     assert not out.exists()
 
 
@@ -136,5 +133,5 @@ def test_the_manifest_claims_no_errors_of_codes_that_are_not_there(packed: Datab
 
 def test_the_source_is_not_overwritten(mixed: Database) -> None:
     with pytest.raises(InputError, match="is what the new database is made from; choose another --out"):
-        compress.run(mixed, 8, out=mixed.folder.parent / "." / mixed.folder.name)
+        compress(mixed, 8, out=mixed.folder.parent / "." / mixed.folder.name)
     mixed.verify()

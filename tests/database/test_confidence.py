@@ -69,14 +69,14 @@ def test_few_photos_do_not_promise_more_than_they_tell() -> None:
     assert made.share_50 == pytest.approx(shares[5])
 
 
-def test_photos_from_elsewhere_without_validation_photos_are_said_to_be_unused(
-    capsys: pytest.CaptureFixture[str],
+def test_out_of_region_photos_without_validation_photos_are_reported_as_unused(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     codes = _unit(np.random.default_rng(0).standard_normal((len(IDS), DIM))).astype(np.float16)
     photos = _photos(codes, 9, 1)
     made = radii.fit(Calibration(), CodeSet(IDS, codes, longest=1.01), photos, photos.queries, 16, 0)
     assert made == Calibration()
-    assert "9 validation photos lie in the database, 10 are needed" in capsys.readouterr().err
+    assert "9 validation photos lie in the database, 10 are needed" in caplog.text
 
 
 def test_cells_that_stand_for_some_rows_are_among_them() -> None:
@@ -87,7 +87,7 @@ def test_cells_that_stand_for_some_rows_are_among_them() -> None:
     assert len(radii.everywhere(IDS, slices[:0])[0]) == 0
 
 
-def test_photos_from_elsewhere_are_told_from_those_of_the_region() -> None:
+def test_out_of_region_photos_are_distinguished_from_those_of_the_region() -> None:
     rng = np.random.default_rng(0)
     near, far = rng.standard_normal((2, DIM)) * 0.1
     scores = {
@@ -127,7 +127,7 @@ def test_a_guessed_prototype_is_the_ridge_regression_of_the_others() -> None:
     np.testing.assert_allclose(guessed, aerial[~has] @ expected[:-1] + expected[-1], atol=1e-4)
     assert (_unit(guessed) * prototypes[~has]).sum(axis=1).mean() > 0.8
     queries = _unit(rng.standard_normal((5, DIM)))
-    turned, constant = made.asked(queries)
+    turned, constant = made.transposed(queries)
     np.testing.assert_allclose(turned @ aerial[~has].T + constant[:, None], queries @ guessed.T, atol=1e-5)
     assert Imputation.fit(Terms(aerial, prototypes, np.ones(1000, bool), np.arange(1000) < 20)) is None
 
@@ -138,14 +138,14 @@ def test_a_database_remembers_what_it_was_calibrated_with(
     town_cells: Database,
     town_photos: PhotoTable,
     tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With photos from elsewhere (here: some of its own, which nothing can tell apart)."""
-    out = tmp_path_factory.mktemp("elsewhere") / "town.cells"
+    """With out-of-region photos (here: some of its own, which nothing can distinguish)."""
+    out = tmp_path_factory.mktemp("out-of-region") / "town.cells"
     own = town_photos.of_split("test")
-    made = build(town_run, town.aerial_path, out=out, elsewhere=own)
+    made = build(town_run, town.aerial_path, out=out, out_of_region=own)
     inside = np.isin(s2.cell_ids(own.lat_deg, own.lon_deg, made.level), made.ids).sum()
-    assert f"{inside} of {len(own)} photos from elsewhere lie in cells of this database" in capsys.readouterr().err
+    assert f"{inside} of {len(own)} out-of-region photos lie in cells of this database" in caplog.text
     assert made.calibration.inside is not None
     assert len(made.calibration.inside.weights) == made.code_set.dim + 4
     assert Database.open(out).calibration == made.calibration
@@ -158,10 +158,10 @@ def test_a_database_remembers_what_it_was_calibrated_with(
     assert without.best == answer.best
 
 
-def test_too_few_photos_from_elsewhere_are_refused_before_any_work(
+def test_too_few_out_of_region_photos_are_refused_before_any_work(
     town: Simulation, town_run: Run, town_photos: PhotoTable, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = tmp_path_factory.mktemp("few") / "town.cells"
     with pytest.raises(InputError, match="at least 10 are needed"):
-        build(town_run, town.aerial_path, out=out, elsewhere=town_photos.select(np.arange(3)))
+        build(town_run, town.aerial_path, out=out, out_of_region=town_photos.select(np.arange(3)))
     assert not out.parent.exists() or not list(out.parent.iterdir())

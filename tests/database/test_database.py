@@ -15,8 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cellcode.database import Database
-from cellcode.database.editing import compress, reshape
+from cellcode.database import Database, clip, compress
 from cellcode.database.store.facts import Facts
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
@@ -194,7 +193,7 @@ def test_a_table_of_other_cells_is_named(copy: Path, mixed: Database) -> None:
     replaced(copy, "cells.parquet", b"nothing of the kind")
     with pytest.raises(InputError, match=r"cells\.parquet cannot be read"):
         _open_all(copy)
-    part = reshape.clip(mixed, Region.cap(52.05, 3.1, 300), out=copy.with_name("part.cells"))
+    part = clip(mixed, Region.cap(52.05, 3.1, 300), out=copy.with_name("part.cells"))
     replaced(copy, "cells.parquet", (part.folder / "cells.parquet").read_bytes())
     with pytest.raises(
         InputError, match=rf"cells\.parquet holds other cells than ids\.npy \({len(part.ids)} and {len(mixed.ids)}\)"
@@ -248,7 +247,7 @@ def test_a_first_stage_that_does_not_end_with_the_cells_is_named(searchable: Pat
 
 
 def test_a_damaged_codebook_is_named(mixed: Database, tmp_path: Path) -> None:
-    packed = compress.run(mixed, 2, out=tmp_path / "packed.cells")
+    packed = compress(mixed, 2, out=tmp_path / "packed.cells")
     replaced(packed.folder, "codebook.safetensors", b"nothing of the kind")
     with pytest.raises(InputError, match=r"codebook\.safetensors is no codebook"):
         Database.open(packed.folder)

@@ -1,8 +1,7 @@
 from pathlib import Path
 
 from cellcode import build
-from cellcode.database import Database
-from cellcode.database.editing import compress, reshape
+from cellcode.database import Database, clip, compress
 from cellcode.database.store import difference
 from cellcode.geography import Region
 from cellcode.runs import Run
@@ -18,7 +17,7 @@ def test_a_database_does_not_differ_from_itself(mixed: Database) -> None:
 
 
 def test_a_part_differs_in_the_cells_that_are_gone(mixed: Database, tmp_path: Path) -> None:
-    part = reshape.clip(mixed, Region.cap(52.05, 3.1, 500), out=tmp_path / "part.cells")
+    part = clip(mixed, Region.cap(52.05, 3.1, 500), out=tmp_path / "part.cells")
     lines = difference.describe(mixed, part)
     assert ("identity", f"{mixed.identity} -> {part.identity}") in lines
     assert ("cells", f"{len(part.ids)} in both, {len(mixed.ids) - len(part.ids)} gone, 0 new") in lines
@@ -48,7 +47,7 @@ def test_imagery_that_one_does_not_have_is_named(wide_run: Run, area: Region, mi
 
 
 def test_a_compressed_one_differs_in_its_codes(mixed: Database, tmp_path: Path) -> None:
-    packed = compress.run(mixed, 4, out=tmp_path / "packed.cells")
+    packed = compress(mixed, 4, out=tmp_path / "packed.cells")
     lines = difference.describe(mixed, packed)
     assert ("codes.dtype", "float16 -> pq4x8") in lines
     assert ("cells", f"{len(mixed.ids)} in both, 0 gone, 0 new") in lines

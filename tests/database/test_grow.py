@@ -12,9 +12,8 @@ import torch
 from cellcode import build
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.protocol import Crop
-from cellcode.database import Database
+from cellcode.database import Database, clip, compress, grow, reimage
 from cellcode.database.building.embedding import embed
-from cellcode.database.editing import compress, grow, reshape
 from cellcode.database.editing.new_prototypes import fit
 from cellcode.errors import InputError
 from cellcode.geography import Region, distance, s2
@@ -47,7 +46,7 @@ def newcomers(town_cells: Database, everything: PhotoTable) -> PhotoTable:
 
 @pytest.fixture(scope="module")
 def grown(town_cells: Database, newcomers: PhotoTable, tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return grow.run(town_cells, newcomers, out=tmp_path_factory.mktemp("grown") / "grown.cells")
+    return grow(town_cells, newcomers, out=tmp_path_factory.mktemp("grown") / "grown.cells")
 
 
 def test_cells_without_photos_gain_a_prototype_and_the_others_stay(
@@ -98,10 +97,7 @@ def test_a_prototype_that_is_there_counts_by_its_photos(
     photos = everything.select(np.isin(s2.cell_ids(everything.lat_deg, everything.lon_deg, level), parent))
 
     def moved(table: PhotoTable, name: str) -> float:
-        made, rows = (
-            grow.run(town_cells, table, out=tmp_path / name),
-            np.isin(s2.parents(town_cells.ids, level), parent),
-        )
+        made, rows = (grow(town_cells, table, out=tmp_path / name), np.isin(s2.parents(town_cells.ids, level), parent))
         old, new = (np.asarray(each.terms()[1])[rows].astype(np.float32) for each in (town_cells, made))
         return float(np.linalg.norm(old - new, axis=1).max())
 
@@ -114,8 +110,8 @@ def test_cells_that_are_missing_are_added_in_a_region(
 ) -> None:
     own = s2.cell_ids(newcomers.lat_deg, newcomers.lon_deg, town_cells.level)
     lost = own[:1]
-    fewer = reshape.clip(town_cells, Region.of_cells(town_cells.ids[town_cells.ids != lost]), out=tmp_path / "fewer")
-    made = grow.run(fewer, newcomers, Region.of_cells(np.union1d(lost, own)), out=tmp_path / "made")
+    fewer = clip(town_cells, Region.of_cells(town_cells.ids[town_cells.ids != lost]), out=tmp_path / "fewer")
+    made = grow(fewer, newcomers, Region.of_cells(np.union1d(lost, own)), out=tmp_path / "made")
     np.testing.assert_array_equal(made.ids, town_cells.ids)
     row = int(np.searchsorted(made.ids, lost[0]))
     assert (made.facts.has_prototype[row], made.facts.has_aerial[row]) == (True, False)
@@ -151,26 +147,26 @@ def test_a_new_prototype_is_near_its_photos_and_no_answer_to_all_others() -> Non
 
 
 def test_what_cannot_be_used_is_said(
-    town_cells: Database, newcomers: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    town_cells: Database, newcomers: PhotoTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = newcomers.with_column("lat_deg", newcomers.lat_deg + 5)
     with pytest.raises(InputError, match=r"none of .* lies in a cell"):
-        grow.run(town_cells, away, out=tmp_path / "away")
+        grow(town_cells, away, out=tmp_path / "away")
     gone = newcomers.select(np.arange(4)).with_column("file", ["no.jpg"] * 4)
     with pytest.raises(InputError, match=r"none of 4 photos can be read.*no\.jpg"):
-        grow.run(town_cells, gone, out=tmp_path / "gone")
+        grow(town_cells, gone, out=tmp_path / "gone")
     with pytest.raises(InputError, match="another --out"):
-        grow.run(town_cells, newcomers, out=town_cells.folder)
-    packed = compress.run(town_cells, out=tmp_path / "packed", code_bytes=4)
+        grow(town_cells, newcomers, out=town_cells.folder)
+    packed = compress(town_cells, out=tmp_path / "packed", code_bytes=4)
     with pytest.raises(InputError, match="compressed"):
-        grow.run(packed, newcomers, out=tmp_path / "no")
+        grow(packed, newcomers, out=tmp_path / "no")
     lat = newcomers.lat_deg.copy()
     lat[0] += 5
     names = newcomers.column("file")
     names[1] = "no.jpg"
-    capsys.readouterr()
-    made = grow.run(town_cells, newcomers.with_column("lat_deg", lat).with_column("file", names), out=tmp_path / "part")
-    said = capsys.readouterr().err
+    caplog.clear()
+    made = grow(town_cells, newcomers.with_column("lat_deg", lat).with_column("file", names), out=tmp_path / "part")
+    said = caplog.text
     assert names[0] in said
     assert "1 photos lie in no cell" in said
     assert "no.jpg" in said
@@ -182,7 +178,7 @@ def test_a_database_without_terms_cannot_grow(
 ) -> None:
     cells = build(town_run, town.aerial_path, out=tmp_path / "short", overrides=["build.keep_terms=false"])
     with pytest.raises(InputError, match="keep_terms"):
-        grow.run(cells, newcomers, out=tmp_path / "grown")
+        grow(cells, newcomers, out=tmp_path / "grown")
 
 
 class Darker(AerialSource):
@@ -211,7 +207,7 @@ def test_new_imagery_changes_the_cells_of_the_region_alone(
     oracle = build(town_run, darker, out=tmp_path / "oracle", overrides=settings)
     lat, lon = s2.cell_centers(old.ids)
     region = Region.bbox(float(np.median(lon)), float(lat.min()) - 1, float(lon.max()) + 1, float(lat.max()) + 1)
-    made = grow.imagery(old, town_run, darker, region, out=tmp_path / "made")
+    made = reimage(old, town_run, darker, region, out=tmp_path / "made")
     inside = region.contains(lat, lon)
     around = s2.all_neighbors(old.ids)
     reach = np.isin(around, old.ids[inside]).any(axis=1) if smoothing else np.zeros(len(inside), bool)
@@ -239,7 +235,17 @@ def test_imagery_needs_the_encoder_of_the_database(
     town: Simulation, town_cells: Database, wide_run: Run, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="aerial encoder"):
-        grow.imagery(town_cells, wide_run, town.aerial_path, out=tmp_path / "made")
+        reimage(town_cells, wide_run, town.aerial_path, out=tmp_path / "made")
+
+
+def test_a_database_of_an_earlier_version_takes_new_imagery_from_its_own_run(
+    town: Simulation, town_cells: Database, town_run: Run, tmp_path: Path
+) -> None:
+    """Its digest of the aerial encoder was computed in another way, so its tiles are encoded again."""
+    manifest = town_cells.manifest | {"aerial_encoder": "0123456789abcdef"}
+    region = Region.of_cells(town_cells.ids[:3])
+    made = reimage(replace(town_cells, manifest=manifest), town_run, town.aerial_path, region, out=tmp_path / "made")
+    np.testing.assert_allclose(made.codes.astype(float), town_cells.codes.astype(float), atol=2e-3)
 
 
 def test_imagery_is_built_as_the_database_was(town: Simulation, town_run: Run, tmp_path: Path) -> None:
@@ -249,11 +255,11 @@ def test_imagery_is_built_as_the_database_was(town: Simulation, town_run: Run, t
     with pytest.raises(
         InputError, match=r"no tile of the region has at least 100% imagery; check --aerial and --region"
     ):
-        grow.imagery(old, town_run, half, out=tmp_path / "made")
+        reimage(old, town_run, half, out=tmp_path / "made")
     levels = town_run.config.levels.model_copy(update={"cell": old.level - 1})
     coarser = replace(town_run, config=town_run.config.model_copy(update={"levels": levels}))
     with pytest.raises(InputError, match=f"of level {old.level - 1}, those of .* of level {old.level}"):
-        grow.imagery(old, coarser, half, out=tmp_path / "made")
+        reimage(old, coarser, half, out=tmp_path / "made")
 
 
 class Holed(Darker):
@@ -267,14 +273,14 @@ class Holed(Darker):
 
 
 def test_a_database_of_prototypes_alone_takes_imagery_with_all_that_belongs_to_it(
-    town: Simulation, town_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    town: Simulation, town_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = ["build.aerial_smoothing_cells=0.6"]
     bare = build(town_run, None, out=tmp_path / "bare", overrides=settings)
     assert bare.tile_digests() is None
-    capsys.readouterr()
-    made = grow.imagery(bare, town_run, town.aerial_path, out=tmp_path / "made")
-    assert "nothing told how they compare" in capsys.readouterr().err
+    caplog.clear()
+    made = reimage(bare, town_run, town.aerial_path, out=tmp_path / "made")
+    assert "their weights are not calibrated" in caplog.text
     oracle = build(town_run, town.aerial_path, out=tmp_path / "oracle", overrides=settings)
     rows = np.flatnonzero(np.isin(made.ids, oracle.ids))
     other = np.searchsorted(oracle.ids, made.ids[rows])
@@ -288,9 +294,9 @@ def test_a_database_of_prototypes_alone_takes_imagery_with_all_that_belongs_to_i
             np.asarray(mine)[rows].astype(np.float32), np.asarray(theirs)[other].astype(np.float32), atol=2e-3
         )
     assert made.manifest["codes"]["aerial_error"] >= oracle.manifest["codes"]["aerial_error"]
-    capsys.readouterr()
-    grow.imagery(made, town_run, town.aerial_path, out=tmp_path / "again")
-    assert "nothing told" not in capsys.readouterr().err
+    caplog.clear()
+    reimage(made, town_run, town.aerial_path, out=tmp_path / "again")
+    assert "not calibrated" not in caplog.text
     made.verify()
 
 
@@ -307,8 +313,8 @@ def test_a_cell_that_is_added_takes_part_in_the_prototype_that_is_there(
     lost = family[family != busy][:1]
     own = s2.cell_ids(everything.lat_deg, everything.lon_deg, town_cells.level)
     photo = everything.select(np.flatnonzero(own == busy)[:1])
-    fewer = reshape.clip(town_cells, Region.of_cells(np.setdiff1d(town_cells.ids, lost)), out=tmp_path / "fewer")
-    made = grow.run(fewer, photo, Region.of_cells(family), out=tmp_path / "made")
+    fewer = clip(town_cells, Region.of_cells(np.setdiff1d(town_cells.ids, lost)), out=tmp_path / "fewer")
+    made = grow(fewer, photo, Region.of_cells(family), out=tmp_path / "made")
     prototypes = np.asarray(made.terms()[1]).astype(np.float32)
     rows = np.searchsorted(made.ids, np.array([lost[0], *family[family != lost[0]]]))
     before = np.asarray(town_cells.terms()[1])[np.searchsorted(town_cells.ids, made.ids[rows])].astype(np.float32)
@@ -358,7 +364,7 @@ def test_old_prototypes_are_compared_with_block_by_block(monkeypatch: pytest.Mon
 def test_photos_of_other_splits_alone_are_refused(town_cells: Database, newcomers: PhotoTable, tmp_path: Path) -> None:
     tested = newcomers.with_column("split", ["test"] * len(newcomers))
     with pytest.raises(InputError, match=rf"none of {len(tested)} photos is of the split train.*--split none"):
-        grow.run(town_cells, tested, out=tmp_path / "no")
+        grow(town_cells, tested, out=tmp_path / "no")
 
 
 def test_photos_are_decoded_in_chunks(

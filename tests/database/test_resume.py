@@ -39,9 +39,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, finished: int, error: BaseException) -> list[Any]:
-    """Let `write_part` fail in the middle of the shard after some; return what was asked of it."""
+    """Let `write_shard` fail in the middle of the shard after some; return what was asked of it."""
     asked: list[Any] = []
-    original = shards.write_part
+    original = shards.write_shard
 
     def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any) -> Any:
         asked.append(folder.name)
@@ -49,7 +49,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, finished: int, error: BaseExcept
             monkeypatch.setattr(np, "save", _failing(error))
         return original(run, source, ids, folder, reuse)
 
-    monkeypatch.setattr(shards, "write_part", write)
+    monkeypatch.setattr(shards, "write_shard", write)
     return asked
 
 
@@ -84,7 +84,13 @@ def test_an_interrupted_build_ends_with_the_same_bytes(
 
 
 def test_finished_shards_are_not_encoded_again(
-    wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path, encoded: list[int], capsys: Any
+    wide_run: Run,
+    imagery: Path,
+    area: Region,
+    mixed: Database,
+    tmp_path: Path,
+    encoded: list[int],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 13, KeyboardInterrupt())
@@ -93,7 +99,7 @@ def test_finished_shards_are_not_encoded_again(
     before = sum(encoded)
     encoded.clear()
     build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=OVERRIDES)
-    assert "continuing: 13 of" in capsys.readouterr().err
+    assert "resuming: 13 of" in caplog.text
     tiles = int(mixed.facts.has_aerial.sum())
     assert 0 < sum(encoded) < tiles
     assert before + sum(encoded) >= tiles
@@ -101,7 +107,13 @@ def test_finished_shards_are_not_encoded_again(
 
 @pytest.mark.parametrize("change", ["region", "build", "imagery"])
 def test_shards_of_another_build_are_thrown_away(
-    wide_run: Run, imagery: Path, area: Region, tmp_path: Path, change: str, encoded: list[int], capsys: Any
+    wide_run: Run,
+    imagery: Path,
+    area: Region,
+    tmp_path: Path,
+    change: str,
+    encoded: list[int],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out, given = tmp_path / "a.cells", {"aerial": imagery, "region": area, "overrides": OVERRIDES}
     with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +127,7 @@ def test_shards_of_another_build_are_thrown_away(
     }[change]
     encoded.clear()
     made = build(wide_run, out=out, **(given | other))  # type: ignore[arg-type]
-    assert "of another build, it starts anew" in capsys.readouterr().err
+    assert "of another build, this one starts from the beginning" in caplog.text
     assert sum(encoded) == made.facts.has_aerial.sum()
     (tmp_path / "other.tif").unlink(missing_ok=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]
@@ -193,17 +205,23 @@ def test_a_larger_region_takes_over_the_smaller_one(
     np.testing.assert_allclose(made.codes.astype(float), mixed.codes.astype(float), atol=2e-3)
 
 
-def test_nothing_is_taken_over_from_another_encoder(
-    wide_run: Run, imagery: Path, area: Region, mixed: Database, tmp_path: Path, encoded: list[int], capsys: Any
+def test_nothing_is_reused_from_another_encoder(
+    wide_run: Run,
+    imagery: Path,
+    area: Region,
+    mixed: Database,
+    tmp_path: Path,
+    encoded: list[int],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch.manual_seed(9)
     other = replace(wide_run, aerial=Encoder(wide_run.config.model.aerial, 32).eval())
     made = build(other, imagery, area, out=tmp_path / "a.cells", reuse=mixed, overrides=OVERRIDES)
-    assert "of another aerial encoder or level: nothing is taken over" in capsys.readouterr().err
+    assert "was built with another aerial encoder or level" in caplog.text
     assert sum(encoded) == made.facts.has_aerial.sum()
 
 
-def test_a_database_without_terms_has_nothing_to_take_over(
+def test_a_database_without_terms_has_nothing_to_reuse(
     wide_run: Run, imagery: Path, area: Region, tmp_path: Path, encoded: list[int]
 ) -> None:
     bare = build(wide_run, imagery, area, out=tmp_path / "a.cells", overrides=[*OVERRIDES, "build.keep_terms=false"])
@@ -252,7 +270,7 @@ def test_a_build_killed_while_it_joined_its_shards_leaves_nothing_behind(
     assert (working / "database" / "half").is_file()
     plan = read_json(working / "plan.json")
     assert plan["aerial_encoder"] == shards.encoder_digest(wide_run)
-    monkeypatch.setattr(shards, "write_part", lambda *given: pytest.fail("encoded again"))
+    monkeypatch.setattr(shards, "write_shard", lambda *given: pytest.fail("encoded again"))
     made = build(wide_run, None, region, out=out)
     assert "half" not in made.manifest["files"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from experiments.together import places, recall_by_count
 
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, split
 from cellcode.errors import InputError, UsageError
 from cellcode.evaluation.confidence import calibration_error, reliability
 from cellcode.geography import Region, distance, s2
@@ -101,7 +100,7 @@ def test_a_path_can_be_searched_in_a_region(locator: Locator) -> None:
 
 
 def test_any_searcher_serves(locator: Locator, tmp_path: Path) -> None:
-    shards = reshape.split(locator.database, 3, out=tmp_path / "shards")
+    shards = split(locator.database, 3, out=tmp_path / "shards")
     sharded = Locator(locator.database, ShardedSearcher.open([each.folder for each in shards]))
     queries, motion, _ = walk(locator.database, 3, 200.0)
     for moved in (None, motion):

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, clip
 from cellcode.geography import Region
 
 Photos = list[tuple[str, bytes]]
@@ -71,7 +70,7 @@ def test_a_database_is_replaced_without_a_failed_request(
     served, half = tmp_path / "town.cells", tmp_path / "half.cells"
     shutil.copytree(town_cells.folder, served)
     west, south, east, north = town_cells.region_bounds
-    smaller = reshape.clip(town_cells, Region.bbox(west, south, (west + east) / 2, north), out=half)
+    smaller = clip(town_cells, Region.bbox(west, south, (west + east) / 2, north), out=half)
     server = start(str(served), "--port", "0")
     identity = requests.get(server.url + "/v1/database", timeout=60).json()["identity"]
     assert identity == town_cells.identity

@@ -13,7 +13,7 @@ import pytest
 
 from cellcode.config import BuildConfig
 from cellcode.database import Database
-from cellcode.database.building import finalize
+from cellcode.database.building import first_stage, writer
 from cellcode.index import tune
 from cellcode.index.codeset import CodeSet
 
@@ -24,7 +24,7 @@ def made(database: Database, folder: Path, queries: Any = None, **rule: Any) -> 
     folder.mkdir(exist_ok=True)
     asked = database.queries if queries is None else queries
     settings = BuildConfig(**{"first_stage_min_cells": 1000, **rule})
-    return finalize.write_first_stage(few(database, CELLS), asked, settings, folder, 16, 0)
+    return first_stage.make(few(database, CELLS), asked, settings, folder, 16, 0)
 
 
 def few(database: Database, count: int) -> CodeSet:
@@ -59,37 +59,39 @@ def test_small_databases_and_those_told_so_have_none(wide_cells: Database, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_too_few_photos_check_nothing_and_it_is_said(wide_cells: Database, tmp_path: Path, capsys: Any) -> None:
-    fewest = 2 * finalize.MIN_QUERIES
+def test_too_few_photos_check_nothing_and_it_is_said(
+    wide_cells: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fewest = 2 * first_stage.MIN_QUERIES
     assert made(wide_cells, tmp_path, wide_cells.queries[: fewest - 1]) is None
     said = f"{fewest - 1} validation photos cannot make and check a first stage (at least {fewest})"
-    assert said in capsys.readouterr().err
+    assert said in caplog.text
     assert not list(tmp_path.iterdir())
 
 
 def test_codes_that_no_stage_can_tell_apart_are_searched_exactly(
-    wide_cells: Database, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    wide_cells: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "LADDER", (1, 2))
     assert made(wide_cells, tmp_path) is None
-    assert "no first stage keeps what brute force finds" in capsys.readouterr().err
+    assert "no first stage keeps what brute force finds" in caplog.text
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("cells", [1, 3, 20, 99])
 def test_a_database_of_a_few_cells_has_none_even_if_asked_for(wide_cells: Database, tmp_path: Path, cells: int) -> None:
     rule, asked = BuildConfig(first_stage_min_cells=1), wide_cells.queries
-    assert finalize.write_first_stage(few(wide_cells, cells), asked, rule, tmp_path, 16, 0) is None
+    assert first_stage.make(few(wide_cells, cells), asked, rule, tmp_path, 16, 0) is None
     assert not list(tmp_path.iterdir())
 
 
 def test_int8_codes_keep_their_bound(wide_cells: Database, tmp_path: Path) -> None:
     codes = np.asarray(wide_cells.codes)
-    coarse = finalize.write_coarse(codes, tmp_path)
+    coarse = writer.write_coarse(codes, tmp_path)
     apart = np.linalg.norm(
-        codes.astype(float) - coarse.step * np.load(tmp_path / "codes_int8.npy").astype(float), axis=1
+        codes.astype(float) - coarse["int8_step"] * np.load(tmp_path / "codes_int8.npy").astype(float), axis=1
     )
-    assert apart.max() <= coarse.error < 1.001 * apart.max()
+    assert apart.max() <= coarse["int8_error"] < 1.001 * apart.max()
 
 
 def test_the_identity_changes_with_the_calibration_alone(mixed: Database, tmp_path: Path) -> None:
@@ -98,6 +100,6 @@ def test_the_identity_changes_with_the_calibration_alone(mixed: Database, tmp_pa
     seen = []
     for calibration in (mixed.calibration, replace(mixed.calibration, temperature=1.0)):
         (copy / "manifest.json").unlink()
-        finalize.write_manifest(copy, np.asarray(mixed.ids), calibration, values)
+        writer.write_manifest(copy, np.asarray(mixed.ids), calibration, values)
         seen.append(json.loads((copy / "manifest.json").read_text())["identity"])
     assert seen[0] == mixed.identity != seen[1]

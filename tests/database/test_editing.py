@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from cellcode import build
-from cellcode.database import Database
+from cellcode.database import Database, clip, merge, split
 from cellcode.database.building.fusion import fuse
-from cellcode.database.editing import reshape
 from cellcode.errors import InputError
 from cellcode.files import sha256
 from cellcode.geography import Region, s2
@@ -33,15 +32,13 @@ ROWS = ("ids.npy", "codes.npy", "codes_int8.npy", "terms/prototypes.npy")
 
 @pytest.fixture(scope="module")
 def part(wide_cells: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return reshape.clip(wide_cells, PART, out=tmp_path_factory.mktemp("part") / "part.cells")
+    return clip(wide_cells, PART, out=tmp_path_factory.mktemp("part") / "part.cells")
 
 
 @pytest.fixture(scope="module")
 def halves(mixed: Database, tmp_path_factory: pytest.TempPathFactory) -> tuple[Database, Database]:
     folder = tmp_path_factory.mktemp("halves")
-    return reshape.clip(mixed, WEST, out=folder / "west.cells"), reshape.clip(
-        mixed.folder, EAST, out=folder / "east.cells"
-    )
+    return clip(mixed, WEST, out=folder / "west.cells"), clip(mixed.folder, EAST, out=folder / "east.cells")
 
 
 def edited(database: Database, folder: Path, **changes: Any) -> Path:
@@ -102,7 +99,7 @@ def test_the_first_stage_of_a_part_is_checked_on_its_own_cells(part: Database) -
 
 
 def test_a_small_part_is_searched_exactly(wide_cells: Database, tmp_path: Path) -> None:
-    small = reshape.clip(wide_cells, Region.cap(52.05, 3.1, 900), out=tmp_path / "small.cells")
+    small = clip(wide_cells, Region.cap(52.05, 3.1, 900), out=tmp_path / "small.cells")
     assert 50 < len(small.ids) < 2000
     assert small.search_settings is None
     assert not list(small.folder.glob("first_stage*"))
@@ -111,8 +108,8 @@ def test_a_small_part_is_searched_exactly(wide_cells: Database, tmp_path: Path) 
 
 def test_a_part_locates_and_is_cut_again(wide_cells: Database, part: Database, tmp_path: Path) -> None:
     cap = Region.cap(52.03, 3.1, 900)
-    one = reshape.clip(part, cap, out=tmp_path / "one.cells")
-    other = reshape.clip(wide_cells, cap, out=tmp_path / "other.cells")
+    one = clip(part, cap, out=tmp_path / "one.cells")
+    other = clip(wide_cells, cap, out=tmp_path / "other.cells")
     both = PART.contains(*s2.cell_centers(other.ids))
     np.testing.assert_array_equal(one.ids, other.ids[both])
     assert one.encoder() is not None
@@ -120,18 +117,18 @@ def test_a_part_locates_and_is_cut_again(wide_cells: Database, part: Database, t
 
 def test_cutting_away_everything_is_refused(wide_cells: Database, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no cell of .*wide\.cells lies in the region west 10"):
-        reshape.clip(wide_cells, Region.bbox(10, 10, 11, 11), out=tmp_path / "a.cells")
+        clip(wide_cells, Region.bbox(10, 10, 11, 11), out=tmp_path / "a.cells")
     with pytest.raises(InputError, match="smaller than a cell"):
-        reshape.clip(wide_cells, Region.bbox(3.1, 52.05, 3.10001, 52.05001), out=tmp_path / "a.cells")
+        clip(wide_cells, Region.bbox(3.1, 52.05, 3.10001, 52.05001), out=tmp_path / "a.cells")
     assert not list(tmp_path.iterdir())
 
 
 def test_something_else_is_not_overwritten(wide_cells: Database, halves: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="not overwritten"):
-        reshape.clip(wide_cells, PART, out=tmp_path)
+        clip(wide_cells, PART, out=tmp_path)
     with pytest.raises(InputError, match="not overwritten"):
-        reshape.merge(halves, out=tmp_path)
+        merge(halves, out=tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
@@ -140,7 +137,7 @@ def test_two_halves_are_the_whole_byte_for_byte(mixed: Database, halves: Any, tm
     assert len(west.ids) + len(east.ids) == len(mixed.ids)
     assert min(len(west.ids), len(east.ids)) > 20
     for order in ([west, east], [east.folder, str(west.folder)]):
-        made = reshape.merge(order, out=tmp_path / "whole.cells")
+        made = merge(order, out=tmp_path / "whole.cells")
         names = set(mixed.manifest["files"]) - {"queries.npy", "cells.parquet"}
         assert {"terms/aerial.npy", "terms/tiles.npy", "tile_digests.npy", *ROWS} < names
         for name in names:
@@ -157,15 +154,15 @@ def test_two_halves_are_the_whole_byte_for_byte(mixed: Database, halves: Any, tm
 
 def test_interleaved_parts_are_put_in_the_order_of_their_cells(mixed: Database, tmp_path: Path) -> None:
     hole = Region.cap(52.05, 3.1, 400)
-    parts = [reshape.clip(mixed, region, out=tmp_path / f"{n}.cells") for n, region in enumerate((hole, ~hole))]
-    made = reshape.merge(parts, out=tmp_path / "whole.cells")
+    parts = [clip(mixed, region, out=tmp_path / f"{n}.cells") for n, region in enumerate((hole, ~hole))]
+    made = merge(parts, out=tmp_path / "whole.cells")
     np.testing.assert_array_equal(made.ids, mixed.ids)
     np.testing.assert_array_equal(made.codes, mixed.codes)
 
 
 def test_a_large_merged_database_is_searched_in_two_stages(wide_cells: Database, tmp_path: Path) -> None:
-    parts = [reshape.clip(wide_cells, region, out=tmp_path / f"{n}.cells") for n, region in enumerate((WEST, EAST))]
-    made = reshape.merge(parts, out=tmp_path / "whole.cells")
+    parts = [clip(wide_cells, region, out=tmp_path / f"{n}.cells") for n, region in enumerate((WEST, EAST))]
+    made = merge(parts, out=tmp_path / "whole.cells")
     settings = made.search_settings
     assert settings is not None
     assert settings.queries == len(wide_cells.queries) // 2
@@ -182,7 +179,7 @@ def test_parts_without_a_kind_of_term_join_those_that_have_it(
     other = build(wide_run, None, east, out=tmp_path / "other.cells")
     calibration = one.manifest["calibration"]
     other = Database.open(edited(other, tmp_path / "alike.cells", calibration=calibration))
-    made = reshape.merge([one, other], out=tmp_path / "made.cells")
+    made = merge([one, other], out=tmp_path / "made.cells")
     for which in (one, other):
         rows = np.searchsorted(made.ids, which.ids)
         np.testing.assert_array_equal(made.codes[rows], which.codes)
@@ -201,21 +198,21 @@ def test_terms_that_one_database_threw_away_are_not_made_up(wide_run: Run, image
     one = build(wide_run, imagery, west, out=tmp_path / "one.cells")
     other = build(wide_run, imagery, east, out=tmp_path / "other.cells", overrides=["build.keep_terms=false"])
     alike = edited(other, tmp_path / "alike.cells", calibration=one.manifest["calibration"])
-    made = reshape.merge([one, alike], out=tmp_path / "made.cells")
+    made = merge([one, alike], out=tmp_path / "made.cells")
     assert made.terms() == (None, None)
     assert (made.tiles(), made.tile_digests()) == (None, None)
     with pytest.raises(InputError, match="another calibration and does not keep its terms"):
-        reshape.merge([one, other], out=tmp_path / "no.cells")
+        merge([one, other], out=tmp_path / "no.cells")
 
 
 def test_databases_of_other_calibrations_are_fused_again_with_the_first(
-    wide_run: Run, imagery: Path, tmp_path: Path, capsys: Any
+    wide_run: Run, imagery: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     west, east = Region.bbox(3.088, 52.042, 3.1, 52.058), Region.bbox(3.1, 52.042, 3.122, 52.058)
     one = build(wide_run, imagery, west, out=tmp_path / "one.cells", overrides=["build.kappa=0.5"])
     other = build(wide_run, imagery, east, out=tmp_path / "other.cells", overrides=["build.kappa=1.5"])
-    made = reshape.merge([one, other], out=tmp_path / "made.cells")
-    assert f"made anew with that of {one.folder}" in capsys.readouterr().err
+    made = merge([one, other], out=tmp_path / "made.cells")
+    assert f"computed again with that of {one.folder}" in caplog.text
     assert made.calibration == one.calibration
     aerial, prototypes = made.terms()
     expected = fuse(aerial, prototypes, made.facts.has_aerial, made.facts.has_prototype, one.calibration)
@@ -229,40 +226,40 @@ def test_databases_of_other_calibrations_are_fused_again_with_the_first(
 
 
 def test_figures_of_confidence_alone_do_not_make_codes_anew(
-    mixed: Database, halves: Any, tmp_path: Path, capsys: Any
+    mixed: Database, halves: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And a part that is too small for the regression takes it from the other one."""
     west, east = halves
     inside = {"weights": [0.1] * (mixed.code_set.dim + 4), "threshold": 0.4}
     sure = edited(east, tmp_path / "sure.cells", calibration=east.manifest["calibration"] | {"inside": inside})
-    made = reshape.merge([west, sure], out=tmp_path / "made.cells")
-    assert "made anew" not in capsys.readouterr().err
+    made = merge([west, sure], out=tmp_path / "made.cells")
+    assert "computed again" not in caplog.text
     np.testing.assert_array_equal(made.codes, mixed.codes)
     assert made.calibration.inside == Database.open(sure).calibration.inside
     assert len(made.ids) >= 100
     region = Region.of_cells(made.ids[:99])
-    assert reshape.clip(made, region, out=tmp_path / "small.cells").calibration.inside is None
+    assert clip(made, region, out=tmp_path / "small.cells").calibration.inside is None
     region = Region.of_cells(made.ids[:100])
-    assert reshape.clip(made, region, out=tmp_path / "large.cells").calibration == made.calibration
+    assert clip(made, region, out=tmp_path / "large.cells").calibration == made.calibration
 
 
 def test_what_cannot_be_joined_is_refused(mixed: Database, halves: Any, wide_cells: Database, tmp_path: Path) -> None:
     west, east = halves
     out = tmp_path / "a.cells"
     with pytest.raises(InputError, match="at least two"):
-        reshape.merge([west], out=out)
+        merge([west], out=out)
     with pytest.raises(InputError, match="at least two"):
-        reshape.merge([], out=out)
+        merge([], out=out)
     other = edited(east, tmp_path / "other.cells", run={"identity": "0" * 16, "name": "other"})
     with pytest.raises(InputError, match=r"other\.cells is of another run than .*west\.cells"):
-        reshape.merge([west, other], out=out)
+        merge([west, other], out=out)
     token = s2.tokens(west.ids[:1])[0]
     with pytest.raises(InputError, match=rf"share {len(west.ids)} cells, the first is {token}; clip one"):
-        reshape.merge([west, mixed], out=out)
+        merge([west, mixed], out=out)
     with pytest.raises(InputError, match="share"):
-        reshape.merge([west, west], out=out)
+        merge([west, west], out=out)
     with pytest.raises(InputError, match="not a cell-code database"):
-        reshape.merge([west, tmp_path / "nothing"], out=out)
+        merge([west, tmp_path / "nothing"], out=out)
     assert not out.exists()
 
 
@@ -271,47 +268,47 @@ def test_the_sources_are_not_overwritten(halves: Any, monkeypatch: pytest.Monkey
     monkeypatch.chdir(east.folder)
     for out in (east.folder, Path(), Path("..") / east.folder.name):
         with pytest.raises(InputError, match="is what the new database is made from; choose another --out"):
-            reshape.merge([west, east], out=out)
+            merge([west, east], out=out)
         with pytest.raises(InputError, match="is what the new database is made from"):
-            reshape.clip(east, Region.cap(52.05, 3.1, 5000), out=out)
+            clip(east, Region.cap(52.05, 3.1, 5000), out=out)
     east.verify()
 
 
 def test_shards_are_written_all_or_none(
-    mixed: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    mixed: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = reshape.split(mixed, 3, out=tmp_path / "shards")
+    made = split(mixed, 3, out=tmp_path / "shards")
     assert [each.folder for each in made] == [tmp_path / "shards" / f"{n:03d}.cells" for n in range(len(made))]
     np.testing.assert_array_equal(np.concatenate([each.ids for each in made]), mixed.ids)
     with pytest.raises(InputError, match="shards is not empty; choose another --out"):
-        reshape.split(mixed, 3, out=tmp_path / "shards")
-    monkeypatch.setattr(reshape, "SHARD_DEPTH", 2)
-    capsys.readouterr()
-    many = reshape.split(mixed, 10_000, out=tmp_path / "many")
-    assert f"{len(many)} shards instead of 10000" in capsys.readouterr().err
-    original, done = reshape.clip, []
+        split(mixed, 3, out=tmp_path / "shards")
+    monkeypatch.setattr("cellcode.database.editing.split.SHARD_DEPTH", 2)
+    caplog.clear()
+    many = split(mixed, 10_000, out=tmp_path / "many")
+    assert f"{len(many)} shards instead of 10000" in caplog.text
+    done = []
 
-    def clip(*given: Any, **named: Any) -> Database:
+    def failing(*given: Any, **named: Any) -> Database:
         if done:
             raise OSError("the disk is full")
         done.append(1)
-        return original(*given, **named)
+        return clip(*given, **named)
 
-    monkeypatch.setattr(reshape, "clip", clip)
+    monkeypatch.setattr("cellcode.database.editing.split.clip", failing)
     with pytest.raises(OSError, match="the disk is full"):
-        reshape.split(mixed, 3, out=tmp_path / "none")
+        split(mixed, 3, out=tmp_path / "none")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "shards"]
 
 
 def test_merged_queries_keep_their_order(halves: Any, mixed: Database, tmp_path: Path) -> None:
-    np.testing.assert_array_equal(reshape.merge(halves, out=tmp_path / "whole.cells").queries, mixed.queries)
+    np.testing.assert_array_equal(merge(halves, out=tmp_path / "whole.cells").queries, mixed.queries)
 
 
 def test_an_aerial_encoder_that_not_all_share_is_not_claimed(halves: Any, tmp_path: Path) -> None:
     west, east = halves
-    assert reshape.merge(halves, out=tmp_path / "a.cells").manifest["aerial_encoder"] == west.manifest["aerial_encoder"]
+    assert merge(halves, out=tmp_path / "a.cells").manifest["aerial_encoder"] == west.manifest["aerial_encoder"]
     other = edited(east, tmp_path / "other.cells", aerial_encoder="f" * 16)
-    assert reshape.merge([west, other], out=tmp_path / "b.cells").manifest["aerial_encoder"] is None
+    assert merge([west, other], out=tmp_path / "b.cells").manifest["aerial_encoder"] is None
 
 
 def test_other_upsampling_or_smoothing_is_not_joined(wide_run: Run, imagery: Path, halves: Any, tmp_path: Path) -> None:
@@ -319,4 +316,4 @@ def test_other_upsampling_or_smoothing_is_not_joined(wide_run: Run, imagery: Pat
     with pytest.raises(
         InputError, match=r"rough\.cells was built with other upsampling or smoothing than .*west\.cells"
     ):
-        reshape.merge([halves[0], rough], out=tmp_path / "a.cells")
+        merge([halves[0], rough], out=tmp_path / "a.cells")
