@@ -110,7 +110,7 @@ def test_guessed_prototypes_help_where_no_photo_was_taken() -> None:
     validation, terms = _world(0.05, 0.05, unvisited_share=0.4)
     assert terms.aerial is not None
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((DIM, DIM)))[0].astype(np.float32)
-    terms = replace(terms, aerial=_unit(terms.aerial @ (turn + 0.3 * np.eye(DIM, dtype=np.float32))))
+    terms = terms._replace(aerial=_unit(terms.aerial @ (turn + 0.3 * np.eye(DIM, dtype=np.float32))))
     found = {}
     for impute in (False, True):
         made, report = fit(validation, IDS, terms, radius_m=100, impute=impute)

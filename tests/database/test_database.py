@@ -249,7 +249,7 @@ def test_a_first_stage_that_does_not_end_with_the_cells_is_named(searchable: Pat
 def test_a_damaged_codebook_is_named(mixed: Database, tmp_path: Path) -> None:
     packed = compress(mixed, 2, out=tmp_path / "packed.cells")
     replaced(packed.folder, "codebook.safetensors", b"nothing of the kind")
-    with pytest.raises(InputError, match=r"codebook\.safetensors is no codebook"):
+    with pytest.raises(InputError, match=r"codebook\.safetensors is not a readable codebook"):
         Database.open(packed.folder)
 
 

@@ -42,31 +42,28 @@ def _limit_deg(imagery: Path) -> float:
 
 
 def test_shards_that_lack_imagery_for_now_are_made_again(
-    wide_run: Run, imagery: Path, area: Region, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wide_run: Run, imagery: Path, area: Region, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     straight = build(wide_run, imagery, area, out=tmp_path / "straight.cells", overrides=DEPTH)
     holed = Holed(imagery, _limit_deg(imagery), passing=True)
     with pytest.raises(InputError, match=r"tiles? of tiles.example.org missing: \d+ server error; without them \d+ of"):
         build(wide_run, holed, area, out=tmp_path / "town.cells", overrides=DEPTH)
     assert not (tmp_path / "town.cells").exists()
-    capsys.readouterr()
+    caplog.clear()
     again = build(wide_run, imagery, area, out=tmp_path / "town.cells", overrides=DEPTH)
-    shown = capsys.readouterr().err
-    assert "continuing:" in shown
+    shown = caplog.text
+    assert "resuming:" in shown
     assert "masked" not in shown
     assert again.identity == straight.identity
     np.testing.assert_array_equal(again.codes, straight.codes)
 
 
 def test_imagery_that_lacks_for_good_is_told_at_the_end(
-    wide_run: Run, imagery: Path, area: Region, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wide_run: Run, imagery: Path, area: Region, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     holed = Holed(imagery, _limit_deg(imagery), passing=False)
     made = build(wide_run, holed, area, out=tmp_path / "town.cells", overrides=DEPTH)
     number = sum(holed.missing.values())
     assert number > 1
-    assert (
-        f"masked in the imagery: {number} tiles of tiles.example.org missing: {number} not there"
-        in capsys.readouterr().err
-    )
+    assert f"masked in the imagery: {number} tiles of tiles.example.org missing: {number} not there" in caplog.text
     assert not made.facts.has_aerial.all()
