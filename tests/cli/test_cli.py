@@ -87,7 +87,7 @@ def test_a_database_is_cut_joined_compressed_and_compared(
     assert (tmp_path / "whole" / "codes.npy").read_bytes() == (town_cells.folder / "codes.npy").read_bytes()
     out, said = run("compress", tmp_path / "whole", "--bytes", 8, "--out", tmp_path / "packed")
     assert out == str(tmp_path / "packed")
-    assert "8 bytes a code" in said
+    assert "8 bytes per code" in said
     out, _ = run("locate", tmp_path / "packed", town_photos.files[0], "--region", box, "--json")
     assert json.loads(out)["lon"] <= lon
     out, _ = run("info", town_cells.folder, tmp_path / "west")

@@ -117,7 +117,7 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
         ("bounds", _bounds(manifest["bounds"])),
         ("kappa", f"{calibration.kappa:.3g} ({calibration.photos} validation photos)"),
         ("factors", f"{calibration.aerial_only:.3g} imagery only, {calibration.prototype_only:.3g} prototype only"),
-        ("guessed prototypes", f"weight {calibration.imputed:.3g}" if calibration.imputed else "none"),
+        ("imputed prototypes", f"weight {calibration.imputed:.3g}" if calibration.imputed else "none"),
         ("temperature", f"{calibration.temperature:.3g}"),
         ("outside below", _outside(outside, inside.threshold if inside is not None else None)),
         ("imagery", str((manifest["imagery"] or {}).get("date") or "none or undated")),

@@ -1,6 +1,6 @@
 """Search of disjoint shards: every shard is asked for its best cells, the best of those are the answer.
 
-Shards are databases of one run with the same calibration, no cell in two of them; `database.reshape.clip` cuts them out of
+Shards are databases of one run with the same calibration, no cell in two of them; `database.clip` cuts them out of
 one. A score is the same figure in whatever shard its cell lies (`index.codeset.score`), so the joined answer of exact
 searches is bit for bit the one that a single database would give.
 """

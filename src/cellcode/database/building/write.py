@@ -66,11 +66,8 @@ def write(
     search = writer.first_stage(codes, run.validation.queries[chosen], levels.cell, new=True)
     writer.encoder(run.ground)
     _drop_unneeded_terms(terms, build.keep_terms, folder)
-    logger.info(
-        "a score differs by at most %.1e from float32 with float16 codes, by %.1e more with int8 codes",
-        error,
-        codes.coarse_error,
-    )
+    rounding = f"{error:.1e} from float32 with float16 codes, by {codes.coarse_error:.1e} more with int8 codes"
+    logger.info("a score differs by at most %s", rounding)
     writer.finish(
         count_kinds(has_aerial, has_prototype, int(counts["left_out"])),
         calibration,
