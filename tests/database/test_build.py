@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,3 +264,21 @@ def test_the_folder_at_hand_may_be_the_database(wide_run: Run, tmp_path: Path, m
     build(wide_run, None, Region.cap(52.05, 3.05, 400), out=Path())
     assert Database.open(here).ids.size
     assert [path.name for path in tmp_path.iterdir()] == ["here.cells"]
+
+
+def test_a_region_is_a_path_a_text_or_an_object(wide_run: Run, tmp_path: Path) -> None:
+    text = "3.0,52.0,3.01,52.01"
+    (tmp_path / "region.geojson").write_text(json.dumps(Region.parse(text).to_geojson()), encoding="utf-8")
+    made = [
+        build(wide_run, region=region, out=tmp_path / f"{number}.cells")
+        for number, region in enumerate((text, Region.parse(text), tmp_path / "region.geojson"))
+    ]
+    assert len({database.identity for database in made}) == 1
+
+
+def test_the_option_of_before_is_refused_with_the_new_name(tmp_path: Path) -> None:
+    arguments = ["build", str(tmp_path), "--out", str(tmp_path / "cells"), "--elsewhere", str(tmp_path)]
+    code = "from cellcode.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--elsewhere is now --out-of-region" in done.stderr

@@ -115,9 +115,8 @@ def _reusable(run: Run, reuse: Database | Path | str | None) -> Reuse | None:
     earlier = Database.of(reuse)
     if earlier.manifest["aerial_encoder"] != shards.encoder_digest(run) or earlier.level != run.config.levels.cell:
         logger.warning(
-            "%s was built with another aerial encoder or level, on another kind of device or by an earlier version: nothing is "
-            "reused, every tile is encoded",
-            earlier.folder,
+            f"{earlier.folder} was built with another aerial encoder or level, on another kind of device or by an earlier "
+            "version: nothing is reused, every tile is encoded"
         )
         return None
     return Reuse(earlier)

@@ -15,6 +15,7 @@ from cellcode.database.store import layout
 from cellcode.database.store.facts import Facts
 from cellcode.database.store.npy_file import RowWriter
 from cellcode.geography import distance, s2
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.progress import Meter
 from cellcode.runs import CellFacts
 from cellcode.types import Bools
@@ -70,10 +71,10 @@ def smooth_aerial(folder: Path, has_aerial: Bools, sigma_cells: float) -> None:
         for first in range(0, len(ids), SMOOTH_BLOCK):
             own = np.asarray(ids[first : first + SMOOTH_BLOCK])
             around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
-            rows = np.minimum(np.searchsorted(ids, around), len(ids) - 1)
+            rows = rows_of_ids(ids, around)
             lat, lon = (values.reshape(around.shape) for values in s2.cell_centers(around))
             apart_m = distance.haversine_m(lat[:, :1], lon[:, :1], lat, lon)
-            weight = np.exp(-((apart_m / sigma_m) ** 2) / 2) * (ids[rows] == around) * has_aerial[rows]
+            weight = np.exp(-((apart_m / sigma_m) ** 2) / 2) * (rows >= 0) * has_aerial[rows]
             total = np.einsum("bn,bnd->bd", weight.astype(np.float32), before[rows].astype(np.float32))
             total *= has_aerial[first : first + SMOOTH_BLOCK, None]
             file.append(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))

@@ -39,10 +39,8 @@ def make(
         return None
     if len(queries) < 2 * MIN_QUERIES:  # half of them check what the others made
         logger.info(
-            "search: %d validation photos cannot make and check a first stage (at least %d), so the database is searched "
-            "exactly",
-            len(queries),
-            2 * MIN_QUERIES,
+            f"search: {len(queries)} validation photos cannot make and check a first stage (at least {2 * MIN_QUERIES}), so "
+            "the database is searched exactly"
         )
         return None
     tuning, checking = queries[::2], queries[1::2][:MAX_CHECKED]

@@ -26,6 +26,7 @@ from cellcode.database.store.database import Database
 from cellcode.device import choose_device, has_bfloat16
 from cellcode.files import atomic_folder, read_json, write_json
 from cellcode.geography import s2
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.model import inference
 from cellcode.runs import Run
 from cellcode.types import Bools, Datetimes, Float16, Float32, Ids, Int64, UInt8
@@ -58,8 +59,8 @@ class Reuse:
         tiles, known = self.database.tiles(), self.database.tile_digests()
         if tiles is None or known is None:
             return np.zeros(len(ids), bool), np.empty((0, self.database.code_set.dim), np.float16)
-        rows = np.minimum(np.searchsorted(self.database.ids, ids), len(known) - 1)
-        same = (self.database.ids[rows] == ids) & (known[rows] == digests) & (digests != 0)
+        rows = rows_of_ids(self.database.ids, ids)
+        same = (rows >= 0) & (known[rows] == digests) & (digests != 0)
         return same, np.asarray(tiles[rows[same]])
 
 

@@ -66,21 +66,13 @@ def write(
     search = writer.first_stage(codes, run.validation.queries[chosen], levels.cell, new=True)
     writer.encoder(run.ground)
     _drop_unneeded_terms(terms, build.keep_terms, folder)
-    logger.info(
-        "a score differs by at most %.1e from float32 with float16 codes, by %.1e more with int8 codes",
-        error,
-        codes.coarse_error,
-    )
+    rounding = f"{error:.1e} from float32 with float16 codes, by {codes.coarse_error:.1e} more with int8 codes"
+    logger.info("a score differs by at most %s", rounding)
     writer.finish(
         count_kinds(has_aerial, has_prototype, int(counts["left_out"])),
         calibration,
         search,
         {
-            "cellcode_version": run.manifest.get("cellcode_version"),
-            "run": {"identity": run.identity, "name": run.config.name},
-            "aerial_encoder": shards.encoder_digest(run),
-            "levels": {"prototype": levels.prototype, "cell": levels.cell},
-            "dim": run.config.model.dim,
             "codes": {
                 "dtype": "float16",
                 "upsampling": build.upsampling,
@@ -88,7 +80,7 @@ def write(
                 "aerial_error": counts["aerial_error"],
             },
             "calibration_report": report,
-            **_sources(run, source),
+            **_origin(run, source),
         },
     )
 
@@ -103,7 +95,7 @@ def _drop_unneeded_terms(terms: Terms, keep: bool, folder: Path) -> None:
         (folder / "terms").rmdir()
 
 
-def _sources(run: Run, source: AerialSource | None) -> dict[str, Any]:
+def _origin(run: Run, source: AerialSource | None) -> dict[str, Any]:
     """Return the manifest's keys about what the codes were made from, and under which terms it may be used."""
     licences, attributions = {*run.manifest["licences"]}, {*run.manifest["attributions"]}
     imagery = None
@@ -111,7 +103,13 @@ def _sources(run: Run, source: AerialSource | None) -> dict[str, Any]:
         imagery = {"identity": source.identity, "date": source.date}
         licences.add(source.licence)
         attributions.add(source.attribution)
+    levels = run.config.levels
     return {
+        "cellcode_version": run.manifest.get("cellcode_version"),
+        "run": {"identity": run.identity, "name": run.config.name},
+        "aerial_encoder": shards.encoder_digest(run),
+        "levels": {"prototype": levels.prototype, "cell": levels.cell},
+        "dim": run.config.model.dim,
         "imagery": imagery,
         "training_photos": run.manifest["training_photos"],
         "licences": sorted(text for text in licences if text),

@@ -204,11 +204,8 @@ def _imputation(terms: Terms) -> Imputation | None:
     both, lone = (int((terms.has_aerial & has).sum()) for has in (terms.has_prototype, ~terms.has_prototype))
     if imputation is None and lone and terms.has_prototype.any():
         logger.info(
-            "calibration: %d cells have both terms, %d are needed to impute a prototype for the %d cells with imagery only: "
-            "none is imputed",
-            both,
-            MIN_CELLS,
-            lone,
+            f"calibration: {both} cells have both terms, {MIN_CELLS} are needed to impute a prototype for the {lone} cells "
+            "with imagery only: none is imputed"
         )
     return imputation
 

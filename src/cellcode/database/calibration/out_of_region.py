@@ -41,9 +41,8 @@ def embed_out_of_region(run: Run, photos: PhotoTable | Path | str, plan: Plan) -
         )
     if own := _inside(plan, table):
         logger.warning(
-            "%d of %d out-of-region photos lie in cells of this database: with them it learns to refuse its own photos",
-            own,
-            len(table),
+            f"{own} of {len(table)} out-of-region photos lie in cells of this database: with them it learns to refuse its own "
+            "photos"
         )
     return embedded
 

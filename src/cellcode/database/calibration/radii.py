@@ -110,10 +110,8 @@ def fit(
     if len(shares) < MIN_PHOTOS:
         if out_of_region is not None:
             logger.warning(
-                "confidence: %d validation photos lie in the database, %d are needed: the out-of-region photos are not used, "
-                "and answers have no probability that a photo is in the region",
-                len(shares),
-                MIN_PHOTOS,
+                f"confidence: {len(shares)} validation photos lie in the database, {MIN_PHOTOS} are needed: the out-of-region "
+                "photos are not used, and answers have no probability that a photo is in the region"
             )
         return calibration
     half, most = (_conformal(np.array(shares), share) for share in (0.5, 0.9))
@@ -126,12 +124,8 @@ def fit(
         inside = Inside.fit(np.concatenate(seen), features(out_of_region, np.concatenate(scores)))
         calibration = replace(calibration, inside=inside)
     logger.info(
-        "confidence: circles of %.1f%% and %.1f%% of the posterior hold 50 %% and 90 %% of %d validation photos; %s "
-        "out-of-region photos",
-        100 * half,
-        100 * most,
-        len(shares),
-        len(out_of_region) if out_of_region is not None else "no",
+        f"confidence: circles of {half:.1%} and {most:.1%} of the posterior hold 50 % and 90 % of {len(shares)} validation "
+        f"photos; {len(out_of_region) if out_of_region is not None else 'no'} out-of-region photos"
     )
     return calibration
 

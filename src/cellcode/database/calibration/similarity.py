@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from cellcode.geography import distance, s2
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.runs import Validation
 from cellcode.types import Bools, Float32, Float64, Ids, Int64
 
@@ -161,8 +162,8 @@ def _near(validation: Validation, ids: Ids, radius_m: float) -> list[Int64]:
     for lat_deg, lon_deg in zip(validation.lat_deg, validation.lon_deg, strict=True):
         cells = np.unique(s2.cell_ids(*distance.offset(lat_deg, lon_deg, east, north), level))
         cells = cells[_apart_m(lat_deg, lon_deg, cells) <= radius_m]
-        rows = np.minimum(np.searchsorted(ids, cells), len(ids) - 1)
-        near.append(rows[ids[rows] == cells].astype(np.int64))
+        rows = rows_of_ids(ids, cells)
+        near.append(rows[rows >= 0])
     return near
 
 

@@ -75,16 +75,8 @@ def grow(
     grown = replace_cells(whole, cells, out, values)
     seconds = time.monotonic() - started
     logger.info(
-        "%d cells gained a prototype, %d had one and were averaged, from %d photos (%d could not be read); %.1f s, %.2f s per "
-        "cell; database %s in %s",
-        gained,
-        merged,
-        len(used),
-        skipped,
-        seconds,
-        seconds / max(gained + merged, 1),
-        grown.identity,
-        out,
+        f"{gained} cells gained a prototype, {merged} had one and were averaged, from {len(used)} photos ({skipped} could "
+        f"not be read); {seconds:.1f} s, {seconds / max(gained + merged, 1):.2f} s per cell; database {grown.identity} in {out}"
     )
     return grown
 

@@ -1,4 +1,4 @@
-"""A database with some cells replaced or added; every other cell keeps its codes and terms, bit for bit."""
+"""A database with some cells replaced or added; all other cells remain byte-identical."""
 
 from __future__ import annotations
 
@@ -118,10 +118,8 @@ def _warn_if_uncalibrated(database: Database, cells: Cells) -> None:
     before, after = (facts.has_aerial & facts.has_prototype for facts in (database.facts, cells.facts))
     if after.any() and not before.any():
         logger.warning(
-            "no cell of %s has both terms, so their weights are not calibrated: the %d cells that have both now are plain "
-            "sums and will outscore the others; build again from the run if that matters",
-            database.folder,
-            int(after.sum()),
+            f"no cell of {database.folder} has both terms, so their weights are not calibrated: the {int(after.sum())} cells "
+            "that have both now are plain sums and will outscore the others; build again from the run if that matters"
         )
 
 

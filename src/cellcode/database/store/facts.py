@@ -1,4 +1,4 @@
-"""What is known of each cell: cells.parquet."""
+"""Facts of each cell: cells.parquet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.runs import CellFacts
 from cellcode.types import Bools, Datetimes, Ids, Int32, Int64
 
@@ -52,10 +53,9 @@ class Facts:
     def of_cells(
         cls, ids: Ids, known: CellFacts, has_prototype: Bools, has_aerial: Bools, imagery_date: Datetimes
     ) -> Self:
-        """Look up what a run knows of some cells; cells without training photos have none."""
-        rows = np.minimum(np.searchsorted(known.ids, ids), max(len(known.ids) - 1, 0))
-        found = known.ids[rows] == ids if len(known.ids) else np.zeros(len(ids), bool)
-        no_date = np.datetime64("NaT", "D")
+        """Look up the facts that a run has of some cells; those without training photos get 0 and NaT."""
+        rows, no_date = rows_of_ids(known.ids, ids), np.datetime64("NaT", "D")
+        found = rows >= 0
 
         def spread(values: Any, missing: Any) -> Any:
             out = np.full(len(ids), missing, values.dtype)
