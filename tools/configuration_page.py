@@ -62,10 +62,10 @@ def page() -> str:
 
 def _blocks(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     for name, field in model.model_fields.items():
-        if _is_block(field.annotation):
-            assert field.annotation is not None
-            yield prefix + name, field.annotation
-            yield from _blocks(field.annotation, f"{prefix}{name}.")
+        block: Any = field.annotation
+        if _is_block(block):
+            yield prefix + name, block
+            yield from _blocks(block, f"{prefix}{name}.")
 
 
 def _values(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -106,11 +106,11 @@ def _type(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     if arguments and all(isinstance(each, str) for each in arguments):
         return ", ".join(f"`{each}`" for each in arguments), ""
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    limits = [
+    bounds = [
         f"{word} {getattr(each, sign):g}" for each in metadata for sign, word in signs.items() if hasattr(each, sign)
     ]
     names = {float: "number", int: "integer", bool: "true or false", str: "text", dict: "mapping"}
-    return names[origin or annotation], ", ".join(limits)
+    return names[origin or annotation], ", ".join(bounds)
 
 
 def _default(value: Any) -> str:
