@@ -1,7 +1,7 @@
 """How often the verdict on a claimed place is right: true claims, false ones nearby, and false ones anywhere.
 
     make results
-    python benchmarks/verdicts.py [--quick] [--json FILE] [--cells DATABASE] [--photos TABLE]
+    python benchmarks/claims.py [--quick] [--json FILE] [--cells DATABASE] [--photos TABLE]
 
 Test photos of the benchmark region are claimed to be of their true place, of one 500 m from it in a random direction, and
 of a random cell at least 2 km from it.
@@ -22,8 +22,7 @@ from cellcode.errors import InputError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
-from cellcode.search import Locator
-from cellcode.serving import verdicts
+from cellcode.search import Locator, claims
 from cellcode.types import Float64
 
 RESULTS = Path("runs/results")
@@ -60,8 +59,7 @@ def measure(database: Database, photos: PhotoTable, most: int) -> list[Row]:
     for kind, lat, lon in _claims(database, tested.lat_deg, tested.lon_deg, rng):
         said: Counter[str] = Counter()
         for query, answer, at_lat, at_lon in zip(queries, answers, lat.tolist(), lon.tolist(), strict=True):
-            claimed = verdicts.claim(locator, query, at_lat, at_lon)
-            verdict, _ = verdicts.judge(claimed, answer, verdicts.apart_m(answer, at_lat, at_lon)[0])
+            verdict = claims.verification(locator, answer, query, at_lat, at_lon).verdict
             said[verdict] += 1
         rows += [
             {"case": f"{kind}: {verdict}", "value": 100 * said[verdict] / len(tested), "unit": "% of claims"}

@@ -12,7 +12,7 @@ import numpy as np
 from cellcode.aerial import open_source
 from cellcode.database import Database, build
 from cellcode.evaluation import confidence, evaluate, metrics, queries, ranked, summary
-from cellcode.evaluation.confidence import Told
+from cellcode.evaluation.confidence import Stated
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
@@ -53,7 +53,7 @@ def same_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, 
         worlds.joined(parts.training, parts.same_area),
         out=folder,
         aerial=needs["region"] / worlds.AERIAL,
-        elsewhere=PhotoTable.load(needs["elsewhere-test"] / worlds.TABLE),
+        out_of_region=PhotoTable.load(needs["elsewhere-test"] / worlds.TABLE),
     )
     return {**report.values, "prototype_similarity": prototype_similarity(opened(needs[built]))}
 
@@ -128,7 +128,7 @@ def strangers(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, 
     """How well photos of the region are told from those of two other worlds, one of its look and one of another."""
     locator = Locator(opened(needs[built]))
 
-    def inside(table: PhotoTable, name: str) -> Told:
+    def inside(table: PhotoTable, name: str) -> Stated:
         asked, _, _, _ = queries.embed(locator, table.files, f"reading photos, {name}")
         return confidence.ask(locator, asked, ablations.RADIUS_M)
 

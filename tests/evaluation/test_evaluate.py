@@ -24,7 +24,7 @@ def report(
 ) -> Report:
     elsewhere = town_photos.select(np.arange(0, len(town_photos), 10))
     out = tmp_path_factory.mktemp("report")
-    return evaluate(town_cells, town_photos, out=out, aerial=town.aerial_path, elsewhere=elsewhere)
+    return evaluate(town_cells, town_photos, out=out, aerial=town.aerial_path, out_of_region=elsewhere)
 
 
 def test_the_report_has_what_the_contract_promises(report: Report) -> None:

@@ -126,7 +126,7 @@ def test_many_photos_keep_their_order_and_bad_ones_cost_only_themselves(
     assert [type(result) for result in results] == [Answer, Failure, Answer, Failure, Failure]
     assert [result.file for result in results] == [str(path) for path in asked]
     assert isinstance(results[1], Failure)
-    assert "empty" in results[1].error
+    assert "empty" in results[1].message
     alone = locator.locate(files[1])
     assert isinstance(results[2], Answer)
     assert results[2].best.cell == alone.best.cell
@@ -148,7 +148,7 @@ def test_json_has_the_keys_of_the_contract(locator: Locator, files: list[Path]) 
 
 def test_an_answer_says_how_it_was_found(locator: Locator, files: list[Path]) -> None:
     region = Region.cap(*(float(each[0]) for each in s2.cell_centers(locator.database.ids[:1])), 200)
-    searched = locator.locate(files[0], region=region).searched
+    searched = locator.locate(files[0], region=region).search
     assert (searched.method, searched.exact, searched.missing) == ("exact", True, ())
     assert searched.cells == region.contains(*s2.cell_centers(locator.database.ids)).sum()
 

@@ -143,7 +143,7 @@ def test_it_warns_when_strangers_can_reach_it_without_keys(
         (["missing.cells"], 1, "is not a cell-code database"),
         (["CELLS", "--keys", "missing"], 1, "cannot be read as a file of keys"),
         (["CELLS", "--aerial", "missing.tif"], 1, "does not exist"),
-        (["CELLS", "--set", "photo_bites=3"], 2, "photo_bites: is no limit; there are photo_bytes"),
+        (["CELLS", "--set", "photo_bites=3"], 2, "photo_bites: unknown limit; valid limits: photo_bytes"),
         (["CELLS", "--set", "photos=-1"], 2, "photos: Input should be greater"),
         (["CELLS", "--set", "photos"], 2, "name=value"),
         (["CELLS", "--basemap", "http://plain.example/{z}"], 2, "basemap.url"),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from cellcode.client import Claim
 from cellcode.geography import distance, s2
-from cellcode.search import Locator
+from cellcode.search import Locator, claims
 from cellcode.search.posterior import probabilities
-from cellcode.serving import verdicts
 
 Photos = list[tuple[str, bytes]]
 
@@ -68,7 +68,7 @@ class _Answer:
 def test_a_verdict_needs_circle_and_mass_to_agree(
     support: float, apart_m: float, in_region: bool | None, verdict: str
 ) -> None:
-    said, reason = verdicts.judge({"cell": "x", "support": support}, _Answer(in_region=in_region), apart_m)  # type: ignore[arg-type]
+    said, reason = claims.judge(Claim(0, 0, "x", 0, 1, 1, 1, support), _Answer(in_region=in_region), apart_m)  # type: ignore[arg-type]
     assert said == verdict
     assert reason.endswith(".")
 

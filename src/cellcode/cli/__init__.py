@@ -28,6 +28,7 @@ from cellcode.cli import (
     simulate,
     split,
     train,
+    verify,
 )
 from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, UsageError, sentence
@@ -72,6 +73,7 @@ for verb in (
     build,
     evaluate,
     locate,
+    verify,
     serve,
     info,
     presets,

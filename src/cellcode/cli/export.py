@@ -8,31 +8,24 @@ from typer import Argument, Option
 
 
 class Target(StrEnum):
-    """Where parts of a database can be written."""
+    """What a database can be exported as."""
 
-    milvus = "milvus"
+    parquet = "parquet"
     openvino = "openvino"
 
 
 def command(
-    database: Annotated[Path, Argument(help="A cell-code database.")],
-    to: Annotated[Target, Option(help="The kind of store.")],
-    uri: Annotated[
-        str,
-        Option(
-            help="Milvus: address of a server (token in $MILVUS_TOKEN), or a local file that ends with .db. OpenVINO: a folder."
-        ),
+    database: Annotated[Path, Argument(help="A cell-code database, or a folder of shards.")],
+    to: Annotated[
+        Target,
+        Option(help="parquet: one row per cell, with its code, for vector stores; openvino: the ground encoder."),
     ],
-    collection: Annotated[str, Option(help="Name of the collection.")] = "cells",
-    replace: Annotated[bool, Option("--replace", help="Replace the collection of another database.")] = False,
+    out: Annotated[Path, Option("--out", "--uri", help="Parquet: the file to write. OpenVINO: the folder to write.")],
 ) -> None:
-    """Write the cells of a database to a vector store, or its ground encoder as a model of OpenVINO."""
-    from cellcode.database import Database
-    from cellcode.search import engines, milvus
+    """Write the cells of a database as a Parquet table, or its ground encoder as an OpenVINO model."""
+    from cellcode.database.store.shards import open_database
+    from cellcode.search import engines
+    from cellcode.search.cell_table import export_parquet
 
-    if to == Target.openvino:
-        print(engines.export_openvino(Database.open(database), Path(uri)))
-        return
-
-    written = milvus.export(Database.open(database), uri, collection, replace=replace)
-    print(f"{collection} at {uri}: {written} cells written" if written else f"{collection} at {uri}: already there")
+    writers = {Target.parquet: export_parquet, Target.openvino: engines.export_openvino}
+    print(writers[to](open_database(database), out))

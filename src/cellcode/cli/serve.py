@@ -5,15 +5,19 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from cellcode.cli.common import CLUSTER, DATABASE
+
 
 def command(
-    database: Annotated[Path, Argument(help="A cell-code database.")],
+    database: Annotated[Path, Argument(help=DATABASE)],
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     aerial: Annotated[str | None, Option(help="Imagery for crops and the map: a GeoTIFF, COG, VRT or folder.")] = None,
-    keys: Annotated[Path | None, Option(help="File of API keys, one a line.")] = None,
-    rate: Annotated[float | None, Option(help="Photos a minute of one key, or of one address.")] = None,
-    cors: Annotated[list[str] | None, Option(help="Origin of another page that may ask; repeat for more.")] = None,
+    keys: Annotated[Path | None, Option(help="File of API keys, one per line.")] = None,
+    rate: Annotated[float | None, Option(help="Photos per minute of one key, or of one address.")] = None,
+    cors: Annotated[
+        list[str] | None, Option(help="Origin of another page that may use the API; repeat for more.")
+    ] = None,
     basemap: Annotated[
         str | None,
         Option(
@@ -21,11 +25,12 @@ def command(
         ),
     ] = None,
     engine: Annotated[str, Option(help="What runs the encoder: torch, or openvino (extra openvino).")] = "torch",
+    cluster: Annotated[str | None, Option(help=CLUSTER)] = None,
     overrides: Annotated[
         list[str] | None, Option("--set", help="A limit, as photo_bytes=5000000; repeat for more.")
     ] = None,
 ) -> None:
-    """Serve a page and an HTTP API that say where photos were taken."""
+    """Serve a page and an HTTP API that locate photos."""
     from cellcode.errors import MissingExtraError
 
     try:
@@ -35,4 +40,4 @@ def command(
             raise
         raise MissingExtraError(error.name or "fastapi", "serve", "the service") from None
     limits = settings.parse(overrides or [], rate_per_minute=rate, cors=cors, basemap=basemap)
-    run.serve(database, limits, host=host, port=port, aerial=aerial, key_file=keys, engine=engine)
+    run.serve(database, limits, host=host, port=port, aerial=aerial, key_file=keys, engine=engine, cluster=cluster)

@@ -1,9 +1,9 @@
-"""What the service answers, as frozen dataclasses."""
+"""Answers as frozen dataclasses, on the standard library alone: those of `cellcode.search` and of the service."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -12,7 +12,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cell that may hold the photo's position; as `cellcode.search.Candidate`."""
+    """A cell that may hold the photo's position.
+
+    Attributes:
+        lat, lon: its centre in degrees.
+        cell: its S2 token.
+        score: similarity of the photo and the cell's code.
+        probability: share of the posterior over all cells searched.
+    """
 
     lat: float
     lon: float
@@ -23,7 +30,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Searched:
-    """How the cells were found; as `cellcode.search.Searched`."""
+    """How an answer came about.
+
+    Attributes:
+        method: "exact": every cell was compared, or shown to be worse; "two_stage": quantised codes chose candidates; other
+            searchers have names of their own.
+        cells: how many cells could have been the answer.
+        exact: no cell better than the ones given can have been missed.
+        scored_again: first-stage entries whose codes were compared; 0 without a first stage.
+        missing: shards whose cells were not searched, by name.
+    """
 
     method: str
     cells: int
@@ -34,7 +50,7 @@ class Searched:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the file's EXIF says, in degrees, and how far that is from the answer; never used for it."""
+    """Position in the file's EXIF in degrees, and its distance from the answer; never used for the answer."""
 
     lat: float
     lon: float
@@ -53,43 +69,104 @@ class Heat:
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo that was not located: why, and what to do."""
+    """A photo that could not be located.
+
+    Attributes:
+        file: the photo.
+        message: the reason, one sentence.
+        code: stable, one of those that docs/serving.md lists.
+        action: what to do.
+    """
 
     file: str
-    code: str
     message: str
-    action: str
+    code: str = "photo_unreadable"
+    action: str = "check the file"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `cellcode locate --json` prints."""
+        return {"file": self.file, "error": self.message}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Where a photo was taken; the attributes of `cellcode.search.Answer`, and what only the service tells.
+    """Where a photo was taken, or several of one place; the answer is the first of the candidates.
 
     Attributes:
-        metadata: None where the file has no position.
-        heat: None unless it was asked for.
-        files, unreadable: of several photos of one place: those the answer is made from, and those left out.
+        file: the photo; of several photos the one whose place it is, the first.
+        candidates: the best cells, best first. For several photos a score is the mean of their similarities to the code.
+        radius_50_m, radius_90_m: circles around the answer that held the true position of this share of the validation photos,
+            which were located one by one.
+        in_region: the photo looks like one taken inside the region, as 95 % of validation photos do: by `inside_probability`,
+            or by the best score where the database has none; None where it was built without validation photos.
+        inside_probability: that the photo was taken inside the region, if half of all photos were; None where the database
+            was built without out-of-region photos.
+        mean_lat, mean_lon: mean of the posterior over the best cells, in degrees: a compromise, not a place that looks right.
+        search: how the cells were found, and whether all of them were searched.
+        heading_deg, metadata, heat: from the service only, where they were given or requested.
+        files, unreadable: of several photos those the answer is made from, and those left out; empty for a single photo.
     """
 
     file: str
-    lat: float
-    lon: float
-    cell: str
-    score: float
-    probability: float
+    candidates: tuple[Candidate, ...]
     radius_50_m: float
     radius_90_m: float
     in_region: bool | None
     inside_probability: float | None
     mean_lat: float
     mean_lon: float
-    candidates: tuple[Candidate, ...]
     search: Searched
     heading_deg: float | None = None
     metadata: Metadata | None = None
     heat: Heat | None = None
     files: tuple[str, ...] = ()
     unreadable: tuple[Failure, ...] = ()
+
+    @property
+    def best(self) -> Candidate:
+        """The answer's cell."""
+        return self.candidates[0]
+
+    @property
+    def lat(self) -> float:
+        """Latitude of the answer in degrees."""
+        return self.best.lat
+
+    @property
+    def lon(self) -> float:
+        """Longitude of the answer in degrees."""
+        return self.best.lon
+
+    @property
+    def cell(self) -> str:
+        """S2 token of the answer."""
+        return self.best.cell
+
+    @property
+    def score(self) -> float:
+        """Score of the answer."""
+        return self.best.score
+
+    @property
+    def probability(self) -> float:
+        """Probability of the answer's cell."""
+        return self.best.probability
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `cellcode locate --json` prints; of several photos `files` and `unreadable` replace `file`."""
+        several = {"files": list(self.files), "unreadable": [each.to_json() for each in self.unreadable]}
+        return {
+            **(several if self.files else {"file": self.file}),
+            **asdict(self.best),
+            "radius_50_m": self.radius_50_m,
+            "radius_90_m": self.radius_90_m,
+            "in_region": self.in_region,
+            "inside_probability": self.inside_probability,
+            "mean_lat": self.mean_lat,
+            "mean_lon": self.mean_lon,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "search": {**asdict(self.search), "missing": list(self.search.missing)},
+        }
 
 
 @dataclass(frozen=True)
@@ -100,7 +177,7 @@ class Claim:
         rank: of its cell, 1 for the best.
         percentile: how many percent of all cells score lower.
         probability: of its cell, in the posterior.
-        support: how many times more likely the photo makes the place and the cells around it than they were before.
+        support: how many times better the photo fits the place with the cells around it than an average place.
     """
 
     lat: float
@@ -131,6 +208,15 @@ class Verification:
     within: str | None
     distances_m: tuple[float, ...]
     answer: Answer
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `cellcode verify --json` prints."""
+        return {
+            **vars(self),
+            "claim": asdict(self.claim),
+            "distances_m": list(self.distances_m),
+            "answer": self.answer.to_json(),
+        }
 
 
 @dataclass(frozen=True)

@@ -69,17 +69,17 @@ class Client:
     def verify(
         self, photo: Source, lat: float, lon: float, *, region: Place | None = None, heading_deg: float | None = None
     ) -> Verification:
-        """Tell how plausible it is that a photo was taken at a place, in degrees."""
+        """Return how plausible it is that a photo was taken at a place, in degrees."""
         fields = {"lat": lat, "lon": lon, "region": region, "heading_deg": heading_deg}
         value = self._service.json("POST", "/v1/verify", *form([photo], fields))
         return made(Verification, {**value, "answer": {**value["answer"], "file": file_name(photo)}})
 
     def database(self) -> Served:
-        """Tell what is searched, and what may be asked."""
+        """Return what is searched, and what may be asked."""
         return made(Served, self._service.json("GET", "/v1/database"))
 
     def cell(self, token: str) -> Cell:
-        """Tell what is known of a cell of the database."""
+        """Return what is known of a cell of the database."""
         return made(Cell, self._service.json("GET", f"/v1/cells/{quote(token, safe='')}"))
 
     def crop(self, token: str, size_px: int = 256) -> bytes:
@@ -94,7 +94,7 @@ class Client:
             try:
                 sent.append((file_name(photo), file_bytes(photo)))
             except InputError as error:
-                unread[row] = Failure(file_name(photo), "photo_unreadable", str(error), "check the file")
+                unread[row] = Failure(file_name(photo), str(error))
         lines = self._lines(sent, fields)
         for row in range(len(photos)):
             yield unread[row] if row in unread else next(lines)

@@ -1,6 +1,6 @@
 """Evaluation: recall within radii beside baselines, slices, intervals, confidence, figures, a report. Knows no HTTP.
 
-A system that was trained elsewhere is scored on the same photos by `ranked`, from the distances of its answers.
+A system of another program is scored on the same photos by `ranked`, from the distances of its answers.
 """
 
 from cellcode.evaluation.evaluate import Report, evaluate, summary

@@ -1,4 +1,4 @@
-"""Whether probabilities and radii are true, and whether doubt tells right answers from wrong ones."""
+"""Whether probabilities and radii are true, and whether confidence separates right answers from wrong ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARES = tuple(np.linspace(0.05, 1, 20).round(2).tolist())
 
 
 @dataclass(frozen=True)
-class Told:
+class Stated:
     """What the answers to N photos say of themselves. All (N,).
 
     Attributes:
@@ -53,13 +53,13 @@ class Checked:
     """The answers beside the truth. All (N,).
 
     Attributes:
-        told: the answers.
+        stated: the answers.
         error_m: from the photo to the answer, a cell centre.
         mean_error_m: from the photo to the posterior mean.
         right_cell: bool, the photo was taken in the answer's cell.
     """
 
-    told: Told
+    stated: Stated
     error_m: Float64
     mean_error_m: Float64
     right_cell: Bools
@@ -81,18 +81,18 @@ class _Kept:
         return self._searcher.count(region)
 
 
-def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str = "asking for answers") -> Told:
+def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str = "searching for answers") -> Stated:
     """Return what the answers to embedded photos, (N, D), say of themselves.
 
     `near` is summed over the cells that an answer's radii are measured over.
     """
     kept = _Kept(locator.searcher)
-    asked, temperature = Locator(locator.database, kept), locator.database.calibration.temperature
+    temperature = locator.database.calibration.temperature
     parts, cells, answers = [], [], []
     with Meter(description, len(queries)) as meter:
         for first in range(0, len(queries), BATCH):
             batch = queries[first : first + BATCH]
-            answers += asked.answers([""] * len(batch), batch, 1, None)
+            answers += locator.answers([""] * len(batch), batch, 1, None, kept)
             hits = kept.hits
             lat, lon = (each.reshape(hits.cell_ids.shape) for each in s2.cell_centers(hits.cell_ids.ravel()))
             apart_m = distance.haversine_m(lat[:, :1], lon[:, :1], lat, lon)
@@ -103,7 +103,7 @@ def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str
     probability, near = np.concatenate(parts, axis=1)
     known = all(answer.inside_probability is not None for answer in answers)
     inside = [answer.inside_probability if known else answer.best.score for answer in answers]
-    return Told(
+    return Stated(
         cell=np.concatenate(cells),
         probability=probability,
         near=np.minimum(near, 1.0),
@@ -117,29 +117,31 @@ def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str
     )
 
 
-def check(told: Told, table: PhotoTable, level: int) -> Checked:
-    """Hold the answers against the true positions."""
+def check(stated: Stated, table: PhotoTable, level: int) -> Checked:
+    """Compare the answers with the true positions."""
     truth = (table.lat_deg, table.lon_deg)
     return Checked(
-        told=told,
-        error_m=distance.haversine_m(*truth, *s2.cell_centers(told.cell)),
-        mean_error_m=distance.haversine_m(*truth, told.mean_lat_deg, told.mean_lon_deg),
-        right_cell=s2.cell_ids(*truth, level) == told.cell,
+        stated=stated,
+        error_m=distance.haversine_m(*truth, *s2.cell_centers(stated.cell)),
+        mean_error_m=distance.haversine_m(*truth, stated.mean_lat_deg, stated.mean_lon_deg),
+        right_cell=s2.cell_ids(*truth, level) == stated.cell,
     )
 
 
-def summary(checked: Checked, groups: Mapping[str, Bools], radius_m: float, elsewhere: Told | None) -> dict[str, Any]:
+def summary(
+    checked: Checked, groups: Mapping[str, Bools], radius_m: float, out_of_region: Stated | None
+) -> dict[str, Any]:
     """Return `confidence` of report.json.
 
     Args:
-        groups: masks, (N,), of photos whose coverage is told apart.
-        radius_m: the one of `Told.near`.
-        elsewhere: answers to photos that were taken outside the region; None: there are none.
+        groups: masks, (N,), of photos whose coverage is reported separately.
+        radius_m: the one of `Stated.near`.
+        out_of_region: answers to out-of-region photos; None: there are none.
     """
-    told, right = checked.told, checked.error_m <= radius_m
+    stated, right = checked.stated, checked.error_m <= radius_m
     parts = {"all": np.ones(len(right), bool), **{name: mask for name, mask in groups.items() if mask.any()}}
     coverage = {name: {str(share): held(checked, share, mask) for share in (50, 90)} for name, mask in parts.items()}
-    bins, cell_bins = reliability(told.near, right), reliability(told.probability, checked.right_cell)
+    bins, cell_bins = reliability(stated.near, right), reliability(stated.probability, checked.right_cell)
     return {
         "radius_m": radius_m,
         "photos": len(right),
@@ -149,14 +151,14 @@ def summary(checked: Checked, groups: Mapping[str, Bools], radius_m: float, else
         "coverage_50": coverage["all"]["50"],
         "coverage_90": coverage["all"]["90"],
         "coverage": coverage,
-        "median_radius_50_m": round(float(np.median(told.radius_50_m)), 1),
-        "median_radius_90_m": round(float(np.median(told.radius_90_m)), 1),
-        "accuracy_against_coverage": accuracy_at(told.near, right),
+        "median_radius_50_m": round(float(np.median(stated.radius_50_m)), 1),
+        "median_radius_90_m": round(float(np.median(stated.radius_90_m)), 1),
+        "accuracy_against_coverage": accuracy_at(stated.near, right),
         "median_error_m": {
             "best_cell": round(float(np.median(checked.error_m)), 2),
             "posterior_mean": round(float(np.median(checked.mean_error_m)), 2),
         },
-        **_doubt(told, elsewhere),
+        **_refusals(stated, out_of_region),
     }
 
 
@@ -192,20 +194,20 @@ def accuracy_at(confidence: Float64, right: Bools) -> dict[str, list[float]]:
 
 def held(checked: Checked, share: int, mask: Bools) -> float:
     """Return the share of the photos of a mask that lie within their `radius_<share>_m` of the answer."""
-    radius_m = checked.told.radius_50_m if share == 50 else checked.told.radius_90_m
+    radius_m = checked.stated.radius_50_m if share == 50 else checked.stated.radius_90_m
     return round(float((checked.error_m <= radius_m)[mask].mean()), 4)
 
 
-def _doubt(inside: Told, elsewhere: Told | None) -> dict[str, Any]:
-    """How well photos of the region are told from others."""
-    if elsewhere is None:
+def _refusals(inside: Stated, others: Stated | None) -> dict[str, Any]:
+    """How well photos of the region are separated from out-of-region photos."""
+    if others is None:
         return {"auroc": None, "refused": {"inside": round(float((~inside.in_region).mean()), 4)}}
     return {
-        "auroc": round(auroc(inside.inside, elsewhere.inside), 4),
+        "auroc": round(auroc(inside.inside, others.inside), 4),
         "auroc_of": inside.inside_kind,
         "refused": {
             "inside": round(float((~inside.in_region).mean()), 4),
-            "elsewhere": round(float((~elsewhere.in_region).mean()), 4),
+            "elsewhere": round(float((~others.in_region).mean()), 4),
         },
-        "elsewhere_photos": len(elsewhere.inside),
+        "elsewhere_photos": len(others.inside),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 
 import cellcode
 from cellcode.aerial import AerialSource, open_source
+from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.errors import InputError
 from cellcode.evaluation import confidence, figures, metrics, page, predictions, queries, slices
-from cellcode.evaluation.confidence import Told
+from cellcode.evaluation.confidence import Stated
 from cellcode.evaluation.metrics import Bootstrap, Result
 from cellcode.evaluation.systems import evaluate_systems, to_nearest_cell
 from cellcode.files import atomic_path, write_json
@@ -22,6 +23,8 @@ from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator
 from cellcode.types import Bools, Int64
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,77 +50,95 @@ class Report:
 
 
 def evaluate(
-    database: Database | Path | str,
+    cells: Database | Path | str,
     photos: PhotoTable | Path | str,
     *,
     out: Path | str | None = None,
     split: str = "test",
     aerial: AerialSource | Path | str | None = None,
-    elsewhere: PhotoTable | Path | str | None = None,
+    out_of_region: PhotoTable | Path | str | None = None,
+    cluster: str | None = None,
+    machine: MachineConfig | None = None,
 ) -> Report:
     """Measure a database on the photos of a split, beside baselines on the same photos. Nothing is taken from earlier runs.
 
     Args:
+        cells: an open database, its folder, or a folder of its shards.
+        photos: a photo table, or its folder.
         out: folder for report.json, report.html, predictions.parquet and figures/*.png; None writes nothing.
         split: of the photo table; image retrieval searches the photos of its split "train".
         aerial: imagery that the gallery of figures shows; None: photos only.
-        elsewhere: photos, of any split, that were taken outside the region and should be refused; None: not tested.
+        out_of_region: photos, of any split, that were taken outside the region and should be refused; None: not tested.
+        cluster: address of a Ray cluster that searches the shards; see `search.shards.open_searcher`.
+        machine: device and precision of the encoder; see `Locator`.
 
     Raises:
         InputError: the split is empty, none of its photos can be read, or the database is damaged.
     """
-    opened = database if isinstance(database, Database) else Database.open(database)
-    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
-    outside = PhotoTable.load(elsewhere) if isinstance(elsewhere, Path | str) else elsewhere
+    table, outside = (
+        PhotoTable.load(each) if isinstance(each, Path | str) else each for each in (photos, out_of_region)
+    )
+    assert table is not None
     source = open_source(aerial) if aerial is not None else None
-    tested = table.of_split(split)
-    if not len(tested):
+    if not len(tested := table.of_split(split)):
         raise InputError(
             f"the photo table has no photos in its split {split!r}; choose another --split or ingest again"
         )
-    rule, locator = opened.config.evaluation, Locator(opened)
+    gallery = table.of_split("train") if split != "train" else table.select(np.zeros(len(table), bool))
+    with Locator.open(cells, cluster=cluster, machine=machine) as locator:
+        values, material = _measured(locator, tested, gallery, split, outside, source)
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        _write(folder, values, material)
+    for note in values["notes"]:
+        logger.warning("%s", note)
+    written = f"; report in {folder}" if folder else ""
+    logger.info("%d photos evaluated, %d unreadable%s", values["photos"], len(values["unreadable"]), written)
+    return Report(values, folder)
+
+
+def _measured(
+    locator: Locator,
+    tested: PhotoTable,
+    gallery: PhotoTable,
+    split: str,
+    outside: PhotoTable | None,
+    source: AerialSource | None,
+) -> tuple[dict[str, Any], figures.Material]:
+    """Return report.json, and what figures are drawn from."""
+    database, rule = locator.database, locator.database.config.evaluation
     asked, good, unreadable, encoder_ms = queries.embed(locator, tested.files, "reading tested photos")
     if not len(good):
         raise InputError(f"none of the {len(tested)} photos can be read; the first: {unreadable[0]}")
     tested = tested.select(good)
-    gallery = table.of_split("train") if split != "train" else table.select(np.zeros(len(table), bool))
     results = list(evaluate_systems(locator, asked, tested, gallery, rule))
     middle_m = metrics.middle_radius_m(rule.radii_m)
-    checked = confidence.check(confidence.ask(locator, asked, middle_m), tested, opened.level)
-    told_elsewhere, notes = _ask_elsewhere(locator, outside, middle_m)
-    notes = _overlap(opened, tested, max(rule.radii_m)) + notes
-    made, missing = slices.cut(opened, tested, gallery)
-    density = slices.density(opened, tested)
-    groups = _groups(density)
-    values = _values(opened, tested, split, results, made, groups, middle_m)
-    values["confidence"] = confidence.summary(checked, groups, middle_m, told_elsewhere)
+    checked = confidence.check(confidence.ask(locator, asked, middle_m), tested, database.level)
+    others, notes = _ask_out_of_region(locator, outside, middle_m)
+    made, missing = slices.cut(database, tested, gallery)
+    groups = _groups(slices.density(database, tested))
+    values = _values(database, tested, split, results, made, groups, middle_m)
+    values["confidence"] = confidence.summary(checked, groups, middle_m, others)
     values["ms_per_query"] = {"encoder": round(encoder_ms, 4)} | {
         result.name: result.ms_per_query for result in results if result.ms_per_query is not None
     }
     values["unreadable"] = unreadable
-    values["notes"] = notes + missing
-    folder = None
-    if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        material = figures.Material(
-            opened, tested, asked, results, checked, groups["with_training_photos"], values, source, told_elsewhere
-        )
-        drawn, undrawn = figures.all_figures(material)
-        values["notes"] += undrawn
-        pictures = figures.encode(drawn)
-        figures.save(pictures, folder / "figures")
-        predictions.write(opened, tested, density, results, checked, folder / "predictions.parquet")
-        with atomic_path(folder / "report.html") as path:
-            path.write_text(page.render(values, pictures), encoding="utf-8")
-        write_json(folder / "report.json", values)
-    for note in values["notes"]:
-        print(note, file=sys.stderr)
-    print(
-        f"{len(tested)} photos evaluated, {len(unreadable)} unreadable" + (f"; report in {folder}" if folder else ""),
-        file=sys.stderr,
-    )
-    return Report(values, folder)
+    values["notes"] = _overlap(database, tested, max(rule.radii_m)) + notes + missing
+    seen = groups["with_training_photos"]
+    return values, figures.Material(database, tested, asked, results, checked, seen, values, source, others)
+
+
+def _write(folder: Path, values: dict[str, Any], material: figures.Material) -> None:
+    """Write the files of a report; figures that cannot be drawn are added to its notes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn, undrawn = figures.all_figures(material)
+    values["notes"] += undrawn
+    pictures = figures.encode(drawn)
+    figures.save(pictures, folder / "figures")
+    predictions.write(material, folder / "predictions.parquet")
+    with atomic_path(folder / "report.html") as path:
+        path.write_text(page.render(values, pictures), encoding="utf-8")
+    write_json(folder / "report.json", values)
 
 
 def summary(result: Result, mask: Bools, positions: Int64) -> dict[str, Any]:
@@ -149,15 +170,13 @@ def _overlap(database: Database, table: PhotoTable, radius_m: float) -> list[str
     return []
 
 
-def _ask_elsewhere(locator: Locator, table: PhotoTable | None, radius_m: float) -> tuple[Told | None, list[str]]:
+def _ask_out_of_region(locator: Locator, table: PhotoTable | None, radius_m: float) -> tuple[Stated | None, list[str]]:
     if table is None:
         return None, []
-    asked, good, unreadable, _ = queries.embed(locator, table.files, "reading photos from elsewhere")
+    asked, good, unreadable, _ = queries.embed(locator, table.files, "reading out-of-region photos")
     if not len(good):
-        return None, ["no photo from elsewhere can be read, so nothing is said of photos from outside the region"]
-    notes = (
-        [f"{len(unreadable)} photos from elsewhere cannot be read, the first: {unreadable[0]}"] if unreadable else []
-    )
+        return None, ["no out-of-region photo can be read, so their refusal is not measured"]
+    notes = [f"{len(unreadable)} out-of-region photos cannot be read, the first: {unreadable[0]}"] if unreadable else []
     return confidence.ask(locator, asked, radius_m), notes
 
 

@@ -45,7 +45,7 @@ def ranked(
     cells: Ids | None = None,
     ms_per_query: float | None = None,
 ) -> Result:
-    """Score the ranked answers of any system, also of one that was trained elsewhere.
+    """Score the ranked answers of any system, also of another program.
 
     Args:
         distances_m: (N, K) of the answers from the truth, best answer first; K may be smaller than the largest rank.

@@ -12,36 +12,29 @@ import pyarrow.parquet as pq
 
 import cellcode
 from cellcode import config as configuration
-from cellcode.database import Database
-from cellcode.evaluation.confidence import Checked
-from cellcode.evaluation.metrics import Result
+from cellcode.evaluation import slices
+from cellcode.evaluation.figures.material import Material
 from cellcode.files import atomic_path
 from cellcode.photos import PhotoTable
-from cellcode.types import Int64
 
 
-def write(
-    database: Database, table: PhotoTable, density: Int64, results: list[Result], checked: Checked, path: Path
-) -> None:
-    """Write one row a photo: its truth, its density, the error of each system, and what the answer says of itself.
+def write(material: Material, path: Path) -> None:
+    """Write one row per photo: its truth, its density, the error of each system, and what the answer says of itself.
 
-    The metadata names what they are predictions of, so that nobody takes them for another database's.
-
-    Args:
-        density: (N,), see `slices.density`.
+    The metadata names the database, configuration and photo table that the predictions are of.
     """
-    told = checked.told
+    database, table, stated = material.database, material.table, material.checked.stated
     columns: dict[str, Any] = {"file": table.column("file"), "lat_deg": table.lat_deg, "lon_deg": table.lon_deg}
-    columns["density"] = density
-    columns |= {f"{result.name}_error_m": result.error_m for result in results if result.name != "chance"}
+    columns["density"] = slices.density(database, table)
+    columns |= {f"{result.name}_error_m": result.error_m for result in material.results if result.name != "chance"}
     columns |= {
-        "cell": told.cell,
-        "probability": told.probability,
-        "probability_near": told.near,
-        "radius_50_m": told.radius_50_m,
-        "radius_90_m": told.radius_90_m,
-        "mean_error_m": checked.mean_error_m,
-        "in_region": told.in_region,
+        "cell": stated.cell,
+        "probability": stated.probability,
+        "probability_near": stated.near,
+        "radius_50_m": stated.radius_50_m,
+        "radius_90_m": stated.radius_90_m,
+        "mean_error_m": material.checked.mean_error_m,
+        "in_region": stated.in_region,
     }
     of = {
         "database": database.identity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cellcode.photos import PhotoError, read_pixels
 from cellcode.progress import Meter
-from cellcode.search import Locator
-from cellcode.types import Float32, Int64, UInt8
+from cellcode.search import Failure, Locator
+from cellcode.types import Float32, Int64
 
 PART = 512
 
@@ -23,26 +21,18 @@ def embed(locator: Locator, files: Sequence[Path], description: str) -> tuple[Fl
 
     Returns:
         (M, D) embeddings of those that can be read, their numbers (M,), the reasons of the others, and the encoder's
-        milliseconds a photo (the fastest part's).
+        milliseconds per photo (the fastest part's).
     """
-    size = locator.database.config.photo
-
-    def read(file: Path) -> UInt8 | str:
-        try:
-            return read_pixels(file, size.width_px, size.height_px, size.fit)
-        except PhotoError as error:
-            return str(error)
-
     embedded, good, reasons, paces_ms = [np.empty((0, locator.database.code_set.dim), np.float32)], [], [], []
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Meter(description, len(files)) as meter:
+    with ThreadPoolExecutor(locator.threads) as threads, Meter(description, len(files)) as meter:
         for first in range(0, len(files), PART):
-            made = list(threads.map(read, files[first : first + PART]))
-            pixels = [each for each in made if not isinstance(each, str)]
+            made = list(threads.map(locator.pixels, files[first : first + PART]))
+            pixels = [each for each in made if not isinstance(each, Failure)]
             if pixels:
                 started = time.perf_counter()
                 embedded.append(locator.embed(np.stack(pixels)))
                 paces_ms.append(1000 * (time.perf_counter() - started) / len(pixels))
-            good += [first + row for row, each in enumerate(made) if not isinstance(each, str)]
-            reasons += [each for each in made if isinstance(each, str)]
+            good += [first + row for row, each in enumerate(made) if not isinstance(each, Failure)]
+            reasons += [each.message for each in made if isinstance(each, Failure)]
             meter.advance(len(made))
     return np.concatenate(embedded), np.array(good, np.int64), reasons, min(paces_ms, default=0.0)

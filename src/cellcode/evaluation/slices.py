@@ -47,7 +47,7 @@ class Trained:
         photos: (P,) how many.
         dates: (P,) distinct capture days, exact up to 2; 0 where no photo carries a date.
         day: (Q,) known capture days of all of them.
-        day_cell: (Q,) the row in `cells` of each; -1 for one elsewhere.
+        day_cell: (Q,) the row in `cells` of each; -1 for one in no cell.
     """
 
     cells: Ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,6 +19,7 @@ from cellcode.photos import PhotoTable
 from cellcode.search import CodeSearcher, Locator, Searcher
 from cellcode.types import Float32, Float64, Ids, Int64
 
+logger = logging.getLogger(__name__)
 SAMPLE = 4096  # cells that stand for all of them in the expectation of chance
 PART = 512  # queries compared with all gallery photos at once
 MOST_PAIRS = 1 << 24  # distances at once
@@ -82,9 +83,11 @@ def _image_retrieval(
     """Nearest training photos by the same encoder; the answer is a photo's own position."""
     embedded, rows, unreadable, _ = photo_queries.embed(locator, gallery.files, "reading the gallery")
     if unreadable:
-        left = "goes without them" if len(rows) else "is left out"
-        print(f"{len(unreadable)} of {len(gallery)} training photos cannot be read: image retrieval {left}; the first: "
-              f"{unreadable[0]}", file=sys.stderr)  # fmt: skip
+        left = "uses the others" if len(rows) else "is left out"
+        logger.warning(
+            "%d of %d training photos cannot be read: image retrieval %s; the first: %s",
+            len(unreadable), len(gallery), left, unreadable[0],
+        )  # fmt: skip
     if not len(rows):
         return
     # As narrow as codes are kept, and widened for the search as codes are.

@@ -1,10 +1,10 @@
 """Search of cell codes: the best cells for a photo, their probabilities, an answer. Knows no training and no HTTP."""
 
+from cellcode.client.answers import Answer, Candidate, Failure, Searched
 from cellcode.search import together
-from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.locate import locate
 from cellcode.search.locator import Locator
-from cellcode.search.searcher import CodeSearcher, DatabaseSearcher, Hits, Searched, Searcher
+from cellcode.search.searcher import CodeSearcher, DatabaseSearcher, Hits, Searcher
 from cellcode.search.sharded import ShardedSearcher
 
 __all__ = [

@@ -20,10 +20,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from cellcode.database.store.shards import Shard, check_shards, common, same_cells
 from cellcode.errors import CellcodeError, MissingExtraError, UsageError
 from cellcode.geography import Region
 from cellcode.search.searcher import DatabaseSearcher, Hits, check_k, ranges_of
-from cellcode.search.sharded import Shard, check_shards, common, merge, same_cells
+from cellcode.search.sharded import merge
 from cellcode.types import Float32, Ids
 
 OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own; questions and answers are small, codes never travel

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.device import choose_device
 from cellcode.errors import MissingExtraError, UsageError
@@ -28,11 +29,15 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The encoder in torch, on the best device there is; in bfloat16 where that pays."""
+    """The encoder in torch.
 
-    def __init__(self, database: Database) -> None:
-        self._precision = database.config.machine.precision
-        self._device = choose_device("auto")
+    Args:
+        machine: device and precision; None: the best device, bfloat16 where the processor has it.
+    """
+
+    def __init__(self, database: Database, machine: MachineConfig | None = None) -> None:
+        self._precision = (machine or database.config.machine).precision
+        self._device = choose_device(machine.device if machine is not None else "auto")
         self._encoder = database.encoder().to(self._device)
 
     def embed(self, pixels: UInt8) -> Float32:
@@ -67,21 +72,22 @@ class OpenVinoEngine:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def make(name: str, database: Database, calls: int = 1) -> Engine:
+def make(name: str, database: Database, calls: int = 1, machine: MachineConfig | None = None) -> Engine:
     """Return the engine of this name.
 
     Args:
         calls: threads that will use it at the same time.
+        machine: device and precision of torch; OpenVINO runs on the CPU and chooses its precision.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
         MissingExtraError: its extra is not installed.
     """
     if name == "torch":
-        return TorchEngine(database)
+        return TorchEngine(database, machine)
     if name == "openvino":
         return OpenVinoEngine(database, calls)
-    raise UsageError(f"engine {name!r} is unknown; choose torch or openvino")
+    raise UsageError(f"unknown engine {name!r}; valid engines: torch, openvino")
 
 
 def export_openvino(database: Database, folder: Path) -> Path:

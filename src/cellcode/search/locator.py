@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Self
 
 import numpy as np
 
+from cellcode.client.answers import Answer, Candidate, Failure
+from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.database.calibration import radii
 from cellcode.database.calibration.in_region import RANKS
@@ -19,9 +22,9 @@ from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges
 from cellcode.photos import PhotoError, read_pixels
 from cellcode.search import engines
-from cellcode.search.answer import Answer, Candidate, Failure
 from cellcode.search.posterior import mean_position, probabilities
-from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k, ranges_of
+from cellcode.search.searcher import DatabaseSearcher, Hits, Searcher, check_k, ranges_of
+from cellcode.search.shards import open_searcher
 from cellcode.types import Float32, Float64, UInt8
 
 BATCH = engines.BATCH
@@ -30,7 +33,7 @@ Source = Path | str | bytes | BinaryIO
 
 
 class Locator:
-    """Answers photos from a database.
+    """Answers photos from a database; a context manager, which closes a searcher that `open` started on a cluster.
 
         answer = Locator.open("town.cells").locate("photo.jpg")
 
@@ -39,127 +42,181 @@ class Locator:
         searcher: how its codes are searched; None: a `DatabaseSearcher`.
         engine: what runs the encoder, "torch" or "openvino".
         calls: threads that will call `embed` at the same time.
+        machine: device and precision of the encoder, and threads that read photos; None: chosen for this machine.
 
     Raises:
         UsageError, MissingExtraError: see `engines.make`.
     """
 
     def __init__(
-        self, database: Database, searcher: Searcher | None = None, engine: str = "torch", calls: int = 1
+        self,
+        database: Database,
+        searcher: Searcher | None = None,
+        engine: str = "torch",
+        calls: int = 1,
+        machine: MachineConfig | None = None,
     ) -> None:
         self.database = database
         self.searcher = searcher or DatabaseSearcher(database)
+        self.threads = (machine.threads if machine is not None else 0) or os.cpu_count() or 1
         self._centres = radii.everywhere(database.ids)
-        self._engine = engines.make(engine, database, calls)
+        self._engine = engines.make(engine, database, calls, machine)
+        self._close: Callable[[], None] | None = None
 
     @classmethod
-    def open(cls, folder: Path | str) -> Self:
-        """Open the database in a folder.
+    def open(
+        cls,
+        cells: Database | Path | str,
+        *,
+        cluster: str | None = None,
+        engine: str = "torch",
+        calls: int = 1,
+        machine: MachineConfig | None = None,
+    ) -> Self:
+        """Open a database, its folder, or a folder of shards as `cellcode split` writes it.
+
+        Args:
+            cluster: address of a Ray cluster that searches the shards; see `open_searcher`.
+            engine, calls, machine: see `Locator`.
 
         Raises:
-            InputError: it is none, or damaged; see `Database.open`.
+            InputError: it is none, or damaged; see `open_searcher`.
         """
-        return cls(Database.open(folder))
+        database, searcher, close = open_searcher(cells, cluster)
+        try:
+            locator = cls(database, searcher, engine, calls, machine)
+        except BaseException:
+            close()
+            raise
+        locator._close = close
+        return locator
 
-    def locate(self, photo: Source, *, top: int = 5, region: Region | str | None = None) -> Answer:
+    def close(self) -> None:
+        """End what `open` started on a cluster; closing twice is harmless."""
+        if self._close is not None:
+            self._close()
+
+    def __enter__(self) -> Self:
+        """Return the locator."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close it."""
+        self.close()
+
+    def locate(self, photo: Source, *, top: int = 5, region: Region | Path | str | None = None) -> Answer:
         """Locate one photo.
 
         Args:
             photo: a path, the bytes of a file, or a file.
             top: number of candidates.
-            region: only cells with their centre inside are considered.
+            region: only cells with their centre inside are considered; a `Region`, or what `Region.parse` takes.
 
         Raises:
             PhotoError: it cannot be read; the sentence says why.
             InputError: no cell lies in the region.
             UsageError: `top` is below 1, or the region cannot be understood.
         """
-        name = str(photo) if isinstance(photo, Path | str) else "photo"
-        return self.answers([name], self.embed(self._read(photo)[None]), top, region)[0]
+        return self.answers([name_of(photo)], self.embed_one(photo)[None], top, region)[0]
 
     def locate_many(
-        self, photos: Sequence[Source], *, top: int = 5, region: Region | str | None = None
+        self, photos: Sequence[Source], *, top: int = 5, region: Region | Path | str | None = None
     ) -> Iterator[Answer | Failure]:
         """Locate photos in batches, in their order; one that cannot be read gives a `Failure` in its place."""
-        region = Region.parse(region) if isinstance(region, str) else region
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for first in range(0, len(photos), BATCH):
-                batch = photos[first : first + BATCH]
-                names = [str(photo) if isinstance(photo, Path | str) else "photo" for photo in batch]
-                read = list(threads.map(self._read_or_say, batch))
-                good = [row for row, made in enumerate(read) if not isinstance(made, str)]
-                answers: dict[int, Answer] = {}
-                if good:
-                    pixels = np.stack([made for made in read if not isinstance(made, str)])
-                    made = self.answers([names[row] for row in good], self.embed(pixels), top, region)
-                    answers = dict(zip(good, made, strict=True))
-                for row, result in enumerate(read):
-                    yield answers[row] if row in answers else Failure(names[row], str(result))
+        where = as_region(region)
+        for first in range(0, len(photos), BATCH):
+            names, queries, failures = self.read(photos[first : first + BATCH])
+            answers = iter(self.answers(names, queries, top, where) if names else [])
+            for row in range(len(names) + len(failures)):
+                yield failures[row] if row in failures else next(answers)
+
+    def read(self, photos: Sequence[Source]) -> tuple[list[str], Float32, dict[int, Failure]]:
+        """Read photos in threads and embed those that can be read.
+
+        Returns:
+            Their names; their embeddings, (M, D) float32; the other photos by their number.
+        """
+        with ThreadPoolExecutor(self.threads) as threads:
+            read = list(threads.map(self.pixels, photos))
+        failures = {row: made for row, made in enumerate(read) if isinstance(made, Failure)}
+        pixels = [made for made in read if not isinstance(made, Failure)]
+        names = [name_of(photo) for row, photo in enumerate(photos) if row not in failures]
+        return names, self.embed(np.stack(pixels)) if pixels else np.empty((0, 0), np.float32), failures
 
     def embed(self, pixels: UInt8) -> Float32:
         """Embed photos at the encoder's size, (B, height_px, width_px, 3) uint8; returns (B, D) float32, unit length."""
         return self._engine.embed(pixels)
 
-    def _read(self, photo: Source) -> UInt8:
+    def embed_one(self, photo: Source) -> Float32:
+        """Read and embed a photo; returns (D,) float32. PhotoError: it cannot be read."""
+        return np.asarray(self.embed(self._pixels(photo)[None])[0])
+
+    def _pixels(self, photo: Source) -> UInt8:
         size = self.database.config.photo
         return read_pixels(photo, size.width_px, size.height_px, size.fit)
 
-    def _read_or_say(self, photo: Source) -> UInt8 | str:
+    def pixels(self, photo: Source) -> UInt8 | Failure:
+        """Return a photo as the encoder takes it, (height_px, width_px, 3) uint8, or why it cannot be read."""
         try:
-            return self._read(photo)
+            return self._pixels(photo)
         except PhotoError as error:
-            return str(error)
+            return Failure(name_of(photo), str(error))
 
-    def answers(self, names: list[str], queries: Float32, top: int, region: Region | str | None) -> list[Answer]:
+    def answers(
+        self,
+        names: list[str],
+        queries: Float32,
+        top: int,
+        region: Region | Path | str | None,
+        searcher: Searcher | None = None,
+    ) -> list[Answer]:
         """Answer embedded photos.
 
         Args:
             names: (B,), for `Answer.file`.
             queries: (B, D) float32; one that stands for several photos need not have unit length.
             top, region: as in `locate`.
+            searcher: used in place of the locator's own.
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, not {top}")
-        region = Region.parse(region) if isinstance(region, str) else region
-        calibration = self.database.calibration
-        cells = self.searcher.count(region)
+        searcher, region, calibration = searcher or self.searcher, as_region(region), self.database.calibration
+        cells = searcher.count(region)
         check_k(1, cells, region)
-        hits = self.searcher.search(queries, min(max(top, REACH), cells), region, calibration.temperature)
+        hits = searcher.search(queries, min(max(top, REACH), cells), region, calibration.temperature)
         if hits.log_mass is None:
-            raise UsageError(f"{type(self.searcher).__name__} does not tell probabilities; ask it for cells directly")
+            raise UsageError(f"{type(searcher).__name__} does not return probabilities; ask it for cells directly")
+        in_region, inside = self._inside(queries, hits.scores if region is None else None)
+        answers = self._described(names, hits, top, self._everywhere(region))
+        return [
+            replace(answer, in_region=in_region[row], inside_probability=inside[row])
+            for row, answer in enumerate(answers)
+        ]
+
+    def _described(
+        self, names: list[str], hits: Hits, top: int, everywhere: tuple[Float64, Float64]
+    ) -> Iterator[Answer]:
+        """Yield the answers that the hits are, without what they say of the region."""
+        calibration, cell_m = self.database.calibration, s2.mean_edge_m(self.database.level)
         shares = probabilities(hits, calibration.temperature)
         lat, lon = (values.reshape(hits.cell_ids.shape) for values in s2.cell_centers(hits.cell_ids.ravel()))
         tokens = np.array(s2.tokens(hits.cell_ids[:, :top].ravel())).reshape(len(names), -1)
-        in_region, inside = self._inside(queries, hits.scores if region is None else None)
-        rest, cell_m = self._everywhere(region), s2.mean_edge_m(self.database.level)
-        answers = []
         for row, name in enumerate(names):
-            candidates = tuple(
-                Candidate(
-                    float(lat[row, k]),
-                    float(lon[row, k]),
-                    str(token),
-                    float(hits.scores[row, k]),
-                    float(shares[row, k]),
-                )
-                for k, token in enumerate(tokens[row])
-            )
-            within = radii.held(lat[row], lon[row], shares[row], rest, cell_m)
+            columns = (lat[row], lon[row], tokens[row], hits.scores[row], shares[row])
+            within = radii.held(lat[row], lon[row], shares[row], everywhere, cell_m)
             mean_lat, mean_lon = mean_position(lat[row], lon[row], shares[row])
-            answers.append(
-                Answer(
-                    file=name,
-                    candidates=candidates,
-                    radius_50_m=radii.radius_m(calibration.share_50, *within),
-                    radius_90_m=radii.radius_m(calibration.share_90, *within),
-                    in_region=in_region[row],
-                    inside_probability=inside[row],
-                    mean_lat=mean_lat,
-                    mean_lon=mean_lon,
-                    searched=hits.searched,
-                )
+            yield Answer(
+                file=name,
+                # The tokens are the fewest: as many as are wanted.
+                candidates=tuple(map(Candidate, *(column[: tokens.shape[1]].tolist() for column in columns))),
+                radius_50_m=radii.radius_m(calibration.share_50, *within),
+                radius_90_m=radii.radius_m(calibration.share_90, *within),
+                in_region=None,
+                inside_probability=None,
+                mean_lat=mean_lat,
+                mean_lon=mean_lon,
+                search=hits.searched,
             )
-        return answers
 
     def _inside(self, queries: Float32, scores: Float32 | None) -> tuple[list[bool | None], list[float | None]]:
         """Return for each photo whether it was taken in the region of the database, and how probable that is.
@@ -190,3 +247,13 @@ class Locator:
             ids = self.database.ids
             return radii.everywhere(ids, ranges.rows_of_ranges(ids, ranges_of(region, self.database.level)))
         return lat[inside], lon[inside]
+
+
+def name_of(photo: Source) -> str:
+    """Return what an answer calls a photo: its path as given, or "photo"."""
+    return str(photo) if isinstance(photo, Path | str) else "photo"
+
+
+def as_region(region: Region | Path | str | None) -> Region | None:
+    """Return a region, parsed where it is text or a file."""
+    return Region.parse(str(region)) if isinstance(region, Path | str) else region

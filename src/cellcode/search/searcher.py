@@ -11,6 +11,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.client.answers import Searched
 from cellcode.database import Database
 from cellcode.errors import EmptyRegionError, InputError, UsageError
 from cellcode.geography import Region
@@ -20,26 +21,6 @@ from cellcode.index.codeset import CodeSet, Found, checked
 from cellcode.types import Float32, Float64, Ids, Int64, Ranges
 
 Method = Literal["exact", "two_stage"]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """How an answer came about.
-
-    Attributes:
-        method: "exact": every cell was compared, or shown to be worse; "two_stage": quantised codes chose candidates; other
-            searchers have names of their own.
-        cells: how many cells could have been the answer.
-        exact: no cell better than the ones given can have been missed.
-        scored_again: first-stage entries whose codes were compared; 0 without a first stage.
-        missing: shards whose cells were not searched, by name.
-    """
-
-    method: str
-    cells: int
-    exact: bool
-    scored_again: int = 0
-    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

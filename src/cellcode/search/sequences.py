@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from cellcode.client.answers import Searched
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.search.posterior import probabilities
-from cellcode.search.searcher import Hits, Searched, Searcher, check_k
+from cellcode.search.searcher import Hits, Searcher, check_k
 from cellcode.types import Float32, Float64, Ids
 
 FINER = 2  # levels below the cells: starts are tried at 16 points of a cell, 35 m apart at level 16

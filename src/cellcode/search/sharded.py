@@ -1,8 +1,8 @@
 """Search of disjoint shards: every shard is asked for its best cells, the best of those are the answer.
 
-Shards are databases of one run with the same calibration, no cell in two of them; `database.reshape.clip` cuts them out of
-one. A score is the same figure in whatever shard its cell lies (`index.codeset.score`), so the joined answer of exact
-searches is bit for bit the one that a single database would give.
+Shards are databases of one run with the same calibration, no cell in two of them; `cellcode split` cuts them out of one. A
+score is the same figure in whatever shard its cell lies (`index.codeset.score`), so cells and scores of joined exact
+searches are bit for bit those of a single database.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 
+from cellcode.client.answers import Searched
 from cellcode.database import Database
-from cellcode.errors import InputError, UsageError
-from cellcode.geography import Region, s2
-from cellcode.search.searcher import DatabaseSearcher, Hits, Searched, Searcher, check_k
-from cellcode.types import Float32, Ids
+from cellcode.database.store.shards import Shard, check_shards, common, same_cells
+from cellcode.errors import UsageError
+from cellcode.geography import Region
+from cellcode.search.searcher import DatabaseSearcher, Hits, Searcher, check_k
+from cellcode.types import Float32
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,89 +98,3 @@ def merge(parts: Sequence[Hits], k: int, missing: tuple[str, ...] = ()) -> Hits:
             missing=missing + tuple(name for each in searched for name in each.missing),
         ),
     )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What must be known of a shard to search it beside others.
-
-    Attributes:
-        name: its folder.
-        identity: of its database.
-        cells: how many it has.
-        first, last: smallest and largest id.
-        dim: width of its codes.
-        level: S2 level of its cells.
-        run: identity of the run that its codes were made with.
-        factors: what its calibration does to the terms of a code.
-    """
-
-    name: str
-    identity: str
-    cells: int
-    first: int
-    last: int
-    dim: int
-    level: int
-    run: str
-    factors: tuple[float | str | None, ...]
-
-    @classmethod
-    def of(cls, database: Database) -> Self:
-        """Describe an open database."""
-        calibration = database.calibration
-        return cls(
-            name=str(database.folder),
-            identity=database.identity,
-            cells=len(database.ids),
-            first=int(database.ids[0]),
-            last=int(database.ids[-1]),
-            dim=int(database.codes.shape[1]),
-            level=database.level,
-            run=str(database.manifest["run"]["identity"]),
-            factors=calibration.comparable,
-        )
-
-    def __str__(self) -> str:
-        """Name and range of cells, as `Searched.missing` gives them."""
-        return "{} ({} to {})".format(self.name, *s2.tokens(np.array([self.first, self.last], np.uint64)))
-
-
-def check_shards(shards: Sequence[Shard]) -> list[tuple[int, int]]:
-    """Check that scores of different shards can be compared.
-
-    Returns:
-        Pairs of shards whose ranges of ids overlap: only their ids can tell whether they share a cell.
-
-    Raises:
-        InputError: shards of different runs, widths or calibrations, or a folder given twice.
-    """
-    for one, other in pairwise(shards):
-        if (one.run, one.dim, one.level) != (other.run, other.dim, other.level):
-            raise InputError(f"{one.name} and {other.name} were built from different runs; shards must share one")
-        if one.factors != other.factors:
-            raise InputError(
-                f"{one.name} and {other.name} have different calibrations, so their scores cannot be compared; "
-                "clip shards out of one database"
-            )
-    overlapping = []
-    for i, one in enumerate(shards):
-        for j, other in enumerate(shards[:i]):
-            if one.name == other.name:
-                raise InputError(f"{one.name} is given twice as a shard")
-            if one.first <= other.last and other.first <= one.last:
-                overlapping.append((j, i))
-    return overlapping
-
-
-def common(ids: Ids, others: Ids) -> int:
-    """Return how many ids two sorted arrays share."""
-    if not len(ids):
-        return 0
-    rows = np.minimum(np.searchsorted(ids, others), len(ids) - 1)
-    return int((ids[rows] == others).sum())
-
-
-def same_cells(one: Path | str, other: Path | str) -> InputError:
-    """The error for shards that are not disjoint."""
-    return InputError(f"{one} and {other} share cells, which would be answered twice; shards must be disjoint")

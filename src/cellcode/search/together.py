@@ -6,21 +6,19 @@ reasons, so the product of their posteriors is too sure of itself. The exponent 
 
 from __future__ import annotations
 
-import copy
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cellcode.client.answers import Answer
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.photos import PhotoError, read_pixels
-from cellcode.search.answer import Answer, Failure
-from cellcode.search.locator import Locator, Source
+from cellcode.photos import PhotoError
+from cellcode.search.locator import Locator, Source, as_region, name_of
 from cellcode.search.sequences import SequenceSearcher
 from cellcode.types import Float32, Float64
 
@@ -29,28 +27,6 @@ from cellcode.types import Float32, Float64
 # the posterior within 200 m of the truth is highest at 0.75 for groups of 4: -2.58 against -4.00 at 0 and -2.70 at 1 (of 8:
 # -3.01, -7.91, -3.10).
 EXPONENT = 0.75
-
-
-@dataclass(frozen=True)
-class GroupAnswer(Answer):
-    """Where several photos were taken, as one answer; `file` names the one whose place it is, the first.
-
-    A candidate's score is the mean of the photos' similarities to its code. The radii hold shares of the posterior that were
-    measured on single photos.
-
-    Attributes:
-        files: the photos that the answer is made from.
-        unreadable: photos that were left out, and why.
-    """
-
-    files: tuple[str, ...] = ()
-    unreadable: tuple[Failure, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `cellcode locate --together --json` prints."""
-        values = super().to_json()
-        del values["file"]
-        return {"files": list(self.files), "unreadable": [asdict(each) for each in self.unreadable], **values}
 
 
 def fuse_queries(queries: Float32, exponent: float = EXPONENT) -> Float32:
@@ -74,9 +50,9 @@ def locate(
     *,
     motion_m: npt.ArrayLike | None = None,
     top: int = 5,
-    region: Region | str | None = None,
+    region: Region | Path | str | None = None,
     exponent: float = EXPONENT,
-) -> GroupAnswer:
+) -> Answer:
     """Locate several photos together.
 
     Args:
@@ -95,31 +71,25 @@ def locate(
     if not photos:
         raise UsageError("there are no photos to locate together; give at least one")
     motion = _checked(motion_m, len(photos)) if motion_m is not None else None
-    every = [str(photo) if isinstance(photo, Path | str) else f"photo {row + 1}" for row, photo in enumerate(photos)]
-    size, pixels, names, failures, used = locator.database.config.photo, [], [], [], []
-    for row, (name, photo) in enumerate(zip(every, photos, strict=True)):
-        try:
-            pixels.append(read_pixels(photo, size.width_px, size.height_px, size.fit))
-        except PhotoError as error:
-            failures.append(Failure(name, str(error)))
-        else:
-            names.append(name)
-            used.append(row)
+    every = [
+        name_of(photo) if isinstance(photo, Path | str) else f"photo {row + 1}" for row, photo in enumerate(photos)
+    ]
+    _, queries, failed = locator.read(photos)
+    failures = tuple(replace(each, file=every[row]) for row, each in failed.items())
+    used = [row for row in range(len(photos)) if row not in failed]
     if not used:
-        raise PhotoError(f"none of {len(photos)} photos can be read: {'; '.join(each.error for each in failures)}")
-    queries = locator.embed(np.stack(pixels))
+        raise PhotoError(f"none of {len(photos)} photos can be read: {'; '.join(each.message for each in failures)}")
     answer = answer_embeddings(
         locator,
         queries,
         motion_m=motion[used] if motion is not None else None,
-        names=names,
+        names=[every[row] for row in used],
         top=top,
         region=region,
         exponent=exponent,
     )
-    if motion is not None:  # relative to the first, whether it can be read or not
-        answer = replace(answer, file=every[0])
-    return replace(answer, unreadable=tuple(failures))
+    # A motion is relative to the first photo, whether it can be read or not.
+    return replace(answer, file=every[0] if motion is not None else answer.file, unreadable=failures)
 
 
 def answer_embeddings(
@@ -129,9 +99,9 @@ def answer_embeddings(
     motion_m: npt.ArrayLike | None = None,
     names: Sequence[str] | None = None,
     top: int = 5,
-    region: Region | str | None = None,
+    region: Region | Path | str | None = None,
     exponent: float = EXPONENT,
-) -> GroupAnswer:
+) -> Answer:
     """Answer photos together from their embeddings, (n, D) float32; see `locate`.
 
     `in_region` is what more than half of the photos say by themselves, `inside_probability` their mean. The radii hold
@@ -141,24 +111,23 @@ def answer_embeddings(
         motion_m: as in `locate`, but from any origin: the answer is the place of the origin.
     """
     names = list(names) if names is not None else [f"photo {row + 1}" for row in range(len(queries))]
-    region = Region.parse(region) if isinstance(region, str) else region
+    region = as_region(region)
     alone = locator.answers(names, queries, 1, region)
-    if motion_m is None:
-        fused = fuse_queries(queries, exponent)[None]
-        answer = locator.answers([names[0]], fused, top, region)[0]
-    else:
-        along = copy.copy(locator)  # with the same database and encoder
+    searcher, asked = locator.searcher, fuse_queries(queries, exponent)[None]
+    if motion_m is not None:
         path = _checked(motion_m, len(queries))
-        along.searcher = SequenceSearcher(locator.database, locator.searcher, path, exponent)
-        answer = along.answers([names[0]], queries.reshape(1, -1), top, region)[0]
-    said = [each.in_region for each in alone if each.in_region is not None]
+        searcher, asked = SequenceSearcher(locator.database, searcher, path, exponent), queries.reshape(1, -1)
+    answer = locator.answers(names[:1], asked, top, region, searcher)[0]
+    votes = [each.in_region for each in alone if each.in_region is not None]
     odds = [each.inside_probability for each in alone if each.inside_probability is not None]
     scale = len(queries) ** (exponent - 1)
-    candidates = tuple(replace(each, score=each.score * scale) for each in answer.candidates)
-    inside = 2 * sum(said) > len(said) if said else None
-    probability = sum(odds) / len(odds) if odds else None
-    whole = vars(answer) | {"candidates": candidates, "in_region": inside, "inside_probability": probability}
-    return GroupAnswer(**whole, files=tuple(names))
+    return replace(
+        answer,
+        candidates=tuple(replace(each, score=each.score * scale) for each in answer.candidates),
+        in_region=2 * sum(votes) > len(votes) if votes else None,
+        inside_probability=sum(odds) / len(odds) if odds else None,
+        files=tuple(names),
+    )
 
 
 def read_motion(path: Path, files: Sequence[Path]) -> Float64:
@@ -171,7 +140,7 @@ def read_motion(path: Path, files: Sequence[Path]) -> Float64:
         (n, 2) float64, in the order of the files, relative to the first.
 
     Raises:
-        InputError: it cannot be read, or does not tell each photo's place once.
+        InputError: it cannot be read, or does not give the place of each photo once.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""Work on many photos that may be interrupted: answers are kept as they come, and the same call goes on from there."""
+"""Location of many photos that may be interrupted: answers are kept as they come, and the same call resumes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cellcode.client.answers import Answer, Failure
 from cellcode.errors import InputError
 from cellcode.files import locked, sha256
 from cellcode.geography import Region
 from cellcode.progress import Meter
-from cellcode.search import exports
-from cellcode.search.answer import Answer, Failure
+from cellcode.search import answer_files
 from cellcode.search.locator import Locator
 
 
@@ -55,7 +55,7 @@ class Unfinished:
             self.path.unlink()
 
     def answered(self, photo: Path) -> bool:
-        """Tell whether the photo, as it is on disk now, has an answer here. One that could not be read has none."""
+        """Return True if the photo, as it is on disk now, has an answer here. One that could not be read has none."""
         place = self._places.get(str(photo))
         return place is not None and place[:2] == _state(photo)
 
@@ -73,10 +73,10 @@ class Unfinished:
         """Hand what was added to the system, so that it outlives the process."""
         self._file.flush()
 
-    def result(self, photo: Path) -> exports.Row:
+    def result(self, photo: Path) -> answer_files.Row:
         """Return what a photo was answered with, as JSON."""
         self._file.seek(self._places[str(photo)][2])
-        row: exports.Row = json.loads(self._file.readline())["result"]
+        row: answer_files.Row = json.loads(self._file.readline())["result"]
         return row
 
     def discard(self) -> None:
@@ -111,19 +111,19 @@ def partial_path(out: Path) -> Path:
 def locate_to(
     out: Path, locator: Locator, photos: Sequence[Path], *, top: int = 5, region: str | None = None
 ) -> tuple[int, int]:
-    """Locate photos and write their answers to a file; see `exports.write`.
+    """Locate photos and write their answers to a file; see `answer_files.write`.
 
-    The answers are kept in OUT.partial.jsonl until the file is complete. Interrupted, the same call goes on from there; photos
-    that have changed or could not be read are tried again.
+    The answers are kept in OUT.partial.jsonl until the file is complete. The same call resumes an interrupted one; photos that
+    have changed or could not be read are tried again.
 
     Returns:
         How many photos were located, and how many could not be read.
 
     Raises:
-        UsageError: the name's ending is of no known format, `top` is below 1, or the region cannot be understood.
+        UsageError: the ending of the name is unknown, `top` is below 1, or the region cannot be understood.
         InputError: no cell lies in the region; another call's answers are kept beside `out`; another process writes it.
     """
-    exports.check(out)
+    answer_files.check(out)
     searched = Region.parse(region) if region is not None else None
     call = {"database": locator.database.identity, "top": top, "region": _region_key(region)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def locate_to(
                         kept.flush()
                         failed += isinstance(result, Failure)
                         meter.advance()
-                exports.write(out, (kept.result(photo) for photo in photos), top)
+                answer_files.write(out, (kept.result(photo) for photo in photos), top)
                 kept.discard()
         finally:
             lock.unlink(missing_ok=True)

@@ -64,7 +64,7 @@ async def fused(
 
 
 def dressed(answer: Answer, seen: list[Seen], heading_deg: float | None) -> dict[str, Any]:
-    """Return an answer's JSON with what the request and the files tell besides."""
+    """Return an answer's JSON with what the request and the files say."""
     return answer.to_json() | {"heading_deg": heading_deg, "metadata": _metadata(answer, seen), "heat": None}
 
 

@@ -60,7 +60,7 @@ def batch(settings: type[BaseModel]) -> dict[str, Any]:
     fields = {name: _text(value) for name, value in settings.model_json_schema()["properties"].items()}
     fields["photo"] = _FILES
     line = {
-        "description": "one PhotoAnswer or Unreadable a line",
+        "description": "one PhotoAnswer or Unreadable per line",
         "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
     }
     return {

@@ -13,7 +13,7 @@ from cellcode.serving.metrics import Metrics
 from cellcode.serving.problems import Problem
 from cellcode.serving.settings import Basemap
 
-log = logging.getLogger("cellcode.serving")
+logger = logging.getLogger(__name__)
 CODE = "cellcode.code"  # of the error, in the scope
 GONE = 499  # for the log: the client went away before its answer
 
@@ -77,19 +77,19 @@ class Guard:
         except ClientDisconnect:
             seen.status = GONE
         except Exception as error:
-            log.error("id=%s unexpected %s", seen.id, where(error))
+            logger.error("id=%s unexpected %s", seen.id, where(error))
             if not seen.status:
                 problem = Problem("internal", f"an unexpected error; request id {seen.id}")
                 await problem.response()(scope, counted, marked)
         finally:
-            self._tell(scope, seen, time.perf_counter() - started)
+            self._record(scope, seen, time.perf_counter() - started)
 
-    def _tell(self, scope: Scope, seen: _Seen, seconds: float) -> None:
+    def _record(self, scope: Scope, seen: _Seen, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other") if scope.get("route") is not None else "other"
         status = seen.status or GONE
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
-        log.info(
+        logger.info(
             "id=%s %s %s status=%d code=%s bytes=%d ms=%.1f",
             seen.id,
             scope["method"],
@@ -109,7 +109,7 @@ class _Seen:
 
 
 def where(error: Exception) -> str:
-    """Say what kind of error it is and in which line, without its text, which may quote what the user sent."""
+    """Return the kind and line of an error, without its text, which may quote what the user sent."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

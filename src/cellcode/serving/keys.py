@@ -1,4 +1,4 @@
-"""API keys out of a file, and how many photos each may send a minute."""
+"""API keys out of a file, and how many photos each may send per minute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REMEMBERED = 10_000  # askers whose rate is known; the one longest silent is for
 
 
 def read(path: Path) -> frozenset[str]:
-    """Read keys, one a line; empty lines and lines that start with # are skipped.
+    """Read keys, one per line; empty lines and lines that start with # are skipped.
 
     Raises:
         InputError: the file cannot be read, holds no key, or one that is too short. Keys are never repeated in it.
@@ -25,7 +25,7 @@ def read(path: Path) -> frozenset[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} cannot be read as a file of keys ({type(error).__name__}); it needs one a line"
+            f"{path} cannot be read as a file of keys ({type(error).__name__}); it needs one per line"
         ) from None
     keys = [line.strip() for line in lines]
     for number, key in enumerate(keys, 1):
@@ -33,7 +33,7 @@ def read(path: Path) -> frozenset[str]:
             raise InputError(f"{path}, line {number}: a key needs at least {MIN_LENGTH} ASCII characters, no spaces")
     found = frozenset(key for key in keys if key and not key.startswith("#"))
     if not found:
-        raise InputError(f"{path} holds no key; it needs one a line")
+        raise InputError(f"{path} holds no key; it needs one per line")
     return found
 
 
@@ -46,7 +46,7 @@ def check(keys: frozenset[str], authorization: str | None) -> str:
     kind, _, given = (authorization or "").partition(" ")
     if kind.lower() != "bearer" or not given:
         raise Problem("unauthorized", "this service needs a key")
-    # Every key is compared, each in constant time: how long it takes tells nothing.
+    # Every key is compared, each in constant time: the time it takes reveals nothing.
     matches = [key for key in keys if hmac.compare_digest(key.encode(), given.strip().encode("utf-8", "replace"))]
     if not matches:
         raise Problem("unauthorized", "the key is not one of this service")
@@ -78,7 +78,9 @@ class Rates:
         if left < min(1.0, self.per_minute):
             self._buckets[asker] = (left, now)
             wait = math.ceil((min(1.0, self.per_minute) - left) * 60 / self.per_minute)
-            raise Problem("rate_limited", f"more than {self.per_minute:g} photos a minute", retry_after_s=max(wait, 1))
+            raise Problem(
+                "rate_limited", f"more than {self.per_minute:g} photos per minute", retry_after_s=max(wait, 1)
+            )
         self._buckets[asker] = (left - photos, now)
         while len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)

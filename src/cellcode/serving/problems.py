@@ -46,7 +46,7 @@ class ErrorBody(BaseModel):
 
 @dataclass
 class Problem(Exception):
-    """An error that the user of the service is told.
+    """An error that is reported to the user of the service.
 
     Attributes:
         code: one of `CODES`.
@@ -73,7 +73,7 @@ class Problem(Exception):
 
 
 def problem_of(error: CellcodeError) -> Problem:
-    """Return the problem that an error of the other rooms is."""
+    """Return the problem that an error of the other packages is."""
     if isinstance(error, PhotoError):
         code = "photo_too_large" if isinstance(error, PhotoTooLargeError) else "photo_unreadable"
     elif isinstance(error, UsageError):

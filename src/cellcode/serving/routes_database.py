@@ -1,4 +1,4 @@
-"""Routes that tell of the database and cut its imagery."""
+"""Routes that describe the database and cut its imagery."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _picture(kind: str) -> dict[int | str, dict[str, Any]]:
 
 @router.get("/database", responses=documents.errors("overloaded"))
 async def database(request: Request) -> DatabaseFacts:
-    """Say what is searched, under which licences, and what may be asked."""
+    """Return what is searched, under which licences, and the limits of requests."""
     own = state.of(request)
     async with own.holder.lease() as service:
         return _facts(service, own)
@@ -41,7 +41,7 @@ async def database(request: Request) -> DatabaseFacts:
 
 @router.get("/cells/{token}", responses=documents.errors("not_found", "bad_request", "overloaded"))
 async def cell(request: Request, token: Token) -> CellFacts:
-    """Say what is known of a cell."""
+    """Describe a cell."""
     async with state.of(request).holder.lease() as service:
         row, found = _row(service, token), service.database.facts
         lat, lon = s2.cell_centers(service.database.ids[row : row + 1])

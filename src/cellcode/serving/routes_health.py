@@ -13,13 +13,13 @@ router = APIRouter()
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Say that the process answers."""
+    """Report that the process answers."""
     return Health(status="ok")
 
 
 @router.get("/readyz", responses={503: {"model": Health}}, response_model=Health)
 async def readyz(request: Request) -> Response:
-    """Say whether photos can be answered."""
+    """Report whether photos can be answered."""
     ready = state.of(request).holder.current is not None
     return JSONResponse({"status": "ok" if ready else "starting"}, status_code=200 if ready else 503)
 

@@ -14,7 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from cellcode.geography import Region
-from cellcode.serving import answers, documents, guard, regions, state, uploads, verdicts
+from cellcode.search import claims
+from cellcode.serving import answers, documents, guard, regions, state, uploads
 from cellcode.serving.problems import Problem
 from cellcode.serving.schemas import Heading, LocateRequest, LocateResponse, Top, VerifyRequest, VerifyResponse
 from cellcode.serving.service import Question, Seen, Service
@@ -25,7 +26,7 @@ router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
 
 @router.post("/locate", **documents.photos(LocateRequest, LocateResponse))
 async def locate(request: Request) -> Response:
-    """Say where photos were taken.
+    """Locate photos.
 
     Each photo is answered on its own, or all as one with `fuse`. A photo that cannot be read has its error in its place.
     """
@@ -57,9 +58,9 @@ async def locate(request: Request) -> Response:
 
 @router.post("/verify", **documents.photos(VerifyRequest, VerifyResponse, "photo"))
 async def verify(request: Request) -> Response:
-    """Say how plausible it is that a photo was taken at a place.
+    """Return how plausible it is that a photo was taken at a place.
 
-    What the claim says is among all cells of the database; a `region` restricts the answer alone.
+    The claim is compared with all cells of the database; a `region` restricts the answer alone.
     """
     own = state.of(request)
     async with own.work(request, own.settings.request_seconds) as service:
@@ -69,23 +70,15 @@ async def verify(request: Request) -> Response:
         seen = (await answers.see_all(service, photos, own.metrics))[0]
         assert not isinstance(seen, Problem)  # the only photo: its problem was raised
         answer = await service.answer(Question(seen.name, seen.query, asked.top, region))
-        claimed = await service.search(lambda: verdicts.claim(service.locator, seen.query, asked.lat, asked.lon))
-        apart = verdicts.apart_m(answer, asked.lat, asked.lon)
-        verdict, reason = verdicts.judge(claimed, answer, apart[0])
-        has_imagery = service.imagery is not None
+        judged = await service.search(
+            lambda: claims.verification(service.locator, answer, seen.query, asked.lat, asked.lon)
+        )
+        crops = {"claim": judged.claim.cell, "answer": answer.cell} if service.imagery is not None else {}
         return JSONResponse(
-            {
-                "verdict": verdict,
-                "reason": reason,
-                "claim": claimed,
-                "distance_m": apart[0],
-                "within": verdicts.within(answer, apart[0]),
-                "distances_m": apart,
+            judged.to_json()
+            | {
                 "answer": answers.dressed(answer, [seen], asked.heading_deg),
-                "aerial": {
-                    "claim": _crop(claimed["cell"]) if has_imagery else None,
-                    "answer": _crop(answer.best.cell) if has_imagery else None,
-                },
+                "aerial": {name: _crop(crops.get(name)) for name in ("claim", "answer")},
             }
         )
 
@@ -102,7 +95,7 @@ class BatchSettings(pydantic.BaseModel):
 
 @router.post("/batch", **documents.batch(BatchSettings))
 async def batch(request: Request) -> Response:
-    """Say where many photos were taken, one line of JSON for each, in their order and as soon as it is known.
+    """Locate many photos: one line of JSON for each, in their order and as soon as it is known.
 
     Text fields come before the photos. The body is never held as a whole, so it may be large.
     """
@@ -119,7 +112,7 @@ async def batch(request: Request) -> Response:
         except ClientDisconnect:
             await lines.put(None)
         except Exception as error:
-            guard.log.error("unexpected %s", guard.where(error))
+            guard.logger.error("unexpected %s", guard.where(error))
             await lines.put(Problem("internal", "the batch ended early, by an unexpected error"))
 
     feeder = asyncio.create_task(feed())

@@ -8,9 +8,9 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
@@ -22,28 +22,29 @@ from cellcode.serving.settings import Settings
 from cellcode.serving.state import State
 
 GRACE_SECONDS = 30
-log = logging.getLogger("cellcode.serving")
+logger = logging.getLogger(__name__)
 
 
 def serve(
-    folder: Path,
+    cells: Path,
     settings: Settings,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     aerial: str | None = None,
     key_file: Path | None = None,
-    engine: str = "torch",
+    **locator: Any,
 ) -> None:
-    """Serve a database until the process is told to end (SIGINT, SIGTERM): requests at work are answered first.
+    """Serve a database until the process receives SIGINT or SIGTERM; requests at work are answered first.
 
     SIGHUP opens the folder again, and the imagery; if they answer, new requests use them, else the old ones stay.
 
     Args:
-        host, port: address; 0: any free port. What it is, is printed to stderr.
+        cells: folder of the database, or of its shards.
+        host, port: address, which is logged; 0: any free port.
         aerial: imagery for crops and the map.
-        key_file: API keys, one a line.
-        engine: what runs the encoder, torch or openvino.
+        key_file: API keys, one per line.
+        locator: options of `Locator.open`: engine, cluster, machine.
 
     Raises:
         InputError: the database, the imagery or the keys cannot be used, or the address is taken.
@@ -55,17 +56,16 @@ def serve(
     state = State(settings, accepted)
 
     def make() -> Service:
-        return Service(folder, settings, aerial, engine)
+        return Service(cells, settings, aerial, **locator)
 
     state.put(make())  # before the address is bound: a database that cannot be opened is a plain error
     listening = _bind(host, port)
     if not is_loopback(host) and not accepted:
-        print(
-            f"cellcode: warning: {host} can be reached by other machines and no keys are needed; give --keys FILE, or put a "
-            "proxy that asks for a login in front",
-            file=sys.stderr,
+        logger.warning(
+            "%s can be reached by other machines and no keys are required; give --keys FILE, or put a proxy with a login in "
+            "front",
+            host,
         )
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     config = uvicorn.Config(
         app.create(state),
         access_log=False,
@@ -77,7 +77,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, and opens the database again on SIGHUP."""
+    """Logs where it listens, and opens the database again on SIGHUP."""
 
     def __init__(self, config: uvicorn.Config, state: State, make: Callable[[], Service]) -> None:
         super().__init__(config)
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         for each in sockets or []:
             host, port = each.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print(f"cellcode: serving on http://{shown}:{port}", file=sys.stderr, flush=True)
+            logger.info("serving on http://%s:%d", shown, port)
 
     def _again(self) -> None:
         task = asyncio.get_running_loop().create_task(self._replace())
@@ -106,11 +106,11 @@ class _Server(uvicorn.Server):
             except Exception as error:
                 swaps.labels("failed").inc()
                 reason = error if isinstance(error, CellcodeError) else f"unexpected {type(error).__name__}"
-                log.error("the database was not replaced, the old one stays: %s", reason)
+                logger.error("the database was not replaced, the old one stays: %s", reason)
                 return
             self.state.put(made)
             swaps.labels("done").inc()
-            log.info("the database was replaced; identity %s", made.database.identity)
+            logger.info("the database was replaced; identity %s", made.database.identity)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -126,7 +126,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine alone."""
+    """Return True if an address is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

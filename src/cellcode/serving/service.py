@@ -40,7 +40,7 @@ class Seen:
 
     Attributes:
         query: (D,) float32.
-        position: latitude, longitude and heading in degrees that its file tells, None where it tells none.
+        position: latitude, longitude and heading in degrees from its file; None where it has no position.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of an embedded photo."""
+    """A question about an embedded photo."""
 
     name: str
     query: Float32
@@ -62,9 +62,9 @@ class Service:
     """Answers photos from one database.
 
     Args:
-        folder: of the database.
+        cells: folder of the database, or of its shards.
         aerial: imagery that crops and tiles are cut from; None: there are none.
-        engine: what runs the encoder; see `Locator`.
+        locator: options of `Locator.open`: engine, cluster, machine.
 
     Raises:
         InputError: the database or the imagery cannot be opened.
@@ -72,11 +72,12 @@ class Service:
     """
 
     def __init__(
-        self, folder: Path | str, settings: Settings, aerial: Path | str | None = None, engine: str = "torch"
+        self, cells: Database | Path | str, settings: Settings, aerial: Path | str | None = None, **locator: Any
     ) -> None:
-        self.settings, self.database = settings, Database.open(folder)
-        self.locator = Locator(self.database, engine=engine, calls=settings.encoder_calls)
+        self.settings = settings
         source = open_source(aerial) if aerial is not None else None
+        self.locator = Locator.open(cells, calls=settings.encoder_calls, **locator)
+        self.database = self.locator.database
         zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
         self.imagery = Imagery(source, *zooms) if source is not None else None
         self.users = 0
@@ -108,7 +109,7 @@ class Service:
         """Search for one embedded photo."""
         return await self.searches.submit(question)
 
-    async def fuse(self, seen: Sequence[Seen], top: int, region: Region | None) -> joint.GroupAnswer:
+    async def fuse(self, seen: Sequence[Seen], top: int, region: Region | None) -> Answer:
         """Search for several photos of one place."""
         queries, names = np.stack([each.query for each in seen]), [each.name for each in seen]
         return await self.search(
@@ -127,11 +128,12 @@ class Service:
         """Let the threads end; the files are unmapped with the last reference."""
         for threads in (self._decoding, self._encoding, self._searching):
             threads.shutdown(wait=False)
+        self.locator.close()
         if self.imagery is not None:
             self.imagery.close()
 
     def _warm(self) -> None:
-        """Answer a grey photo: what cannot be answered is not put to work, and the first user does not wait for loading."""
+        """Answer a grey photo: a service that cannot answer does not start, and the first user does not wait for loading."""
         size = self.database.config.photo
         grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
         self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
@@ -145,7 +147,7 @@ class Service:
             raise Problem(problem.code, photo.name + problem.message.removeprefix("photo")) from None
         try:
             facts = read_facts(open_photo(photo.data, most), photo.name)
-        except PhotoError:  # it tells no position
+        except PhotoError:  # it has no position
             return pixels, None
         return pixels, (facts.lat_deg, facts.lon_deg, facts.heading_deg)
 

@@ -52,11 +52,11 @@ class Settings(BaseModel):
     queue: int = Field(256, ge=1, description="photos decoded and waiting for the encoder")
     encoder_batch: int = Field(16, ge=1, description="photos in one call of the encoder")
     encoder_calls: int = Field(2, ge=1, description="calls of the encoder at the same time, which share the cores")
-    rate_per_minute: float | None = Field(None, gt=0, description="photos a minute of one key, or of one address")
+    rate_per_minute: float | None = Field(None, gt=0, description="photos per minute of one key, or of one address")
     imagery_min_zoom: int = Field(12, ge=0, description="coarsest tiles of the imagery; lower ones read far more of it")
     imagery_max_zoom: int = Field(19, ge=0)
     basemap: Basemap | None = Basemap()
-    cors: tuple[str, ...] = Field((), description="origins of other pages that may ask; none by default")
+    cors: tuple[str, ...] = Field((), description="origins of other pages that may use the API; none by default")
 
 
 def parse(overrides: Sequence[str], **options: Any) -> Settings:
@@ -67,7 +67,7 @@ def parse(overrides: Sequence[str], **options: Any) -> Settings:
         options: by name, None as if it were not given; a basemap is given as its URL template, "none" for none.
 
     Raises:
-        UsageError: a name that is none, or a value that does not fit.
+        UsageError: an unknown name, or a value that does not fit.
     """
     values = {name: value for name, value in options.items() if value is not None}
     for text in overrides:
@@ -85,5 +85,5 @@ def parse(overrides: Sequence[str], **options: Any) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         known = ", ".join(Settings.model_fields)
-        said = f"is no limit; there are {known}" if first["type"] == "extra_forbidden" else first["msg"]
+        said = f"unknown limit; valid limits: {known}" if first["type"] == "extra_forbidden" else first["msg"]
         raise UsageError(f"{name}: {said}") from None

@@ -1,4 +1,4 @@
-"""What the routes share, and the doors that every request with photos goes through."""
+"""What the routes share, and the checks that every request with photos passes."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ from cellcode.database.store.layout import (
     refuse_to_overwrite,
 )
 from cellcode.database.store.npy_file import RowWriter
+from cellcode.database.store.shards import write_shards
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.geography import Region, s2
@@ -122,6 +123,7 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     with atomic_folder(out) as folder:
         for name, number in zip(names, np.unique(shard), strict=True):
             clip(whole, Region.of_cells(coarse[shard == number]), out=folder / name)
+        write_shards(folder, whole, [Database.open(folder / name) for name in names])
     if len(names) < shards:
         print(f"{len(names)} shards instead of {shards}: more would have no cells", file=sys.stderr)
     return [Database.open(out / name) for name in names]

@@ -31,7 +31,7 @@ FIGURES: dict[str, Callable[[Material], Figure]] = {
     "radius_coverage": trust.radius_coverage,
     "outside": trust.outside,
 }
-UNASKED = {"outside": "elsewhere"}  # figures of what is optional: not worth a sentence where it was not given
+OPTIONAL = {"outside"}  # not worth a sentence where what it shows was not given
 
 
 def all_figures(material: Material) -> tuple[dict[str, Figure], list[str]]:
@@ -45,7 +45,7 @@ def all_figures(material: Material) -> tuple[dict[str, Figure], list[str]]:
         try:
             drawn[name] = draw(material)
         except CannotDrawError as error:
-            if name not in UNASKED:
+            if name not in OPTIONAL:
                 notes.append(f"no figure {name.replace('_', ' ')}: {error}")
     return drawn, notes
 

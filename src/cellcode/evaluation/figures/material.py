@@ -7,7 +7,7 @@ from typing import Any
 
 from cellcode.aerial import AerialSource
 from cellcode.database import Database
-from cellcode.evaluation.confidence import Checked, Told
+from cellcode.evaluation.confidence import Checked, Stated
 from cellcode.evaluation.metrics import Result
 from cellcode.photos import PhotoTable
 from cellcode.types import Bools, Float32
@@ -30,7 +30,7 @@ class Material:
         seen: (N,) bool, the prototype-level cell of the photo has training photos.
         values: report.json.
         aerial: imagery for the gallery; None: photos only.
-        elsewhere: answers to photos from outside the region; None: there are none.
+        out_of_region: answers to out-of-region photos; None: there are none.
     """
 
     database: Database
@@ -41,7 +41,7 @@ class Material:
     seen: Bools
     values: dict[str, Any]
     aerial: AerialSource | None = None
-    elsewhere: Told | None = None
+    out_of_region: Stated | None = None
 
     @property
     def hybrid(self) -> Result:

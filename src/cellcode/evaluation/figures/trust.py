@@ -38,10 +38,10 @@ def reliability(material: Material) -> Figure:
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     grid(axes)
-    told = material.checked.told
+    stated = material.checked.stated
     bins = np.linspace(0, 100, 21)
-    below.hist(100 * told.near, bins, color=BLACK, histtype="step", linewidth=2)
-    below.hist(100 * told.probability, bins, color=BLUE, histtype="step", linewidth=2, linestyle="--")
+    below.hist(100 * stated.near, bins, color=BLACK, histtype="step", linewidth=2)
+    below.hist(100 * stated.probability, bins, color=BLUE, histtype="step", linewidth=2, linestyle="--")
     below.set_ylabel("photos")
     below.set_xlabel("stated probability (%); each point: a tenth of the photos")
     grid(below)
@@ -96,18 +96,18 @@ def radius_coverage(material: Material) -> Figure:
 
 @styled
 def outside(material: Material) -> Figure:
-    """Draw how photos of the region and photos from elsewhere differ in the probability of being inside."""
-    if material.elsewhere is None:
-        raise CannotDrawError("no photos from elsewhere were given")
-    inside, elsewhere = material.checked.told, material.elsewhere
+    """Draw how photos of the region and out-of-region photos differ in the probability of being inside."""
+    if material.out_of_region is None:
+        raise CannotDrawError("no out-of-region photos were given")
+    inside, others = material.checked.stated, material.out_of_region
     known = inside.inside_kind == "inside_probability"
     scale = 100.0 if known else 1.0
-    ends = (0.0, 100.0) if known else (min(float(t.inside.min()) for t in (inside, elsewhere)),
-                                       max(float(t.inside.max()) for t in (inside, elsewhere)))  # fmt: skip
+    ends = (0.0, 100.0) if known else (min(float(t.inside.min()) for t in (inside, others)),
+                                       max(float(t.inside.max()) for t in (inside, others)))  # fmt: skip
     figure = new(4.2)
     axes = figure.add_subplot()
     _histogram(axes, scale * inside.inside, ends, BLUE, "", f"of the region ({len(inside.inside)})")
-    _histogram(axes, scale * elsewhere.inside, ends, VERMILLION, "//", f"from elsewhere ({len(elsewhere.inside)})")
+    _histogram(axes, scale * others.inside, ends, VERMILLION, "//", f"out of region ({len(others.inside)})")
     axes.set_xlabel("stated probability of being inside the region (%)" if known else "score of the best cell")
     axes.set_ylabel("photos (%)")
     axes.set_title(f"Photos of the region and others: AUROC {material.values['confidence']['auroc']:.3f}")

@@ -15,7 +15,7 @@ from cellcode import Locator
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
 from cellcode.photos import PhotoTable
-from cellcode.search import Answer, Failure, exports, together, unfinished
+from cellcode.search import Answer, Failure, answer_files, together, unfinished
 
 BAD = "not a photo"
 
@@ -40,7 +40,7 @@ def rows(locator: Locator, some: list[Path]) -> list[dict[str, Any]]:
 
 
 def test_geojson_has_a_point_of_each_answer_with_all_facts(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    exports.write(tmp_path / "out.geojson", rows, top=3)
+    answer_files.write(tmp_path / "out.geojson", rows, top=3)
     value = json.loads((tmp_path / "out.geojson").read_text(encoding="utf-8"))
     assert value["type"] == "FeatureCollection"
     assert [each["properties"] for each in value["features"]] == rows
@@ -53,11 +53,11 @@ def test_geojson_has_a_point_of_each_answer_with_all_facts(rows: list[dict[str, 
 
 
 def test_csv_has_one_line_a_photo_and_its_columns_follow_from_top(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    exports.write(tmp_path / "out.csv", rows, top=4)
+    answer_files.write(tmp_path / "out.csv", rows, top=4)
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         lines = list(reader)
-    assert reader.fieldnames == exports.csv_columns(4)
+    assert reader.fieldnames == answer_files.csv_columns(4)
     assert [line["file"] for line in lines] == [row["file"] for row in rows]
     assert lines[1]["error"] == rows[1]["error"]
     assert set(lines[1].values()) == {"", lines[1]["file"], lines[1]["error"]}
@@ -77,8 +77,8 @@ def test_csv_has_one_line_a_photo_and_its_columns_follow_from_top(rows: list[dic
 def test_parquet_holds_the_objects_that_json_does(
     rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "GROUP_ROWS", 3)
-    exports.write(tmp_path / "out.parquet", iter(rows * 2), top=3)
+    monkeypatch.setattr(answer_files, "GROUP_ROWS", 3)
+    answer_files.write(tmp_path / "out.parquet", iter(rows * 2), top=3)
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert file.metadata.num_row_groups == 3  # of at most three rows: a long table is never whole in memory
     for read, row in zip(file.read().to_pylist(), rows * 2, strict=True):
@@ -93,7 +93,7 @@ def test_several_photos_of_one_place_are_one_row(
 ) -> None:
     answer = together.locate(locator, some, top=2)
     out = tmp_path / f"out{ending}"
-    exports.write(out, [answer.to_json(), *(each.to_json() for each in answer.unreadable)], top=2)
+    answer_files.write(out, [answer.to_json(), *(each.to_json() for each in answer.unreadable)], top=2)
     if ending == ".geojson":
         first, second = (each["properties"] for each in json.loads(out.read_text(encoding="utf-8"))["features"])
         assert first == answer.to_json()
@@ -110,17 +110,17 @@ def test_several_photos_of_one_place_are_one_row(
 def test_names_that_are_no_utf8_do_not_stop_the_others(tmp_path: Path) -> None:
     odd = Failure("caf\udce9.jpg", "caf\udce9.jpg: the file is empty").to_json()
     for ending in (".geojson", ".csv", ".parquet"):
-        exports.write(tmp_path / f"out{ending}", [odd], top=1)
+        answer_files.write(tmp_path / f"out{ending}", [odd], top=1)
         assert b"caf\\udce9.jpg" in (tmp_path / f"out{ending}").read_bytes().replace(b"\\\\", b"\\")
 
 
 def test_another_ending_or_a_folder_is_refused(tmp_path: Path) -> None:
     for name in ("out.json", "out", "out.shp"):
         with pytest.raises(UsageError, match=r"must end in \.geojson, \.csv or \.parquet"):
-            exports.check(tmp_path / name)
+            answer_files.check(tmp_path / name)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
-        exports.check(tmp_path / "folder.csv")
+        answer_files.check(tmp_path / "folder.csv")
 
 
 class Cut(Locator):

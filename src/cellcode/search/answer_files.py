@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cellcode.errors import UsageError
 from cellcode.files import atomic_path
 
-Row = dict[str, Any]  # what `to_json` of an `Answer`, a `GroupAnswer` or a `Failure` returns
+Row = dict[str, Any]  # what `to_json` of an `Answer` or a `Failure` returns
 GROUP_ROWS = 4096  # rows of a Parquet file that are in memory at once
 
 _CANDIDATE = [("lat", pa.float64()), ("lon", pa.float64()), ("cell", pa.string())]
@@ -43,13 +43,13 @@ SCHEMA = pa.schema(
 
 
 def check(out: Path) -> None:
-    """Tell before any work whether a file of this name can be written.
+    """Check before any work that a file of this name can be written.
 
     Raises:
-        UsageError: its ending is of no known format, or it is a folder.
+        UsageError: its ending is unknown, or it is a folder.
     """
     if out.suffix.lower() not in _WRITERS:
-        raise UsageError(f"--out {out}: the name must end in .geojson, .csv or .parquet, which says what is written")
+        raise UsageError(f"--out {out}: the name must end in .geojson, .csv or .parquet")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a file")
 
