@@ -26,6 +26,13 @@ ANSWER = {
     "mean_lat": 52.0, "mean_lon": 5.0, "candidates": [PLACE], "heading_deg": None, "metadata": None, "heat": None,
     "search": {"method": "exact", "cells": 9, "exact": True, "scored_again": 0, "missing": []}, "from_later": 1,
 }  # fmt: skip
+
+
+def at(lat: float) -> dict[str, Any]:
+    """Return the answer of another latitude."""
+    return {**ANSWER, "lat": lat, "candidates": [{**PLACE, "lat": lat}]}
+
+
 Reply = tuple[int, dict[str, str], bytes]
 
 
@@ -160,10 +167,7 @@ def test_it_waits_for_a_busy_service_as_long_as_it_is_told(script: Script, monke
 
 def test_many_photos_are_answered_in_order_with_failures_in_their_places(script: Script, tmp_path: Path) -> None:
     photos: list[Any] = [b"one", tmp_path / "missing.jpg", b"two", b"three"]
-    script.replies = [
-        lines({**ANSWER, "lat": 1.0}, error_line("photo_unreadable", file="x")),
-        lines({**ANSWER, "lat": 3.0}),
-    ]
+    script.replies = [lines(at(1.0), error_line("photo_unreadable", file="x")), lines(at(3.0))]
     found = list(Client(script.url).locate_many(photos, at_once=3))
     assert [each.lat if isinstance(each, Answer) else each.code for each in found] == [
         1.0, "photo_unreadable", "photo_unreadable", 3.0,
@@ -176,10 +180,10 @@ def test_many_photos_are_answered_in_order_with_failures_in_their_places(script:
 def test_photos_that_a_busy_service_left_are_sent_again(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda pause_s: None)
     script.replies = [
-        lines({**ANSWER, "lat": 1.0}, error_line("rate_limited")),
+        lines(at(1.0), error_line("rate_limited")),
         refusal(429, "rate_limited", Retry_After="1"),
-        lines(error_line("overloaded", file="x"), {**ANSWER, "lat": 9.0}),
-        lines({**ANSWER, "lat": 2.0}, {**ANSWER, "lat": 3.0}),
+        lines(error_line("overloaded", file="x"), at(9.0)),
+        lines(at(2.0), at(3.0)),
     ]
     found = list(Client(script.url).locate_many([b"1", b"2", b"3"]))
     assert [each.lat for each in found if isinstance(each, Answer)] == [1, 2, 3]
@@ -187,7 +191,7 @@ def test_photos_that_a_busy_service_left_are_sent_again(script: Script, monkeypa
 
 
 def test_a_batch_that_breaks_off_is_said(script: Script) -> None:
-    script.replies = [lines({**ANSWER, "lat": 1.0})]
+    script.replies = [lines(at(1.0))]
     found = Client(script.url).locate_many([b"1", b"2"])
     assert next(found).lat == 1.0  # type: ignore[union-attr]
     with pytest.raises(ServiceError, match="broke off in the middle"):

@@ -82,7 +82,7 @@ def test_fused_photos_are_one_answer(server, photos: Photos, locator: Locator) -
 
 def test_the_heat_is_the_posterior(server, photos: Photos, locator: Locator) -> None:
     answer = server.post("/v1/locate", photos[:1], heat="true").json()["answers"][0]
-    query = locator.embed(locator._read(photos[0][1])[None])
+    query = locator.embed_one(photos[0][1])[None]
     temperature = locator.database.calibration.temperature
     hits = locator.searcher.search(query, locator.searcher.count(), None, temperature)
     truth = dict(zip(s2.tokens(hits.cell_ids[0]), probabilities(hits, temperature)[0], strict=True))

@@ -17,7 +17,7 @@ Photos = list[tuple[str, bytes]]
 
 def test_the_claim_is_ranked_among_all_cells(server, photos: Photos, locator: Locator) -> None:
     database = locator.database
-    query = locator.embed(locator._read(photos[0][1])[None])
+    query = locator.embed_one(photos[0][1])[None]
     temperature = database.calibration.temperature
     hits = locator.searcher.search(query, len(database.ids), None, temperature)
     share = probabilities(hits, temperature)[0]
