@@ -36,7 +36,16 @@ def test_every_table_is_that_of_the_whole(town_cells: Database, folder: Path) ->
     np.testing.assert_array_equal(found.ids, town_cells.ids)
     rows = np.random.default_rng(0).permutation(len(found.ids))[:50]
     cut = len(found.shards[0].ids)
-    for choice in (rows, 3, rows.reshape(2, 25), slice(None), slice(cut - 3, cut + 3), slice(2, 5), slice(0, 0), slice(0, 9, 2)):
+    for choice in (
+        rows,
+        3,
+        rows.reshape(2, 25),
+        slice(None),
+        slice(cut - 3, cut + 3),
+        slice(2, 5),
+        slice(0, 0),
+        slice(0, 9, 2),
+    ):
         np.testing.assert_array_equal(found.codes[choice], town_cells.codes[choice])
         for ours, theirs in zip(
             (*found.terms(), found.tiles(), found.code_set.coarse),

@@ -18,7 +18,6 @@ from cellcode.model import inference
 from cellcode.types import Float32, UInt8
 
 BATCH = 64
-Name = Literal["torch", "openvino"]
 
 
 class Engine(Protocol):
