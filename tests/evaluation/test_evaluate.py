@@ -158,14 +158,14 @@ def named(folder: Path) -> dict[str, str]:
 
 
 def test_photos_that_no_cell_is_near_are_misses_and_one_sentence_says_so(
-    report: Report, town_cells: Database, town_photos: PhotoTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    report: Report, town_cells: Database, town_photos: PhotoTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     far = town_photos.of_split("test")
     far = far.with_column("lat_deg", far.lat_deg + 1)
     made = evaluate(town_cells, far, out=tmp_path)
     (said,) = (note for note in made.values["notes"] if "do not overlap" in note)
     assert re.search(r"the nearest is 1[01]\d\.\d km off", said)
-    assert said in capsys.readouterr().err
+    assert said in caplog.text
     assert made.systems["hybrid"]["recall"]["100"]["1000"] == 0
     assert "do not overlap" in (tmp_path / "report.html").read_text()
     assert made.values["area"] == "cross"

@@ -43,13 +43,18 @@ Start = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def starts(town_cells: Database, town: Simulation) -> Iterator[Start]:
-    """Start a server; keyword arguments are limits, besides `keys` and `aerial`."""
+    """Start a server; keyword arguments are limits, besides `keys`, `aerial` and `cells`."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(keys: frozenset[str] = frozenset(), aerial: Path | None = town.aerial_path, **limits: Any) -> Server:
+    def start(
+        keys: frozenset[str] = frozenset(),
+        aerial: Path | None = town.aerial_path,
+        cells: Path = town_cells.folder,
+        **limits: Any,
+    ) -> Server:
         settings = Settings(**limits)
         state = State(settings, keys)
-        state.put(Service(town_cells.folder, settings, aerial))
+        state.put(Service(cells, settings, aerial))
         server = uvicorn.Server(uvicorn.Config(app.create(state), access_log=False, log_level="error"))
         listening = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

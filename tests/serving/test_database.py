@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import rasterio.warp
 from PIL import Image
 from rasterio.transform import from_bounds
 
+from cellcode.database import Database
+from cellcode.database.editing import reshape
 from cellcode.geography import s2
 from cellcode.search import Locator
 from cellcode.simulation import Simulation
@@ -116,3 +119,21 @@ def _shift(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     offsets = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
     centre = (at + size / 2) % size - size / 2
     return centre + (weights[:, None] * offsets).sum(axis=0) / weights.sum()
+
+
+def test_a_folder_of_shards_is_served_as_the_whole(
+    server, starts, town_cells: Database, photos: list[tuple[str, bytes]], tmp_path: Path
+) -> None:
+    """Through the HTTP API: answers, maps of the posterior, claims, facts of the database and of its cells."""
+    reshape.split(town_cells, 2, out=tmp_path / "shards")
+    shards = starts(cells=tmp_path / "shards")
+    lat, lon = (float(value[0]) for value in s2.cell_centers(town_cells.ids[7:8]))
+    token = s2.tokens(town_cells.ids[7:8])[0]
+    for path, count, fields in (
+        ("/v1/locate", 3, {"top": 50, "heat": "true"}),
+        ("/v1/locate", 3, {"top": 3, "fuse": "true"}),
+        ("/v1/verify", 1, {"lat": lat, "lon": lon}),
+    ):
+        assert shards.post(path, photos[:count], **fields).json() == server.post(path, photos[:count], **fields).json()
+    for path in ("/v1/database", f"/v1/cells/{token}"):
+        assert shards.get(path).json() == server.get(path).json()

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cellcode.client.answers import Claim, Heat, Metadata, Searched
 from cellcode.serving.problems import ErrorFacts
+from cellcode.serving.settings import Basemap
 
 Latitude = Annotated[float, Field(ge=-90, le=90)]
 Longitude = Annotated[float, Field(ge=-180, le=180)]
@@ -63,33 +65,6 @@ class CandidateFacts(BaseModel):
     probability: Share = Field(description="share of the posterior over all cells searched")
 
 
-class SearchFacts(BaseModel):
-    """How the answer was found."""
-
-    method: str
-    cells: int
-    exact: bool
-    scored_again: int
-    missing: list[str]
-
-
-class Metadata(BaseModel):
-    """What the file says of itself. Never used for the answer."""
-
-    lat: float
-    lon: float
-    heading_deg: float | None
-    distance_m: float = Field(description="from the answer")
-
-
-class Heat(BaseModel):
-    """The posterior as cells that do not overlap, of mixed levels; a parent stands for its children."""
-
-    tokens: list[str]
-    mass: list[float] = Field(description="share of the posterior in each")
-    rest: Share = Field(description="share that is not listed")
-
-
 class Located(CandidateFacts):
     """Where a photo was taken, as far as its pixels tell."""
 
@@ -100,7 +75,7 @@ class Located(CandidateFacts):
     mean_lat: float
     mean_lon: float
     candidates: list[CandidateFacts]
-    search: SearchFacts
+    search: Searched
     heading_deg: float | None = None
     metadata: Metadata | None = None
     heat: Heat | None = None
@@ -130,21 +105,6 @@ class LocateResponse(BaseModel):
     """Answers in the order of the photos; with `fuse` one."""
 
     answers: list[PhotoAnswer | FusedAnswer | Unreadable]
-
-
-class Claim(BaseModel):
-    """The claimed place in the photo's posterior."""
-
-    lat: float
-    lon: float
-    cell: str | None = Field(description="null: no cell of the database holds it")
-    score: float | None
-    rank: int | None = Field(description="1: no cell is more similar")
-    percentile: float | None = Field(description="of all cells this share, in percent, is less similar")
-    probability: Share | None
-    support: float | None = Field(
-        description="how many times more likely the photo makes the place, with the cells around it, than it was before"
-    )
 
 
 class Crops(BaseModel):
@@ -192,13 +152,6 @@ class ImageryFacts(BaseModel):
     max_zoom: int
 
 
-class BasemapFacts(BaseModel):
-    """An online map that the page offers."""
-
-    url: str
-    attribution: str
-
-
 class LimitFacts(BaseModel):
     """What the service accepts."""
 
@@ -226,7 +179,7 @@ class DatabaseFacts(BaseModel):
     attributions: list[str]
     tells_outside: bool
     imagery: ImageryFacts | None
-    basemap: BasemapFacts | None
+    basemap: Basemap | None
     keys_needed: bool
     limits: LimitFacts
 
