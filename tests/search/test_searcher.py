@@ -231,9 +231,9 @@ TINY = Region.bbox(3.1, 52.05, 3.10001, 52.05001)
     [
         (0, None, UsageError, "k must be at least 1, not 0"),
         (-3, BOX, UsageError, "k must be at least 1, not -3"),
-        (20_000, None, InputError, r"20000 cells were asked for, the database has \d+;"),
-        (5000, BOX, InputError, r"5000 cells were asked for, the region west 3\.05.* has \d+;"),
-        (2, REGIONS["one cell"], InputError, "2 cells were asked for, the region .* has 1;"),
+        (20_000, None, InputError, r"20000 cells were requested, the database has \d+;"),
+        (5000, BOX, InputError, r"5000 cells were requested, the region west 3\.05.* has \d+;"),
+        (2, REGIONS["one cell"], InputError, "2 cells were requested, the region .* has 1;"),
         (1, NOWHERE, InputError, "no cell of the database lies in the region west 10"),
         (1, TINY, InputError, "no cell of the database lies in the region"),
     ],

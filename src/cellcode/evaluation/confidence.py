@@ -165,7 +165,7 @@ def summary(
 def reliability(predicted: Float64, happened: Bools, bins: int = BINS) -> list[dict[str, float]]:
     """Return mean prediction and observed share in bins of equally many photos, lowest prediction first.
 
-    Equal counts, not equal widths: no bin is then too small to tell (Nguyen and O'Connor 2015).
+    Equal counts, not equal widths: no bin is then too small (Nguyen and O'Connor 2015).
     """
     order = np.argsort(predicted, kind="stable")
     return [

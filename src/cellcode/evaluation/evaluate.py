@@ -157,7 +157,7 @@ def _groups(density: Int64) -> dict[str, Bools]:
 
 
 def _overlap(database: Database, table: PhotoTable, radius_m: float) -> list[str]:
-    """Say how many photos no answer can be right for."""
+    """Report how many photos no answer can be right for."""
     apart_m = to_nearest_cell((table.lat_deg, table.lon_deg), database.ids)
     lost = int((apart_m > radius_m).sum())
     if lost == len(table):

@@ -35,7 +35,7 @@ class Slice:
 
 
 class NotKnownError(Exception):
-    """The photo table does not tell what a slice needs; the sentence says what is missing."""
+    """The photo table lacks what a slice needs; the sentence names it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Trained:
         days = np.concatenate([facts.first_date[has], facts.last_date[has]])
         known = ~np.isnat(days)
         pairs = np.unique(np.stack([np.tile(row, 2)[known], days[known].astype(np.int64)]), axis=1)
-        # Cells with up to two days tell both of them; one with more is enough for "3 or more".
+        # The facts have both days of cells with up to two; one with more is enough for "3 or more".
         dates = np.bincount(pairs[0], minlength=len(cells)).astype(np.int64)
         np.maximum.at(dates, row, facts.dates[has])
         day_cell, day = pairs[0], pairs[1].astype("datetime64[D]")
@@ -151,7 +151,7 @@ def _by_photos(trained: Trained, own: Int64) -> Bins:
 def _by_dates(trained: Trained, own: Int64) -> Bins:
     if not trained.dates.any():
         raise NotKnownError("no training photo carries a capture date")
-    dated = (own < 0) | (trained.dates[own] > 0)  # photos whose cell has training photos without dates tell nothing
+    dated = (own < 0) | (trained.dates[own] > 0)  # photos whose cell has only undated training photos do not count
     dates = np.where(own >= 0, trained.dates[own], 0)
     return {"0 dates": dated & (dates == 0), "1 date": dates == 1, "2 dates": dates == 2, "3 or more dates": dates >= 3}
 

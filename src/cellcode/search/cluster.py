@@ -129,9 +129,7 @@ class ClusterSearcher:
         self._refuse(failed)
         cells = sum(count for count, _ in answers.values())
         if failed and k > cells:  # also where no shard answers
-            raise ShardError(
-                f"{k} cells were asked for, the shards that answer have {cells} to search; {self._said(failed)}"
-            )
+            raise ShardError(f"{k} cells were requested, the shards that answer have {cells}; {self._said(failed)}")
         check_k(k, cells, region)
         parts = [hits for _, (_, hits) in sorted(answers.items()) if hits is not None]
         return merge(parts, k, tuple(str(self.shards[number]) for number in sorted(failed)))
@@ -295,7 +293,7 @@ def _never_ran(error: Exception) -> bool:
     """Ray put the new actor on a node that had just gone and that it did not miss yet: that was no restart."""
     if "The actor never ran" not in str(error):
         return False
-    time.sleep(0.1)  # it may be told so at once, again and again
+    time.sleep(0.1)  # it may happen again at once
     return True
 
 

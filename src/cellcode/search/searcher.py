@@ -171,7 +171,7 @@ def check_k(k: int, cells: int, region: Region | None) -> int:
         raise EmptyRegionError(f"no cell of the database lies in the region {region.describe()}; check its coordinates")
     if k > cells:
         where = "the database" if region is None else f"the region {region.describe()}"
-        raise InputError(f"{k} cells were asked for, {where} has {cells}; ask for fewer")
+        raise InputError(f"{k} cells were requested, {where} has {cells}; ask for fewer")
     return k
 
 

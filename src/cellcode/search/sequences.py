@@ -72,15 +72,15 @@ class SequenceSearcher:
         """Return the candidates of one sequence (C,), their scores (C,), and the log of the mass of all cells."""
         cells, whole = self.count(region), self.count()
         starts = self._starts(hits.cell_ids, photos, region)
-        elsewhere = _elsewhere(hits, whole, temperature)
+        floors = _floors(hits, whole, temperature)
         points = s2.descendants(starts, min(self.database.level + FINER, 30))
         lat, lon = (values.reshape(points.shape) for values in s2.cell_centers(points.ravel()))
         total = np.zeros(points.shape)
-        for photo, (east_m, north_m), floor in zip(photos, self.motion_m, elsewhere, strict=True):
+        for photo, (east_m, north_m), floor in zip(photos, self.motion_m, floors, strict=True):
             total += self._scores(photo, *distance.offset(lat, lon, east_m, north_m), floor)
         scale = 1 / (len(photos) ** self.exponent * temperature)
         log_evidence = np.logaddexp.reduce(scale * total, axis=1) - np.log(points.shape[1])
-        others = max(cells - len(starts), 0) * np.exp(scale * elsewhere.sum() - log_evidence.max())
+        others = max(cells - len(starts), 0) * np.exp(scale * floors.sum() - log_evidence.max())
         log_mass = np.logaddexp(
             np.logaddexp.reduce(log_evidence), log_evidence.max() + np.log(others) if others else -np.inf
         )
@@ -113,7 +113,7 @@ class SequenceSearcher:
         return np.asarray(scores[which.reshape(lat_deg.shape)])
 
 
-def _elsewhere(hits: Hits, cells: int, temperature: float) -> Float64:
+def _floors(hits: Hits, cells: int, temperature: float) -> Float64:
     """What each photo says of a place that is not among its best cells, or not in the database, as a score (n,).
 
     It is the mean evidence of the cells beyond the hits; of all cells where there are no others.

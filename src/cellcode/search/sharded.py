@@ -1,4 +1,4 @@
-"""Search of disjoint shards: every shard is asked for its best cells, the best of those are the answer.
+"""Search of disjoint shards: the best of the best cells of every shard are the answer.
 
 Shards are databases of one run with the same calibration, no cell in two of them; `cellcode split` cuts them out of one. A
 score is the same figure in whatever shard its cell lies (`index.codeset.score`), so cells and scores of joined exact

@@ -65,28 +65,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> JSONResponse:
-        return _told(request, error)
+        return _answered(request, error)
 
     @app.exception_handler(CellcodeError)
     async def known(request: Request, error: CellcodeError) -> JSONResponse:
-        return _told(request, problem_of(error))
+        return _answered(request, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return _told(request, Problem("bad_request", f"{where}: {first['msg']}"))
+        return _answered(request, Problem("bad_request", f"{where}: {first['msg']}"))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed"}
-        response = _told(request, Problem(codes.get(error.status_code, "bad_request"), str(error.detail)))
+        response = _answered(request, Problem(codes.get(error.status_code, "bad_request"), str(error.detail)))
         if error.headers:
             response.headers.update(error.headers)
         return response
 
 
-def _told(request: Request, problem: Problem) -> JSONResponse:
+def _answered(request: Request, problem: Problem) -> JSONResponse:
     request.scope[CODE] = problem.code
     return problem.response()
 

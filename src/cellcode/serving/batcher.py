@@ -38,7 +38,7 @@ class Batcher(Generic[Item, Result]):
         self._work, self._most, self._waiting, self._threads, self._calls = work, most, waiting, threads, calls
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._runners: set[asyncio.Task[None] | None] = set()
-        self.sizes: Callable[[int], object] = lambda size: None  # told the size of each call
+        self.sizes: Callable[[int], object] = lambda size: None  # called with the size of each call
 
     @property
     def waiting(self) -> int:

@@ -37,43 +37,30 @@ def photos(request: type[BaseModel], response: type[BaseModel], one: str | None 
     """
     schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    fields = {name: _text(value) for name, value in schema["properties"].items() if name not in (one, "photos")}
-    fields["photo"] = _FILE if one else _FILES
-    required = [name for name in schema.get("required", []) if name not in (one, "photos")]
-    return {
-        "response_model": None,
-        "responses": {200: {"model": response}, **errors(*PHOTO_ERRORS)},
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "multipart/form-data": {"schema": _form(fields, ["photo", *required])},
-                    "application/json": {"schema": schema},
-                },
-            }
-        },
-    }
+    return _route(schema, {"model": response}, one, {"application/json": {"schema": schema}})
 
 
 def batch(settings: type[BaseModel]) -> dict[str, Any]:
     """Return how the batch is documented."""
-    fields = {name: _text(value) for name, value in settings.model_json_schema()["properties"].items()}
-    fields["photo"] = _FILES
     line = {
         "description": "one PhotoAnswer or Unreadable per line",
         "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
     }
+    return _route(settings.model_json_schema(), line, None, {})
+
+
+def _route(schema: dict[str, Any], answer: dict[str, Any], one: str | None, others: dict[str, Any]) -> dict[str, Any]:
+    """Return how a route is documented whose form has the fields of a schema; `others` are its other kinds of body."""
+    fields = {name: _text(value) for name, value in schema["properties"].items() if name not in (one, "photos")}
+    required = ["photo", *(name for name in schema.get("required", []) if name not in (one, "photos"))]
+    properties = fields | {"photo": _FILE if one else _FILES}
+    form = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    content = {"multipart/form-data": {"schema": form}, **others}
     return {
         "response_model": None,
-        "responses": {200: line, **errors(*PHOTO_ERRORS)},
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form(fields, ["photo"])}}}
-        },
+        "responses": {200: answer, **errors(*PHOTO_ERRORS)},
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
-
-
-def _form(fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
 
 def _text(value: dict[str, Any]) -> dict[str, Any]:

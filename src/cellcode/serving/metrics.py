@@ -1,4 +1,4 @@
-"""What /metrics counts; nothing in it tells one user or photo from another."""
+"""What /metrics counts; nothing in it distinguishes users or photos."""
 
 from __future__ import annotations
 

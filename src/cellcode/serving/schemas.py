@@ -66,11 +66,11 @@ class CandidateFacts(BaseModel):
 
 
 class Located(CandidateFacts):
-    """Where a photo was taken, as far as its pixels tell."""
+    """Where a photo was taken, judged by its pixels."""
 
     radius_50_m: float = Field(description="half of such photos are within this distance of the answer")
     radius_90_m: float = Field(description="90 % of such photos are")
-    in_region: bool | None = Field(description="it looks like taken inside the region; null: this database cannot tell")
+    in_region: bool | None = Field(description="it looks like a photo of the region; null: this database does not say")
     inside_probability: Share | None
     mean_lat: float
     mean_lon: float

@@ -8,23 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cellcode.database.building.fusion import fuse
+from cellcode.evaluation.figures import style
 from cellcode.evaluation.figures.material import CannotDrawError, Material
-from cellcode.evaluation.figures.style import (
-    BLACK,
-    BLUE,
-    COLOURS,
-    GREEN,
-    GREY,
-    MARKERS,
-    NAMES,
-    PURPLE,
-    STYLES,
-    VERMILLION,
-    WIDTH_IN,
-    grid,
-    new,
-    styled,
-)
+from cellcode.evaluation.figures.style import grid, new, styled
 from cellcode.geography import distance, s2
 from cellcode.types import Float64
 
@@ -43,11 +29,13 @@ def error_curves(material: Material) -> Figure:
             continue
         share = np.arange(1, len(result.error_m) + 1) / len(result.error_m)
         axes.plot(
-            np.maximum(np.sort(result.error_m), 1), 100 * share, STYLES.get(result.name, "-"),
-            color=COLOURS.get(result.name, PURPLE), linewidth=2.2, label=NAMES.get(result.name, result.name),
+            np.maximum(np.sort(result.error_m), 1), 100 * share, style.STYLES.get(result.name, "-"),
+            color=style.COLOURS.get(result.name, style.PURPLE), linewidth=2.2, label=style.NAMES.get(result.name, result.name),
         )  # fmt: skip
-    axes.axvline(material.radius_m, color=GREY, linewidth=0.9)
-    axes.text(material.radius_m * 0.94, 97, f"{material.radius_m:g} m", color=GREY, ha="right", va="top", rotation=90)
+    axes.axvline(material.radius_m, color=style.GREY, linewidth=0.9)
+    axes.text(
+        material.radius_m * 0.94, 97, f"{material.radius_m:g} m", color=style.GREY, ha="right", va="top", rotation=90
+    )
     axes.set_xscale("log")
     axes.set_xlim(left=min(material.values["radii_m"]) / 10)
     axes.set_xlabel("error of the first answer (m)")
@@ -69,7 +57,7 @@ def density(material: Material) -> Figure:
     panels = [panel for panel in panels if len(material.values["by"].get(panel[0], {})) > 1]
     if not panels:
         raise CannotDrawError("all tested photos are of cells of one density")
-    figure = new(5.0, WIDTH_IN + 2 if len(panels) > 1 else WIDTH_IN)
+    figure = new(5.0, style.WIDTH_IN + 2 if len(panels) > 1 else style.WIDTH_IN)
     for column, (name, _, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), column + 1)
         bins = material.values["by"][name]
@@ -79,10 +67,10 @@ def density(material: Material) -> Figure:
                 continue
             found = [each["systems"][system] for each in bins.values()]
             low, high = np.array([each["interval_95"]["1"] for each in found]).T
-            axes.fill_between(place, 100 * low, 100 * high, color=COLOURS[system], alpha=0.18, linewidth=0)
+            axes.fill_between(place, 100 * low, 100 * high, color=style.COLOURS[system], alpha=0.18, linewidth=0)
             axes.plot(
-                place, [100 * each["recall"]["1"] for each in found], STYLES[system], color=COLOURS[system],
-                marker=MARKERS[system], markersize=7, linewidth=2.2, label=NAMES[system],
+                place, [100 * each["recall"]["1"] for each in found], style.STYLES[system], color=style.COLOURS[system],
+                marker=style.MARKERS[system], markersize=7, linewidth=2.2, label=style.NAMES[system],
             )  # fmt: skip
         short = [key.replace(" photos", "").replace(" photo", "").replace(" or more", "+") for key in bins]
         short = [key.replace(" dates", "").replace(" date", "").replace(" to ", "–") for key in short]
@@ -105,15 +93,15 @@ def kappa(material: Material) -> Figure:
     fitted = material.database.calibration.kappa
     figure = new(4.6)
     axes = figure.add_subplot()
-    looks = {"all": (BLACK, "-", "o"), "with": (BLUE, "--", "s"), "without": (GREEN, "-.", "^")}
+    looks = {"all": (style.BLACK, "-", "o"), "with": (style.BLUE, "--", "s"), "without": (style.GREEN, "-.", "^")}
     for name, recall in curves.items():
         colour, line, marker = looks[name]
         label = "all photos" if name == "all" else f"in cells {name} training photos"
         axes.plot(KAPPAS, 100 * recall, line, color=colour, marker=marker, linewidth=2.2, label=label)
-    axes.axvline(fitted, color=VERMILLION, linewidth=2)
+    axes.axvline(fitted, color=style.VERMILLION, linewidth=2)
     axes.annotate(
         f"fitted: {fitted:.2g}", (fitted, 0), (6, 6), xycoords=("data", "axes fraction"), textcoords="offset points",
-        color=VERMILLION, va="bottom",
+        color=style.VERMILLION, va="bottom",
     )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(KAPPAS[::2], [f"{each:g}" for each in KAPPAS[::2]])
