@@ -134,7 +134,7 @@ def test_ctrl_c_loses_nothing(town_cells: Database, town_photos: PhotoTable, tmp
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "the same command goes on from there" in said
+    assert "the same command resumes" in said
     assert not out.exists()
     kept = len(partial.read_text().splitlines()) - 1
     assert 0 < kept < MANY

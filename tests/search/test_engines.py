@@ -48,7 +48,7 @@ def test_exported_encoder_runs_alone(town_cells: Database, pixels: np.ndarray, t
 
 
 def test_an_engine_that_is_none(town_cells: Database) -> None:
-    with pytest.raises(UsageError, match="torch or openvino"):
+    with pytest.raises(UsageError, match="valid engines: torch, openvino"):
         Locator(town_cells, engine="tensorrt")
 
 

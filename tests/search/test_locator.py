@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cellcode import Locator, locate
+from cellcode import Locator, client, locate
+from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.database.calibration.in_region import Inside
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoError, PhotoTable
-from cellcode.search import Answer, Failure
+from cellcode.search import Answer, Failure, engines
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,38 @@ def test_bad_requests_are_refused(locator: Locator, files: list[Path]) -> None:
         locator.locate(files[0], region="100,10,101,11")
     with pytest.raises(PhotoError, match="does not exist"):
         locator.locate("nowhere.jpg")
+
+
+def test_a_region_is_an_object_text_or_a_file(town_cells: Database, town_photos: PhotoTable, tmp_path: Path) -> None:
+    west, south, east, north = town_cells.region_bounds
+    part = Region.bbox(west, south, (west + east) / 2, north)
+    ring = [[west, south], [(west + east) / 2, south], [(west + east) / 2, north], [west, north], [west, south]]
+    (tmp_path / "part.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    photo = town_photos.files[0]
+    expected = locate(town_cells, photo, region=part)
+    for region in (f"{west},{south},{(west + east) / 2},{north}", tmp_path / "part.geojson"):
+        assert locate(str(town_cells.folder), photo, region=region) == expected
+
+
+def test_device_precision_and_threads_are_the_users(
+    town_cells: Database, town_photos: PhotoTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def choose(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(engines, "choose_device", choose)
+    machine = MachineConfig(device="cpu", precision="float32", threads=1)
+    locator = Locator.open(town_cells.folder, machine=machine)
+    assert locator.threads == 1
+    plain = locate(town_cells, town_photos.files[0])
+    answer = locate(town_cells, town_photos.files[0], machine=machine)
+    assert asked == ["cpu", "auto", "cpu"]
+    assert answer.score == pytest.approx(plain.score, rel=0.05)
+
+
+def test_search_and_the_client_share_their_answers() -> None:
+    assert client.Answer is Answer
+    assert client.Failure is Failure
