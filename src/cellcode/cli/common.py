@@ -19,7 +19,6 @@ Aerial = Annotated[
     Option(help="GeoTIFF, COG, VRT, MBTiles or a folder of them, a tile service or a preset (docs/aerial.md)."),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON, one object per line.")]
-ConfigFile = Annotated[Path | None, Option(help="A YAML configuration, or the name of a shipped one.")]
 Cells = Annotated[Path, Argument(help="A cell-code database, or a folder of its shards as `cellcode split` writes it.")]
 Cluster = Annotated[
     str | None,
