@@ -2,7 +2,7 @@
 
 import sys
 
-from cellcode import Locator
+from cellcode import locate
 
-answer = Locator.open(sys.argv[1]).locate(sys.argv[2])
+answer = locate(sys.argv[1], sys.argv[2])
 print(f"{answer.lat:.5f}, {answer.lon:.5f}: half of such photos are within {answer.radius_50_m:.0f} m")

@@ -7,7 +7,6 @@ device, split).
 from __future__ import annotations
 
 import hashlib
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,7 @@ def measure(folder: Path, needs: dict[str, Path], *, source: str, condition: str
             f"{source}: no photos to train on or to test for {condition!r}; "
             "devices must be called a and b, and captured_at be given"
         )
-    with as_file(files("cellcode") / "configs" / "campus.yaml") as config:
-        run = train(config, table, out=folder / "run", resume=(folder / "run" / "checkpoint").is_dir())
+    run = train("campus", table, out=folder / "run", resume=(folder / "run" / "checkpoint").is_dir())
     cells = build(run, out=folder / "cells")
     report = evaluate(cells, table)
     return {
@@ -72,8 +70,7 @@ def digest(photos: Path) -> str:
     path = photos / "photos.csv"
     if not path.is_file():
         raise InputError(f"{path} does not exist; --campus takes a folder with photos.csv")
-    with as_file(files("cellcode") / "configs" / "campus.yaml") as config:
-        resolved = configuration.dump(configuration.load(config))
+    resolved = configuration.dump(configuration.load("campus"))
     return hashlib.sha256(path.read_bytes() + resolved.encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ MIDDLE = (0.25, 0.375, 0.75, 0.875)  # west, south, east, north of the ablations
 
 def benchmark_config(overrides: list[str]) -> Config:
     """Return configs/benchmark.yaml with overrides."""
-    with as_file(files("cellcode") / "configs" / "benchmark.yaml") as path:
-        return configuration.load(path, overrides)
+    return configuration.load("benchmark", overrides)
 
 
 def arguments(overrides: tuple[str, ...], **more: Any) -> dict[str, Any]:

@@ -1,13 +1,20 @@
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pydantic
 import pytest
 import yaml
 
 from cellcode import config as configuration
-from cellcode.config import Config
+from cellcode.cli import main
+from cellcode.config import Config, MachineConfig
 from cellcode.errors import InputError, UsageError
 
-SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+SAVED = sorted((ROOT / "tests" / "saved_configs").glob("*.yaml"))
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -146,7 +153,25 @@ def test_a_configuration_cannot_be_changed_in_place() -> None:
 def test_every_shipped_configuration_loads_and_survives_dump_and_parse(path: Path) -> None:
     config = configuration.load(path)
     assert config.name == path.stem
-    assert configuration.parse(yaml.safe_load(configuration.dump(config))) == config
+    assert configuration.load(path.stem) == config
+    assert configuration.parse(yaml.safe_load(configuration.dump(config, machine=True))) == config
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_shipped_configurations_are_what_they_were_and_saved_ones_of_before_open(path: Path) -> None:
+    """The files were written by the version before keys were renamed, defaults changed and files could extend others."""
+    saved = configuration.load_saved(path)
+    assert configuration.differences(saved, configuration.load(path.stem)) == []
+    assert saved.machine == MachineConfig()
+
+
+def test_no_default_is_one_that_every_shipped_file_overrides() -> None:
+    default = Config()
+    changed = [
+        {line.partition(":")[0] for line in configuration.differences(default, configuration.load(path))}
+        for path in SHIPPED
+    ]
+    assert set.intersection(*changed) == {"name"}
 
 
 def test_there_are_shipped_configurations() -> None:
@@ -251,3 +276,164 @@ def test_configurations_of_the_regions_differ_in_size_only() -> None:
         "training.checkpoint_every_steps",
         "training.validate_every_steps",
     }
+
+
+def _write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_a_file_extends_another_block_by_block_and_lists_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "bases").mkdir()
+    _write(tmp_path / "bases", low="extends: campus\nname: low\ntraining: {epochs: 3}\nevaluation: {ranks: [1, 2]}")
+    _write(tmp_path, top="extends: bases/low.yaml\ntraining: {batch_size: 16}\nevaluation: {ranks: [7]}\nmodel:\n")
+    config = configuration.load(tmp_path / "top.yaml", ["training.seed=5"])
+    assert config.name == "low"
+    assert configuration.differences(configuration.load("campus"), config) == [
+        "name: campus -> low",
+        "training.epochs: 12 -> 3",
+        "training.batch_size: 32 -> 16",
+        "training.seed: 0 -> 5",
+        "evaluation.ranks: [1, 5, 10] -> [7]",
+    ]
+
+
+def test_a_file_of_the_user_comes_before_a_shipped_name(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("name: mine")
+    _write(tmp_path, top="extends: demo")
+    assert configuration.load(tmp_path / "top.yaml").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"top": "extends: top.yaml"}, "{top}, extended by {top}: a configuration cannot extend itself"),
+        (
+            {"top": "extends: one.yaml", "one": "extends: ./top.yaml"},
+            "{top}, extended by {one}, extended by {top}: a configuration cannot extend itself",
+        ),
+        ({"top": "extends: absent.yaml"}, "{absent}, extended by {top}: the configuration cannot be read"),
+        (
+            {"top": "extends: dmeo"},
+            "extended by {top}: the configuration cannot be read (No such file or directory); shipped ",
+        ),
+        ({"top": "extends: one.yaml", "one": "[1, 2]"}, "{one}, extended by {top} must hold a mapping"),
+        ({"top": "extends: one.yaml", "one": "a: b: c"}, "{one}, extended by {top} is not valid YAML"),
+        ({"top": "extends: [demo, town]"}, "{top}: extends takes one file or one of bedenl, "),
+    ],
+)
+def test_what_cannot_be_extended_is_named_with_the_chain(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    _write(tmp_path, **files)
+    with pytest.raises(InputError) as caught:
+        configuration.load(tmp_path / "top.yaml")
+    named = {name: tmp_path / f"{name}.yaml" for name in ("top", "one", "absent")}
+    assert message.format(**named) in str(caught.value).replace("/./", "/")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_of_one_encoder_leaves_the_other_that_shares_its_yaml_anchor() -> None:
+    config = configuration.load("bedenl", ["model.ground.backbone=tiny"])
+    assert (config.model.ground.backbone, config.model.aerial.backbone) == ("tiny", "hf:facebook/dinov2-base")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("training.accumulation=2", "training.gradient_accumulation"),
+        ("training.gradient_norm=1", "training.max_grad_norm"),
+        ("training.ema=0.5", "training.ema_decay"),
+        ("training.tempering=0.5", "training.sampling_exponent"),
+        ("training.alike_places=4", "training.hard_group_size"),
+        ("training.device=cpu", "machine.device"),
+        ("training.precision=float32", "machine.precision"),
+        ("stream.threads=3", "machine.threads"),
+    ],
+)
+def test_old_names_are_refused_with_the_new_one_and_translated_in_what_was_saved(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    key, _, value = old.partition("=")
+    block, name = key.split(".")
+    with pytest.raises(UsageError) as caught:
+        configuration.load(_file(tmp_path, ""), [old])
+    assert str(caught.value).endswith(f": {key} is now {new}")
+    path = _file(tmp_path, f"{block}: {{{name}: {value}}}")
+    with pytest.raises(UsageError, match=f"{key} is now {new}"):
+        configuration.load(path)
+    saved = configuration.load_saved(path)
+    assert saved.machine == MachineConfig()  # no machine settings of another machine
+    if not new.startswith("machine."):
+        assert configuration.differences(saved, configuration.load(_file(tmp_path, ""), [f"{new}={value}"])) == []
+
+
+def test_machine_settings_are_not_saved_and_no_difference() -> None:
+    config = configuration.resolve("demo", ["training.epochs=2"], MachineConfig(device="cpu", precision="float32"))
+    assert (config.training.epochs, config.machine.precision) == (2, "float32")
+    assert "machine" not in yaml.safe_load(configuration.dump(config))
+    assert yaml.safe_load(configuration.dump(config, machine=True))["machine"]["device"] == "cpu"
+    other = configuration.resolve(config, ["machine.threads=3"])
+    assert other.machine == MachineConfig(device="cpu", precision="float32", threads=3)
+    assert configuration.differences(config, other) == []
+
+
+def _fields(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def test_every_key_is_described() -> None:
+    assert [key for key, field in _fields(Config) if not field.description] == []
+
+
+def test_the_page_of_the_configuration_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("configuration_page", ROOT / "tools" / "configuration_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert tool.page() == page, "run `python tools/configuration_page.py`"
+    for key, _ in _fields(Config):
+        assert f"`{key}`" in page or key.startswith("model.aerial.")
+    assert (
+        "| `levels.cell` | integer | `16` | level of the cell codes; 16: cells of about 140 m; at least 0, at most 30 |"
+        in page
+    )
+    assert "| `evaluation.ranks` | list of integers | `[1, 5, 10, 100]` | ranks of recall; each at least 1 |" in page
+    assert "| `build.kappa` | number or null | `null` |" in page
+
+
+def _command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["config", *map(str, arguments)])
+    shown = capsys.readouterr()
+    return int(ended.value.code or 0), shown.out, shown.err
+
+
+def test_config_list_names_the_shipped_files_in_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = _command(capsys, "list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == [path.stem for path in SHIPPED]
+    assert all(len(line.split()) > 5 for line in out.splitlines())
+
+
+def test_config_show_prints_what_train_would_use(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = _command(capsys, "show", "bedenl", "--set", "training.epochs=3")
+    assert status == 0
+    assert configuration.parse(yaml.safe_load(out)) == configuration.load("bedenl", ["training.epochs=3"])
+
+
+def test_config_check_exits_as_the_contract_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("extends: town\nname: mine")
+    bad.write_text("training: {epoch: 3}")
+    assert _command(capsys, "check", good) == (0, f"{good}: valid\n", "")
+    status, out, err = _command(capsys, "check", bad)
+    assert (status, out) == (2, "")
+    assert err == f"cellcode: {bad}: unknown key training.epoch; the nearest known key is training.epochs\n"
+    status, out, err = _command(capsys, "check", tmp_path / "absent.yaml")
+    assert (status, out) == (1, "")
+    assert "absent.yaml: the configuration cannot be read" in err

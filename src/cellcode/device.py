@@ -11,14 +11,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cellcode.errors import InputError
+
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of this name; "auto" takes CUDA, then Apple's, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the device of this name; "auto" takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(each for each, is_there in there.items() if is_there)
+    if not there.get(name.partition(":")[0], True):
+        found = ", ".join(each for each, is_there in there.items() if is_there)
+        raise InputError(f"this machine has no device {name}; choose --device auto or one of: {found}")
+    return torch.device(name)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -46,7 +54,7 @@ def send(array: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tenso
 
 @lru_cache
 def has_bfloat16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX or Arm's); emulated it is slower than float32."""
+    """Return True if the CPU multiplies bfloat16 natively (AVX512-BF16, AMX or Arm's); emulated it is slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:

@@ -1,7 +1,7 @@
 """Logging of the library, and the handler that the command line installs. Nothing in the library prints.
 
 Every module logs to `logging.getLogger(__name__)`, below the logger `cellcode`. A program that uses the library sees warnings
-and errors, and all of it after `logging.basicConfig(level=logging.INFO)`.
+and errors, and all messages after `logging.basicConfig(level=logging.INFO)`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,47 @@ import datetime
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from rich.console import Console
 
 Format = Literal["text", "json"]
+NAMES = ("cellcode", "experiments")
 
 
 def install(format: Format = "text", *, quiet: bool = False) -> None:
-    """Send the library's messages to stderr: to people as text, to programs as one JSON object per line.
+    """Send the library's messages to stderr from now on.
 
     Args:
-        format: on a terminal text has no time stamp; elsewhere every line begins with one.
-        quiet: only warnings and errors.
+        format: "text" for people, without time stamps on a terminal and with them elsewhere; "json": one object per line.
+        quiet: only warnings and errors, and no progress.
     """
-    for name in ("cellcode", "experiments"):
+    uninstall()
+    handler = StderrHandler(format)
+    for name in NAMES:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    for name in NAMES:
         logger = logging.getLogger(name)
         for handler in [each for each in logger.handlers if isinstance(each, StderrHandler)]:
             logger.removeHandler(handler)
-        logger.addHandler(StderrHandler(format))
-        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+            logger.setLevel(logging.NOTSET)
+
+
+@contextmanager
+def installed(format: Format = "text", *, quiet: bool = False) -> Iterator[None]:
+    """Send the library's messages to stderr while the block runs; see `install`."""
+    install(format, quiet=quiet)
+    try:
+        yield
+    finally:
+        uninstall()
 
 
 def is_quiet() -> bool:
@@ -58,16 +79,22 @@ class StderrHandler(logging.Handler):
         """Write one record."""
         text = self.format(record)
         if self.console is not None:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.out(text, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
 
 class TextFormatter(logging.Formatter):
-    """The message, with the level if it is a warning and with a time stamp where lines are kept."""
+    """The message, marked if it is a warning or an error, and with a time stamp where lines are kept."""
 
     def __init__(self, *, stamped: bool) -> None:
         super().__init__("%(asctime)s %(message)s" if stamped else "%(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        if record.levelno >= logging.WARNING:
+            record.message = f"{record.levelname.lower()}: {record.message}"
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -82,4 +109,6 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line | getattr(record, "figures", {}))

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, elsewhere a log record every few seconds."""
+"""Progress of long work: a bar with the time left on a terminal, elsewhere a log record every ten seconds."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Meter:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}"),
                 console=console,
+                redirect_stdout=False,  # results go there, perhaps into a file
             )
             self._task = self._bar.add_task(description, total=total, text="")
 

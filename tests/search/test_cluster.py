@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from cellcode.database import Database
+from cellcode.database.editing import reshape
 from cellcode.errors import InputError, MissingExtraError, UsageError
 from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
-from cellcode.search import cluster
+from cellcode.photos import PhotoTable
+from cellcode.search import Answer, Locator, cluster
 from cellcode.search.cluster import ClusterSearcher, ShardActor, ShardError, ShardUnusable
 from cellcode.search.searcher import DatabaseSearcher, Hits
 from cellcode.search.sharded import ShardedSearcher
@@ -111,6 +113,27 @@ def nodes() -> Iterator[Any]:
     finally:
         ray.shutdown()
         local.shutdown()
+
+
+def test_a_locator_searches_a_folder_of_shards_on_the_cluster(
+    nodes: Any, town_cells: Database, town_photos: PhotoTable, tmp_path: Path
+) -> None:
+    """Before the searcher below takes the processors. Cells and scores bit for bit; masses are summed by each shard."""
+    reshape.split(town_cells, 2, out=tmp_path / "shards")
+    files, whole = town_photos.of_split("test").files[:8], Locator(town_cells)
+    with Locator.open(tmp_path / "shards", cluster="auto") as locator:
+        assert isinstance(locator.searcher, ClusterSearcher)
+        for ours, alone in zip(locator.locate_many(files), whole.locate_many(files), strict=True):
+            assert isinstance(ours, Answer)
+            assert isinstance(alone, Answer)
+            assert [(each.cell, each.score) for each in ours.candidates] == [
+                (each.cell, each.score) for each in alone.candidates
+            ]
+            assert ours.probability == pytest.approx(alone.probability, rel=1e-3)
+            assert ours.radius_90_m == pytest.approx(alone.radius_90_m, rel=1e-2)
+            assert (ours.in_region, ours.search.cells) == (alone.in_region, alone.search.cells)
+    with pytest.raises(UsageError, match="closed"):
+        locator.locate(files[0])
 
 
 @pytest.fixture(scope="module")

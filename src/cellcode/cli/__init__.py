@@ -1,9 +1,12 @@
-"""The command line: one thin file a verb. What it does is in the other rooms, imported when a verb runs."""
+"""The command line: one thin file per command. What a command does is in the other packages, imported when it runs."""
 
 from __future__ import annotations
 
+import argparse
+import logging
 import sys
 import traceback
+from typing import Literal
 
 import typer
 
@@ -12,6 +15,7 @@ from cellcode.cli import (
     build,
     clip,
     compress,
+    config,
     demo,
     evaluate,
     export,
@@ -33,6 +37,7 @@ from cellcode.cli import (
 from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, UsageError, sentence
 
+logger = logging.getLogger(__name__)
 app = typer.Typer(
     name="cellcode",
     help="Visual geo-localization: a photo taken on the ground goes in, a place on the map comes out.",
@@ -52,12 +57,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; works behind any command."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (any command)."),
+    quiet: bool = typer.Option(False, "--quiet", help="Show warnings and errors only, no progress (any command)."),
+    log_format: Literal["text", "json"] = typer.Option(
+        "text", "--log-format", help="Messages on stderr: text, or one JSON object per line (any command)."
+    ),
     allow_private: bool = typer.Option(
-        False, "--allow-private", help="Sources may name addresses that are not public; works behind any command."
+        False, "--allow-private", help="Allow sources on private networks (any command)."
     ),
     plugin: str | None = typer.Option(
-        None, "--plugin", metavar="MODULE", help="Let runs and databases import this module; works behind any command."
+        None, "--plugin", metavar="MODULE", help="Let runs and databases import this module (any command)."
     ),
     version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
 ) -> None:
@@ -87,29 +96,53 @@ for verb in (
     demo,
 ):
     app.command(name=verb.__name__.rsplit(".", 1)[1])(verb.command)
+app.add_typer(config.app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit 0, 2 on bad usage, 1 on failure with one sentence."""
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    if "--allow-private" in given:
+    try:
+        everywhere, given = _everywhere(given)
+    except CellcodeError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+    with log.installed(everywhere.log_format, quiet=everywhere.quiet):
+        _run(given, everywhere.debug, as_json=everywhere.log_format == "json")
+
+
+def _everywhere(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take the options that work behind any command out of the arguments, wherever they stand, and apply them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--debug", "--quiet", "--allow-private"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--plugin", action="append", nargs="?", const="", default=[])
+    try:
+        found, left = parser.parse_known_args(given)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}") from None
+    if "" in found.plugin:
+        raise UsageError("--plugin needs the name of a module")
+    if found.plugin:
+        plugins.allow(*found.plugin)
+    if found.allow_private:
         from cellcode.http import allow_private
 
         allow_private()
-    quiet = "--quiet" in given
-    given = [word for word in given if word not in ("--debug", "--allow-private", "--quiet")]
+    return found, left
+
+
+def _run(given: list[str], debug: bool, as_json: bool) -> None:
     try:
-        given = _allow_plugins(given)
-        log.install(quiet=quiet)
         app(given or ["--help"])
     except CellcodeError as error:
         if debug:
             traceback.print_exc()
-        _tell(error)
+        _report(error, as_json)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        _tell(error)
+        _report(error, as_json)
         sys.exit(130)
     except BrokenPipeError:  # the reader of stdout has gone, as `head` does
         sys.stderr.close()
@@ -117,26 +150,16 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        _tell(error)
+        _report(error, as_json)
         sys.exit(1)
 
 
-def _allow_plugins(given: list[str]) -> list[str]:
-    """Take every `--plugin MODULE` out of the arguments, wherever it stands."""
-    words, left = iter(given), list[str]()
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name != "--plugin":
-            left.append(word)
-        elif module := value if equals else next(words, ""):
-            plugins.allow(module)
-        else:
-            raise UsageError("--plugin needs the name of a module")
-    return left
-
-
-def _tell(error: BaseException) -> None:
-    """Say in one sentence why the command fails; one of several processes leaves that to torchrun."""
+def _report(error: BaseException, as_json: bool = False) -> None:
+    """Print in one sentence why the command fails; one of several processes leaves that to torchrun."""
     text = f"cellcode: {sentence(error)}"
-    if not torchrun.report(text):
+    if torchrun.report(text):
+        return
+    if as_json:
+        logger.error(text)
+    else:
         print(text, file=sys.stderr)

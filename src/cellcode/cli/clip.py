@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
-from cellcode.cli.common import REGION_FORMS
+from cellcode.cli.common import REGION_FORMS, DatabaseFolder
 
 
 def command(
-    database: Annotated[Path, Argument(help="A cell-code database.")],
+    database: DatabaseFolder,
     region: Annotated[str, Option(help=f"Keep the cells of this region: {REGION_FORMS}")],
     out: Annotated[Path, Option(help="Folder for the smaller database.")],
 ) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
+
+from cellcode.cli.common import DatabaseFolder
 
 
 def command(
-    database: Annotated[Path, Argument(help="A cell-code database.")],
+    database: DatabaseFolder,
     out: Annotated[Path, Option(help="Folder for the smaller database.")],
     code_bytes: Annotated[int, Option("--bytes", help="Bytes per cell; a divisor of the codes' width.")] = 64,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,16 +13,15 @@ if TYPE_CHECKING:
     from cellcode.database import Database
     from cellcode.photos import PhotoTable
 
+logger = logging.getLogger(__name__)
 SIZE_KM = 3.4  # 720 level-16 cells
 
 
 def command(
-    out: Annotated[Path, Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
-    seed: Annotated[int, Option(help="Another seed, another world.")] = 0,
+    out: Annotated[Path, Option(help="Folder for all files of the demo.")] = Path("runs/demo"),
+    seed: Annotated[int, Option(help="Seed; another seed gives another world.")] = 0,
 ) -> None:
-    """Go through the whole recipe on a rendered town: a few minutes on a laptop, no download."""
-    from importlib.resources import as_file, files
-
+    """Run the whole recipe on a rendered town: a few minutes on a laptop, no download."""
     from cellcode import build, evaluate, ingest, simulate, train
     from cellcode.photos import SplitRule
 
@@ -30,19 +29,18 @@ def command(
     world = simulate(out, size_km=SIZE_KM, seed=seed)
     # The last date was photographed only where no other one was: a split by date tests new positions as well.
     photos = ingest(world.photos_dir, out=out / "table", split=SplitRule(kind="date"))
-    with as_file(files("cellcode") / "configs" / "demo.yaml") as config:
-        run = train(config, photos, world.aerial_path, out=out / "run")
+    run = train("demo", photos, world.aerial_path, out=out / "run")
     cells = build(run, world.aerial_path, out=out / "town.cells")
     report = evaluate(cells, photos, out=out, aerial=world.aerial_path)
     print(
-        f"\nA rendered town of {len(cells.ids)} level-16 cells; {report.values['photos']} photos of positions and a date"
+        f"\nA rendered town of {len(cells.ids)} level-16 cells; {report.values['photos']} photos at positions and on a date"
     )
-    print("that training never saw:\n")
+    print("not seen in training:\n")
     print(report.table())
     print()
     _show_one(cells, photos, out)
     print(f"\nReport: {out / 'report.html'}")
-    print(f"demo finished in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    logger.info("demo finished in %.0f s", time.monotonic() - started)
 
 
 def _show_one(cells: Database, photos: PhotoTable, out: Path) -> None:
@@ -56,7 +54,7 @@ def _show_one(cells: Database, photos: PhotoTable, out: Path) -> None:
     tested = photos.of_split("test")
     errors_m = pq.read_table(out / "predictions.parquet").column("hybrid_error_m").to_numpy()
     typical = int(np.argsort(errors_m)[len(errors_m) // 2])
-    print("A typical held-out photo (half of them are answered better, half worse):\n")
+    print("A typical held-out photo (the median error):\n")
     print(describe(locate(cells, tested.files[typical])))
     lat, lon = tested.lat_deg[typical], tested.lon_deg[typical]
     print(f"  truth: {lat:.6f}, {lon:.6f}; the answer is {errors_m[typical]:.0f} m off")

@@ -5,27 +5,35 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from cellcode.cli.common import CLUSTER, DATABASE
+from cellcode.cli.common import Aerial, Cells, Cluster, Device, OutOfRegion, Precision, machine
 
 
 def command(
-    database: Annotated[Path, Argument(help=DATABASE)],
+    database: Cells,
     photos: Annotated[Path, Argument(help="A photo table.")],
     out: Annotated[Path, Option(help="Folder for report.json, report.html, predictions.parquet and figures.")],
-    split: Annotated[str, Option(help="Split that is tested.")] = "test",
-    aerial: Annotated[
-        str | None, Option(help="Imagery that the report shows beside photos, as for `cellcode build`.")
-    ] = None,
-    out_of_region: Annotated[
-        Path | None, Option(help="A photo table from outside the region; its photos should be refused.")
-    ] = None,
-    cluster: Annotated[str | None, Option(help=CLUSTER)] = None,
+    split: Annotated[str, Option(help="Split to test.")] = "test",
+    aerial: Aerial = None,
+    out_of_region: OutOfRegion = None,
+    cluster: Cluster = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
-    """Measure recall, error and confidence beside baselines on the same photos."""
+    """Measure recall, error and confidence beside baselines on the same photos.
+
+    Imagery is shown beside photos in the report. Out-of-region photos should be refused; the report has how many are.
+    """
     from cellcode.evaluation.evaluate import evaluate
 
     report = evaluate(
-        database, photos, out=out, split=split, aerial=aerial, out_of_region=out_of_region, cluster=cluster
+        database,
+        photos,
+        out=out,
+        split=split,
+        aerial=aerial,
+        out_of_region=out_of_region,
+        machine=machine(device, precision),
+        cluster=cluster,
     )
     print(report.table())
     print(out / "report.html")

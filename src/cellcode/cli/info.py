@@ -8,10 +8,10 @@ from typer import Argument, Option
 
 def command(
     path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")],
-    other: Annotated[Path | None, Argument(help="A second database: says what differs between the two.")] = None,
-    verify: Annotated[bool, Option("--verify", help="Read a whole database and compare every checksum.")] = False,
+    other: Annotated[Path | None, Argument(help="A second database to compare with.")] = None,
+    verify: Annotated[bool, Option("--verify", help="Read the whole database and compare every checksum.")] = False,
 ) -> None:
-    """Say in a screen what an artefact holds, or what differs between two databases."""
+    """Summarise a photo table, run, database or raster; or list the differences between two databases."""
     from cellcode.errors import InputError
     from cellcode.files import read_json
 
@@ -30,7 +30,7 @@ def command(
         kinds = {"cellcode-photos": _photos, "cellcode-database": _database}
         kind = kinds.get(str(manifest.get("format"))) if isinstance(manifest, dict) else None
         if kind is None:
-            raise InputError(f"{path}/manifest.json is of no kind that this program knows")
+            raise InputError(f"{path}/manifest.json has an unknown format; supported: {', '.join(kinds)}")
         lines = kind(manifest, path)
     else:
         raise InputError(f"{path} holds no photo table, run or database")

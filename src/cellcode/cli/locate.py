@@ -1,6 +1,7 @@
 """cellcode locate."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -9,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from cellcode.cli.common import CLUSTER, DATABASE, REGION_FORMS
+from cellcode.cli.common import AsJson, Cells, Cluster, Device, Precision, Region, machine
 
 if TYPE_CHECKING:
     from cellcode.search import Locator
 
+logger = logging.getLogger(__name__)
+
 
 def command(
-    database: Annotated[Path, Argument(help=DATABASE)],
+    database: Cells,
     photos: Annotated[list[Path], Argument(help="Photos, or folders that are searched for them.")],
     top: Annotated[int, Option(help="Number of candidates.")] = 5,
-    region: Annotated[str | None, Option(help=f"Search only here: {REGION_FORMS}")] = None,
-    as_json: Annotated[bool, Option("--json", help="One JSON object per line.")] = False,
+    region: Region = None,
+    as_json: AsJson = False,
     out: Annotated[
         Path | None, Option(help="Write to this .geojson, .csv or .parquet instead; resumes when run again.")
     ] = None,
@@ -28,7 +31,9 @@ def command(
     motion: Annotated[
         Path | None, Option(help="With --together: CSV of file,east_m,north_m, metres of each photo from the first.")
     ] = None,
-    cluster: Annotated[str | None, Option(help=CLUSTER)] = None,
+    cluster: Cluster = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Locate photos."""
     from cellcode.errors import UsageError
@@ -41,7 +46,7 @@ def command(
         if as_json:
             raise UsageError("--json prints and --out writes a file; give one of them")
     every = list(_photos(photos))
-    with Locator.open(database, cluster=cluster) as locator:
+    with Locator.open(database, cluster=cluster, machine=machine(device, precision)) as locator:
         if together:
             _together(locator, every, motion, top, region, as_json, out)
             return
@@ -88,14 +93,14 @@ def _write(locator: "Locator", photos: list[Path], top: int, region: str | None,
         counts = locate_to(out, locator, photos, top=top, region=region)
     except KeyboardInterrupt:
         if partial_path(out).exists():
-            print(f"answers so far are in {partial_path(out)}; the same command resumes", file=sys.stderr)
+            logger.info("answers so far are in %s; the same command resumes", partial_path(out))
         raise
     print(out)
     return counts
 
 
 def _report(located: int, failed: int) -> None:
-    print(f"located {located} photo{'s' * (located != 1)}, {failed} could not be read", file=sys.stderr)
+    logger.info("located %d photo%s, %d could not be read", located, "s" * (located != 1), failed)
 
 
 def _together(

@@ -8,9 +8,9 @@ from typer import Argument, Option
 
 def command(
     databases: Annotated[list[Path], Argument(help="Databases of one run that share no cell.")],
-    out: Annotated[Path, Option(help="Folder for the joined database.")],
+    out: Annotated[Path, Option(help="Folder for the merged database.")],
 ) -> None:
-    """Join databases of one run into one."""
+    """Merge databases of one run."""
     from cellcode.database import merge
 
     merge(databases, out=out)

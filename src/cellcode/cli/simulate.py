@@ -10,8 +10,8 @@ def command(
     out: Annotated[Path, Option(help="Folder for photos/, aerial.tif and truth.csv.")],
     size_km: Annotated[float, Option(help="Edge of the square world.")] = 4.0,
     photos: Annotated[int, Option(help="Number of photos.")] = 12_000,
-    seed: Annotated[int, Option(help="Seed of everything; another seed gives another world.")] = 0,
-    look: Annotated[str, Option(help="north or south: what facades, roofs, plants and cameras are like.")] = "north",
+    seed: Annotated[int, Option(help="Seed; another seed gives another world.")] = 0,
+    look: Annotated[str, Option(help="Style of facades, roofs, plants and cameras: north or south.")] = "north",
     coast: Annotated[bool, Option("--coast", help="The west of the world is sea.")] = False,
 ) -> None:
     """Render a region: JPEGs with EXIF, an aerial GeoTIFF, the truth."""

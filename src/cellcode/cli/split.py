@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
+
+from cellcode.cli.common import DatabaseFolder
 
 
 def command(
-    database: Annotated[Path, Argument(help="A cell-code database.")],
+    database: DatabaseFolder,
     shards: Annotated[int, Option(help="Number of shards.")],
-    out: Annotated[Path, Option(help="Folder for the shards, databases of their own.")],
+    out: Annotated[Path, Option(help="Folder for the shards; each is a database.")],
 ) -> None:
-    """Cut a database into shards for several machines."""
+    """Split a database into shards for several machines."""
     from cellcode.database import split
 
     for shard in split(database, shards, out=out):

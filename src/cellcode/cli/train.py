@@ -6,9 +6,13 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from cellcode.cli.common import Aerial, Device, Overrides, Precision, machine
+
 
 def command(
-    config: Annotated[Path, Argument(help="A YAML configuration; configs/ has some.")],
+    config: Annotated[
+        Path, Argument(help="A YAML configuration, or the name of a shipped one (`cellcode config list`).")
+    ],
     photos: Annotated[
         str,
         Option(
@@ -17,18 +21,19 @@ def command(
         ),
     ],
     out: Annotated[Path, Option(help="Folder for the run.")],
-    aerial: Annotated[
-        str | None, Option(help="GeoTIFF, COG, VRT or a folder of them; without it, prototypes only.")
-    ] = None,
-    overrides: Annotated[list[str] | None, Option("--set", help="Override a setting: a.b=c; may be repeated.")] = None,
+    aerial: Aerial = None,
+    overrides: Overrides = None,
     resume: Annotated[bool, Option("--resume", help="Continue from the checkpoint in --out.")] = False,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
-    """Train the encoders and the prototypes."""
+    """Train the encoders and the prototypes; without imagery, prototypes only."""
     from cellcode import config as configuration
     from cellcode.distributed import torchrun
     from cellcode.training import train
 
+    settings = configuration.load(config, overrides or ())
     resume = resume or torchrun.restarts() > 0  # what is done is not thrown away
-    train(configuration.load(config, overrides or ()), photos, aerial, out=out, resume=resume)
-    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+    train(settings, photos, aerial, out=out, resume=resume, machine=machine(device, precision, settings.machine))
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one prints
         print(out)

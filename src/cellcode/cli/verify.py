@@ -6,21 +6,23 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from cellcode.cli.common import CLUSTER, DATABASE
+from cellcode.cli.common import AsJson, Cells, Cluster, Device, Precision, machine
 
 
 def command(
-    database: Annotated[Path, Argument(help=DATABASE)],
+    database: Cells,
     photo: Annotated[Path, Argument(help="A photo.")],
     claim: Annotated[str, Option(help="The place to check: LAT,LON in degrees.")],
-    as_json: Annotated[bool, Option("--json", help="Print one JSON object, as POST /v1/verify returns it.")] = False,
-    cluster: Annotated[str | None, Option(help=CLUSTER)] = None,
+    as_json: AsJson = False,
+    cluster: Cluster = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Report how plausible it is that a photo was taken at a place."""
     from cellcode.search import Locator, claims
 
     place = claims.parse_claim(claim)
-    with Locator.open(database, cluster=cluster) as locator:
+    with Locator.open(database, cluster=cluster, machine=machine(device, precision)) as locator:
         found = claims.verify(locator, photo, *place)
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False))

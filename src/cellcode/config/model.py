@@ -57,11 +57,11 @@ class AggregationConfig(Frozen):
 
     name: str = Field("optimal_transport", description="mean, gem, flatten, optimal_transport, or a plug-in's name")
     options: dict[str, Any] = Field({}, description="keyword arguments of a plug-in, which checks them itself")
-    gem_p: Positive = 3.0
-    clusters: int = Field(16, ge=1)
-    cluster_dim: int = Field(32, ge=1)
-    token_dim: int = Field(64, ge=0)
-    sinkhorn_steps: int = Field(3, ge=1)
+    gem_p: Positive = Field(3.0, description="gem: power of the generalised mean before training")
+    clusters: int = Field(16, ge=1, description="optimal_transport: number of clusters")
+    cluster_dim: int = Field(32, ge=1, description="optimal_transport: dimension of the features of a cluster")
+    token_dim: int = Field(64, ge=0, description="optimal_transport: dimension of the global token; 0: none")
+    sinkhorn_steps: int = Field(3, ge=1, description="optimal_transport: iterations of the assignment")
 
 
 class EncoderConfig(Frozen):
@@ -69,7 +69,7 @@ class EncoderConfig(Frozen):
 
     backbone: str = Field("tiny", description="tiny, efficientnet-lite0, hf:ID_OR_FOLDER, or a plug-in's name")
     options: dict[str, Any] = Field({}, description="keyword arguments of a plug-in backbone, which checks them itself")
-    pretrained: bool = True
+    pretrained: bool = Field(True, description="start from published weights, if the backbone has any")
     aggregation: AggregationConfig = AggregationConfig()
 
 
@@ -94,45 +94,45 @@ class LossConfig(Frozen):
 
     kind: str = Field("softmax", description="multi_similarity, softmax, or a plug-in's name")
     options: dict[str, Any] = Field({}, description="keyword arguments of a plug-in, which checks them itself")
-    scale: Positive = 20.0
-    alpha: Positive = 2.0
-    beta: Positive = 50.0
-    threshold: float = 0.5
-    query_prototype: float = Field(1.0, ge=0)
-    query_aerial: float = Field(1.0, ge=0)
+    scale: Positive = Field(20.0, description="softmax: factor of the similarities (inverse temperature)")
+    alpha: Positive = Field(2.0, description="multi_similarity: weight of positive pairs")
+    beta: Positive = Field(50.0, description="multi_similarity: weight of negative pairs")
+    threshold: float = Field(0.5, description="multi_similarity: similarity at which pairs are neutral")
+    query_prototype: float = Field(1.0, ge=0, description="weight of photo-prototype pairs")
+    query_aerial: float = Field(1.0, ge=0, description="weight of photo-tile pairs")
     symmetric: bool = Field(
-        False, description="photo-tile pairs also from tile to photo, as Fervers et al. (ECCV 2024)"
+        False, description="compare photo-tile pairs also from tile to photo, as Fervers et al. (ECCV 2024)"
     )
-    aerial_prototype: float = Field(0.5, ge=0)
+    aerial_prototype: float = Field(0.5, ge=0, description="weight of tile-prototype pairs")
     query_cell: float = Field(0.0, ge=0, description="weight of photo-code pairs; not in the paper, our addition")
-    prototype_labels: Literal["interpolation", "haversine"] = "interpolation"
+    prototype_labels: Literal["interpolation", "haversine"] = Field(
+        "interpolation", description="softmax: target over the prototypes, by interpolation weight or by distance"
+    )
     haversine_m: Positive = Field(
         75.0,
-        description="a prototype farther than the own one by this has 1/e of its label; for cells of 281 m, our choice",
+        description="haversine labels: a prototype this much farther than the nearest has 1/e of its label; for cells of 281 m",
     )
-    near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are no negatives")
-    near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are no negatives")
-    positive_aerial_m: Positive = Field(80.0, description="a tile centred nearer than this to a photo shows its place")
+    near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are not negatives")
+    near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are not negatives")
+    positive_aerial_m: Positive = Field(80.0, description="tiles centred nearer than this are positives")
     query_query: float = Field(0.0, ge=0, description="weight of photo pairs; not in the paper, our addition")
-    positive_query_m: Positive = 10.0
-    near_query_m: Positive = 30.0
+    positive_query_m: Positive = Field(10.0, description="photos nearer than this are positives of photo pairs")
+    near_query_m: Positive = Field(30.0, description="photos nearer than this are not negatives of photo pairs")
 
 
 class PrototypesConfig(Frozen):
     """How the table of prototypes is held and what a step compares with it; docs/scaling.md.
 
     A `whole` table is a parameter like any other, and every process has a copy. A `sharded` one is split over the
-    processes, its optimiser keeps one moment a row, and a step may look at some rows only.
+    processes, its optimiser keeps one moment per row, and a step may compare some rows only.
     """
 
-    table: Literal["whole", "sharded"] = "whole"
-    storage: Literal["float32", "bfloat16"] = "float32"
-    negatives: Literal["all", "sampled"] = "all"
-    share: Share = Field(0.1, description="of all rows, drawn at random in each step")
-    most_rows: int = Field(16384, ge=1, description="rows drawn at random in a step are not more than this")
-    hard_rows: int = Field(
-        0, ge=0, description="for each cell of a batch, rows a step that look like it, from clusters of the prototypes"
-    )
+    table: Literal["whole", "sharded"] = Field("whole", description="a copy per process, or split over the processes")
+    storage: Literal["float32", "bfloat16"] = Field("float32", description="precision of the rows of a sharded table")
+    negatives: Literal["all", "sampled"] = Field("all", description="rows that a step compares: all, or a sample")
+    share: Share = Field(0.1, description="sampled: fraction of all rows drawn at random in each step")
+    most_rows: int = Field(16384, ge=1, description="sampled: largest number of rows drawn at random in a step")
+    hard_rows: int = Field(0, ge=0, description="sampled: hard negatives per cell of a batch, rows that look like it")
     mine_every_steps: int = Field(
         1000, ge=1, description="steps between two clusterings, for `hard_rows` and `training.hard_group_size`"
     )

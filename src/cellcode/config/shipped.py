@@ -42,7 +42,8 @@ def read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{where}: the configuration cannot be read ({error.strerror})") from None
+        hint = f"; shipped configurations: {', '.join(shipped())}" if not path.suffix else ""
+        raise InputError(f"{where}: the configuration cannot be read ({error.strerror}){hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{where} is not valid YAML: {str(error).splitlines()[0]}") from None
     if values is None:

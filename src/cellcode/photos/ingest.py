@@ -46,7 +46,7 @@ def ingest(
     """
     options = IngestOptions(**{**dict(options or {}), **more})
     rule = SplitRule(kind=split) if isinstance(split, str) else split
-    where = Region.parse(region) if isinstance(region, Path | str) else region
+    where = Region.of(region)
     opened = open_source(str(source), out=Path(out), region=where, options=options)
     if licences := opened.licences():
         logger.info(

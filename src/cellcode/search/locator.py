@@ -123,7 +123,7 @@ class Locator:
         self, photos: Sequence[Source], *, top: int = 5, region: Region | Path | str | None = None
     ) -> Iterator[Answer | Failure]:
         """Locate photos in batches, in their order; one that cannot be read gives a `Failure` in its place."""
-        where = as_region(region)
+        where = Region.of(region)
         for first in range(0, len(photos), BATCH):
             names, queries, failures = self.read(photos[first : first + BATCH])
             answers = iter(self.answers(names, queries, top, where) if names else [])
@@ -179,7 +179,7 @@ class Locator:
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, not {top}")
-        searcher, region, calibration = searcher or self.searcher, as_region(region), self.database.calibration
+        searcher, region, calibration = searcher or self.searcher, Region.of(region), self.database.calibration
         cells = searcher.count(region)
         check_k(1, cells, region)
         hits = searcher.search(queries, min(max(top, REACH), cells), region, calibration.temperature)
@@ -251,8 +251,3 @@ class Locator:
 def name_of(photo: Source) -> str:
     """Return what an answer calls a photo: its path as given, or "photo"."""
     return str(photo) if isinstance(photo, Path | str) else "photo"
-
-
-def as_region(region: Region | Path | str | None) -> Region | None:
-    """Return a region, parsed where it is text or a file."""
-    return Region.parse(str(region)) if isinstance(region, Path | str) else region

@@ -18,7 +18,7 @@ from cellcode.client.answers import Answer
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
 from cellcode.photos import PhotoError
-from cellcode.search.locator import Locator, Source, as_region, name_of
+from cellcode.search.locator import Locator, Source, name_of
 from cellcode.search.sequences import SequenceSearcher
 from cellcode.types import Float32, Float64
 
@@ -111,7 +111,7 @@ def answer_embeddings(
         motion_m: as in `locate`, but from any origin: the answer is the place of the origin.
     """
     names = list(names) if names is not None else [f"photo {row + 1}" for row in range(len(queries))]
-    region = as_region(region)
+    region = Region.of(region)
     alone = locator.answers(names, queries, 1, region)
     searcher, asked = locator.searcher, fuse_queries(queries, exponent)[None]
     if motion_m is not None:

@@ -124,7 +124,7 @@ def locate_to(
         InputError: no cell lies in the region; another call's answers are kept beside `out`; another process writes it.
     """
     answer_files.check(out)
-    searched = Region.parse(region) if region is not None else None
+    searched = Region.of(region)
     call = {"database": locator.database.identity, "top": top, "region": _region_key(region)}
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")

@@ -62,7 +62,7 @@ def serve(
     listening = _bind(host, port)
     if not is_loopback(host) and not accepted:
         logger.warning(
-            "warning: %s can be reached by other machines and no keys are required; give --keys FILE, or "
+            "%s can be reached by other machines and no keys are required; give --keys FILE, or "
             "put a proxy with a login in front",
             host,
         )

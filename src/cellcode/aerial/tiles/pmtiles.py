@@ -35,7 +35,12 @@ Key = tuple[int, int, int]
 
 
 def export(
-    source: AerialSource, region: Region | None, out: Path | str, *, max_zoom: int = 17, min_zoom: int | None = None
+    source: AerialSource,
+    region: Region | Path | str | None,
+    out: Path | str,
+    *,
+    max_zoom: int = 17,
+    min_zoom: int | None = None,
 ) -> int:
     """Write WebP tiles, transparent where there is no imagery; tiles below the largest zoom are made of finer ones.
 
@@ -60,6 +65,7 @@ def export(
     min_zoom = max(0, max_zoom - 8) if min_zoom is None else min_zoom
     if not 0 <= min_zoom <= max_zoom <= MAX_ZOOM:
         raise UsageError(f"zooms {min_zoom} to {max_zoom} must ascend and lie in 0 to {MAX_ZOOM}")
+    region = Region.of(region)
     shape = source.footprint().shape if region is None else region.shape
     shapely.prepare(shape)
     written = 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.missing import summary
+from cellcode.config import MachineConfig
 from cellcode.database.building import shards
 from cellcode.database.building.encoding import encode, here, on_cluster
 from cellcode.database.building.plan import choose
@@ -42,6 +43,7 @@ def build(
     out_of_region: PhotoTable | Path | str | None = None,
     overrides: Iterable[str] = (),
     cluster: str | None = None,
+    machine: MachineConfig | None = None,
 ) -> Database:
     """Build a database.
 
@@ -58,16 +60,18 @@ def build(
         overrides: `build.key=value`, in place of the run's `config.build`.
         cluster: Ray cluster that encodes the shards (see `ray_tasks.over_ranges`); run, imagery and `out` have the same
             paths on all its nodes. Rounding may differ from one machine's.
+        machine: device and precision; None: chosen by what the machine has.
 
     Returns:
         The database, open.
 
     Raises:
         InputError: run, imagery and region leave nothing to build, `out` holds something else, or too few out-of-region
-            photos can be read. Raised before any work.
+            photos can be read, or the machine has no such device. Raised before any work.
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    run = replace(run, config=configuration.overridden(run.config, overrides, "build"))
+    config = configuration.overridden(run.config, overrides, "build")
+    run = replace(run, config=configuration.resolve(config, machine=machine))
     out = Path(out).resolve()
     refuse_to_overwrite(out)
     source = open_source(aerial) if aerial is not None else None

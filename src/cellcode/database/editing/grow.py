@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cellcode import config as configuration
+from cellcode.config import MachineConfig
 from cellcode.database.building.embedding import embed
 from cellcode.database.building.fusion import upsample
 from cellcode.database.editing import new_prototypes
@@ -37,6 +39,7 @@ def grow(
     region: Region | Path | str | None = None,
     *,
     out: Path | str,
+    machine: MachineConfig | None = None,
 ) -> Database:
     """Give cells prototypes from photos that training never saw.
 
@@ -48,12 +51,14 @@ def grow(
         region: only photos inside are used, and cells inside that the database lacks are added, with a prototype alone; None:
             no cell is added.
         out: the folder to write; a database that is there already is replaced, but not the one it is made from.
+        machine: device and precision; None: chosen by what the machine has.
 
     Raises:
         InputError: no photo lies in the database or can be read, or the database is compressed or does not keep its terms.
             Raised before any work, except for photos that cannot be read.
     """
     started, whole, region, out = time.monotonic(), Database.of(database), Region.of(region), Path(out)
+    whole = replace(whole, config=configuration.resolve(whole.config, machine=machine))
     table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
     check_replaceable(whole)
     refuse_to_overwrite(out, [whole.folder])
@@ -98,7 +103,7 @@ def _inside(database: Database, table: PhotoTable, region: Region | None) -> Pho
 
 def _embedded(database: Database, table: PhotoTable) -> tuple[PhotoTable, Float32, int]:
     """Return the photos that can be read, their embeddings (n, D), and how many cannot."""
-    made, readable, failures = embed(database.encoder(), database.config, table.files)
+    made, readable, failures = embed(database.encoder(), database.config, table.files, database.config.machine.device)
     for row, reason in list(failures.items())[:NAMED]:
         logger.warning("left out: %s: %s", table.files[row].name, reason)
     if not len(readable):

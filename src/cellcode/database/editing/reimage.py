@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.missing import refuse_transient, summary
+from cellcode.config import MachineConfig
 from cellcode.database.building import plan, shards
 from cellcode.database.building.concatenate import smooth_aerial
 from cellcode.database.building.shards import Reuse, Shard
@@ -33,6 +35,7 @@ def reimage(
     region: Region | Path | str | None = None,
     *,
     out: Path | str,
+    machine: MachineConfig | None = None,
 ) -> Database:
     """Replace the aerial embeddings of some cells by those of new imagery.
 
@@ -44,6 +47,7 @@ def reimage(
         run: the run of the database: the aerial encoder is not in the database.
         region: cells with their centre inside; None: the imagery's footprint.
         out: the folder to write; a database that is there already is replaced, but not the one it is made from.
+        machine: device and precision; None: chosen by what the machine has.
 
     Raises:
         InputError: the run has another aerial encoder or level, the imagery covers no cell of the region, or the database is
@@ -51,6 +55,7 @@ def reimage(
     """
     whole, out = Database.of(database), Path(out)
     run = run if isinstance(run, Run) else Run.load(run)
+    run = replace(run, config=configuration.resolve(run.config, machine=machine))
     same_encoder = whole.manifest["aerial_encoder"] == shards.encoder_digest(run)
     if run.aerial is None or not (same_encoder or whole.manifest["run"]["identity"] == run.identity):
         raise InputError(
