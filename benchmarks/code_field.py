@@ -14,8 +14,6 @@ directions of a larger world that the trained cells never showed. True cells ran
 than trained ones. Query residuals are drawn from the real photos', so no more distinct ones exist than photos.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise

@@ -3,8 +3,6 @@
 python benchmarks/code_sets.py fit RUN DATABASE      fits data/code_statistics.npz to a trained run and its database
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -7,8 +7,6 @@ cut from it. Crops of 154 m to 256 pixels around the cells of level 16 are read 
 database does. Rates are of CPU time, all threads together, so that a second core does not flatter them.
 """
 
-from __future__ import annotations
-
 import io
 import statistics
 import time

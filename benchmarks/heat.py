@@ -1,7 +1,5 @@
 """The heat map of a database of about 100,000 cells, all of them with mass: bytes, time to answer, time until it is seen."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import statistics

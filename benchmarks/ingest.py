@@ -5,8 +5,6 @@
 `cellcode ingest` runs as a user runs it, in a process of its own; times are of the whole command, memory is the largest it had.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

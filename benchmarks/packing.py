@@ -8,8 +8,6 @@ peak while it packs or streams a whole epoch: few photos, many of as many places
 so that what grows with photos is told from what grows with cells. Photos beyond the first thousand repeat them.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import shutil

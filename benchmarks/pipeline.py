@@ -6,8 +6,6 @@ Every figure is a ratio of medians within this run, or a rate per second of CPU 
 encoder times are forward and backward (loop) or forward (build) on tensors that are already in memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import statistics

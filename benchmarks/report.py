@@ -1,7 +1,5 @@
 """The rows of a benchmark, as a table and as a file."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

@@ -10,8 +10,6 @@ machine. Recall is against brute force, on 512 queries that no setting was chose
 database is shown against the bytes of its codes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

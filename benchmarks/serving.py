@@ -7,8 +7,6 @@ are not trained: what is measured does not depend on their weights. Rates are to
 16 in the same run, measured before and after.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import multiprocessing

@@ -8,8 +8,6 @@ torch, the ground encoder and its activations. The second form trains and evalua
 negatives, in one and in two processes; it belongs on the benchmark region of docs/results.md and resumes where it stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import subprocess

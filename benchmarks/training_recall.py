@@ -4,8 +4,6 @@ Each case is trained, built and evaluated; what is done already is taken from th
 started again. Differences are of the same photos, with a bootstrap over their cells: they are known better than either recall.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

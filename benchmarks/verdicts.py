@@ -7,8 +7,6 @@ Test photos of the benchmark region are claimed to be of their true place, of on
 of a random cell at least 2 km from it.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ablations: what one change of the configuration does to recall, in the middle of the benchmark region."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ visits, half of them on the last date; a held-out square where photos are taken 
 of a few steps.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 import numpy as np

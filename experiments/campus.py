@@ -4,8 +4,6 @@ The photos are not ours to ship; `cellcode results --campus FOLDER` takes a fold
 device, split).
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the page must show, each with its figures and whether they bear it out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Measurements of trained systems on the benchmark's test photos, each the work of a stage."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page: every number of the stages in results.json, the tables in results.md, the figures beside it."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

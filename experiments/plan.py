@@ -1,7 +1,5 @@
 """What the results are made of: sizes, seeds, and configuration overrides. `FULL` is docs/results.md, `QUICK` a rehearsal."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

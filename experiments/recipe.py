@@ -1,7 +1,5 @@
 """The stages that everything is measured on: worlds, and trainings on them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from experiments import trainings, worlds

@@ -1,7 +1,5 @@
 """All of docs/results.md, from nothing: stages, then the page."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of the page's tables, out of what the stages returned."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How recall grows with the number of photos of a place, or along a path; and how sure the joint answers may be."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Trainings of the benchmark, each the work of a stage."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace

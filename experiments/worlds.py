@@ -1,7 +1,5 @@
 """The worlds of the benchmark, rendered and ingested, and the photos of each purpose."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

@@ -27,4 +27,4 @@ class Triplet(PairLoss):
 
     def of_sums(self, sums: PrototypeSums) -> Tensor:  # left out, the loss is refused for sharded prototypes
         log_sum = sums.log_sum(self.options.sharpness, negatives_only=True, plus_one=True)
-        return (self.options.margin + log_sum / self.options.sharpness - sums.own).relu() * (sums.label > 0)
+        return (self.options.margin + log_sum / self.options.sharpness - sums.own()).relu() * (sums.label > 0)

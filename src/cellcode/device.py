@@ -1,7 +1,5 @@
 """Device and precision, chosen once and used everywhere."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

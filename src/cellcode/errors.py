@@ -1,7 +1,5 @@
 """Errors that a user can act on: one sentence that names the file or field, what is wrong and what to do."""
 
-from __future__ import annotations
-
 
 class CellcodeError(Exception):
     """Base of every error raised on purpose; the command line prints its sentence and exits with 1."""

@@ -1,7 +1,5 @@
 """Writing that never leaves half a file behind, and JSON as every artefact of the system spells it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ Every module logs to `logging.getLogger(__name__)`, below the logger `cellcode`.
 and errors, and all messages after `logging.basicConfig(level=logging.INFO)`.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import logging

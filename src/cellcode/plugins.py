@@ -6,8 +6,6 @@ user named the module, with `--plugin MODULE`, CELLCODE_PLUGINS (separated by co
 says that it is of the kind that is asked for; see `Registry.require_allowed`.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

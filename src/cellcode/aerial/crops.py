@@ -1,7 +1,5 @@
 """Crops of many points, in an order that keeps the raster's blocks in the cache."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What a source could not show: counted by reason and host, and reported at the end of whatever read it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import NamedTuple
 

@@ -12,8 +12,6 @@ A list of several sources is a YAML file:
         priority: 1                 # after all of priority 0, however new
 """
 
-from __future__ import annotations
-
 import datetime
 import re
 from pathlib import Path

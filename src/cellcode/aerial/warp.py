@@ -1,7 +1,5 @@
 """From a quadrilateral of a source's pixels to a square crop."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

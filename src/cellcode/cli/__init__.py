@@ -1,7 +1,5 @@
 """The command line: one thin file per command. What a command does is in the other packages, imported when it runs."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """cellcode ingest: every option is one of `IngestOptions` or `SplitRule`, which have the descriptions, defaults and limits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 

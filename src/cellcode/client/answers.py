@@ -1,7 +1,5 @@
 """Answers as frozen dataclasses, on the standard library alone: those of `cellcode.search` and of the service."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import asdict, dataclass
 from types import NoneType, UnionType

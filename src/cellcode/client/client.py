@@ -1,7 +1,5 @@
 """What one asks the service for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any

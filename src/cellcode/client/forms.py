@@ -1,7 +1,5 @@
 """Photos and fields as the body of a request."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Requests to one address, and waiting where it is busy."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Building and evaluation: what is made of a run."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

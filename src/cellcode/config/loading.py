@@ -1,7 +1,5 @@
 """Read, override, compare and write configurations."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keys that were renamed: refused in what a user writes, translated in what was saved."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

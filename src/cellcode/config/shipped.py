@@ -1,7 +1,5 @@
 """Configuration files: those that come with the package, and files that extend others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Augmentation, validation, the loop, the stream and the machine: how it is trained."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

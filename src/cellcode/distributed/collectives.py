@@ -4,8 +4,6 @@ The rule for gradients: each process computes the loss of its own rows, the loss
 the backward of each exchange sums the gradients of all of them. Every process must call the same functions in the same order.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterable

@@ -6,8 +6,6 @@ Each process counts heartbeats in the store that torchrun keeps, and leaves the 
 finds another dead or failed names it with its reason and ends, so that none waits for an exchange that will not come.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -4,8 +4,6 @@ The function writes its result under the name of its range once it is complete, 
 lost worker costs the range it was working on: Ray gives that range to another one, and nothing else is repeated.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator

@@ -4,8 +4,6 @@ torchrun ends the other processes of its machine as soon as one has failed and p
 shows there what each process has left in its error file. The failure with the earliest time is its root cause.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """Whether probabilities and radii are true, and whether confidence separates right answers from wrong ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The evaluation step of the recipe: a database and photos in, a report out."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

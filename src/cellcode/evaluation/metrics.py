@@ -1,7 +1,5 @@
 """The numbers of every table, per photo first: recall@K within r, error, and intervals over positions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The report as a page that stands alone, and as text."""
 
-from __future__ import annotations
-
 import base64
 from importlib.resources import files
 from typing import Any

@@ -1,7 +1,5 @@
 """What was answered for each photo: predictions.parquet."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Photos as the ground encoder sees them, a part at a time: 35,000 decoded photos would take more than a gigabyte."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

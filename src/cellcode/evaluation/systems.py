@@ -1,7 +1,5 @@
 """The systems of a table, all on the same queries: cell codes, each of their terms alone, image retrieval, bounds, chance."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator

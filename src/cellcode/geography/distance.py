@@ -1,7 +1,5 @@
 """Distances and short metric offsets."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

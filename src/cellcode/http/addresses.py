@@ -5,8 +5,6 @@ it could make this machine contact a router, a database or a cloud's metadata se
 requested, unless the user allows others.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import socket

@@ -1,7 +1,5 @@
 """A client that keeps to a rate, retries temporary errors, and never returns half an answer."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading

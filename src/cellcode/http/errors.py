@@ -1,7 +1,5 @@
 """What can go wrong with a server, by a reason that can be counted."""
 
-from __future__ import annotations
-
 from cellcode.errors import InputError
 
 

@@ -1,7 +1,5 @@
 """Requests to one host, spaced in time."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import defaultdict

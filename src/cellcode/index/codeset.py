@@ -1,7 +1,5 @@
 """Codes of cells as search needs them, and the last step of every search."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """The coordinates in which codes are quantised: chosen for the error of scores, not of codes."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

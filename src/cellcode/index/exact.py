@@ -9,8 +9,6 @@
    candidates and scanned ones for all other rows.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Codes in fewer bytes: int8 with one step for the whole database, and product quantisation with 256 centroids per piece."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """Which first stage, and how many of its entries are scored again: decided by brute force on validation photos."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

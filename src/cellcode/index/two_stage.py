@@ -1,7 +1,5 @@
 """Two-stage search: quantised codes choose candidates, float16 codes decide among them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What plug-ins return, compared with what was expected."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cellcode.errors import PluginError

@@ -1,7 +1,5 @@
 """The batched inference loop: images through an encoder, some at a time, without gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

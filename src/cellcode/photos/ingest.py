@@ -1,7 +1,5 @@
 """The ingest step of the recipe: photos from a folder, a list, an archive, a service or a plug-in become a photo table."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

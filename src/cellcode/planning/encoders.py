@@ -1,7 +1,5 @@
 """What an image costs an encoder, measured with one image: operations, and memory kept for the gradient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """How much imagery a region needs: windows around its cells, and the tiles of a service that they lie in."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """How long this machine takes for one of each: a photo, a step, a tile, a crop. Measured on random pixels, in a few seconds."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The photos of a region, before or after they are fetched."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

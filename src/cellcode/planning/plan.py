@@ -1,7 +1,5 @@
 """The plan: arithmetic over photos, imagery and measured speeds."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ For P prototypes of D numbers of s bytes on W processes, N places (photos, and t
 a batch compares them with. docs/scaling.md has the table of these formulas.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from cellcode.config import Config

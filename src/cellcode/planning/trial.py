@@ -1,7 +1,5 @@
 """A trainer for measurements: one batch of random photos and plain imagery, and the prototypes of the whole region."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

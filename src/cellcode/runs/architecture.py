@@ -4,8 +4,6 @@ Weights are in safetensors files; a network of transformers also needs its own c
 Code is imported only if the user allows it: a run or database may come from anyone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -10,8 +10,6 @@ RUN/validation.npz            lat_deg, lon_deg float64 (V,), queries float32 (V,
 RUN/log.jsonl                 one line every few steps
 """
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Answers as files that other tools open: GeoJSON and CSV row by row, Parquet a few thousand rows at a time."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator

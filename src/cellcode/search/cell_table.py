@@ -1,7 +1,5 @@
 """The cells of a database as one Parquet file, which vector stores and analysis tools read."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

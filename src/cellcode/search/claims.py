@@ -4,8 +4,6 @@ All of this is ours. The posterior is calibrated, so the mass of the claimed pla
 times better the photo fits it than an average place; a verdict needs that and the 90 % circle to agree.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Literal

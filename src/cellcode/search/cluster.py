@@ -7,8 +7,6 @@ A shard whose actor dies, fails or does not answer in time is started again; if 
 where partial answers are allowed `Hits.searched.missing` names the shard. Needs the extra `ray`.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

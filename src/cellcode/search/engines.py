@@ -1,7 +1,5 @@
 """What runs the ground encoder of a database when photos are asked: torch, or OpenVINO where it is faster."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 from typing import Any, Protocol

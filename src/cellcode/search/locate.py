@@ -1,7 +1,5 @@
 """The recipe's `locate`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cellcode.client.answers import Answer

@@ -1,7 +1,5 @@
 """The last step of the recipe: a photo and a database in, an answer out."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

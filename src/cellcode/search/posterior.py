@@ -1,7 +1,5 @@
 """From scores to probabilities: softmax over the cells at the calibrated temperature, and the position they mean."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.geography.s2 import projection

@@ -1,7 +1,5 @@
 """One interface for every way to search, and the search of one database."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass

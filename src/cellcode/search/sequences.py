@@ -1,7 +1,5 @@
 """Search for the start of a path along which several photos were taken."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.client.answers import Searched

@@ -1,7 +1,5 @@
 """What runs on the nodes of a Ray cluster: the search of one shard. Knows nothing of Ray."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

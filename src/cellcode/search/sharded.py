@@ -5,8 +5,6 @@ score is the same figure in whatever shard its cell lies (`index.codeset.score`)
 searches are bit for bit those of a single database.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

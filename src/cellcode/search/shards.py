@@ -1,7 +1,5 @@
 """Opening what is searched: a database, or a folder of its shards in this process or on a Ray cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

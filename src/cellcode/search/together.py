@@ -4,8 +4,6 @@ The paper answers single photos; all of this is ours. Photos of one place show t
 reasons, so the product of their posteriors is too sure of itself. The exponent between product and mean is measured.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Location of many photos that may be interrupted: answers are kept as they come, and the same call resumes."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From what the search found to what the service answers."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The application: routes, page, and what stands around them."""
 
-from __future__ import annotations
-
 import gzip
 import mimetypes
 import os

@@ -1,7 +1,5 @@
 """Micro-batching: what waits while calls are at work is answered together by the next."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What OpenAPI says of the routes whose bodies are read by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BaseModel

@@ -1,7 +1,5 @@
 """The posterior as a map: cells of mixed levels that do not overlap, few enough to send and draw."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.geography import s2

@@ -1,7 +1,5 @@
 """Pictures of the imagery: crops of cells, and tiles for the map."""
 
-from __future__ import annotations
-
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor

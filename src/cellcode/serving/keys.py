@@ -1,7 +1,5 @@
 """API keys out of a file, and how many photos each may send per minute."""
 
-from __future__ import annotations
-
 import hmac
 import math
 import time

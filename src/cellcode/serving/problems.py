@@ -1,7 +1,5 @@
 """One format of errors: a stable code, a sentence, and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

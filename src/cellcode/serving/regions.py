@@ -1,7 +1,5 @@
 """Regions of requests. Unlike a command line's, they never name files of the server."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Routes that describe the database and cut its imagery."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Routes for who runs the service."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 

@@ -1,7 +1,5 @@
 """Routes that take photos: locate, verify, batch."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

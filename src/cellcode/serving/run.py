@@ -1,7 +1,5 @@
 """The server process: addresses, signals, and its end."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import logging

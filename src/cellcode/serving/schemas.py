@@ -1,7 +1,5 @@
 """What the service is asked and what it answers, as OpenAPI documents it. Degrees WGS84, metres, tokens of S2 cells."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

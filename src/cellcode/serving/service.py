@@ -1,7 +1,5 @@
 """An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,7 +1,5 @@
 """Limits of the service, in one place."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

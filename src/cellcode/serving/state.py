@@ -1,7 +1,5 @@
 """What the routes share, and the checks that every request with photos passes."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Bodies of requests, read in bounded memory and never written to disk."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

@@ -1,7 +1,5 @@
 """A rendered view as the file a phone would write: JPEG with position, direction, time and lens in its EXIF."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from datetime import datetime

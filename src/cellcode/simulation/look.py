@@ -4,8 +4,6 @@ A model trained on one look and asked about another meets what separates two cou
 other plants, other cameras. Both looks fill the same plan, so that nothing else differs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

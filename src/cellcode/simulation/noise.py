@@ -1,7 +1,5 @@
 """Deterministic randomness of place: the same value at the same coordinates, in any order and for any size of world."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Cars and people in front of the camera: up to three a photo, standing on the ground, behind whatever is nearer."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.types import Bools, Float32, Float64

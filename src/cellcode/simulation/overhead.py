@@ -1,7 +1,5 @@
 """The aerial image: the scene's raster from above, lit and with its shadows, as a georeferenced GeoTIFF."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -3,8 +3,6 @@
 The world's metres are those of UTM zone 31; its aerial image is a raster of that projection.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import rasterio.warp
 

@@ -4,8 +4,6 @@ A scene holds the colours of everything seen from above. The aerial image is tha
 colours of ground, crowns and roofs from it and add the walls.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable

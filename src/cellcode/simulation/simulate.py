@@ -1,7 +1,5 @@
 """Write a rendered region: photos with EXIF, an aerial GeoTIFF, and the truth, as a user's own data would lie there."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os

@@ -1,7 +1,5 @@
 """Filling some rows of a world, lot by lot: parcels and farms in the country, blocks in town and suburb, trees, streets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ photographs nothing else. A split by date therefore tests positions and a date t
 where no other photo was taken.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The training step of the recipe: photos and imagery in, a run out."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ on the ellipsoid, transformed to the raster's CRS; between them the warp is proj
 map differs from the exact one by less than 1 cm for crops of 250 m and about 10 cm for a kilometre (tests compare it).
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """A folder of rasters read as one source."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from pathlib import Path

@@ -4,8 +4,6 @@ Remote files are read by ranges: a crop fetches the blocks under it and nothing 
 refuse a private address or report which version of a file it reads, so our own client first requests a part of the file.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext

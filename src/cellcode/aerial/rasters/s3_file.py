@@ -4,8 +4,6 @@ Keys come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SE
 requests are not signed, as open data require. AWS_S3_ENDPOINT names another server that speaks S3, AWS_REGION a region.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping

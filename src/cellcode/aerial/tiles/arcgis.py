@@ -1,7 +1,5 @@
 """ArcGIS ImageServer, as a provider of tiles: `exportImage` renders any box in any reference system, x always first."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit

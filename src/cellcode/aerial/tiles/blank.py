@@ -10,8 +10,6 @@ The rule, in order:
    places have the same bytes. Only services are checked for this; the content of a file was chosen by whoever made it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections import defaultdict

@@ -4,8 +4,6 @@ Web Mercator is used where a service has it. Elsewhere the pyramid is laid over 
 reference system; its corner is part of the cache's name, so that tiles of another corner are never mixed with these.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -4,8 +4,6 @@ A cache is an ordinary MBTiles file with one more table, of what a server said a
 any time, written by several threads and processes at once, and used as a source of its own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

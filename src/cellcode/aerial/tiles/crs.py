@@ -1,7 +1,5 @@
 """Coordinate reference systems as services name them."""
 
-from __future__ import annotations
-
 import re
 
 from rasterio.crs import CRS

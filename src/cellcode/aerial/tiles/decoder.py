@@ -1,7 +1,5 @@
 """Tiles decoded, checked and kept in memory; a missing tile is made from a coarser one or counted."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from contextlib import suppress

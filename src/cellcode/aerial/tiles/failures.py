@@ -1,7 +1,5 @@
 """Tiles that could not be fetched: counted once each, and when to give up."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 

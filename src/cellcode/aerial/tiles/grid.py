@@ -1,7 +1,5 @@
 """Pyramids of square tiles over a coordinate reference system: where a tile lies, and which level suits a resolution."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A least-recently-used cache that loads each value once, even when several threads want it at the same time."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

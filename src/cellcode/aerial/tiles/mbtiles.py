@@ -3,8 +3,6 @@
 Rows are numbered from the south there, and from the north everywhere else in this package.
 """
 
-from __future__ import annotations
-
 import math
 import sqlite3
 import threading

@@ -3,8 +3,6 @@
 Only written: its Python reader is a hundred times slower than that of MBTiles.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Imagery known by name, from presets.yaml, and providers whose terms forbid downloads."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import re

@@ -5,8 +5,6 @@ caches downloads. Services that render any box (WMS, ArcGIS) are providers as we
 requested with the boxes of a grid's tiles, `grid.levels[z].box(x, y)`.
 """
 
-from __future__ import annotations
-
 import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

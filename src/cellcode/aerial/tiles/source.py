@@ -6,8 +6,6 @@ warped once. In Web Mercator north is up, so a crop with bearing 0 is a rectangl
 is several times quicker.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

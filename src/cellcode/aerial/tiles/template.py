@@ -1,7 +1,5 @@
 """Tiles named by a template of addresses: XYZ, TMS, quadkeys, and whatever else has a number for level, column and row."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

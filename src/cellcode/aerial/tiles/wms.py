@@ -4,8 +4,6 @@ The traps: 1.3.0 says CRS where 1.1.1 says SRS, and gives boxes in the order of 
 latitude first in EPSG:4326, while 1.1.1 always gives x first. Errors come with status 200, as XML where an image was requested.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping

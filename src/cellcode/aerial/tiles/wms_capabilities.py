@@ -1,7 +1,5 @@
 """The capabilities of a WMS: what of a layer a client has to know."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 

@@ -4,8 +4,6 @@ Nothing is assumed about a grid: corner, scales, tile sizes and limits are those
 layer has it; any other reference system that PROJ knows does as well.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from dataclasses import dataclass, replace

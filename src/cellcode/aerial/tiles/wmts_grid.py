@@ -1,7 +1,5 @@
 """The TileMatrixSet of a WMTS as a pyramid."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element

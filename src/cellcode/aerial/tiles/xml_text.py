@@ -1,7 +1,5 @@
 """Reading a service's XML by local names: prefixes and versions of namespaces differ between servers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element, ParseError
 

@@ -4,8 +4,6 @@ The build is a stream over shards, S2 cells of up to 4 ** `build.shard_depth` ce
 database until all of them are there; an interrupted build, started again, uses them and ends with the same bytes.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Run, imagery and folders have the same paths on every node. See `cellcode.distributed.ray_tasks` for what a lost worker costs.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """From the finished shards of a build to the files of a database, row after row."""
 
-from __future__ import annotations
-
 import os
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Photos embedded by a ground encoder, decoded a chunk at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

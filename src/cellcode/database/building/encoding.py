@@ -1,7 +1,5 @@
 """The first part of a build: every shard of the plan encoded into a folder of its own, here or on a cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

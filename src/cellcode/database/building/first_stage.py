@@ -1,7 +1,5 @@
 """Which first stage of the search a database gets: several are tried, brute force on validation photos decides."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Cell codes: one vector for each cell from its aerial embedding and its prototype."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

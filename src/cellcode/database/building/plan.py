@@ -1,7 +1,5 @@
 """Which cells a database may cover, and the shards it is built in: decided and checked before any work starts."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

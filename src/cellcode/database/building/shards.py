@@ -3,8 +3,6 @@
 A shard is a folder that appears when it is finished, so an interrupted build continues with the next one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The second part of a build: shards concatenated, calibrated, fused to codes, and written as a database."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

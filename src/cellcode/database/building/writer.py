@@ -1,7 +1,5 @@
 """The one way to write the folder of a database: built, grown, clipped, merged or compressed."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ prototype get one imputed from their aerial embedding, and all weights are fitte
 which lie in cells whose training photos were withheld.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from dataclasses import asdict, dataclass, fields, replace

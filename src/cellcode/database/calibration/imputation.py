@@ -4,8 +4,6 @@ A ridge regression (Hoerl and Kennard 1970) z^A -> z^P over the cells with both 
 z^A, so that a code with an imputed prototype is still one vector and a score one product.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Ours; the paper does not treat it. It is fitted on validation photos against out-of-region photos.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Self
 

@@ -5,8 +5,6 @@ has: a conditional logit model (McFadden 1974), concave but for the several cell
 finds the basin, L-BFGS its bottom.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

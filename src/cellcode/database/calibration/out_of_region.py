@@ -1,7 +1,5 @@
 """Out-of-region photos, embedded by the ground encoder of a run: what photos of the region are distinguished from."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

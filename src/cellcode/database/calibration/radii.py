@@ -5,8 +5,6 @@ its answer that reaches its true position; the circle of the median (90th percen
 holds half (90 %) of photos like them, whatever the posterior is worth.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from dataclasses import replace

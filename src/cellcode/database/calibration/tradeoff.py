@@ -1,7 +1,5 @@
 """Recall of a calibration for photos of cells with and without a prototype, and of other ways to combine the terms."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

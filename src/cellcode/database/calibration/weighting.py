@@ -5,8 +5,6 @@ which the configuration of the training decides, the calibration may give those 
 choice: their share, or the weight nearest to it at which both groups reach the recall that they are owed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 

@@ -1,7 +1,5 @@
 """The part of a database that lies in a region; results inside it are unchanged."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A database in fewer bytes: product-quantised codes of a few bytes in place of float16."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

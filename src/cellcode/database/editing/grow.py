@@ -3,8 +3,6 @@
 Both encoders and the calibration stay; the codes of all other cells remain byte-identical.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """One database out of several of one run that share no cell."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ trained prototypes do not have, so that such a cell becomes the answer to every 
 over the new prototypes alone, with photos from all over the region as negatives.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

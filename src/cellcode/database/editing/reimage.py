@@ -1,7 +1,5 @@
 """New imagery in a database: aerial embeddings of some cells are replaced, all other cells remain byte-identical."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A database with some cells replaced or added; all other cells remain byte-identical."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A database cut into shards, to be searched on several machines or merged again."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

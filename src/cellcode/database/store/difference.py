@@ -1,7 +1,5 @@
 """What differs between two databases, in lines for people."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Facts of each cell: cells.parquet."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Names of a database's files, and its manifest; docs/formats.md has the schema."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

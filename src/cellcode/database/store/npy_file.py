@@ -1,7 +1,5 @@
 """Numpy files of many rows: written row by row, and read a few rows from anywhere; memory does not follow their number."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path

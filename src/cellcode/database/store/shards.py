@@ -1,7 +1,5 @@
 """A folder of shards as `cellcode split` writes it, opened as the database that it was cut from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

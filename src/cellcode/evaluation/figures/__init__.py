@@ -1,7 +1,5 @@
 """Figures of an evaluation, each a function from its `Material` to a matplotlib figure."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Cells on a map."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

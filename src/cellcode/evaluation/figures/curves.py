@@ -1,7 +1,5 @@
 """Curves: error, density, kappa."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

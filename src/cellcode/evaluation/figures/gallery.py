@@ -1,7 +1,5 @@
 """Photos beside the aerial tiles of the truth and of the answer, from easy to hard."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes

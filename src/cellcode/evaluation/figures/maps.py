@@ -1,7 +1,5 @@
 """Maps: what codes look like over the region, where a photo's answer lies, where answers are right."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure

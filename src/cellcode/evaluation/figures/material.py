@@ -1,7 +1,5 @@
 """What figures are drawn from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The look of all figures: sizes to be read at half size, colours of Okabe and Ito, which stay apart for colour-blind eyes."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar

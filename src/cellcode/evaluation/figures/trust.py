@@ -1,7 +1,5 @@
 """Whether the confidence is true, as pictures."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

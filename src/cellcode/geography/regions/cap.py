@@ -1,7 +1,5 @@
 """Caps: the points within a distance of a point."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Areas made of S2 cells."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self

@@ -5,8 +5,6 @@ Europe, GF French Guiana; NL the Netherlands in Europe, BQ Bonaire and the other
 Islands, PT the Azores and Madeira, US Alaska and Hawaii). `tools/outlines.py` makes the file and says how far it is off.
 """
 
-from __future__ import annotations
-
 import difflib
 from functools import cache
 from importlib.resources import as_file, files

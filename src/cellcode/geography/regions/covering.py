@@ -1,7 +1,5 @@
 """Which cells of a level have their centre in an area: by splitting only the cells on the area's boundary."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, Self

@@ -1,7 +1,5 @@
 """Reading the area of GeoJSON: rings in longitude and latitude, across the antimeridian and around poles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

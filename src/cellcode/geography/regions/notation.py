@@ -1,7 +1,5 @@
 """Regions as the command line spells them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

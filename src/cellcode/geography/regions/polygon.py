@@ -1,7 +1,5 @@
 """Areas bounded by edges that are straight in longitude and latitude, as RFC 7946 defines polygons."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ so that cells with close ids are close on the ground and the descendants of a ce
 Google's S2 library, bit for bit (http://s2geometry.io/devguide/s2cell_hierarchy).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

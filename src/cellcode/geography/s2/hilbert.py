@@ -1,7 +1,5 @@
 """The Hilbert curve that numbers the cells of a face, and back from ids to places on a face."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

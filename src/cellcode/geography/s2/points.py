@@ -5,8 +5,6 @@ one of the states of the Hilbert curve. So the curve can start from the axis alo
 `a` and `b` below are u and v on the faces 0 to 2, and v and u on the faces 3 to 5.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.geography.s2.hilbert import LEAVES, MAX_LEVEL, tables

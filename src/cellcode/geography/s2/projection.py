@@ -4,8 +4,6 @@
 the areas of cells. Rounding follows the official library, so that ids agree to the last bit.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.types import Float64, Int64

@@ -4,8 +4,6 @@ Cells that are close on the ground mostly have close ids, so a region of million
 rows of a sorted table of ids that lie in it are a few thousand slices.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.geography import s2

@@ -4,8 +4,6 @@ Such cells have no pole and no antimeridian inside them, at most on their sides,
 latitude are at their corners.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.geography.s2 import projection

@@ -1,7 +1,5 @@
 """SALAD: aggregation by optimal transport."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What an aggregation is, and how the name in `aggregation.name` becomes one."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from cellcode.config import AggregationConfig

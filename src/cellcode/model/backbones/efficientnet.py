@@ -1,7 +1,5 @@
 """EfficientNet-Lite0 (Apache-2.0)."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 

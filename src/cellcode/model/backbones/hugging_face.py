@@ -1,7 +1,5 @@
 """Vision models of transformers: DINOv2 and ConvNeXt, from a hub id or a folder (which works offline)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a backbone is, and how the name in `backbone` becomes one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small residual network that is trained from scratch."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

@@ -1,7 +1,5 @@
 """The multi-similarity loss: Wang et al., CVPR 2019, eq. 10 without pair mining; the paper's loss."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +28,7 @@ class MultiSimilarity(PairLoss):
         """See `PairLoss.of_sums`: the only positive is the prototype interpolated at the position."""
         alpha, beta, threshold = self.config.alpha, self.config.beta, self.config.threshold
         push = sums.log_sum(beta, -beta * threshold, negatives_only=True, plus_one=True)
-        pull = F.softplus(-alpha * (sums.own.float() - threshold)) * (sums.label > 0)
+        pull = F.softplus(-alpha * (sums.own().float() - threshold)) * (sums.label > 0)
         return pull / alpha + push / beta
 
 

@@ -1,13 +1,12 @@
 """What a loss is, and how the name in `loss.kind` becomes one."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cellcode.config import LossConfig
@@ -36,16 +35,24 @@ class PrototypeSums:
     """What a loss can know of N rows of similarities to prototypes that are split over processes.
 
     Attributes:
-        own: (N,) similarity of the prototype interpolated at each position.
-        attraction: (N,) sum of label times similarity over each row.
+        embeddings: (N, D) of the rows.
+        mean: (N, D), the mean of the prototypes around each position, weighted by the labels.
         label: (N,) sum of the labels of each row: 1, or 0 where no prototype is near.
         log_sum: a function of the row.
     """
 
-    own: Tensor
-    attraction: Tensor
+    embeddings: Tensor
+    mean: Tensor
     label: Tensor
     log_sum: LogSum
+
+    def own(self) -> Tensor:
+        """Return (N,), the similarity of the prototype interpolated at each position."""
+        return (self.embeddings * F.normalize(self.mean, dim=1)).sum(dim=1)
+
+    def attraction(self) -> Tensor:
+        """Return (N,), the sum of label times similarity over each row: labels are the weights of the mean."""
+        return (self.embeddings * self.mean).sum(dim=1)
 
 
 class PairLoss(ABC):
@@ -116,7 +123,7 @@ def make_loss(config: LossConfig, *, sharded: bool = False) -> PairLoss:
         _try(config.kind, lambda: loss.of_labels(similarity, first.float()))
     if sharded:
         own = similarity[:, 0]
-        sums = PrototypeSums(own, own, torch.ones(2), lambda scale, shift=0.0, **_: scale * own + shift)
+        sums = PrototypeSums(similarity, similarity, torch.ones(2), lambda scale, shift=0.0, **_: scale * own + shift)
         _try(config.kind, lambda: loss.of_sums(sums))
     return loss
 

@@ -1,7 +1,5 @@
 """Cross-entropies of softmax(scale s); our choice."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,4 +33,4 @@ class Softmax(PairLoss):
     def of_sums(self, sums: PrototypeSums) -> Tensor:
         """Return `of_labels` from sums; see `PairLoss.of_sums`."""
         scale = self.config.scale
-        return sums.label * sums.log_sum(scale) - scale * sums.attraction.float()
+        return sums.label * sums.log_sum(scale) - scale * sums.attraction().float()

@@ -13,8 +13,6 @@ its bias falls as 1 / K, and it is exact when K = P. Hard rows make the variance
 counted, not drawn.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellcode.types import Float32, Int64

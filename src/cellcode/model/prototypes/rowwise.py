@@ -5,8 +5,6 @@ instead of 5.6 GB. torch.optim.SparseAdam keeps both moments of every number, so
 touch do not change, and neither does their state; the second moment's bias is corrected by how often a row was touched.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -249,9 +249,8 @@ class _Lookup(PrototypeLookup):
             sums = self.table.log_sum(self.selection, everywhere.embeddings, scale, shift, left_out, plus_one)
             return sums[collectives.rank() * count : (collectives.rank() + 1) * count]
 
-        own, attraction = ((places.embeddings * each).sum(dim=1) for each in (self.interpolate(), self.mean))
-        # The labels are the weights of the mean, so that what they attract is linear in it.
-        return loss.of_sums(PrototypeSums(own, attraction, send(self.weight, own.device).sum(dim=1), log_sum))
+        label = send(self.weight, self.mean.device).sum(dim=1)
+        return loss.of_sums(PrototypeSums(places.embeddings, self.mean, label, log_sum))
 
 
 def _first_vectors(start: int, stop: int, count: int, dim: int, seed: int) -> Iterator[tuple[int, Tensor]]:

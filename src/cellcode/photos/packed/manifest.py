@@ -4,8 +4,6 @@ A region whose photo table is too large for one packing is packed in parts: FOLD
 FOLDER itself. FOLDER then stands for all of its photos.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

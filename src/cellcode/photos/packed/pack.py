@@ -4,8 +4,6 @@ The order is a function of the table and the seed, and a shard takes its name wh
 interrupted, started again, continues with the first shard that is missing and ends with the same bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

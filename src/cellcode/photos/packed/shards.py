@@ -10,8 +10,6 @@ of one place, from places all over the region. SHARDS is a folder or an address 
 opens; keys and endpoint of a store come from the environment. A folder of several such folders is read as one: see `manifest`.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from dataclasses import dataclass

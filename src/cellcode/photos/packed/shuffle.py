@@ -4,8 +4,6 @@ What is held of every photo is its split, its place in the order and its group: 
 are sorted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise

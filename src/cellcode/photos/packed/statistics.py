@@ -1,7 +1,5 @@
 """What packing has to know of a whole photo table before it writes anything, gathered a part of the table at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

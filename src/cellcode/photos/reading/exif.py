@@ -1,7 +1,5 @@
 """Position, direction, time and field of view out of EXIF, and of XMP where EXIF has none."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from datetime import datetime

@@ -4,8 +4,6 @@ Read with our own few lines rather than a library: only times and positions are 
 through defusedxml.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime

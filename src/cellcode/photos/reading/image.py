@@ -1,7 +1,5 @@
 """Reading photos safely: bounded before decoding, upright, RGB, and one clear sentence when a file is no photo."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Work of several threads on many photos, of which only a few are read ahead of the one that is used."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """From magnetic to true north, by the World Magnetic Model."""
 
-from __future__ import annotations
-
 import threading
 from datetime import datetime
 from functools import lru_cache

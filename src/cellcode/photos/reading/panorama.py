@@ -5,8 +5,6 @@ from +90 to -90 degrees. A view is what a pinhole camera would have seen: each o
 and pitch of the view, then into the frame of the panorama, and looked up there.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Views of panoramas as files: written once, and found again by the next run."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

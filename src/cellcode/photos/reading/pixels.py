@@ -1,7 +1,5 @@
 """Many photos at an encoder's size."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -4,8 +4,6 @@ The packet is parsed here and not by Pillow's getxmp(), which returns nothing, w
 every panorama would then be taken for an ordinary photo.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Photos in zip and tar archives: the wanted ones are unpacked, once, and nothing else."""
 
-from __future__ import annotations
-
 import tarfile
 import zipfile
 import zlib

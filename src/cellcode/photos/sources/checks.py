@@ -1,7 +1,5 @@
 """Checks of the lines of a list, whole columns at a time: what is usable becomes rows, the rest rejects with a reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Which column of a list is what: the names of the format, common other names, and names that the user gives."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path

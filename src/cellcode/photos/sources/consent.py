@@ -1,7 +1,5 @@
 """What would be fetched or unpacked is shown first; above some size it must be confirmed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

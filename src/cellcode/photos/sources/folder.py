@@ -1,7 +1,5 @@
 """A folder of photos that state their position in EXIF or XMP, or get it from a track by their time."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

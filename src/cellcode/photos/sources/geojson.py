@@ -1,7 +1,5 @@
 """GeoJSON as a list of photos: a FeatureCollection of points, or one Feature a line; properties are the columns."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Positions out of the geometry column of GeoParquet: points in any coordinate system, as latitude and longitude."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lists of photos as files: CSV, Parquet, GeoParquet, GeoJSON; read in parts of columns."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

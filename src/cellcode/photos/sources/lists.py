@@ -1,7 +1,5 @@
 """A list of photos with their positions, as CSV, Parquet, GeoParquet or GeoJSON; archives have one too."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ Only the lines of the region are kept, then their photos are looked up in the ta
 unpacked.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

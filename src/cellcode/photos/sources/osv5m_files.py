@@ -1,7 +1,5 @@
 """The files of OpenStreetView-5M, on disk or at its hub: lists are fetched whole, of zips only what is wanted."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

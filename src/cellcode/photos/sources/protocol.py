@@ -1,7 +1,5 @@
 """What a photo source is: the base class that built-in sources and plug-ins share."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

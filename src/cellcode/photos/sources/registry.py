@@ -1,7 +1,5 @@
 """From what a user writes to a photo source: a name of the registry, or a path that is recognised by its form."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

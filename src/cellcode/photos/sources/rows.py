@@ -1,7 +1,5 @@
 """From the photos of a source to rows of the photo table: checked, with files in place and sizes known."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A folder of WebDataset shards: tar files with KEY.jpg and KEY.json side by side; the JSON has the columns of a list."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """A photo table some thousands of rows at a time, for work on tables that do not fit in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a source yields: the rows of accepted photos, and the reasons why others were left out."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

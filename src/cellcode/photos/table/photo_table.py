@@ -1,7 +1,5 @@
 """The photo table: what is known of every photo, as Parquet with a fixed schema (docs/formats.md)."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

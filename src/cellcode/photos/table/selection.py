@@ -1,7 +1,5 @@
 """Which photos of a source are wanted: by place, by date, and a random choice of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The base of what a user sets: immutable, and a wrong value is one sentence that names it."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any, ClassVar, Self
 

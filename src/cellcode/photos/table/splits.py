@@ -1,7 +1,5 @@
 """Splits by position and by date, so that a test never asks for what training has seen."""
 
-from __future__ import annotations
-
 import logging
 from typing import ClassVar, Literal
 

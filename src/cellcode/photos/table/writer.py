@@ -1,7 +1,5 @@
 """The one writer of photo tables: collects what a source yields, splits it, saves it, and reports what was left out."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from collections import Counter

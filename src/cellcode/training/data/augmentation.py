@@ -3,8 +3,6 @@
 Photos are never mirrored: a mirrored street is another street.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor

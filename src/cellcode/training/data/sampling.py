@@ -1,7 +1,5 @@
 """Which photos make a batch: a pure function of seed and step, so that a resumed run draws what it would have drawn."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 

@@ -5,8 +5,6 @@ shown is a function of seed and step (`schedule`), so that a resumed training, i
 window in which it stopped and continues with the batch it would have had.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from concurrent.futures import Future, ThreadPoolExecutor

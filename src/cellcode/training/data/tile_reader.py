@@ -4,8 +4,6 @@
 right for a town, too much for a country. Here nothing is kept; a tile costs some milliseconds of a core each time.
 """
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 

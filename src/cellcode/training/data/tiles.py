@@ -5,8 +5,6 @@ no photo was taken (method: random rotation and translation of the tile). Readin
 cost some ten milliseconds; cutting it from the kept surroundings costs a tenth of one.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

@@ -1,7 +1,5 @@
 """Windows of shards in memory, and which photos of them a batch shows. A thread reads the next window while one is shown."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -10,8 +10,6 @@ clusters by which `hard_batches` orders them. The folder is written under a temp
 all are done; an incomplete one has no such name and is never read.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Clusters the prototypes as training has made them so far: for hard rows of a sharded table, and for hard batches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

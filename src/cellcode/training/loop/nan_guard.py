@@ -1,7 +1,5 @@
 """Stops the training at a non-finite loss and keeps the batch for inspection."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,8 +9,6 @@ With several processes each has the rows of its own photos and tiles; the column
 are those of all processes. So the mean over all rows is the loss of one process with the whole batch.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from torch import Tensor
 

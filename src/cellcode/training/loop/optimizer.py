@@ -1,7 +1,5 @@
 """The optimiser's parameter groups, the learning rate over the steps, and the moving average of the weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The loop: draw a batch, embed photos and tiles, sum the losses, step. Everything around it is in other files."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Photos that training does not see: the recall of a sample of them on the way, and their embeddings at the end."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The data of a training: photos to train on and to validate with, whether they suffice, and their facts for the run."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The model and the prototypes of a training, as the configuration requires them."""
 
-from __future__ import annotations
-
 import torch
 
 from cellcode.config import Config

@@ -1,7 +1,5 @@
 """Which imagery a training reads: around the cells with photos, and around some others for random negatives."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

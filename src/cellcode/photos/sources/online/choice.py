@@ -1,7 +1,5 @@
 """Which of the listed photos are fetched."""
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 from collections import Counter

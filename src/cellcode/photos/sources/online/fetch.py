@@ -1,7 +1,5 @@
 """One photo of a service: its bytes, whole and decodable, with a fresh link where the old one has expired."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The photos of a service in a region, kept in a file, so that an interrupted run need not request them again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

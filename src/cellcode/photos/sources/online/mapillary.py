@@ -1,7 +1,5 @@
 """Mapillary, version 4 of its API: photos of anyone under CC BY-SA 4.0, for who has a token."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import re

@@ -1,7 +1,5 @@
 """Panoramax: photos of public space under open licences, on many instances with one protocol (STAC), without a key."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from datetime import datetime

@@ -1,7 +1,5 @@
 """What a listing states about one photo of an online service, before the photo itself is fetched."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

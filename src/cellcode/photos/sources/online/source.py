@@ -1,7 +1,5 @@
 """What the online services have in common: photos are listed, chosen from, and fetched into OUT/images."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator

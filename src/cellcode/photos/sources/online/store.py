@@ -1,7 +1,5 @@
 """Where fetched photos lie: OUT/images, each as it was served; of a panorama, the views cut out of it."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any
