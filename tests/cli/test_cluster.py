@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, split
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator
 
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def test_cells_and_scores_are_those_of_the_whole(town_cells: Database, town_photos: PhotoTable, tmp_path: Path) -> None:
     """Masses are summed by each shard, so probabilities and radii are close, not equal."""
-    reshape.split(town_cells, 2, out=tmp_path / "shards")
+    split(town_cells, 2, out=tmp_path / "shards")
     files = [str(file) for file in town_photos.of_split("test").files[:8]]
     done = subprocess.run(
         [sys.executable, "-m", "cellcode", "locate", str(tmp_path / "shards"), *files, "--json", "--cluster", "local"],

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, split
 from cellcode.database.store.shards import SHARDS, ShardedDatabase, open_database
 from cellcode.errors import InputError
 
@@ -20,7 +19,7 @@ from cellcode.errors import InputError
 @pytest.fixture(scope="module")
 def folder(town_cells: Database, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("split") / "shards"
-    assert len(reshape.split(town_cells, 2, out=out)) == 2
+    assert len(split(town_cells, 2, out=out)) == 2
     return out
 
 

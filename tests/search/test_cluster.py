@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, split
 from cellcode.errors import InputError, MissingExtraError, UsageError
 from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
@@ -119,7 +118,7 @@ def test_a_locator_searches_a_folder_of_shards_on_the_cluster(
     nodes: Any, town_cells: Database, town_photos: PhotoTable, tmp_path: Path
 ) -> None:
     """Before the searcher below takes the processors. Cells and scores bit for bit; masses are summed by each shard."""
-    reshape.split(town_cells, 2, out=tmp_path / "shards")
+    split(town_cells, 2, out=tmp_path / "shards")
     files, whole = town_photos.of_split("test").files[:8], Locator(town_cells)
     with Locator.open(tmp_path / "shards", cluster="auto") as locator:
         assert isinstance(locator.searcher, ClusterSearcher)

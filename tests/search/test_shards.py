@@ -11,8 +11,7 @@ import pytest
 
 from cellcode import Locator, evaluate, locate
 from cellcode.cli import main
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, split
 from cellcode.errors import UsageError
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
@@ -23,7 +22,7 @@ from cellcode.search.searcher import DatabaseSearcher
 @pytest.fixture(scope="module")
 def folder(town_cells: Database, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("split") / "shards"
-    reshape.split(town_cells, 2, out=out)
+    split(town_cells, 2, out=out)
     return out
 
 
@@ -83,7 +82,7 @@ def _untimed(values: Any) -> Any:
 
 
 def test_shards_with_a_first_stage_are_searched_one_by_one(wide_cells: Database, tmp_path: Path) -> None:
-    reshape.split(wide_cells, 2, out=tmp_path / "shards")
+    split(wide_cells, 2, out=tmp_path / "shards")
     with Locator.open(tmp_path / "shards") as locator:
         assert isinstance(locator.searcher, ShardedSearcher)
         found = locator.searcher.search(wide_cells.queries[:5], 1)

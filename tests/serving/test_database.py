@@ -13,8 +13,7 @@ import rasterio.warp
 from PIL import Image
 from rasterio.transform import from_bounds
 
-from cellcode.database import Database
-from cellcode.database.editing import reshape
+from cellcode.database import Database, split
 from cellcode.geography import s2
 from cellcode.search import Locator
 from cellcode.simulation import Simulation
@@ -125,7 +124,7 @@ def test_a_folder_of_shards_is_served_as_the_whole(
     server, starts, town_cells: Database, photos: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
     """Through the HTTP API: answers, maps of the posterior, claims, facts of the database and of its cells."""
-    reshape.split(town_cells, 2, out=tmp_path / "shards")
+    split(town_cells, 2, out=tmp_path / "shards")
     shards = starts(cells=tmp_path / "shards")
     lat, lon = (float(value[0]) for value in s2.cell_centers(town_cells.ids[7:8]))
     token = s2.tokens(town_cells.ids[7:8])[0]
