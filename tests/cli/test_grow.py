@@ -22,7 +22,7 @@ def test_grow_adds_photos_and_imagery(
     said = capsys.readouterr()
     assert said.out.strip() == str(tmp_path / "one")
     assert "gained a prototype" in said.err
-    assert "s a cell" in said.err
+    assert "s per cell" in said.err
     lit = ["--run", str(folder / "run"), "--aerial", str(folder / "aerial.tif")]
     with pytest.raises(SystemExit) as ended:
         main(["grow", str(tmp_path / "one"), *lit, "--out", str(tmp_path / "two")])
