@@ -10,8 +10,8 @@ from cellcode.geography import Region
 from cellcode.photos import IngestOptions
 from cellcode.photos.sources import PhotoSource, Reject
 from cellcode.photos.sources.folder import FolderSource
+from cellcode.photos.sources.protocol import relative_file
 from cellcode.photos.sources.registry import open_source
-from cellcode.photos.sources.rows import relative_file
 from cellcode.photos.table.photo_table import SCHEMA
 
 

@@ -169,7 +169,7 @@ def test_a_table_in_a_folder_is_packed_a_part_at_a_time_to_the_same_bytes(
     photos: PhotoTable, packed: PackedPhotos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int
 ) -> None:
     monkeypatch.setattr("cellcode.photos.packed.shuffle.ROWS", rows)
-    monkeypatch.setattr("cellcode.photos.table.batches.Batches.parts.__defaults__", (None, rows))
+    monkeypatch.setattr("cellcode.photos.table.photo_table.Batches.parts.__defaults__", (None, rows))
     monkeypatch.setattr(pack, "_AHEAD", 3)
     photos.save(tmp_path / "table")
     pack.run(tmp_path / "table", SMALL, out=tmp_path / "shards")

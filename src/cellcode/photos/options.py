@@ -13,7 +13,7 @@ from cellcode.errors import UsageError
 from cellcode.geography import Region
 from cellcode.http import Politeness
 from cellcode.photos.reading.panorama import PanoramaRule
-from cellcode.photos.table.selection import Selection, utc
+from cellcode.photos.table.item import Selection, utc
 from cellcode.photos.table.settings import Settings
 
 Check = Literal["decode", "header", "none"]

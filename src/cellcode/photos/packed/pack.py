@@ -25,14 +25,21 @@ from PIL import Image
 
 from cellcode.errors import InputError
 from cellcode.files import atomic_path, locked, read_json, write_json
-from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, VERSION
-from cellcode.photos.packed.shards import INDEX, PART_SCHEMA, SHARDS, SHARDS_SCHEMA, PackedPhotos
-from cellcode.photos.packed.shuffle import Ints, Layout, Spill
-from cellcode.photos.packed.statistics import VALIDATION, Facts, gather, set_validation_apart
+from cellcode.photos.packed.shards import (
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    PART_SCHEMA,
+    PLAN,
+    SHARDS,
+    SHARDS_SCHEMA,
+    VERSION,
+    PackedPhotos,
+)
+from cellcode.photos.packed.shuffle import VALIDATION, Facts, Ints, Layout, Spill, gather, set_validation_apart
 from cellcode.photos.reading.image import PhotoError, PhotoSpec, image_kind, read_pixels
-from cellcode.photos.reading.in_order import in_order
-from cellcode.photos.table.batches import ROWS, Batches, plain_memory
-from cellcode.photos.table.photo_table import SPLITS, PhotoTable
+from cellcode.photos.reading.pixels import in_order
+from cellcode.photos.table.photo_table import ROWS, SPLITS, Batches, PhotoTable, plain_memory
 from cellcode.progress import Meter
 from cellcode.types import Bools, Float64, Int8
 

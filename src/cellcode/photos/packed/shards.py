@@ -10,8 +10,10 @@ of one place, from places all over the region. SHARDS is a folder or an address 
 opens; keys and endpoint of a store come from the environment. A folder of several such folders is read as one: see `manifest`.
 """
 
+import hashlib
 import json
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +28,81 @@ from pyarrow import fs
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
-from cellcode.photos.packed import manifest
-from cellcode.photos.packed.manifest import FORMAT, MANIFEST, PLAN, Manifest
 from cellcode.photos.reading.image import PhotoError
 from cellcode.photos.table.photo_table import SCHEMA
 from cellcode.types import Ids, Int64
+
+FORMAT, VERSION = "cellcode-shards", 1
+MANIFEST, PLAN = "manifest.json", "plan.json"  # PLAN is there while photos are being packed
+Manifest = dict[str, Any]
+_SAME = {"level": "level of the cells", "size_px": "size of the images", "fit": "fit of the images"}
+
+
+def _read_manifest(files: fs.FileSystem, root: str, shown: str) -> Manifest | None:
+    try:
+        with files.open_input_stream(f"{root}/{MANIFEST}") as stream:
+            manifest = json.loads(stream.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{shown}/{MANIFEST} cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise InputError(f"{shown}/{MANIFEST} is not a {FORMAT} of version {VERSION}; pack the photos again")
+    return manifest
+
+
+def _read_parts(files: fs.FileSystem, root: str, shown: str) -> dict[str, Manifest]:
+    """The manifests of the packed folders in a folder by their names, sorted; all of the folders in it, or none."""
+    try:
+        found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{shown} cannot be read ({str(error).splitlines()[0]})") from None
+    names = sorted(each.base_name for each in found if each.type == fs.FileType.Directory)
+    names = [name for name in names if not name.startswith(".")]
+    manifests = {name: _read_manifest(files, f"{root}/{name}", f"{shown}/{name}") for name in names}
+    parts = {name: manifest for name, manifest in manifests.items() if manifest is not None}
+    if parts and len(parts) < len(names):
+        missing = next(name for name in names if name not in parts)
+        raise InputError(
+            f"{shown} holds packed photos in {', '.join(parts)}, and none in {missing}; finish packing it, or move it away"
+        )
+    return parts
+
+
+def _join(parts: dict[str, Manifest], shown: str) -> Manifest:
+    """The manifests of packings that go together, as one: places and images are of one size, and none is there twice."""
+    (first, one), *others = parts.items()
+    of_identity: dict[str, str] = {}
+    for name, part in parts.items():
+        if (known := of_identity.setdefault(part["identity"], name)) != name:
+            raise InputError(f"{shown}/{known} and {shown}/{name} are the same packed photos; remove one of them")
+    for name, other in others:
+        for key, what in _SAME.items():
+            a, b = one["packing"][key], other["packing"][key]
+            if a != b:
+                raise InputError(
+                    f"{shown}/{first} and {shown}/{name} do not go together: the {what} is {a} in one and {b} in the other; "
+                    "pack one of them again"
+                )
+    splits: Counter[str] = Counter()
+    for part in parts.values():
+        splits.update(part["splits"])
+    west, south, east, north = zip(*(part["bounds"] for part in parts.values()), strict=True)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "identity": hashlib.sha256("\n".join(of_identity).encode()).hexdigest()[:16],
+        "photos": splits.total(),
+        "splits": dict(splits),
+        "bounds": [min(west), min(south), max(east), max(north)],
+        "packing": one["packing"],
+        **{
+            key: sorted({text for part in parts.values() for text in part[key]}) for key in ("licences", "attributions")
+        },
+        "rejected": {f"{name}/{file}": why for name, part in parts.items() for file, why in part["rejected"].items()},
+        "parts": list(parts),
+    }
+
 
 SHARDS = "shards.parquet"
 INDEX = pa.schema(
@@ -129,14 +201,14 @@ class PackedPhotos:
         """
         shown = str(place).rstrip("/")
         files, root = _file_system(shown)
-        found = manifest.read(files, root, shown)
+        found = _read_manifest(files, root, shown)
         if found is None:
-            parts = manifest.read_parts(files, root, shown)
+            parts = _read_parts(files, root, shown)
             if not parts:
                 raise InputError(
                     f"{shown} holds no packed photos (no {MANIFEST}); make them, or finish making them, with `cellcode pack`"
                 )
-            found = manifest.join(parts, shown)
+            found = _join(parts, shown)
         return cls(shown, files, root, found)
 
     @property

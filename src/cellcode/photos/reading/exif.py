@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 from cellcode.photos.reading import xmp
 from cellcode.photos.reading.capture_time import Clock, capture_moment
 from cellcode.photos.reading.image import PhotoError, is_turned
+from cellcode.photos.reading.panorama import Panorama
 
 _FILM_WIDTH_MM, _FILM_HEIGHT_MM = 36.0, 24.0
 
@@ -36,7 +37,7 @@ class Facts:
     magnetic_heading_deg: float | None = None
     in_utc: bool = False
     licence: str | None = None
-    panorama: xmp.Panorama | None = None
+    panorama: Panorama | None = None
     position_fault: str | None = None
 
 

@@ -1,9 +1,11 @@
 """Many photos at an encoder's size."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +13,28 @@ from cellcode.config import PhotoConfig
 from cellcode.photos.reading.image import PhotoError, PhotoSpec, read_pixels
 from cellcode.progress import track
 from cellcode.types import UInt8
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(work: Callable[[T], R], tasks: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
+    """Yield results in the order of the tasks.
+
+    Args:
+        ahead: at most so many results wait to be used.
+    """
+    waiting = deque[Future[R]]()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(work, task))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def load_pixels(

@@ -7,7 +7,6 @@ every panorama would then be taken for an ordinary photo.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
@@ -16,7 +15,7 @@ from defusedxml.ElementTree import fromstring
 from PIL import Image
 
 from cellcode.photos.reading.image import PhotoError
-from cellcode.photos.reading.panorama import WHOLE, Area, is_whole
+from cellcode.photos.reading.panorama import WHOLE, Area, Panorama, is_whole
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _PANO = "{http://ns.google.com/photos/1.0/panorama/}"
@@ -25,21 +24,6 @@ _LICENCE = "{http://creativecommons.org/ns#}license"
 _COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])")
 _PADDING = b"\0 \t\r\n"
 Properties = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Panorama:
-    """What GPano says of an equirectangular panorama. Angles in degrees, of the middle of the whole sphere.
-
-    Attributes:
-        heading_deg: None where it is not stated.
-        roll_deg: as `panorama.cut` takes it.
-    """
-
-    heading_deg: float | None
-    pitch_deg: float
-    roll_deg: float
-    area: Area
 
 
 def read_properties(image: Image.Image, name: str) -> Properties:

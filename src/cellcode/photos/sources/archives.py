@@ -14,10 +14,9 @@ import numpy as np
 from cellcode.files import atomic_path
 from cellcode.photos.sources.consent import require_consent, size_text
 from cellcode.photos.sources.lists import Listed
-from cellcode.photos.sources.rows import relative_file
-from cellcode.photos.table.item import Reject
+from cellcode.photos.sources.protocol import relative_file
+from cellcode.photos.table.item import Reject, keep
 from cellcode.photos.table.photo_table import with_columns
-from cellcode.photos.table.selection import keep
 from cellcode.progress import Meter
 
 

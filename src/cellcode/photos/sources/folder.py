@@ -18,7 +18,7 @@ from cellcode.photos.reading.exif import Facts, read_facts
 from cellcode.photos.reading.gpx import Track
 from cellcode.photos.reading.image import PhotoError, is_turned, open_photo, read_image
 from cellcode.photos.reading.magnetic import declination_deg
-from cellcode.photos.reading.panorama_views import Cutter
+from cellcode.photos.reading.panorama import Cutter
 from cellcode.photos.sources.protocol import Photo, PhotoSource
 from cellcode.photos.table.item import Reject
 from cellcode.progress import track as show_progress

@@ -1,20 +1,125 @@
 """Lists of photos as files: CSV, Parquet, GeoParquet, GeoJSON; read in parts of columns."""
 
 import csv
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import shapely
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.warp import transform
 
 from cellcode.errors import InputError
-from cellcode.photos.sources.geometry import Geometry
-from cellcode.types import Int64
+from cellcode.types import Float64, Int64
+
+_WGS84 = CRS.from_epsg(4326)
+_GEOGRAPHIC_WGS84 = {("OGC", "CRS84"), ("OGC", "CRS84h"), ("EPSG", "4326"), ("EPSG", "4979")}
+_POINT = 0  # shapely's number of the type
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A geometry column.
+
+    Attributes:
+        encoding: "WKB", or "point" (x and y as fields of a struct).
+        crs: of the coordinates; None: WGS84. They are x (east) and y (north) whatever the system's own axis order is.
+    """
+
+    column: str
+    encoding: str
+    crs: CRS | None
+
+    @classmethod
+    def of_parquet(cls, schema: pa.Schema, path: Path) -> Self | None:
+        """Return the primary geometry of a Parquet file, None if it is no GeoParquet.
+
+        Raises:
+            InputError: its metadata is damaged, or of a geometry that cannot be read.
+        """
+        raw = (schema.metadata or {}).get(b"geo")
+        if raw is None:
+            return None
+        try:
+            metadata = json.loads(raw)
+            column = metadata["primary_column"]
+            facts = metadata["columns"][column]
+            encoding = facts.get("encoding", "WKB")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{path}: its GeoParquet metadata ('geo') is damaged") from None
+        if encoding not in ("WKB", "point") or column not in schema.names:
+            raise InputError(
+                f"{path}: the geometry {column!r}, encoded as {encoding}, cannot be read; WKB or point can"
+            )
+        return cls(column, encoding, _crs(facts, path))
+
+    def positions(self, values: pa.Array) -> tuple[Float64, Float64, dict[int, str]]:
+        """Return latitudes and longitudes in degrees, (N,) float64, NaN where there is none, and why, by index."""
+        if self.encoding == "point":
+            x, y = (np.asarray(values.field(name).to_numpy(zero_copy_only=False), np.float64) for name in ("x", "y"))
+            faults = {int(row): "no geometry" for row in np.flatnonzero(np.isnan(x) | np.isnan(y))}
+        else:
+            x, y, faults = _points(values)
+        lon, lat = (x, y) if self.crs is None else self._to_wgs84(x, y)
+        return lat, lon, faults
+
+    def _to_wgs84(self, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+        lon, lat = np.full(len(x), np.nan), np.full(len(x), np.nan)
+        known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        if len(known):
+            try:
+                lon[known], lat[known] = transform(self.crs, _WGS84, x[known], y[known])
+            except RasterioError as error:
+                raise InputError(f"the positions cannot be converted from {self.crs} ({error})") from None
+        return lon, lat
+
+
+def _points(values: pa.Array) -> tuple[Float64, Float64, dict[int, str]]:
+    """Coordinates of WKB points; x and y are NaN where there is another geometry or none, with the reason."""
+    encoded = np.asarray(values.to_numpy(zero_copy_only=False), object)
+    shapes = shapely.from_wkb(encoded, on_invalid="ignore")
+    empty = shapely.is_empty(shapes)
+    full = np.where(empty, None, shapes)
+    x, y = shapely.get_x(full), shapely.get_y(full)  # NaN of anything but a point
+    faults = {}
+    for row in np.flatnonzero(np.isnan(x) | np.isnan(y)):
+        if encoded[row] is None or empty[row]:
+            faults[int(row)] = "no geometry"
+        elif shapes[row] is None:
+            faults[int(row)] = "its geometry is damaged"
+        elif shapely.get_type_id(shapes[row]) != _POINT:
+            faults[int(row)] = f"its geometry is a {shapes[row].geom_type}, not a Point"
+    return np.asarray(x, np.float64), np.asarray(y, np.float64), faults
+
+
+def _crs(facts: dict[str, Any], path: Path) -> CRS | None:
+    """The coordinate system of a column's metadata: none stated is longitude and latitude, null is unknown."""
+    if "crs" not in facts:
+        return None
+    stated = facts["crs"]
+    if not isinstance(stated, dict):
+        raise InputError(
+            f"{path}: the coordinate system of its geometry is unknown; write it with one, or with lat and lon"
+        )
+    identity = stated.get("id") or {}
+    if (str(identity.get("authority")), str(identity.get("code"))) in _GEOGRAPHIC_WGS84:
+        return None
+    try:
+        return CRS.from_dict(stated)
+    except CRSError:
+        raise InputError(
+            f"{path}: the coordinate system {stated.get('name', identity)!r} of its geometry is not understood; "
+            "convert it to WGS84"
+        ) from None
+
 
 LINES = 65_536
 
@@ -142,3 +247,114 @@ def _parquet(path: Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+
+
+GEOJSON_SUFFIXES = (".geojson", ".geojsonl", ".geojsonseq", ".geojsons", ".ndjson")
+_SEPARATOR = "\x1e"  # RFC 8142 puts it before every feature
+_GEOJSON_CRS = ("CRS84", "4326")
+
+
+class GeoJsonList(PhotoList):
+    """A GeoJSON file, whole in memory: about 1 kB a photo. For millions of photos, Parquet is the better list.
+
+    Raises:
+        InputError: it cannot be read, or is neither of the two forms.
+    """
+
+    placed = True
+
+    def __init__(self, path: Path) -> None:
+        """Read it."""
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not GeoJSON in UTF-8 ({error})") from None
+        self._features = _lines(text) if _is_line_by_line(text) else _collection(text, path)
+        properties = [_properties(feature) for _, feature in self._features]
+        self.names = list(dict.fromkeys(name for each in properties for name in each))
+
+    def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
+        """See `PhotoList`."""
+        for first in range(0, len(self._features), LINES):
+            some = self._features[first : first + LINES]
+            properties = [_properties(feature) for _, feature in some]
+            columns = {name: array_of([each.get(column) for each in properties]) for name, column in wanted.items()}
+            places = [_position(feature) for _, feature in some]
+            found = [place if isinstance(place, tuple) else (np.nan, np.nan) for place in places]
+            geometry = {"lat": [lat for lat, _ in found], "lon": [lon for _, lon in found]}
+            columns = {**{name: pa.array(values, pa.float64()) for name, values in geometry.items()}, **columns}
+            needed = not {"lat", "lon"} <= wanted.keys()
+            faults = {row: place for row, place in enumerate(places) if needed and isinstance(place, str)}
+            yield Lines(np.array([number for number, _ in some], np.int64), columns, faults)
+
+
+def _is_line_by_line(text: str) -> bool:
+    """Return True if the first line that is not empty is a Feature of its own."""
+    start = text.lstrip(" \r\n\t")
+    if start.startswith(_SEPARATOR):
+        return True
+    try:
+        feature = json.loads(start.partition("\n")[0])
+    except ValueError:
+        return False
+    return isinstance(feature, dict) and feature.get("type") == "Feature"
+
+
+def _lines(text: str) -> list[tuple[int, Any]]:
+    """Features by their line; None where a line is no JSON."""
+    features: list[tuple[int, Any]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip(_SEPARATOR + " \r\t")
+        if not line:
+            continue
+        try:
+            features.append((number, json.loads(line)))
+        except ValueError:
+            features.append((number, None))
+    return features
+
+
+def _collection(text: str, path: Path) -> list[tuple[int, Any]]:
+    """Features of a collection by their number."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from None
+    features = value.get("features") if isinstance(value, dict) else None
+    if not isinstance(features, list):
+        raise InputError(f"{path} is no list of photos: a FeatureCollection of points is, or one Feature a line")
+    crs = str((value.get("crs") or {}).get("properties") or "CRS84")
+    if not any(name in crs for name in _GEOJSON_CRS):
+        raise InputError(f"{path}: its positions are in {crs}; GeoJSON is read in WGS84 only, convert it")
+    return list(enumerate(features, start=1))
+
+
+def _properties(feature: Any) -> dict[str, Any]:
+    properties = feature.get("properties") if isinstance(feature, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _position(feature: Any) -> tuple[float, float] | str:
+    """Latitude and longitude of a feature, or why it has none."""
+    if not isinstance(feature, dict):
+        return "not JSON of a Feature"
+    geometry = feature.get("geometry")
+    if not isinstance(geometry, dict):
+        return "no geometry"
+    if geometry.get("type") != "Point":
+        return f"its geometry is a {geometry.get('type')}, not a Point"
+    try:
+        lon, lat = (float(value) for value in geometry["coordinates"][:2])
+    except (KeyError, TypeError, ValueError):
+        return "its geometry is damaged"
+    return lat, lon
+
+
+def array_of(values: list[Any]) -> pa.Array:
+    """Return values of JSON as a column; as text where they are of several kinds."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])

@@ -15,19 +15,15 @@ import pyarrow.compute as pc
 from cellcode.errors import InputError, UsageError
 from cellcode.photos.options import Check
 from cellcode.photos.reading.image import PhotoError, photo_size
-from cellcode.photos.sources import geojson
-from cellcode.photos.sources.checks import check
-from cellcode.photos.sources.columns import resolve
-from cellcode.photos.sources.geojson import GeoJsonList
-from cellcode.photos.sources.list_files import CsvList, ParquetList, PhotoList
+from cellcode.photos.sources.checks import check, resolve
+from cellcode.photos.sources.list_files import GEOJSON_SUFFIXES, CsvList, GeoJsonList, ParquetList, PhotoList
 from cellcode.photos.sources.protocol import PhotoSource
-from cellcode.photos.table.item import Batch, Reject
+from cellcode.photos.table.item import Batch, Reject, Selection, keep
 from cellcode.photos.table.photo_table import SCHEMA, with_columns
-from cellcode.photos.table.selection import Selection, keep
 from cellcode.progress import Meter
 from cellcode.types import Int64
 
-SUFFIXES = (".csv", ".parquet", ".geoparquet", *geojson.SUFFIXES)
+SUFFIXES = (".csv", ".parquet", ".geoparquet", *GEOJSON_SUFFIXES)
 _TOGETHER = 10_000  # photos; a pool keeps all its tasks in memory
 _UNTIDY = r"(^|/)\.{0,2}/|/\.{0,2}$"  # paths that can be written in another way
 
@@ -98,7 +94,7 @@ def open_list(path: Path) -> PhotoList:
         return CsvList(path)
     if suffix in (".parquet", ".geoparquet"):
         return ParquetList(path)
-    if suffix in geojson.SUFFIXES:
+    if suffix in GEOJSON_SUFFIXES:
         return GeoJsonList(path)
     raise UsageError(f"{path} is not a list of photos ({', '.join(SUFFIXES)})")
 

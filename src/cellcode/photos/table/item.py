@@ -1,9 +1,15 @@
 """What a source yields: the rows of accepted photos, and the reasons why others were left out."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
+
+from cellcode.geography import Region
+from cellcode.types import Bools
 
 
 @dataclass(frozen=True)
@@ -37,3 +43,57 @@ class Batch:
     rows: pa.Table
     rejects: list[Reject] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Conditions for a photo.
+
+    Attributes:
+        since, until: first and last capture time; without a zone they are UTC. Photos without a date are then left out.
+        max_photos: a random subset of so many, the same in every run; None: all.
+    """
+
+    region: Region | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    max_photos: int | None = None
+
+    def mask(self, rows: pa.Table) -> tuple[Bools, Counter[str]]:
+        """Return the rows (N,) of a photo table in the region and between the dates, and the number of others by reason."""
+        wanted, left_out = np.ones(len(rows), bool), Counter[str]()
+        if self.region is not None and len(rows):
+            wanted = self.region.contains(rows["lat_deg"].to_numpy(), rows["lon_deg"].to_numpy())
+            left_out["outside the region"] = int((~wanted).sum())
+        if self.since is not None or self.until is not None:
+            taken = np.asarray(rows["captured_at"].to_numpy(), "datetime64[ms]")
+            unknown = np.isnat(taken)
+            outside = np.zeros(len(rows), bool)
+            if self.since is not None:
+                outside |= taken < np.datetime64(utc(self.since), "ms")
+            if self.until is not None:
+                outside |= taken > np.datetime64(utc(self.until), "ms")
+            left_out["without a capture date"] = int((wanted & unknown).sum())
+            left_out["outside the dates"] = int((wanted & outside).sum())
+            wanted = wanted & ~outside & ~unknown
+        return wanted, +left_out  # + drops zeros
+
+    def choose(self, rows: pa.Table) -> tuple[Bools, Counter[str]]:
+        """Return the `max_photos` rows (N,) whose names have the lowest digests, whatever the order of the rows."""
+        if self.max_photos is None or len(rows) <= self.max_photos:
+            return np.ones(len(rows), bool), Counter()
+        digests = [hashlib.sha256(file.encode()).digest()[:8] for file in rows["file"].to_pylist()]
+        lots = np.frombuffer(b"".join(digests), ">u8")
+        chosen = np.zeros(len(rows), bool)
+        chosen[np.argsort(lots, kind="stable")[: self.max_photos]] = True
+        return chosen, Counter({"not chosen": len(rows) - self.max_photos})
+
+
+def keep(rows: pa.Table, wanted: Bools) -> pa.Table:
+    """Return the rows of a mask (N,); nothing is copied where all are wanted."""
+    return rows if wanted.all() else rows.filter(pa.array(wanted))
+
+
+def utc(moment: datetime) -> datetime:
+    """Return a time as UTC without a zone; one without a zone stays as it is."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from cellcode.errors import InputError
 from cellcode.files import atomic_path
-from cellcode.photos.table.item import Batch, Reject
+from cellcode.photos.table.item import Batch, Reject, Selection, keep
 from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
-from cellcode.photos.table.selection import Selection, keep
 from cellcode.photos.table.splits import SplitRule, assign
 
 logger = logging.getLogger(__name__)

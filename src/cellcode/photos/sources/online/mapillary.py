@@ -14,8 +14,7 @@ from cellcode.http import MissingError, RemoteError
 from cellcode.photos.sources.online.quadrants import Answer, Box
 from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
 from cellcode.photos.sources.online.source import OnlineSource, descriptions
-from cellcode.photos.table.item import Reject
-from cellcode.photos.table.selection import utc
+from cellcode.photos.table.item import Reject, utc
 
 PREFIX = "mapillary:"
 GRAPH = "https://graph.mapillary.com"

@@ -13,8 +13,7 @@ from cellcode.photos.reading.panorama import WHOLE, Area
 from cellcode.photos.sources.online.quadrants import Answer, Box
 from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
 from cellcode.photos.sources.online.source import OnlineSource, descriptions
-from cellcode.photos.table.item import Reject
-from cellcode.photos.table.selection import utc
+from cellcode.photos.table.item import Reject, utc
 
 PREFIX = "panoramax:"
 CATALOGUE = "https://api.panoramax.xyz/api"

@@ -14,14 +14,12 @@ from shapely.geometry.base import BaseGeometry
 from cellcode.geography import Region
 from cellcode.http import Client, MissingError, RemoteError
 from cellcode.photos.reading.image import PhotoError
-from cellcode.photos.reading.in_order import in_order
+from cellcode.photos.reading.pixels import in_order
 from cellcode.photos.sources.consent import Estimate
-from cellcode.photos.sources.online.choice import Choice, Filter, choose
-from cellcode.photos.sources.online.fetch import Fetcher, Redirects, TooNarrowError
-from cellcode.photos.sources.online.listing import listing_of
+from cellcode.photos.sources.online.fetch import Fetcher, Redirects, Store, TooNarrowError
+from cellcode.photos.sources.online.listing import Choice, Filter, choose, listing_of
 from cellcode.photos.sources.online.quadrants import Ask, Gap, Search
 from cellcode.photos.sources.online.record import Found, Record, reject
-from cellcode.photos.sources.online.store import Store
 from cellcode.photos.sources.protocol import Photo, PhotoSource
 from cellcode.photos.table.item import Reject
 from cellcode.progress import track
