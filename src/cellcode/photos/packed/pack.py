@@ -81,8 +81,7 @@ def run(
 ) -> PackedPhotos:
     """Pack a photo table into the folder `out`; a packing that was interrupted is continued.
 
-    Photos that cannot be read are left out, counted and named. A table in a folder is gone through a part at a time and
-    never held in memory.
+    Photos that cannot be read are left out, counted and named. A table in a folder is never held in memory.
 
     Args:
         set_apart: chooses validation photos from the training photos of a table that has none, by latitudes and longitudes.
@@ -132,8 +131,7 @@ def _write_shards(
     spill: Spill, layout: Layout, root: Path, packing: Packing, out: Path
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Write the shards that are not there yet; describe all that hold photos, and return which photos could not be read."""
-    summaries: list[dict[str, Any]] = []
-    rejected: dict[str, str] = {}
+    summaries, rejected = list[dict[str, Any]](), dict[str, str]()
     with Meter("packing photos", len(layout.place)) as meter:
         for split, group in layout.groups.items():
             start = layout.start(split)
@@ -161,18 +159,13 @@ def _write_shard(part: PhotoTable, group: Ints, first: int, stem: Path, packing:
             if isinstance(image, str):
                 rejected[described[row]["file"]] = image
                 continue
-            kind, data = image
-            key = f"{first + row:09d}"
-            facts = {
-                "key": key,
-                "member": f"{key}.{kind}",
-                "offset": tar.offset + tarfile.BLOCKSIZE,
-                "bytes": len(data),
-            }
-            index.append({**facts, "crc32": zlib.crc32(data), "group": int(group[row])})
+            (kind, data), key = image, f"{first + row:09d}"
+            facts = {"key": key, "member": f"{key}.{kind}", "offset": tar.offset + tarfile.BLOCKSIZE}
+            index.append({**facts, "bytes": len(data), "crc32": zlib.crc32(data), "group": int(group[row])})
             kept.append(row)
+            known = {name: value for name, value in described[row].items() if value is not None}
             _add(tar, f"{key}.{kind}", data)
-            _add(tar, f"{key}.json", _json(described[row]))
+            _add(tar, f"{key}.json", json.dumps(known, default=str).encode())
     columns = [*part.rows.take(pa.array(kept, pa.int64())).columns, *pa.Table.from_pylist(index, INDEX).columns]
     metadata = {_REJECTED: json.dumps(rejected).encode()}
     with atomic_path(stem.with_suffix(".parquet")) as path:
@@ -180,7 +173,6 @@ def _write_shard(part: PhotoTable, group: Ints, first: int, stem: Path, packing:
 
 
 def _read(file: Path, packing: Packing) -> tuple[str, bytes] | str:
-    """Return the kind and the bytes of a photo as it is packed, or why it cannot be."""
     try:
         if packing.size_px is None:
             data = file.read_bytes()
@@ -200,11 +192,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
-
-
-def _json(row: dict[str, Any]) -> bytes:
-    """Return the known columns of a photo."""
-    return json.dumps({key: value for key, value in row.items() if value is not None}, default=str).encode()
 
 
 def _describe(split: str, stem: Path, group_photos: int) -> tuple[dict[str, Any], dict[str, str]]:
@@ -251,7 +238,7 @@ def _identity(table: Batches, split: Int8, packing: Packing) -> str:
 def _manifest(
     facts: Facts, packing: Packing, identity: str, summaries: list[dict[str, Any]], rejected: dict[str, str]
 ) -> dict[str, Any]:
-    photos: Counter[str] = Counter()
+    photos = Counter[str]()
     for summary in summaries:
         photos[summary["split"]] += summary["photos"]
     return {

@@ -29,7 +29,7 @@ from pyarrow import fs
 from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.photos.reading.image import PhotoError
-from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.photos.table.photo_table import SCHEMA, readable
 from cellcode.types import Ids, Int64
 
 FORMAT, VERSION = "cellcode-shards", 1
@@ -53,16 +53,13 @@ def _read_manifest(files: fs.FileSystem, root: str, shown: str) -> Manifest | No
 
 def _read_parts(files: fs.FileSystem, root: str, shown: str) -> dict[str, Manifest]:
     """The manifests of the packed folders in a folder by their names, sorted; all of the folders in it, or none."""
-    try:
+    with readable(shown):
         found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{shown} cannot be read ({str(error).splitlines()[0]})") from None
-    names = sorted(each.base_name for each in found if each.type == fs.FileType.Directory)
-    names = [name for name in names if not name.startswith(".")]
+    folders = (each.base_name for each in found if each.type == fs.FileType.Directory)
+    names = sorted(name for name in folders if not name.startswith("."))
     manifests = {name: _read_manifest(files, f"{root}/{name}", f"{shown}/{name}") for name in names}
     parts = {name: manifest for name, manifest in manifests.items() if manifest is not None}
-    if parts and len(parts) < len(names):
-        missing = next(name for name in names if name not in parts)
+    if parts and (missing := next((name for name in names if name not in parts), None)):
         raise InputError(
             f"{shown} holds packed photos in {', '.join(parts)}, and none in {missing}; finish packing it, or move it away"
         )
@@ -72,8 +69,9 @@ def _read_parts(files: fs.FileSystem, root: str, shown: str) -> dict[str, Manife
 def _join(parts: dict[str, Manifest], shown: str) -> Manifest:
     """The manifests of packings that go together, as one: places and images are of one size, and none is there twice."""
     (first, one), *others = parts.items()
-    of_identity: dict[str, str] = {}
+    of_identity, splits = dict[str, str](), Counter[str]()
     for name, part in parts.items():
+        splits.update(part["splits"])
         if (known := of_identity.setdefault(part["identity"], name)) != name:
             raise InputError(f"{shown}/{known} and {shown}/{name} are the same packed photos; remove one of them")
     for name, other in others:
@@ -84,9 +82,6 @@ def _join(parts: dict[str, Manifest], shown: str) -> Manifest:
                     f"{shown}/{first} and {shown}/{name} do not go together: the {what} is {a} in one and {b} in the other; "
                     "pack one of them again"
                 )
-    splits: Counter[str] = Counter()
-    for part in parts.values():
-        splits.update(part["splits"])
     west, south, east, north = zip(*(part["bounds"] for part in parts.values()), strict=True)
     return {
         "format": FORMAT,

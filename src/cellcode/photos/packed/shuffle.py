@@ -6,7 +6,7 @@ are sorted.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,15 +76,13 @@ def set_validation_apart(table: Batches, split: Int8, choose: Callable[[Float64,
     trained = np.flatnonzero(split == TRAIN)
     if not len(trained):
         raise InputError("the photo table has no photos in its split 'train'; ingest with a split, or a larger folder")
-    lat_deg, lon_deg = (np.empty(len(trained)) for _ in range(2))
-    first = done = 0
+    places, first, done = np.empty((2, len(trained))), 0, 0
     for part in table.parts(["lat_deg", "lon_deg"]):
         own = split[first : first + len(part)] == TRAIN
         rows = slice(done, done + int(own.sum()))
-        for name, values in (("lat_deg", lat_deg), ("lon_deg", lon_deg)):
-            values[rows] = part.column(name).to_numpy()[own]
+        places[:, rows] = [part.column(name).to_numpy()[own] for name in ("lat_deg", "lon_deg")]
         first, done = first + len(part), rows.stop
-    split[trained[choose(lat_deg, lon_deg)]] = VALIDATION
+    split[trained[choose(*places)]] = VALIDATION
 
 
 Ints = npt.NDArray[np.signedinteger[Any]]
@@ -107,9 +105,7 @@ class Layout:
     @classmethod
     def of(cls, cells: Ids, split: Int8, group_photos: int, seed: int) -> Self:
         """Order photos by their cells, (N,), and the numbers of their splits, (N,)."""
-        place = np.empty(len(cells), _kind(len(cells)))
-        groups: dict[str, Ints] = {}
-        first = 0
+        place, groups, first = np.empty(len(cells), _kind(len(cells))), dict[str, Ints](), 0
         for number, name in enumerate(SPLITS):
             chosen = np.flatnonzero(split == number).astype(place.dtype)
             if not len(chosen):
@@ -121,17 +117,15 @@ class Layout:
 
     def shards(self, split: str, shard_photos: int) -> Iterator[tuple[int, int, int]]:
         """Yield number, first and last + 1 photo of each shard of a split; a group is never cut."""
-        group = self.groups[split]
-        first = _starts(group)
+        first = _starts(self.groups[split])
         shard = first // shard_photos
         begin = _starts(shard)
-        edges = np.append(first[begin], len(group))
+        edges = np.append(first[begin], len(self.groups[split]))
         yield from zip(shard[begin].tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
     def start(self, split: str) -> int:
         """Return the place of the first photo of a split."""
-        before = list(self.groups)[: list(self.groups).index(split)]
-        return sum(len(self.groups[name]) for name in before)
+        return sum(len(self.groups[name]) for name in takewhile(split.__ne__, self.groups))
 
 
 def grouped_order(cells: Ids, group_photos: int, seed: int) -> tuple[Ints, Ints]:
@@ -152,9 +146,8 @@ def grouped_order(cells: Ids, group_photos: int, seed: int) -> tuple[Ints, Ints]
     groups = -(-count // group_photos)  # of a cell; as equal in size as can be
     before = np.cumsum(groups) - groups
     group = np.empty(len(cells), kind)
-    step = ROWS  # cells at a time: what is computed for every photo is wider than what is kept
-    for low in range(0, len(start), step):
-        part = slice(low, low + step)
+    for low in range(0, len(start), ROWS):  # cells at a time: what is computed of a photo is wider than what is kept
+        part = slice(low, low + ROWS)
         many = count[part]
         rank = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
         own = rank * np.repeat(groups[part], many) // np.repeat(many, many)
@@ -182,7 +175,6 @@ class Spill:
     Files are read from front to back, and memory holds one part or one bucket.
 
     Args:
-        table: the rows.
         split: (N,) numbers of the splits that the photos get.
         place: (N,) their new places.
         path: of the file, which whoever makes this removes.

@@ -12,7 +12,6 @@ from PIL import ExifTags
 
 from cellcode.errors import UsageError
 
-_DATE = "%Y:%m:%d %H:%M:%S"
 # Time of the exposure, of the digitisation, of the last change: each with its fraction of a second and its zone.
 _TIMES = (
     (ExifTags.Base.DateTimeOriginal, ExifTags.Base.SubsecTimeOriginal, ExifTags.Base.OffsetTimeOriginal),
@@ -39,28 +38,20 @@ class Clock:
     offset_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the offset."""
         if not abs(self.offset_s) < _LARGEST_OFFSET_S:
             raise UsageError(f"the offset of the clock is {self.offset_s:g} s, it must be less than a hundred years")
 
     @classmethod
     def parse(cls, zone: str | None, offset_s: float = 0.0) -> Clock:
-        """Read a zone as the command line spells it: a name such as Europe/Paris, or +02:00.
+        """Read a zone as the command line spells it, such as Europe/Paris or +02:00.
 
         Raises:
             UsageError: it is neither.
         """
-        if zone is None:
-            return cls(None, offset_s)
-        known = _offset(zone)
-        if known is None:
-            try:
-                known = ZoneInfo(zone)
-            except (ZoneInfoNotFoundError, ValueError, OSError):
-                raise UsageError(
-                    f"{zone!r} is no time zone; write +02:00, UTC or a name such as Europe/Paris"
-                ) from None
-        return cls(known, offset_s)
+        try:
+            return cls(None if zone is None else _offset(zone) or ZoneInfo(zone), offset_s)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise UsageError(f"{zone!r} is no time zone; write +02:00, UTC or a name such as Europe/Paris") from None
 
 
 @dataclass(frozen=True)
@@ -77,10 +68,7 @@ def capture_moment(
     """Return the time of capture of a photo; None where no tag is usable.
 
     The camera's time counts if its zone is stated; else the satellites' time (UTC, of the last fix, so seconds older); else
-    the camera's time in the zone that the user gives; else as it is.
-
-    Args:
-        tags, detail, gps: the three directories of the EXIF.
+    the camera's time in the zone that the user gives; else as it is. The mappings are the three directories of the EXIF.
     """
     shown, zone = _camera_time(tags, detail)
     satellites = _satellite_time(gps)
@@ -90,10 +78,9 @@ def capture_moment(
         return None
     try:
         true = _whole_ms(shown + timedelta(seconds=clock.offset_s))
-        zone = zone or clock.zone
-        if zone is None:
-            return Moment(true, False)
-        return Moment(true.replace(tzinfo=zone).astimezone(UTC).replace(tzinfo=None), True)
+        if zone := zone or clock.zone:
+            return Moment(true.replace(tzinfo=zone).astimezone(UTC).replace(tzinfo=None), True)
+        return Moment(true, False)
     except OverflowError:  # the year 1 or 9999
         return None
 
@@ -101,19 +88,19 @@ def capture_moment(
 def _camera_time(tags: Mapping[int, Any], detail: Mapping[int, Any]) -> tuple[datetime | None, tzinfo | None]:
     for date, fraction, offset in _TIMES:
         try:
-            time = datetime.strptime(_text(detail.get(date) or tags.get(date))[:19], _DATE)
+            time = datetime.strptime(tag_text(detail.get(date) or tags.get(date))[:19], "%Y:%m:%d %H:%M:%S")
         except ValueError:
             continue
-        digits = _text(detail.get(fraction))
+        digits = tag_text(detail.get(fraction))
         if digits.isdecimal():
             time += timedelta(seconds=float(f"0.{digits}"))
-        return time, _offset(_text(detail.get(offset)))
+        return time, _offset(tag_text(detail.get(offset)))
     return None, None
 
 
 def _satellite_time(gps: Mapping[int, Any]) -> datetime | None:
     try:
-        day = datetime.strptime(_text(gps.get(ExifTags.GPS.GPSDateStamp))[:10], "%Y:%m:%d")
+        day = datetime.strptime(tag_text(gps.get(ExifTags.GPS.GPSDateStamp))[:10], "%Y:%m:%d")
         hours, minutes, seconds = (float(part) for part in gps[ExifTags.GPS.GPSTimeStamp])
         # Seconds of 60 are a leap second.
         if not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds <= 60):
@@ -136,11 +123,11 @@ def _offset(text: str) -> tzinfo | None:
     if sign not in ("+", "-") or len(digits) != 4 or not digits.isascii() or not digits.isdecimal():
         return None
     width = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-    if int(digits[2:]) > 59 or width > _WIDEST_ZONE:
-        return None
-    return timezone(width if sign == "+" else -width)
+    possible = int(digits[2:]) <= 59 and width <= _WIDEST_ZONE
+    return timezone(width if sign == "+" else -width) if possible else None
 
 
-def _text(value: Any) -> str:
+def tag_text(value: Any) -> str:
+    """Return the text of a tag, which may be bytes or missing, without the zeros and blanks around it."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
     return text.strip("\0 ")

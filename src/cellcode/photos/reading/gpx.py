@@ -66,7 +66,6 @@ class Track:
     max_gap_m: float = MAX_GAP_M
 
     def __post_init__(self) -> None:
-        """Check the gaps."""
         if not (self.max_gap_s > 0 and self.max_gap_m > 0):
             raise UsageError("the largest gaps of a track, in seconds and metres, must be above 0")
 
@@ -77,8 +76,7 @@ class Track:
         Raises:
             InputError: a file cannot be read, is no GPX, or has no track point with a time.
         """
-        segments = tuple(segment for path in paths for segment in _read(Path(path)))
-        return cls(segments, max_gap_s, max_gap_m)
+        return cls(tuple(segment for path in paths for segment in _read(Path(path))), max_gap_s, max_gap_m)
 
     def place(self, captured_at: npt.ArrayLike, clock_offset_s: float = 0.0) -> Placed:
         """Return where the camera was: on the great circle between the two track points around each time.
@@ -89,8 +87,7 @@ class Track:
             captured_at: datetime64 (N,), UTC; NaT has no place.
             clock_offset_s: seconds to add to the camera's time to have the true one; negative for a clock that is fast.
         """
-        lat, lon, gap_s, _ = self._look_up(captured_at, clock_offset_s)
-        return Placed(lat, lon, gap_s)
+        return Placed(*self._look_up(captured_at, clock_offset_s)[:3])
 
     def heading_deg(self, captured_at: npt.ArrayLike, clock_offset_s: float = 0.0) -> Float64:
         """Return in which direction the track went on, clockwise from north, (N,); arguments as of `place`.
@@ -161,20 +158,19 @@ def _read(path: Path) -> list[Segment]:
     if _name(root) != "gpx":
         raise InputError(f"{path} is not a GPX file: it begins with <{_name(root)}>")
     parts = [list(_points(element, path)) for element in root.iter() if _name(element) == "trkseg"]
-    segments = [_segment(points) for points in parts if points]
-    if not segments:
+    if not any(parts):
         raise InputError(f"{path} has no track point with a time; a route or waypoints cannot place photos by time")
-    return segments
+    return [_segment(points) for points in parts if points]
 
 
 def _points(segment: Element, path: Path) -> Iterator[tuple[int, float, float]]:
     """Yield time, latitude and longitude of the points of a segment that have a time."""
     for point in segment:
-        text = next((child.text for child in point if _name(child) == "time"), None)
-        if _name(point) != "trkpt" or not (text or "").strip():
+        text = next((child.text for child in point if _name(child) == "time"), None) or ""
+        if _name(point) != "trkpt" or not text.strip():
             continue
         try:
-            time = datetime.fromisoformat((text or "").strip())
+            time = datetime.fromisoformat(text.strip())
             lat, lon = float(point.get("lat", "")), float(point.get("lon", ""))
         except ValueError:
             raise InputError(f"{path}: a track point of {text} has no usable time, lat and lon") from None

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
@@ -75,12 +76,9 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     name = _name(source)
     try:
-        if isinstance(source, Path | str):
-            if Path(source).stat().st_size == 0:
-                raise PhotoError(f"{name}: the file is empty")
-            image = _open(source)
-        else:
-            image = _open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        if isinstance(source, Path | str) and Path(source).stat().st_size == 0:
+            raise PhotoError(f"{name}: the file is empty")
+        image = _open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except PhotoError:
         raise
     except FileNotFoundError:
@@ -161,11 +159,9 @@ def read_pixels(source: Source, spec: PhotoSpec) -> UInt8:
     # JPEG decodes at 1/2, 1/4 or 1/8 almost for free; twice the size leaves the antialiasing to the resize below.
     longest = 2 * max(spec.width_px, spec.height_px)
     image.draft("RGB", (longest, longest))
-    image = _decode(image, source)
-    size = (spec.width_px, spec.height_px)
+    image, size = _decode(image, source), (spec.width_px, spec.height_px)
     resample = Image.Resampling.BILINEAR  # Pillow widens the kernel when it shrinks: antialiased
-    fitted = ImageOps.fit(image, size, resample) if spec.fit == "crop" else image.resize(size, resample)
-    return np.array(fitted)
+    return np.array(ImageOps.fit(image, size, resample) if spec.fit == "crop" else image.resize(size, resample))
 
 
 def _open(source: Path | str | BinaryIO) -> Image.Image:
@@ -174,7 +170,12 @@ def _open(source: Path | str | BinaryIO) -> Image.Image:
     except UnidentifiedImageError:
         if not _is_heic(source):
             raise
-        _learn_heic(_name(source))
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise HeicSupportError("pillow-heif", "heic", f"{_name(source)}: a HEIC photo") from None
+        # Of the header only, as other kinds, so that the limit of pixels holds before decoding.
+        register_heif_opener(thumbnails=False)  # the picture itself, at every size
         return _pillow_open(source)
 
 
@@ -189,23 +190,11 @@ def _pillow_open(source: Path | str | BinaryIO) -> Image.Image:
 
 def _is_heic(source: Path | str | BinaryIO) -> bool:
     """Look at the first bytes; a stream is left at its beginning."""
-    if isinstance(source, Path | str):
-        with Path(source).open("rb") as file:
-            head = file.read(12)
-    else:
-        source.seek(0)
-        head = source.read(12)
-        source.seek(0)
+    with Path(source).open("rb") if isinstance(source, Path | str) else nullcontext(source) as file:
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
     return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
-
-
-def _learn_heic(name: str) -> None:
-    """Teach Pillow to open HEIC: header only, as other kinds, so that the limit of pixels holds before decoding."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        raise HeicSupportError("pillow-heif", "heic", f"{name}: a HEIC photo") from None
-    register_heif_opener(thumbnails=False)  # the picture itself, at every size
 
 
 def _frames(image: Image.Image, name: str) -> int:
@@ -216,24 +205,18 @@ def _frames(image: Image.Image, name: str) -> int:
 
 
 def _decode(image: Image.Image, source: Source) -> Image.Image:
-    name = _name(source)
     try:
         with image:
             image.load()
-            upright = _upright(image)
+            # Nothing but the orientation of the EXIF: other tags may be odd without harm to the picture.
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            upright = image.copy() if turn is None else image.transpose(turn)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
                 white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright)
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
             return upright.convert("RGB")
     except Exception as error:  # as above
-        raise PhotoError(f"{name}: the picture is damaged ({_reason(error)})") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the orientation tag and nothing else of the EXIF: other tags may be odd without harm to the picture."""
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image.copy() if turn is None else image.transpose(turn)
+        raise PhotoError(f"{_name(source)}: the picture is damaged ({_reason(error)})") from None
 
 
 def _name(source: Source) -> str:

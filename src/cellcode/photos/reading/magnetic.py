@@ -10,7 +10,6 @@ from cellcode.errors import MissingExtraError
 
 # First year of the model: the coefficients' module in pygeomag, where they are good for five years each.
 _MODELS = {2010: "WMM_2010", 2015: "WMM_2015v2", 2020: "WMM_2020", 2025: "WMM_2025"}
-_YEARS = 5
 _loading = threading.Lock()
 
 
@@ -24,7 +23,7 @@ def declination_deg(lat_deg: float, lon_deg: float, moment: datetime) -> float |
     Raises:
         MissingExtraError: pygeomag is not installed.
     """
-    first = moment.year - moment.year % _YEARS
+    first = moment.year - moment.year % 5
     if first not in _MODELS:
         return None
     with _loading:  # several threads read photos, and a model loads itself at its first use

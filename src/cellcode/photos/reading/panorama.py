@@ -7,6 +7,7 @@ and pitch of the view, then into the frame of the panorama, and looked up there.
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,9 @@ from cellcode.types import Float32, Float64, Int32, UInt8, UInt32
 _MAX_FOV_DEG = 150.0  # beyond it a pinhole's picture is mostly stretched rim
 _COVERED = 0.99  # share of a view that a cropped panorama must show
 _SHAPE_TOLERANCE = 0.01
+_QUALITY = 90  # of JPEGs
+# Turns of vectors (right, forward, up): clockwise as seen from above, forward lifted, up to the right.
+_HEADING, _PITCH, _ROLL = (1, 0), (1, 2), (2, 0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,6 @@ class PanoramaRule:
     reference: Literal["panorama", "north"] = "panorama"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if not 1 <= self.count <= 360:
             raise UsageError(f"the number of views of a panorama is {self.count}, not in 1..360")
         if not 1 <= self.fov_deg <= _MAX_FOV_DEG:
@@ -117,23 +120,30 @@ def cut(
     """
     # Four bytes a pixel, gathered as one number: several times faster than as three bytes.
     pixels = np.asarray(_shrunk(image.convert("RGB"), rule, area).convert("RGBX")).view(np.uint32)[..., 0]
-    views = []
-    for view_deg in rule.headings(heading_deg):
-        across, down = _places(rule, view_deg - heading_deg, pitch_deg, roll_deg, area)
-        if _is_shown(across, down, area):
-            views.append((view_deg, Image.fromarray(_sample(pixels, across, down, area.width >= 1))))
-    return views
+    return [
+        (view_deg, Image.fromarray(_sample(pixels, across, down, area.width >= 1)))
+        for view_deg, across, down in _shown(rule, heading_deg, pitch_deg, roll_deg, area)
+    ]
 
 
 def headings_shown(
     rule: PanoramaRule, heading_deg: float, pitch_deg: float = 0.0, roll_deg: float = 0.0, area: Area = WHOLE
 ) -> list[float]:
     """Return the headings of the views that `cut` would return."""
-    return [
-        view_deg
-        for view_deg in rule.headings(heading_deg)
-        if _is_shown(*_places(rule, view_deg - heading_deg, pitch_deg, roll_deg, area), area)
-    ]
+    return [view_deg for view_deg, _, _ in _shown(rule, heading_deg, pitch_deg, roll_deg, area)]
+
+
+def _shown(
+    rule: PanoramaRule, heading_deg: float, pitch_deg: float, roll_deg: float, area: Area
+) -> Iterator[tuple[float, Float32, Float32]]:
+    """Yield heading and places of the views that lie in the picture, all but a rim that is not worth its loss."""
+    for view_deg in rule.headings(heading_deg):
+        across, down = _places(rule, view_deg - heading_deg, pitch_deg, roll_deg, area)
+        inside = (down >= 0) & (down <= 1)
+        if area.width < 1:
+            inside &= (across >= 0) & (across <= 1)
+        if inside.mean() >= _COVERED:
+            yield view_deg, across, down
 
 
 def _shrunk(image: Image.Image, rule: PanoramaRule, area: Area) -> Image.Image:
@@ -152,31 +162,19 @@ def _shrunk(image: Image.Image, rule: PanoramaRule, area: Area) -> Image.Image:
 def _places(
     rule: PanoramaRule, turn_deg: float, pitch_deg: float, roll_deg: float, area: Area
 ) -> tuple[Float32, Float32]:
-    """Where each pixel of a view lies in the picture: shares of its width and height, float32 (H, W).
-
-    Args:
-        turn_deg: heading of the view, counted from that of the panorama.
-    """
+    """Where each pixel of a view, turned from the panorama's heading, lies: shares of width and height, float32 (H, W)."""
     if pitch_deg == 0 and roll_deg == 0:  # a level panorama: views of other headings are shifted copies
         across, down = _level_places(rule)
         across = (across + np.float32(turn_deg / 360 % 1)) % np.float32(1)
     else:
-        camera = _heading(turn_deg) @ _pitch(rule.pitch_deg)
-        across, down = _looked_up(rule, (_pitch(pitch_deg) @ _roll(roll_deg)).T @ camera)
+        camera = _turned(turn_deg, _HEADING) @ _turned(rule.pitch_deg, _PITCH)
+        across, down = _looked_up(rule, (_turned(pitch_deg, _PITCH) @ _turned(roll_deg, _ROLL)).T @ camera)
     return (across - area.left) / area.width, (down - area.top) / area.height
-
-
-def _is_shown(across: Float32, down: Float32, area: Area) -> bool:
-    """Return True if a view lies in the picture, all but a rim that is not worth its loss."""
-    inside = (down >= 0) & (down <= 1)
-    if area.width < 1:
-        inside &= (across >= 0) & (across <= 1)
-    return bool(inside.mean() >= _COVERED)
 
 
 @lru_cache(maxsize=4)
 def _level_places(rule: PanoramaRule) -> tuple[Float32, Float32]:
-    return _looked_up(rule, _pitch(rule.pitch_deg))
+    return _looked_up(rule, _turned(rule.pitch_deg, _PITCH))
 
 
 def _looked_up(rule: PanoramaRule, turn: Float64) -> tuple[Float32, Float32]:
@@ -190,14 +188,9 @@ def _looked_up(rule: PanoramaRule, turn: Float64) -> tuple[Float32, Float32]:
 
 
 def _sample(pixels: UInt32, across: Float32, down: Float32, around: bool) -> UInt8:
-    """Look up places, given as shares of the picture's width and height, bilinearly; its rim goes on beyond it.
+    """Look up places, (H, W, 3), bilinearly in pixels (h, w) of red, green, blue and nothing in their four bytes.
 
-    Args:
-        pixels: (h, w), red, green, blue and nothing in its four bytes.
-        around: the picture's last column is followed by its first.
-
-    Returns:
-        (H, W, 3) uint8.
+    The picture's rim goes on beyond it, or `around`: its last column is followed by its first.
     """
     height, width = pixels.shape
     x, y = across * width - np.float32(0.5), np.clip(down * height - np.float32(0.5), 0, height - 1)
@@ -220,29 +213,13 @@ def _sample(pixels: UInt32, across: Float32, down: Float32, around: bool) -> UIn
     return view
 
 
-def _heading(degrees: float) -> Float64:
-    """Matrix that turns vectors (right, forward, up) clockwise as seen from above."""
-    cos, sin = _cos_sin(degrees)
-    return np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-
-
-def _pitch(degrees: float) -> Float64:
-    """Matrix that lifts the forward vector."""
-    cos, sin = _cos_sin(degrees)
-    return np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-
-
-def _roll(degrees: float) -> Float64:
-    """Matrix that turns the up vector to the right."""
-    cos, sin = _cos_sin(degrees)
-    return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
-
-
-def _cos_sin(degrees: float) -> tuple[float, float]:
-    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-
-
-_QUALITY = 90
+def _turned(degrees: float, axes: tuple[int, int]) -> Float64:
+    """Matrix that turns vectors (right, forward, up) from the first of two axes towards the second."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix, (start, end) = np.eye(3), axes
+    matrix[start, start] = matrix[end, end] = cos
+    matrix[end, start], matrix[start, end] = sin, -sin
+    return matrix
 
 
 @dataclass(frozen=True)

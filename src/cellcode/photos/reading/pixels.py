@@ -19,11 +19,7 @@ R = TypeVar("R")
 
 
 def in_order(work: Callable[[T], R], tasks: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
-    """Yield results in the order of the tasks.
-
-    Args:
-        ahead: at most so many results wait to be used.
-    """
+    """Yield results in the order of the tasks; at most `ahead` of them wait to be used."""
     waiting = deque[Future[R]]()
     pool = ThreadPoolExecutor(threads)
     try:

@@ -1,4 +1,4 @@
-"""What a source yields: the rows of accepted photos, and the reasons why others were left out."""
+"""What a source yields (rows, and why photos were left out), and which of it is wanted: by place, by date, at random."""
 
 import hashlib
 from collections import Counter
@@ -67,8 +67,7 @@ class Selection:
             left_out["outside the region"] = int((~wanted).sum())
         if self.since is not None or self.until is not None:
             taken = np.asarray(rows["captured_at"].to_numpy(), "datetime64[ms]")
-            unknown = np.isnat(taken)
-            outside = np.zeros(len(rows), bool)
+            unknown, outside = np.isnat(taken), np.zeros(len(rows), bool)
             if self.since is not None:
                 outside |= taken < np.datetime64(utc(self.since), "ms")
             if self.until is not None:
@@ -82,11 +81,15 @@ class Selection:
         """Return the `max_photos` rows (N,) whose names have the lowest digests, whatever the order of the rows."""
         if self.max_photos is None or len(rows) <= self.max_photos:
             return np.ones(len(rows), bool), Counter()
-        digests = [hashlib.sha256(file.encode()).digest()[:8] for file in rows["file"].to_pylist()]
-        lots = np.frombuffer(b"".join(digests), ">u8")
+        lots = np.array([lot(file) for file in rows["file"].to_pylist()], np.uint64)
         chosen = np.zeros(len(rows), bool)
         chosen[np.argsort(lots, kind="stable")[: self.max_photos]] = True
         return chosen, Counter({"not chosen": len(rows) - self.max_photos})
+
+
+def lot(name: str) -> int:
+    """Return a number that is drawn for a name, 64 bits, the same in every run."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def keep(rows: pa.Table, wanted: Bools) -> pa.Table:

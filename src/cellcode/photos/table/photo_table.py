@@ -58,7 +58,6 @@ class PhotoTable:
     notes: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        """Return the number of photos."""
         return int(self.rows.num_rows)
 
     @property
@@ -117,8 +116,7 @@ class PhotoTable:
 
     def save(self, folder: Path | str) -> Self:
         """Write photos.parquet and manifest.json into `folder` and return the table."""
-        folder = Path(folder)
-        root = self.root.resolve()
+        folder, root = Path(folder), self.root.resolve()
         try:  # relative, so that table and photos can move together
             shown = os.path.relpath(root, folder.resolve())
         except ValueError:  # another drive
@@ -137,14 +135,11 @@ class PhotoTable:
             InputError: the folder holds no photo table, or one of another version or schema.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        try:
-            rows = complete(pq.read_table(folder / "photos.parquet"))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{folder}/photos.parquet cannot be read ({str(error).splitlines()[0]})") from None
-        check(folder, manifest, rows.schema, len(rows))
+        manifest, path = _read_manifest(folder), folder / "photos.parquet"
+        with readable(path):
+            rows = _complete(pq.read_table(path))
         notes: dict[str, Any] = {key: manifest[key] for key in ("rejected", "missing", "split_rule") if key in manifest}
-        return cls(rows, root_of(folder, manifest), notes)
+        return cls(rows, _checked_root(folder, manifest, rows.schema, len(rows)), notes)
 
     def _floats(self, name: str) -> Float32:
         return np.asarray(self.rows.column(name).to_numpy(zero_copy_only=False), np.float32)
@@ -167,12 +162,7 @@ class PhotoTable:
         return sorted(value for value in pc.unique(self.rows.column(name)).to_pylist() if value)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of the photo table in a folder.
-
-    Raises:
-        InputError: the folder holds none, or one of another version.
-    """
+def _read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{folder} is not a photo table (no manifest.json); make one with `cellcode ingest`")
     manifest = read_json(folder / "manifest.json")
@@ -181,20 +171,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def root_of(folder: Path, manifest: dict[str, Any]) -> Path:
-    """Return the folder that the table's `file` is relative to."""
-    return Path(os.path.normpath(folder / manifest["root"]))
-
-
 def with_columns(rows: pa.Table, **columns: Sequence[Any] | npt.NDArray[Any] | pa.Array) -> pa.Table:
     """Return rows of the schema with some columns replaced."""
     for name, values in columns.items():
-        index = SCHEMA.get_field_index(name)
-        rows = rows.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA.field(index).type))
+        field = SCHEMA.field(name)
+        rows = rows.set_column(SCHEMA.get_field_index(name), field, pa.array(values, field.type))
     return rows
 
 
-def complete(rows: pa.Table) -> pa.Table:
+def _complete(rows: pa.Table) -> pa.Table:
     """Append columns of the schema that tables of older releases do not have yet."""
     for field in SCHEMA:
         if field.nullable and field.name not in rows.column_names:
@@ -202,12 +187,22 @@ def complete(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def check(folder: Path, manifest: dict[str, Any], schema: pa.Schema, photos: int) -> None:
-    """Refuse rows that are not those of a photo table, or not those of its manifest."""
+def _checked_root(folder: Path, manifest: dict[str, Any], schema: pa.Schema, photos: int) -> Path:
+    """What `file` is relative to; rows that are not those of a photo table, or not those of its manifest, are refused."""
     if not schema.equals(SCHEMA):
         raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
     if manifest.get("photos") != photos:
         raise InputError(f"{folder}: photos.parquet has {photos} photos, its manifest another number; ingest again")
+    return Path(os.path.normpath(folder / manifest["root"]))
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Turn what Arrow raises where a file cannot be read into an InputError that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
 
 
 ROWS = 8_192
@@ -237,14 +232,10 @@ class Batches:
         if isinstance(photos, PhotoTable):
             return cls(photos.root, len(photos), photos.rows)
         folder = Path(photos)
-        manifest, path = read_manifest(folder), folder / "photos.parquet"
-        try:
-            with pq.ParquetFile(path) as file:
-                schema, count = complete(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
-        check(folder, manifest, schema, count)
-        return cls(root_of(folder, manifest), count, path)
+        manifest, path = _read_manifest(folder), folder / "photos.parquet"
+        with readable(path), pq.ParquetFile(path) as file:
+            schema, count = _complete(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
+        return cls(_checked_root(folder, manifest, schema, count), count, path)
 
     def parts(self, columns: list[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
         """Yield some columns, or all of the schema, of at most `rows` photos after another.
@@ -257,13 +248,10 @@ class Batches:
             for first in range(0, self.photos, rows):
                 yield self._source.slice(first, rows).select(columns)
             return
-        try:
-            with pq.ParquetFile(self._source, buffer_size=_READ_BYTES) as file:
-                known = [name for name in columns if name in file.schema_arrow.names]
-                for batch in file.iter_batches(rows, columns=known, use_threads=False):
-                    yield complete(pa.Table.from_batches([batch])).select(columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{self._source} cannot be read ({str(error).splitlines()[0]})") from None
+        with readable(self._source), pq.ParquetFile(self._source, buffer_size=_READ_BYTES) as file:
+            known = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(rows, columns=known, use_threads=False):
+                yield _complete(pa.Table.from_batches([batch])).select(columns)
 
 
 @contextmanager

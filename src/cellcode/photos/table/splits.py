@@ -84,12 +84,10 @@ def assign(table: PhotoTable, rule: SplitRule) -> PhotoTable:
     """Return the table with its split set by the rule, which is noted in the manifest."""
     split = np.full(len(table), "train", dtype="<U5")
     if rule.kind != "none":
-        tested = np.ones(len(table), bool)
-        unused = np.zeros(len(table), bool)
+        tested, unused = np.ones(len(table), bool), np.zeros(len(table), bool)
         if rule.kind in ("position", "both"):
-            tested = by_position(
-                table.lat_deg, table.lon_deg, block_m=rule.block_m, share=rule.test_share, seed=rule.seed
-            )
+            where = table.lat_deg, table.lon_deg
+            tested = by_position(*where, block_m=rule.block_m, share=rule.test_share, seed=rule.seed)
         if rule.kind in ("date", "both"):
             on_date = by_date(table.captured_at, dates=rule.test_dates)
             undated = np.isnat(table.captured_at)
@@ -105,14 +103,11 @@ def assign(table: PhotoTable, rule: SplitRule) -> PhotoTable:
 
 
 def _near_test(table: PhotoTable, split: Strings, buffer_m: float) -> Bools:
-    """Training photos nearer than `buffer_m` to a test photo."""
-    lat, lon = table.lat_deg, table.lon_deg
-    test = np.flatnonzero(split == "test")
-    near = np.zeros(len(table), bool)
+    lat, lon, near = table.lat_deg, table.lon_deg, np.zeros(len(table), bool)
+    test, train = (np.flatnonzero(split == name) for name in ("test", "train"))
     # Test photos near the antimeridian are there a second time, a full turn away, so that boxes may reach over it.
     turns = np.concatenate([lon[test], lon[test] - 360, lon[test] + 360])
     tree = shapely.STRtree(shapely.points(turns, np.tile(lat[test], 3)))
-    train = np.flatnonzero(split == "train")
     for start in range(0, len(train), _TOGETHER):
         rows = train[start : start + _TOGETHER]
         found, others = tree.query(_boxes(lat[rows], lon[rows], buffer_m))

@@ -42,8 +42,6 @@ def write(
     """Write the table of a source's photos and the list of those that were left out, and log how many there are of each.
 
     Args:
-        root: what `file` is relative to.
-        source: for messages.
         rule: sets the split; None keeps that of the rows.
         allow_missing: fraction of the photos that may be missing because of temporary errors.
 
@@ -55,14 +53,16 @@ def write(
     missing = [reject for reject in rejects if reject.transient]
     refused = [reject for reject in rejects if not reject.transient]
     if not len(photos.rows):
-        found = left_out.total() + len(rejects)
         reasons = f"; {_counts(left_out)}" if left_out else ""
         reasons += f" ({_summary(rejects)})" if rejects else ""
-        raise InputError(f"{source}: none of {found:,} photos can be used{reasons}")
+        raise InputError(f"{source}: none of {left_out.total() + len(rejects):,} photos can be used{reasons}")
     table = PhotoTable(photos.rows, root)
     table = assign(table, rule) if rule is not None else table
+    with atomic_path(out / "rejects.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "line", "reason", "missing"])
+        writer.writerows((each.file, each.line, each.reason, "yes" if each.transient else "") for each in rejects)
     notes = {**(table.notes or {}), "rejected": _reasons(refused), "missing": _reasons(missing)}
-    _write_rejects(out / "rejects.csv", rejects)
     table = PhotoTable(table.rows, root, notes).save(out)
     line = f"{len(table):,} photos in {out} ({_counts(Counter(table.split.tolist()))})"
     line += f"; {_counts(left_out)}" if left_out else ""
@@ -95,10 +95,3 @@ def _summary(rejects: list[Reject]) -> str:
 
 def _counts(counted: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counted.items()))
-
-
-def _write_rejects(path: Path, rejects: list[Reject]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "line", "reason", "missing"])
-        writer.writerows((each.file, each.line, each.reason, "yes" if each.transient else "") for each in rejects)
