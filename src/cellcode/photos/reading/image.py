@@ -86,7 +86,7 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError:
         raise PhotoError(f"{name}: not an image that can be read") from None
     except Exception as error:  # Pillow's plugins raise anything on damaged files
-        raise PhotoError(f"{name}: cannot be read ({_reason(error)})") from None
+        raise PhotoError(f"{name}: cannot be read ({reason_of(error)})") from None
     width, height = image.size
     if width * height > max_pixels:
         raise PhotoTooLargeError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
@@ -201,7 +201,7 @@ def _frames(image: Image.Image, name: str) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception as error:  # as above
-        raise PhotoError(f"{name}: the picture is damaged ({_reason(error)})") from None
+        raise PhotoError(f"{name}: the picture is damaged ({reason_of(error)})") from None
 
 
 def _decode(image: Image.Image, source: Source) -> Image.Image:
@@ -216,12 +216,13 @@ def _decode(image: Image.Image, source: Source) -> Image.Image:
                 upright = Image.alpha_composite(white, upright.convert("RGBA"))
             return upright.convert("RGB")
     except Exception as error:  # as above
-        raise PhotoError(f"{_name(source)}: the picture is damaged ({_reason(error)})") from None
+        raise PhotoError(f"{_name(source)}: the picture is damaged ({reason_of(error)})") from None
 
 
 def _name(source: Source) -> str:
     return str(source) if isinstance(source, Path | str) else "photo"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error, or its name where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

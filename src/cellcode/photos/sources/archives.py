@@ -6,12 +6,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
 
 from cellcode.files import atomic_path
+from cellcode.photos.reading.image import reason_of
 from cellcode.photos.sources.consent import require_consent, size_text
 from cellcode.photos.sources.lists import Listed
 from cellcode.photos.sources.protocol import relative_file
@@ -49,7 +51,6 @@ def place(
         places: members of archives, or files that stay where they are.
         open_archive: opens an archive by its name, for reading at any place.
         out: `file` of the result is relative to it.
-        confirm: see `require_consent`.
         notice: what the photos are and under which licence, for people.
 
     Raises:
@@ -57,21 +58,19 @@ def place(
     """
     names = listed.rows["file"].to_pylist()
     members = {name: found for name in names if isinstance(found := places.get(name), Member)}
-    todo = {name: member for name, member in members.items() if not _is_there(out / member.target, member)}
+    todo = {name: member for name, member in members.items() if not _is_there(out / member.target, member.size_bytes)}
     size = sum(member.size_bytes for member in todo.values())
     notice = f"{notice}: {len(names):,} photos, {len(todo):,} of them to unpack, {size_text(size)}"
     require_consent(confirm, notice, len(todo), size)
     faults = {name: "not among the photos that are there" for name in names if name not in places}
     faults |= _unpack(todo, open_archive, out)
-    files = [_file(places[name], out) for name in names if name not in faults]
+    usable_places = (places[name] for name in names if name not in faults)
+    files = [each.target if isinstance(each, Member) else relative_file(each, out) for each in usable_places]
     usable = np.array([name not in faults for name in names], bool)
     rows = with_columns(keep(listed.rows, usable), file=files)
-    rejects = [
-        Reject(name, int(number), faults[name])
-        for name, number in zip(names, listed.numbers, strict=True)
-        if name in faults
-    ]
-    return replace(listed, rows=rows, numbers=listed.numbers[usable], rejects=[*listed.rejects, *rejects])
+    lost = compress(zip(names, listed.numbers, strict=True), ~usable)
+    rejects = [*listed.rejects, *(Reject(name, int(number), faults[name]) for name, number in lost)]
+    return replace(listed, rows=rows, numbers=listed.numbers[usable], rejects=rejects)
 
 
 def is_safe(name: str) -> bool:
@@ -80,13 +79,9 @@ def is_safe(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
 
 
-def _file(found: Member | Path, out: Path) -> str:
-    return found.target if isinstance(found, Member) else relative_file(found, out)
-
-
-def _is_there(path: Path, member: Member) -> bool:
+def _is_there(path: Path, size_bytes: int) -> bool:
     """A file is written whole or not at all; another photo of the same name has another size."""
-    return path.is_file() and path.stat().st_size == member.size_bytes
+    return path.is_file() and path.stat().st_size == size_bytes
 
 
 def _unpack(todo: Mapping[str, Member], open_archive: Open, out: Path) -> dict[str, str]:
@@ -109,7 +104,7 @@ def _unpack(todo: Mapping[str, Member], open_archive: Open, out: Path) -> dict[s
                                 temporary.write_bytes(content)
                         meter.advance()
             except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-                faults |= dict.fromkeys(left.values(), f"{archive} cannot be read to its end ({_first(error)})")
+                faults |= dict.fromkeys(left.values(), f"{archive} cannot be read to its end ({reason_of(error)})")
                 continue
             faults |= dict.fromkeys(left.values(), f"not in {archive} any more")
     return faults
@@ -126,7 +121,7 @@ def _contents(archive: str, file: BinaryIO, wanted: Iterable[str]) -> Iterator[t
                     continue
                 # The last two: an unknown kind of compression, or encrypted.
                 except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-                    yield name, f"damaged in {archive} ({_first(error)})"
+                    yield name, f"damaged in {archive} ({reason_of(error)})"
         return
     names = set(wanted)
     with tarfile.open(fileobj=file) as tar:  # by its order: a compressed one cannot be read in another
@@ -134,7 +129,3 @@ def _contents(archive: str, file: BinaryIO, wanted: Iterable[str]) -> Iterator[t
             if member.name in names and (stream := tar.extractfile(member)) is not None:
                 names.discard(member.name)
                 yield member.name, stream.read()
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

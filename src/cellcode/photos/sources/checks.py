@@ -49,12 +49,8 @@ def resolve(present: list[str], asked: Mapping[str, str], path: Path, *, placed:
     if it is the only one there.
 
     Args:
-        present: the columns of the list.
         asked: our name to the list's, where the user names it; an empty column means none.
         placed: the list has a geometry: latitude and longitude come from it, unless the user names columns.
-
-    Returns:
-        Our name to the list's, for every column that is there.
 
     Raises:
         UsageError: a name that the format does not have.
@@ -67,17 +63,13 @@ def resolve(present: list[str], asked: Mapping[str, str], path: Path, *, placed:
             raise InputError(f"{path} has no column {column!r}{_nearest(column, present)}")
     found = {name: column for name, column in asked.items() if column}
     for name in NAMES:
-        if name in asked or (placed and name in ("lat", "lon")):
-            continue
-        itself = _by_itself(name, present, path)
-        if itself is not None:
+        known = name in asked or (placed and name in ("lat", "lon"))
+        if not known and (itself := _by_itself(name, present, path)) is not None:
             found[name] = itself
-    twice = [column for column in found.values() if present.count(column) > 1]
-    if twice:
+    if twice := [column for column in found.values() if present.count(column) > 1]:
         raise InputError(f"{path}: the column {twice[0]} occurs {present.count(twice[0])} times; keep one of them")
-    missing = [name for name in REQUIRED if name not in found and not (placed and name != "file")]
-    if missing:
-        needed = ", ".join(REQUIRED if not placed else REQUIRED[:1])
+    if missing := [name for name in REQUIRED if name not in found and not (placed and name != "file")]:
+        needed = "file" if placed else ", ".join(REQUIRED)
         raise InputError(
             f"{path}: the column {missing[0]} is missing; needed are {needed}. It has {_some(present)}; "
             f"name the right one with --column {missing[0]}=COLUMN"
@@ -111,7 +103,9 @@ def _some(names: Collection[str]) -> str:
 
 
 _TEXTS = ("sequence", "device", "licence", "attribution", "land_use")
-_RANGES = {  # of numbers that may be missing: lowest and highest value that can be meant
+_RANGES = {  # lowest and highest value that can be meant; all but the first two may be missing
+    "lat": (-90, 90),
+    "lon": (-180, 180),
     "heading": (-360, 360),
     "fov": (1, 360),
     "accuracy": (0, 20_000_000),
@@ -133,10 +127,7 @@ class Checked:
 
 
 def check(lines: Lines, source: str) -> Checked:
-    """Check lines; the first fault of a line is its reason.
-
-    Args:
-        source: of the photos, where the list states none.
+    """Check lines; the first fault of a line is its reason. Photos are of `source` where the list states none.
 
     Raises:
         InputError: a column is of a type that cannot hold what it should.
@@ -149,9 +140,8 @@ def check(lines: Lines, source: str) -> Checked:
     unknown = ~pc.is_in(split, pa.array(SPLITS)).to_numpy(zero_copy_only=False)
     words = ", ".join(SPLITS)
     read.note(unknown, lambda row: f"split is {split[row].as_py()!r}, not one of {words}", f"split not one of {words}")
-    lat, lon = read.coordinate("lat", 90), read.coordinate("lon", 180)
-    heading, fov, accuracy = (read.optional(name) for name in ("heading", "fov", "accuracy"))
-    width, height = (np.nan_to_num(read.optional(name)).astype(np.int32) for name in ("width", "height"))
+    lat, lon = (read.numbers(name, optional=False) for name in ("lat", "lon"))
+    heading, fov, accuracy, width, height = (read.numbers(name, optional=True) for name in tuple(_RANGES)[2:])
     columns = {
         "file": pc.fill_null(file, ""),
         "lat_deg": pa.array(lat),
@@ -162,8 +152,8 @@ def check(lines: Lines, source: str) -> Checked:
         **{name: read.text(name) for name in _TEXTS},
         "split": split,
         "source": pc.fill_null(read.text("source"), source),
-        "width_px": pa.array(width),
-        "height_px": pa.array(height),
+        "width_px": pa.array(np.nan_to_num(width).astype(np.int32)),
+        "height_px": pa.array(np.nan_to_num(height).astype(np.int32)),
         "accuracy_m": _float32(accuracy),
     }
     rows = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -193,26 +183,22 @@ class _Reader:
 
     def text(self, name: str) -> pa.Array:
         """Text without blanks around it, null where there is none."""
-        texts = pc.utf8_trim_whitespace(_cast(name, self._column(name), pa.string()))
-        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+        return trimmed(_cast(name, self._column(name), pa.string()))
 
-    def coordinate(self, name: str, limit: int) -> Float64:
-        """Degrees that must be there, within the limit on either side."""
+    def numbers(self, name: str, *, optional: bool) -> Float64:
+        """Numbers within their range; NaN where there is none, which may be so if they are optional."""
         raw = self._column(name)
         values, number = _numbers(name, raw)
-        self.note(~number, lambda row: f"{name} is {raw[row].as_py()!r}, not a number", f"{name} not a number")
-        self._note_outside(name, values, number, -limit, limit)
-        return values
-
-    def optional(self, name: str) -> Float64:
-        """Numbers within their range, NaN where there is none."""
-        raw = self._column(name)
-        values, number = _numbers(name, raw)
-        missing = np.array(pc.fill_null(pc.equal(_cast(name, raw, pa.string()), ""), True))
-        missing |= number & np.isnan(values)
+        missing = np.zeros(self._count, bool)
+        if optional:
+            missing = np.array(pc.fill_null(pc.equal(_cast(name, raw, pa.string()), ""), True))
+            missing |= number & np.isnan(values)
         wrong = ~number & ~missing
         self.note(wrong, lambda row: f"{name} is {raw[row].as_py()!r}, not a number", f"{name} not a number")
-        self._note_outside(name, values, number & ~missing, *_RANGES[name])
+        lowest, highest = _RANGES[name]
+        inside = (values >= lowest) & (values <= highest)  # False for NaN
+        reason = f"not in {lowest}..{highest}"
+        self.note(number & ~missing & ~inside, lambda row: f"{name} is {values[row]}, {reason}", f"{name} {reason}")
         return values
 
     def date(self, name: str) -> pa.Array:
@@ -231,11 +217,6 @@ class _Reader:
         reason = "not an ISO 8601 date"
         self.note(wrong, lambda row: f"{name} is {raw[row].as_py()!r}, {reason}", f"{name} {reason}")
         return pa.array(dates, pa.timestamp("ms"))
-
-    def _note_outside(self, name: str, values: Float64, number: Bools, lowest: int, highest: int) -> None:
-        inside = (values >= lowest) & (values <= highest)  # False for NaN
-        bounds = f"{lowest}..{highest}"
-        self.note(number & ~inside, lambda row: f"{name} is {values[row]}, not in {bounds}", f"{name} not in {bounds}")
 
     def _column(self, name: str) -> pa.Array:
         column = self._columns.get(name)
@@ -259,6 +240,12 @@ def _float(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return None
+
+
+def trimmed(texts: pa.Array) -> pa.Array:
+    """Return texts without blanks around them, null where there is none."""
+    texts = pc.utf8_trim_whitespace(texts)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _float32(values: Float64) -> pa.Array:

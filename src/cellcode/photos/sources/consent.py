@@ -16,9 +16,7 @@ class Estimate:
     """What a source would fetch.
 
     Attributes:
-        source: its name, for people.
-        photos: photos to fetch.
-        present: those of them that are already there.
+        photos: to fetch, of which `present` are already there.
         photo_bytes: mean size of one; None: unknown.
         found: photos in the region; None: `photos`.
         accepted: those that no option excludes; None: `photos`.
@@ -39,9 +37,7 @@ class Estimate:
     def bytes(self) -> int | None:
         """Approximate number of bytes to fetch; None: unknown."""
         left = self.photos - self.present
-        if not left:
-            return 0
-        return None if self.photo_bytes is None else round(self.photo_bytes * left)
+        return 0 if not left else None if self.photo_bytes is None else round(self.photo_bytes * left)
 
     def describe(self) -> str:
         """Return a few lines for people."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cellcode.progress import track as show_progress
 logger = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".hif"}
 _VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".3gp", ".insv", ".360"}
+_STATED = ("fov_deg", "captured_at", "device", "licence", "attribution", "accuracy_m")
 PANORAMA_REASON = "a 360 degree panorama, in which nothing is straight; have it cut into views with --panoramas 4,90,0"
 
 
@@ -46,21 +48,17 @@ class FolderSource(PhotoSource):
             InputError: the folder does not exist or holds no photos, or a track is damaged.
         """
         options, self.root, cuts = self.options, Path(self.argument), self.out / "cuts"
-        reader = _Reader(
-            self.root,
-            Clock.parse(options.camera_zone, options.clock_offset_s),
-            Track.read(options.gpx) if options.gpx else None,
-            options.track_heading,
-            Cutter(options.panoramas, cuts, self.root) if options.panoramas is not None else None,
-        )
+        clock = Clock.parse(options.camera_zone, options.clock_offset_s)
+        track = Track.read(options.gpx) if options.gpx else None
+        cutter = Cutter(options.panoramas, cuts, self.root) if options.panoramas is not None else None
+        reader = _Reader(self.root, clock, track, options.track_heading, cutter)
         files = [path for path in photo_files(self.root) if not _is_below(path, self.root, cuts)]
         remarks = Counter[str]()
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for items, remark in show_progress(threads.map(reader.items, files), "reading photos", len(files)):
                 remarks.update([remark] if remark else [])
                 yield from items
-        videos = sum(path.suffix.lower() in _VIDEOS for path in _visible(self.root))
-        if videos:
+        if videos := sum(path.suffix.lower() in _VIDEOS for path in _visible(self.root)):
             remarks["videos skipped"] = videos
         if remarks:
             logger.info("%s: %s", self.root, "; ".join(f"{count} {what}" for what, count in remarks.most_common()))
@@ -87,9 +85,8 @@ def photo_files(folder: Path) -> list[Path]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)  # noqa: E731
+    return filterfalse(hidden, folder.rglob("*"))
 
 
 @dataclass(frozen=True)
@@ -111,24 +108,13 @@ class _Reader:
                 width, height = image.size[::-1] if is_turned(image) else image.size
             lat, lon, source = self._place(facts)
             heading, remark = self._heading(facts, lat, lon)
-            columns = {
-                "heading_deg": heading,
-                "fov_deg": facts.fov_deg,
-                "captured_at": facts.captured_at,
-                "device": facts.device,
-                "licence": facts.licence,
-                "attribution": facts.attribution,
-                "source": source,
-                "width_px": width,
-                "height_px": height,
-                "accuracy_m": facts.accuracy_m,
-            }
+            columns = {name: getattr(facts, name) for name in _STATED}
+            columns |= {"heading_deg": heading, "source": source, "width_px": width, "height_px": height}
             return [Photo(view, (lat, lon), each) for view, each in self._views(path, columns, facts)], remark
         except PhotoError as error:
             return [Reject(file, None, str(error).removeprefix(f"{path}: ").removeprefix(f"{file}: "))], None
 
     def _views(self, path: Path, columns: dict[str, Any], facts: Facts) -> list[tuple[Path, dict[str, Any]]]:
-        """The photo, or the views of a panorama, with their columns."""
         if facts.panorama is None:
             read_image(path)
             return [(path, columns)]
@@ -155,24 +141,19 @@ class _Reader:
         return lat, lon, "folder+gpx"
 
     def _heading(self, facts: Facts, lat_deg: float, lon_deg: float) -> tuple[float | None, str | None]:
-        """True heading, and a remark where there is one that cannot be used."""
         if facts.heading_deg is not None:
             return facts.heading_deg, None
         if facts.magnetic_heading_deg is not None:
-            return _true_heading(facts.magnetic_heading_deg, facts, lat_deg, lon_deg)
+            if facts.captured_at is None:
+                return None, "magnetic headings left out, of photos without a date"
+            try:
+                declination = declination_deg(lat_deg, lon_deg, facts.captured_at)
+            except MissingExtraError as error:
+                return None, f"magnetic headings left out ({error})"
+            if declination is None:
+                return None, "magnetic headings left out, of a date or place without a magnetic model"
+            return (facts.magnetic_heading_deg + declination) % 360, None
         if self.track is not None and self.track_heading and facts.in_utc:
             along = float(self.track.heading_deg(np.array([facts.captured_at], "datetime64[ms]"))[0])
             return (None if math.isnan(along) else along), None
         return None, None
-
-
-def _true_heading(magnetic_deg: float, facts: Facts, lat_deg: float, lon_deg: float) -> tuple[float | None, str | None]:
-    if facts.captured_at is None:
-        return None, "magnetic headings left out, of photos without a date"
-    try:
-        declination = declination_deg(lat_deg, lon_deg, facts.captured_at)
-    except MissingExtraError as error:
-        return None, f"magnetic headings left out ({error})"
-    if declination is None:
-        return None, "magnetic headings left out, of a date or place without a magnetic model"
-    return (magnetic_deg + declination) % 360, None

@@ -18,6 +18,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
 from cellcode.errors import InputError
+from cellcode.photos.table.photo_table import readable
 from cellcode.types import Float64, Int64
 
 _WGS84 = CRS.from_epsg(4326)
@@ -45,13 +46,11 @@ class Geometry:
         Raises:
             InputError: its metadata is damaged, or of a geometry that cannot be read.
         """
-        raw = (schema.metadata or {}).get(b"geo")
-        if raw is None:
+        if (raw := (schema.metadata or {}).get(b"geo")) is None:
             return None
         try:
             metadata = json.loads(raw)
-            column = metadata["primary_column"]
-            facts = metadata["columns"][column]
+            facts = metadata["columns"][column := metadata["primary_column"]]
             encoding = facts.get("encoding", "WKB")
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}: its GeoParquet metadata ('geo') is damaged") from None
@@ -86,10 +85,9 @@ def _points(values: pa.Array) -> tuple[Float64, Float64, dict[int, str]]:
     """Coordinates of WKB points; x and y are NaN where there is another geometry or none, with the reason."""
     encoded = np.asarray(values.to_numpy(zero_copy_only=False), object)
     shapes = shapely.from_wkb(encoded, on_invalid="ignore")
-    empty = shapely.is_empty(shapes)
+    empty, faults = shapely.is_empty(shapes), {}
     full = np.where(empty, None, shapes)
     x, y = shapely.get_x(full), shapely.get_y(full)  # NaN of anything but a point
-    faults = {}
     for row in np.flatnonzero(np.isnan(x) | np.isnan(y)):
         if encoded[row] is None or empty[row]:
             faults[int(row)] = "no geometry"
@@ -170,7 +168,6 @@ class CsvList(PhotoList):
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the header."""
         self._path = path
         with _csv(path) as rows:
             self.names = [name.strip() for name in next(rows, [])]
@@ -197,9 +194,8 @@ class ParquetList(PhotoList):
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the metadata."""
         self._path = path
-        with _parquet(path):
+        with readable(path):
             self._file = pq.ParquetFile(path)
         schema = self._file.schema_arrow
         self.names = list(schema.names)
@@ -213,21 +209,19 @@ class ParquetList(PhotoList):
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
         """See `PhotoList`."""
         geometry = self._geometry if not {"lat", "lon"} <= wanted.keys() else None
-        names = {*wanted.values(), *([geometry.column] if geometry else [])}
-        first = 1
-        with _parquet(self._path):
+        names, first = {*wanted.values(), *([geometry.column] if geometry else [])}, 1
+        with readable(self._path):
             for batch in self._file.iter_batches(LINES, columns=sorted(names)):
-                columns = {name: _plain(batch.column(column)) for name, column in wanted.items()}
+                columns = {name: batch.column(column) for name, column in wanted.items()}
+                for name, values in columns.items():
+                    if pa.types.is_dictionary(values.type):
+                        columns[name] = values.dictionary_decode()
                 faults: dict[int, str] = {}
                 if geometry is not None:
                     lat, lon, faults = geometry.positions(batch.column(geometry.column))
                     columns |= {"lat": pa.array(lat), "lon": pa.array(lon)}
                 yield Lines(np.arange(first, first + len(batch)), columns, faults)
                 first += len(batch)
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 @contextmanager
@@ -239,14 +233,6 @@ def _csv(path: Path) -> Iterator[Any]:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8 ({error})") from None
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
 
 
 GEOJSON_SUFFIXES = (".geojson", ".geojsonl", ".geojsonseq", ".geojsons", ".ndjson")
@@ -264,7 +250,6 @@ class GeoJsonList(PhotoList):
     placed = True
 
     def __init__(self, path: Path) -> None:
-        """Read it."""
         try:
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
@@ -278,16 +263,14 @@ class GeoJsonList(PhotoList):
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
         """See `PhotoList`."""
         for first in range(0, len(self._features), LINES):
-            some = self._features[first : first + LINES]
-            properties = [_properties(feature) for _, feature in some]
-            columns = {name: array_of([each.get(column) for each in properties]) for name, column in wanted.items()}
-            places = [_position(feature) for _, feature in some]
-            found = [place if isinstance(place, tuple) else (np.nan, np.nan) for place in places]
-            geometry = {"lat": [lat for lat, _ in found], "lon": [lon for _, lon in found]}
-            columns = {**{name: pa.array(values, pa.float64()) for name, values in geometry.items()}, **columns}
+            numbers, features = zip(*self._features[first : first + LINES], strict=True)
+            properties, places = [_properties(each) for each in features], [_position(each) for each in features]
+            found = np.array([place if isinstance(place, tuple) else (np.nan, np.nan) for place in places], np.float64)
+            columns = {"lat": pa.array(found[:, 0]), "lon": pa.array(found[:, 1])}
+            columns |= {name: array_of([each.get(column) for each in properties]) for name, column in wanted.items()}
             needed = not {"lat", "lon"} <= wanted.keys()
             faults = {row: place for row, place in enumerate(places) if needed and isinstance(place, str)}
-            yield Lines(np.array([number for number, _ in some], np.int64), columns, faults)
+            yield Lines(np.array(numbers, np.int64), columns, faults)
 
 
 def _is_line_by_line(text: str) -> bool:
@@ -306,13 +289,11 @@ def _lines(text: str) -> list[tuple[int, Any]]:
     """Features by their line; None where a line is no JSON."""
     features: list[tuple[int, Any]] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip(_SEPARATOR + " \r\t")
-        if not line:
-            continue
-        try:
-            features.append((number, json.loads(line)))
-        except ValueError:
-            features.append((number, None))
+        if line := line.strip(_SEPARATOR + " \r\t"):
+            try:
+                features.append((number, json.loads(line)))
+            except ValueError:
+                features.append((number, None))
     return features
 
 

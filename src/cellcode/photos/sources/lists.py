@@ -60,13 +60,7 @@ class ListedSource(PhotoSource):
         yield from measure(listed, self.root, self.options.check, self.spec)
 
     def select(self, photos: PhotoList, path: Path, source: str, columns: Mapping[str, str]) -> Listed:
-        """Choose from a list by the options.
-
-        Args:
-            path: of the list, for messages.
-            source: of the photos, where the list does not state one.
-            columns: our name to the list's column, as the user or the format names them.
-        """
+        """Choose from a list by the options; see `select` and `columns.resolve`."""
         wanted = resolve(photos.names, columns, path, placed=photos.placed)
         self.has_split = "split" in wanted
         return select(photos, wanted, source, self.options.selection(self.region))
@@ -121,11 +115,10 @@ def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection:
     first = _first_of_same(rows["file"])
     once = first == np.arange(len(rows))
     again = np.flatnonzero(~once)
+    doubles = zip(rows["file"].take(again).to_pylist(), lines_of[again], lines_of[first[again]], strict=True)
     rejects += [
         Reject(file, int(line), f"duplicate of line {earlier}", kind="duplicate of another line")
-        for file, line, earlier in zip(
-            rows["file"].take(again).to_pylist(), lines_of[again], lines_of[first[again]], strict=True
-        )
+        for file, line, earlier in doubles
     ]
     rows, lines_of = keep(rows, once), lines_of[once]
     chosen, not_chosen = selection.choose(rows)
@@ -148,10 +141,8 @@ def measure(listed: Listed, root: Path, how: Check, name: str) -> Iterator[Batch
     """Yield the photos with their width and height, upright; those that cannot be read are rejects.
 
     Args:
-        root: what `file` is relative to.
         how: "decode" reads every photo whole, so that a damaged one is found here and not in the middle of a training;
             "header" only opens it; "none" does not touch the files.
-        name: of the list, for messages.
 
     Raises:
         InputError: "none", and a photo's size is not in the list.
@@ -170,16 +161,16 @@ def measure(listed: Listed, root: Path, how: Check, name: str) -> Iterator[Batch
         for first in range(0, len(rows), _TOGETHER):
             some, numbers = rows.slice(first, _TOGETHER), lines[first : first + _TOGETHER]
             files = some["file"].to_pylist()
-            sizes: list[tuple[int, int] | str] = []
-            for size in threads.map(lambda file: _size(root / file, how), files):
-                sizes.append(size)
+            sizes, rejects, usable = list[tuple[int, int]](), list[Reject](), np.zeros(len(some), bool)
+            for row, size in enumerate(threads.map(lambda file: _size(root / file, how), files)):
+                if isinstance(size, str):
+                    rejects.append(Reject(files[row], int(numbers[row]), size))
+                else:
+                    sizes.append(size)
+                    usable[row] = True
                 meter.advance()
-            rejects = [
-                Reject(file, int(number), size)
-                for file, number, size in zip(files, numbers, sizes, strict=True)
-                if isinstance(size, str)
-            ]
-            yield Batch(_with_sizes(some, sizes), rejects)
+            widths, heights = np.array(sizes, np.int32).reshape(-1, 2).T
+            yield Batch(with_columns(keep(some, usable), width_px=widths, height_px=heights), rejects)
 
 
 def _size(path: Path, how: Literal["decode", "header"]) -> tuple[int, int] | str:
@@ -187,9 +178,3 @@ def _size(path: Path, how: Literal["decode", "header"]) -> tuple[int, int] | str
         return photo_size(path, how)
     except PhotoError as error:
         return str(error).removeprefix(f"{path}: ")
-
-
-def _with_sizes(rows: pa.Table, sizes: list[tuple[int, int] | str]) -> pa.Table:
-    known = [size for size in sizes if isinstance(size, tuple)]
-    rows = keep(rows, np.array([isinstance(size, tuple) for size in sizes], bool))
-    return with_columns(rows, width_px=[width for width, _ in known], height_px=[height for _, height in known])

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellcode.errors import InputError, MissingExtraError, UsageError
+from cellcode.photos.reading.image import reason_of
 from cellcode.photos.sources.archives import Member, Places, place
+from cellcode.photos.sources.checks import trimmed
 from cellcode.photos.sources.consent import require_consent, size_text
 from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
 from cellcode.photos.sources.lists import Listed, ListedSource, select
@@ -69,7 +71,7 @@ class HubDataset(Dataset):
         try:
             found: Any = self._files.find(_ROOT.rstrip("/"), detail=True)
         except Exception as error:  # of whatever HTTP library it uses
-            raise InputError(f"{REPOSITORY} cannot be listed at its hub ({_first(error)})") from None
+            raise InputError(f"{REPOSITORY} cannot be listed at its hub ({reason_of(error)})") from None
         self._sizes = {name.removeprefix(_ROOT): int(facts["size"] or 0) for name, facts in found.items()}
 
     def ask(self, confirm: Callable[[str], bool]) -> None:
@@ -85,8 +87,7 @@ class HubDataset(Dataset):
             f"{REPOSITORY} on Hugging Face, CC-BY-SA-4.0: {named}, then the tables of contents of {zips} zips "
             "(some MB each), then only the photos that are wanted"
         )
-        size = sum(lists.values())
-        require_consent(confirm, notice, size, size, always=True)
+        require_consent(confirm, notice, sum(lists.values()), sum(lists.values()), always=True)
 
     def names(self) -> Iterator[str]:
         """See `osv5m.Dataset`; photos outside the zips are not looked for."""
@@ -98,7 +99,7 @@ class HubDataset(Dataset):
             return Path(self._hub.hf_hub_download(REPOSITORY, name, repo_type="dataset"))
         except Exception as error:  # as above
             raise InputError(
-                f"{name} of {REPOSITORY} cannot be fetched ({_first(error)}); run again, it resumes"
+                f"{name} of {REPOSITORY} cannot be fetched ({reason_of(error)}); run again, it resumes"
             ) from None
 
     def open(self, name: str) -> BinaryIO:
@@ -107,19 +108,9 @@ class HubDataset(Dataset):
         return opened
 
 
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 LICENCE = "CC-BY-SA-4.0"
-_NAMES = {
-    "file": "id",
-    "lat": "latitude",
-    "lon": "longitude",
-    "captured_at": "captured_at",
-    "sequence": "sequence",
-    "attribution": "creator_username",
-}
+_NAMES = {"file": "id", "lat": "latitude", "lon": "longitude", "captured_at": "captured_at", "sequence": "sequence"}
+_NAMES |= {"attribution": "creator_username"}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -178,16 +169,10 @@ class _Lists(PhotoList):
                 dates = pa.array([_milliseconds(text) for text in lines.columns["captured_at"].to_pylist()], pa.int64())
                 same = {"split": split, "licence": LICENCE}
                 columns = {name: pa.repeat(value, len(lines.numbers)) for name, value in same.items()}
-                creators = pc.binary_join_element_wise(_text(lines.columns["attribution"]), "Mapillary", ", ")
+                creators = pc.binary_join_element_wise(trimmed(lines.columns["attribution"]), "Mapillary", ", ")
                 columns["attribution"] = pc.fill_null(creators, "Mapillary")
                 columns["captured_at"] = pc.cast(dates, pa.timestamp("ms"))
                 yield replace(lines, columns={**lines.columns, **columns})
-
-
-def _text(values: pa.Array) -> pa.Array:
-    """Null where there is no name."""
-    trimmed = pc.utf8_trim_whitespace(values)
-    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
 
 
 def find(dataset: Dataset, ids: set[str]) -> Places:
@@ -196,8 +181,7 @@ def find(dataset: Dataset, ids: set[str]) -> Places:
     Raises:
         InputError: a zip is damaged, so that its contents are unknown.
     """
-    places: dict[str, Member | Path] = {}
-    archives = []
+    places, archives = dict[str, Member | Path](), []
     for name in dataset.names():
         path = PurePosixPath(name)
         if path.suffix.lower() == ".zip":
@@ -225,8 +209,7 @@ def _contents(dataset: Dataset, archive: str) -> list[zipfile.ZipInfo]:
 
 
 def _milliseconds(text: str | None) -> int | None:
-    """Milliseconds since 1970; many lines have none. Some tools write them as 1.5e12."""
-    try:
+    try:  # some tools write them as 1.5e12
         return int(float(text)) if text else None
     except (ValueError, OverflowError):
         return None

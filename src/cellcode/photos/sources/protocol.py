@@ -31,7 +31,6 @@ class RowMaker:
     """Makes rows of one source's photos.
 
     Attributes:
-        spec: of the source, for messages.
         out: folder of the photo table; bytes are written into its folder `images`, under a digest as name.
         check: how files are looked at whose size is not among their facts.
         has_split: a photo stated its split.
@@ -46,9 +45,6 @@ class RowMaker:
 
     def batch(self, items: list[Any], root: Path, selection: Selection) -> Batch:
         """Return rows and rejects of some items; of those that are not wanted nothing is read or written.
-
-        Args:
-            root: folder that `file` is relative to.
 
         Raises:
             PluginError: an item is of another form, or has a fact that the photo table has no column for.
@@ -65,13 +61,11 @@ class RowMaker:
                 photos.append((image, row))
         wanted, left_out = selection.mask(pa.Table.from_pylist([row for _, row in photos], SCHEMA))
         photos = list(compress(photos, wanted))
-        for (image, row), found in zip(
-            photos, self.threads.map(lambda each: self._place(each[0], each[1], root), photos), strict=True
-        ):
+        placed = self.threads.map(lambda each: self._place(each[0], each[1], root), photos)
+        for (image, row), found in zip(photos, placed, strict=True):
             if isinstance(image, bytes) and not isinstance(found, str):
-                again = row["file"] in self._seen
+                found = "the same image as an earlier photo" if row["file"] in self._seen else found
                 self._seen.add(row["file"])
-                found = "the same image as an earlier photo" if again else found
             if isinstance(found, str):
                 rejects.append(Reject(row["file"], None, found))
             else:
@@ -79,7 +73,6 @@ class RowMaker:
         return Batch(pa.Table.from_pylist(rows, SCHEMA), rejects, left_out)
 
     def _row(self, item: object) -> tuple[Path | bytes, dict[str, Any]]:
-        """The image and the row of an item, whose file and size are not known yet."""
         try:
             if not isinstance(item, tuple):
                 raise TypeError
@@ -102,7 +95,6 @@ class RowMaker:
         return image if isinstance(image, bytes) else Path(image), row
 
     def _place(self, image: Path | bytes, row: Mapping[str, Any], root: Path) -> dict[str, Any] | str:
-        """File and size of a photo, or why it cannot be used."""
         width, height = row["width_px"], row["height_px"]
         try:
             if isinstance(image, bytes):
@@ -111,12 +103,13 @@ class RowMaker:
                 if not path.is_file():
                     with atomic_path(path) as temporary:
                         temporary.write_bytes(image)
-                return {"file": relative_file(path, root), "width_px": width, "height_px": height}
-            if not (width and height):
-                if self.check == "none":
-                    return "no width_px and height_px, which check none needs"
-                width, height = photo_size(image, self.check)
-            return {"file": relative_file(image, root), "width_px": width, "height_px": height}
+            else:
+                path = image
+                if not (width and height):
+                    if self.check == "none":
+                        return "no width_px and height_px, which check none needs"
+                    width, height = photo_size(path, self.check)
+            return {"file": relative_file(path, root), "width_px": width, "height_px": height}
         except PhotoError as error:
             return str(error).removeprefix(f"{image if isinstance(image, Path) else 'photo'}: ")
 
@@ -133,7 +126,6 @@ def relative_file(path: Path, root: Path) -> str:
 
 
 def _fault(row: Mapping[str, Any]) -> str | None:
-    """The reason why a row cannot be used; None if it can be."""
     lat, lon = row["lat_deg"], row["lon_deg"]
     if not (abs(lat) <= 90 and abs(lon) <= 180):  # also NaN
         return f"its position {lat:g}, {lon:g} is outside valid coordinates"
@@ -154,8 +146,7 @@ class Photo(NamedTuple):
     """One photo of a source; a plain tuple of the same is accepted too.
 
     Attributes:
-        image: path of the file (a relative one is relative to the working directory), or the bytes of one, which are written
-            into OUT/images.
+        image: path of the file, or the bytes of one, which are written into OUT/images.
         position: latitude and longitude in degrees, WGS84.
         facts: further columns of the photo table (docs/formats.md) by their names, such as heading_deg and captured_at. A file
             whose width_px and height_px are among them is not opened.

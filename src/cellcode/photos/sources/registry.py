@@ -29,19 +29,14 @@ PHOTO_SOURCES: Registry[PhotoSource] = Registry(
 def open_source(
     text: str, *, out: Path, region: Region | None = None, options: IngestOptions | None = None
 ) -> PhotoSource:
-    """Return the source of a text; nothing is fetched yet.
-
-    Args:
-        text: a folder of photos or shards, a list, or a name of `PHOTO_SOURCES` with what follows it.
-        out: folder of the photo table.
+    """Return the source of a text, see `ingest`; nothing is fetched yet.
 
     Raises:
         UsageError: the source is unknown, or an option has no meaning for it.
         InputError: it does not exist.
         PluginError: a plug-in cannot be used.
     """
-    spec = _spec(text)
-    found = PHOTO_SOURCES.find(spec)
+    found = PHOTO_SOURCES.find(spec := _spec(text))
     source = PHOTO_SOURCES.call(spec, found.factory, found.argument, out=out, region=region, options=options)
     source.spec = text
     source.options.refuse_unused(source.uses, text)
@@ -65,7 +60,6 @@ def estimate(
 
 
 def _spec(text: str) -> str:
-    """Add the name of the source to a path."""
     if PHOTO_SOURCES.knows(text):
         return text
     from cellcode.photos.sources import lists, webdataset

@@ -24,14 +24,11 @@ _SHARDS = (".tar", ".tar.gz", ".tgz")
 
 @dataclass
 class _Sample:
-    """What a shard holds under one key."""
-
     properties: dict[str, Any] | None = None
     photo: Member | None = None
     fault: str | None = None
 
     def reason(self) -> str | None:
-        """Why it is of no use."""
         if self.fault is not None:
             return self.fault
         if self.photo is None:
@@ -47,8 +44,9 @@ class WebDatasetSource(ListedSource):
         path = Path(self.argument)
         photos = TarList(path)
         listed = self.select(photos, path, "webdataset", {**self.options.columns, "file": KEY})
-        opener = lambda name: (path / name).open("rb")  # noqa: E731
-        return place(listed, photos.places, opener, self.out, self.options.confirm, str(path))
+        return place(
+            listed, photos.places, lambda name: (path / name).open("rb"), self.out, self.options.confirm, str(path)
+        )
 
 
 class TarList(PhotoList):
@@ -62,7 +60,6 @@ class TarList(PhotoList):
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the names of all members, and their JSON."""
         self._folder, self._samples = folder, dict[str, _Sample]()
         shards = shard_files(folder)
         if not shards:
@@ -71,7 +68,7 @@ class TarList(PhotoList):
             self._read_shard(path)
         self.places = {key: each.photo for key, each in self._samples.items() if each.photo and not each.reason()}
         self.names = list(
-            dict.fromkeys([KEY, *(name for each in self._samples.values() for name in each.properties or {})])
+            {KEY: None} | {name: None for each in self._samples.values() for name in each.properties or {}}
         )
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
@@ -80,10 +77,8 @@ class TarList(PhotoList):
         for first in range(0, len(keys), LINES):
             some = keys[first : first + LINES]
             samples = [self._samples[key] for key in some]
-            columns = {
-                name: array_of([(each.properties or {}).get(column) for each in samples])
-                for name, column in wanted.items()
-            }
+            properties = [each.properties or {} for each in samples]
+            columns = {name: array_of([each.get(column) for each in properties]) for name, column in wanted.items()}
             faults = {row: reason for row, each in enumerate(samples) if (reason := each.reason()) is not None}
             numbers = np.arange(first + 1, first + 1 + len(some), dtype=np.int64)
             yield Lines(numbers, {**columns, "file": pa.array(some, pa.string())}, faults)
@@ -101,10 +96,9 @@ class TarList(PhotoList):
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str, stem: str) -> None:
         """Sort one member in: its name up to the first dot is the key, the rest is its kind."""
-        folder, base = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
-        name, _, kind = base.partition(".")
-        kind = kind.lower()
-        key = (PurePosixPath(stem) / folder / name).as_posix()
+        path = PurePosixPath(member.name)
+        name, _, kind = path.name.partition(".")
+        key, kind = (PurePosixPath(stem) / path.parent / name).as_posix(), kind.lower()
         if kind.split(".")[-1] not in (*_PHOTOS, "json"):
             return
         if "." in kind or not is_safe(member.name):
@@ -132,7 +126,6 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def _properties(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[dict[str, Any] | None, str | None]:
-    """The object in a JSON member, or why there is none."""
     stream = tar.extractfile(member)
     try:
         value = json.loads(stream.read() if stream is not None else b"")

@@ -20,6 +20,9 @@ from cellcode.photos.sources.online.record import Record, Rendition
 Redirects = Literal["same host", "anywhere"]
 _EXPIRED = (403, 410)
 _FAULTS_IN_A_ROW = 20
+_SUFFIXES = (".jpg", ".png", ".webp")
+_JPEG_QUALITY = 92
+_SHAPE_TOLERANCE = 0.01
 
 
 class TooNarrowError(Exception):
@@ -29,8 +32,7 @@ class TooNarrowError(Exception):
 class Fetcher:
     """Fetches photos; can be used by several threads.
 
-    A host that has failed at many photos in a row, each after all its tries, is not asked again in this run: otherwise a
-    server that is down would be waited for once for every photo.
+    A host that has failed at many photos in a row, each after all its tries, is not asked again in this run.
     """
 
     def __init__(
@@ -60,8 +62,7 @@ class Fetcher:
         except RemoteError as error:
             if error.status not in _EXPIRED:
                 raise
-            renewed = self._renew(record)
-            if renewed is None:
+            if (renewed := self._renew(record)) is None:
                 raise
         same = [each for each in renewed.renditions if each.width_px == rendition.width_px]
         return self._ask((same or renewed.renditions[-1:])[0].url)
@@ -83,18 +84,14 @@ class Fetcher:
         try:
             reply = self._client.get(url, expect="image", follow=self._redirects, verify=decode)
         except RemoteError as error:
-            host_fails = not error.lasting and error.reason != "byte budget spent"
-            with self._lock:
-                self._faults[host] = self._faults[host] + 1 if host_fails else 0
+            self._note(host, fails=not error.lasting and error.reason != "byte budget spent")
             raise
-        with self._lock:
-            self._faults[host] = 0
+        self._note(host, fails=False)
         return reply.body, decoded[-1]
 
-
-_SUFFIXES = (".jpg", ".png", ".webp")
-_JPEG_QUALITY = 92
-_SHAPE_TOLERANCE = 0.01
+    def _note(self, host: str, *, fails: bool) -> None:
+        with self._lock:
+            self._faults[host] = self._faults[host] + 1 if fails else 0
 
 
 Picture = tuple[Path, dict[str, Any]]  # a file, and what its row has of it
@@ -123,10 +120,7 @@ class Store:
         return None
 
     def keep(self, record: Record, body: bytes, image: Image.Image) -> list[Picture]:
-        """Write a photo and return its files.
-
-        Args:
-            image: `body` decoded.
+        """Write a photo, `body` as served and decoded, and return its files.
 
         Raises:
             PhotoError: a kind of image that services do not serve photos as.
@@ -157,13 +151,9 @@ class Store:
         headings = rule.headings(middle_deg)
         if record.area != WHOLE:
             headings = headings_shown(rule, middle_deg, *pose[1:])
-        return [
-            (
-                self._path(f"{record.id}_{digest}_{number:03d}", ".jpg", record.id),
-                {**size, "heading_deg": None if record.heading_deg is None else heading_deg},
-            )
-            for number, heading_deg in enumerate(headings)
-        ]
+        facts = [{**size, "heading_deg": None if record.heading_deg is None else each} for each in headings]
+        names = (f"{record.id}_{digest}_{number:03d}" for number in range(len(headings)))
+        return [(self._path(name, ".jpg", record.id), each) for name, each in zip(names, facts, strict=True)]
 
     def _cut(self, record: Record, image: Image.Image) -> list[Picture]:
         rule, area = self._options.panoramas, record.area
@@ -181,7 +171,6 @@ class Store:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of the upright picture; None if there is none."""
     try:
         return photo_size(path, "header")
     except PhotoError:

@@ -20,7 +20,7 @@ from cellcode.geography import Region
 from cellcode.http import redact
 from cellcode.photos.options import IngestOptions
 from cellcode.photos.sources.online.record import RECORDS, Found, Record, reject
-from cellcode.photos.table.item import Reject, utc
+from cellcode.photos.table.item import Reject, lot, utc
 from cellcode.progress import LINE_EVERY_S
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,6 @@ class Listing:
     gaps: int
 
     def __iter__(self) -> Iterator[Found]:
-        """Read the lines one by one.
-
-        Raises:
-            InputError: the file is damaged.
-        """
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 try:
@@ -70,24 +65,20 @@ def listing_of(
 
     Args:
         find: asks the service, see `OnlineSource.find`.
-        name: of the service, for people.
 
     Raises:
         RemoteError: the service does not answer.
     """
     asked = _question(spec, region, options)
-    kept = _kept(folder, asked)
-    if kept is not None:
+    if (kept := _kept(folder, asked)) is not None:
         return kept
     head, body = folder / "listing.json", folder / "listing.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     head.unlink(missing_ok=True)  # it marks the lines as whole: removed first, written last
     with atomic_path(body) as temporary, temporary.open("w", encoding="utf-8") as file:
         photos, gaps = _write(file, find(), name, region)
-    made_at = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(
-        head, {"format": FORMAT, "version": VERSION, "asked": asked, "made_at": made_at, "photos": photos, "gaps": gaps}
-    )
+    facts = {"asked": asked, "made_at": datetime.now(UTC).isoformat(timespec="seconds"), "photos": photos, "gaps": gaps}
+    write_json(head, {"format": FORMAT, "version": VERSION, **facts})
     return Listing(body, photos, gaps)
 
 
@@ -97,15 +88,13 @@ def _write(file: TextIO, pages: Iterator[list[Found]], name: str, region: Region
     last_line = time.monotonic()
     for found in pages:
         for each in _inside(found, region):
-            is_photo = isinstance(each, Record)
-            fields = (
-                RECORDS.dump_python(each, mode="json", exclude_defaults=True)
-                if isinstance(each, Record)
-                else asdict(each)
-            )
-            file.write(json.dumps(["photo" if is_photo else "reject", fields], ensure_ascii=False) + "\n")
-            photos += is_photo
-            gaps += isinstance(each, Reject) and each.transient
+            if isinstance(each, Record):
+                line = ["photo", RECORDS.dump_python(each, mode="json", exclude_defaults=True)]
+                photos += 1
+            else:
+                line = ["reject", asdict(each)]
+                gaps += each.transient
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if time.monotonic() - last_line > LINE_EVERY_S:  # their number is not known before
             last_line = time.monotonic()
             logger.info("listing photos of %s: %s so far", name, f"{photos:,}")
@@ -209,11 +198,9 @@ class Choice:
         for found in self.listing:
             if isinstance(found, Reject):
                 yield found
-                continue
-            objection = self.filter.objection(found)
-            if objection is not None:
+            elif (objection := self.filter.objection(found)) is not None:
                 yield reject(self.source, found.id, objection)
-            elif self._last is None or _lot(found) <= self._last:
+            elif self._last is None or lot(found.id) <= self._last:
                 yield found
 
     def records(self) -> Iterator[Record]:
@@ -233,16 +220,11 @@ def choose(listing: Listing, filter: Filter, source: str) -> Choice:
         if reason is not None:
             left_out[reason] += 1
         elif isinstance(found, Record):
-            lots.append(_lot(found))
+            lots.append(lot(found.id))
             licences[lots[-1]] = found.licence
-    accepted, most = len(lots), filter.options.max_photos
-    last = None
+    accepted, most, last = len(lots), filter.options.max_photos, None
     if most is not None and accepted > most:
         lots = heapq.nsmallest(most, lots)
         last = lots[-1]
-    counted = Counter(licences[lot] or "not stated" for lot in lots)
+    counted = Counter(licences[each] or "not stated" for each in lots)
     return Choice(listing, filter, source, accepted, len(lots), left_out, counted, last)
-
-
-def _lot(record: Record) -> int:
-    return int.from_bytes(hashlib.sha256(record.id.encode()).digest()[:8], "big")

@@ -62,11 +62,10 @@ class Mapillary(OnlineSource):
         if self.region is None:
             raise UsageError(f"{PREFIX} needs a region")
         self._check_token()
-        dates = {}
-        if options.since:
-            dates["start_captured_at"] = utc(options.since).isoformat(timespec="seconds") + "Z"
-        if options.until:  # the second that it is in as a whole; what is later is left out when it is here
-            dates["end_captured_at"] = utc(options.until + timedelta(seconds=1)).isoformat(timespec="seconds") + "Z"
+        # Until the end of the second that it is in; what is later is left out when it is here.
+        until = options.until and options.until + timedelta(seconds=1)
+        ends = {"start_captured_at": options.since, "end_captured_at": until}
+        dates = {name: utc(end).isoformat(timespec="seconds") + "Z" for name, end in ends.items() if end}
 
         def ask(box: Box, limit: int) -> Answer:
             return Answer(self._images({"bbox": box, "limit": limit, "fields": _FIELDS, **dates}))
@@ -159,16 +158,10 @@ def _record(image: dict[str, Any]) -> Found:
 
 
 def _renditions(image: dict[str, Any]) -> tuple[Rendition, ...]:
-    width = number(image.get("width"))
-    found = []
-    for name, width_px in _THUMBS:
-        url = text(image.get(name))
-        if url is not None:
-            found.append(Rendition(width_px if width is None else min(width_px, int(width)), url))
-    original = text(image.get("thumb_original_url"))
-    if original is not None:
-        found.append(Rendition(None if width is None else int(width), original))
-    return tuple(found)
+    stated = number(image.get("width"))
+    width = None if stated is None else int(stated)
+    sizes = {name: px if width is None else min(px, width) for name, px in _THUMBS} | {"thumb_original_url": width}
+    return tuple(Rendition(px, url) for name, px in sizes.items() if (url := text(image.get(name))) is not None)
 
 
 def _kind(image: dict[str, Any]) -> Kind:
@@ -201,7 +194,6 @@ def _date(value: object) -> datetime | None:
 def _creator(creator: object) -> str:
     """Who is to be named, with a link, as the licence asks."""
     fields = creator if isinstance(creator, dict) else {}
-    name = text(fields.get("username"))
-    if name is None:
-        return "Mapillary contributors, https://www.mapillary.com"
-    return f"{name} on Mapillary, https://www.mapillary.com/app/user/{name}"
+    if name := text(fields.get("username")):
+        return f"{name} on Mapillary, https://www.mapillary.com/app/user/{name}"
+    return "Mapillary contributors, https://www.mapillary.com"

@@ -101,8 +101,8 @@ class Panoramax(OnlineSource):
 def _next(answer: dict[str, Any]) -> str | None:
     """Address of the next page; one that needs POST is none."""
     links = answer.get("links")
-    for link in links if isinstance(links, list) else []:
-        if isinstance(link, dict) and link.get("rel") == "next" and link.get("method", "GET") == "GET":
+    for link in map(_dict, links if isinstance(links, list) else []):
+        if link.get("rel") == "next" and link.get("method", "GET") == "GET":
             return text(link.get("href"))
     return None
 
@@ -117,11 +117,8 @@ def _record(feature: dict[str, Any], api: str) -> Found:
     identifier = safe_name(feature.get("id"))
     if identifier is None:
         return reject(Panoramax.source, feature.get("id"), "an identifier that cannot name a file")
-    properties = feature.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
-    position = point(feature.get("geometry"))
-    camera = properties.get("pers:interior_orientation")
-    camera = camera if isinstance(camera, dict) else {}
+    properties, position = _dict(feature.get("properties")), point(feature.get("geometry"))
+    camera = _dict(properties.get("pers:interior_orientation"))
     kind = _kind(camera)
     renditions = _renditions(feature, kind, camera, api)
     if position is None or not renditions:
@@ -146,6 +143,10 @@ def _record(feature: dict[str, Any], api: str) -> Found:
         attribution=_producers(feature, properties),
         accuracy_m=number(properties.get("quality:horizontal_accuracy")),
     )
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _kind(camera: dict[str, Any]) -> Kind:
@@ -185,28 +186,20 @@ def _renditions(feature: dict[str, Any], kind: Kind, camera: dict[str, Any], api
     """
     sides = _numbers(camera, "sensor_array_dimensions", 2)
     width = round(sides[0] * _area(camera).width) if sides else None
-    assets = feature.get("assets")
-    found = {}
-    for name, asset in (assets if isinstance(assets, dict) else {}).items():
-        href = text(asset.get("href")) if isinstance(asset, dict) else None
-        if href is not None:
-            found[name] = urljoin(api + "/", href)
-    sizes: list[tuple[str, int | None]] = []
-    if kind != "panorama" and (width is None or width >= _THUMB_PX):
-        sizes.append(("thumb", _THUMB_PX))
-    if width is None or width > _SD_PX:
-        sizes.append(("sd", _SD_PX))
-    sizes.append(("hd", width))
-    chosen = tuple(Rendition(width_px, found[name]) for name, width_px in sizes if name in found)
-    return chosen or tuple(Rendition(_SD_PX, found[name]) for name in ("sd",) if name in found)
+    links = {name: text(_dict(asset).get("href")) for name, asset in _dict(feature.get("assets")).items()}
+    found = {name: urljoin(api + "/", link) for name, link in links.items() if link is not None}
+    sizes: dict[str, int | None] = {"thumb": _THUMB_PX, "sd": _SD_PX, "hd": width}
+    if kind == "panorama" or (width is not None and width < _THUMB_PX):
+        del sizes["thumb"]
+    if width is not None and width <= _SD_PX and (sizes.keys() - {"sd"}) & found.keys():
+        del sizes["sd"]
+    return tuple(Rendition(width_px, found[name]) for name, width_px in sizes.items() if name in found)
 
 
 def _producers(feature: dict[str, Any], properties: dict[str, Any]) -> str | None:
     """Names of who made the photo, as the licences ask."""
     providers = feature.get("providers")
-    names = (
-        [text(each.get("name")) for each in providers if isinstance(each, dict)] if isinstance(providers, list) else []
-    )
+    names = [text(_dict(each).get("name")) for each in (providers if isinstance(providers, list) else [])]
     distinct = dict.fromkeys([*names, text(properties.get("geovisio:producer"))])
     return ", ".join(name for name in distinct if name) or None
 

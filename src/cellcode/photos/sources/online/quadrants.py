@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import Any
 
 import shapely
@@ -46,13 +47,9 @@ class Box:
 
     def quarters(self) -> list[Box]:
         """Return the four boxes of half the sides."""
-        lon, lat = (self.west + self.east) / 2, (self.south + self.north) / 2
-        return [
-            Box(self.west, self.south, lon, lat),
-            Box(lon, self.south, self.east, lat),
-            Box(self.west, lat, lon, self.north),
-            Box(lon, lat, self.east, self.north),
-        ]
+        lons = pairwise((self.west, (self.west + self.east) / 2, self.east))
+        lats = pairwise((self.south, (self.south + self.north) / 2, self.north))
+        return [Box(west, south, east, north) for (south, north), (west, east) in product(lats, lons)]
 
 
 @dataclass(frozen=True)
@@ -182,12 +179,11 @@ class Search:
             self._fullest_boxes.append(box)
 
     def _new(self, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        new = []
+        named: dict[str, dict[str, Any]] = {}
         for photo in photos:
-            name = str(photo.get("id"))
-            if name not in self._seen:
-                self._seen.add(name)
-                new.append(photo)
+            named.setdefault(str(photo.get("id")), photo)
+        new = [photo for name, photo in named.items() if name not in self._seen]
+        self._seen.update(named)
         return new
 
 
@@ -201,8 +197,6 @@ def _start(shape: BaseGeometry) -> list[Box]:
 
 
 def _halves(limit: int) -> Iterator[int]:
-    while True:
+    yield limit
+    while (limit := limit // 2) >= _MIN_LIMIT:
         yield limit
-        limit //= 2
-        if limit < _MIN_LIMIT:
-            return

@@ -4,12 +4,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import shapely
-from shapely.geometry.base import BaseGeometry
 
 from cellcode.geography import Region
 from cellcode.http import Client, MissingError, RemoteError
@@ -26,6 +25,7 @@ from cellcode.progress import track
 
 _DEGREE_M = 111_000.0
 _SAMPLE = 4  # photos fetched to estimate their size
+_STATED = ("captured_at", "sequence", "device", "licence", "attribution", "accuracy_m")
 
 
 class OnlineSource(PhotoSource):
@@ -76,22 +76,15 @@ class OnlineSource(PhotoSource):
         choice, store = self._choice, Store(self.out, self._filter)
         present = sum(store.find(record) is not None for record in choice.records())
         sizes = list(self._sizes(islice(choice.records(), _SAMPLE))) if choice.wanted > present else []
-        return Estimate(
-            self.name,
-            choice.wanted,
-            present,
-            sum(sizes) / len(sizes) if sizes else None,
-            choice.listing.photos,
-            choice.accepted,
-            choice.licences,
-            choice.left_out,
-        )
+        mean = sum(sizes) / len(sizes) if sizes else None
+        counts = (choice.listing.photos, choice.accepted, choice.licences, choice.left_out)
+        return Estimate(self.name, choice.wanted, present, mean, *counts)
 
     def items(self) -> Iterator[Photo | Reject]:
         """Yield every photo of the region, fetched into OUT/images, or a reject with the reason why it is not there.
 
-        Photos that are there are not fetched again, and a listing of the last day is not either, so that an interrupted run
-        resumes. Temporary errors that outlived the retries are transient rejects: run again for them.
+        Photos that are there, and a listing of the last day, are not fetched again, so that an interrupted run resumes.
+        Temporary errors that outlived the retries are transient rejects: run again for them.
 
         Raises:
             UsageError: the service needs a region.
@@ -99,11 +92,11 @@ class OnlineSource(PhotoSource):
         """
         choice, store, fetcher = self._choice, Store(self.out, self._filter), self._fetcher
         fetched = lambda found: [found] if isinstance(found, Reject) else self._photos(found, store, fetcher)  # noqa: E731
-        total = choice.wanted + choice.left_out.total()
         threads = self.options.politeness.connections
         done = in_order(fetched, choice, threads, 4 * threads)
-        for photos in track(done, f"fetching from {self.name}", total):
-            yield from photos
+        yield from chain.from_iterable(
+            track(done, f"fetching from {self.name}", choice.wanted + choice.left_out.total())
+        )
 
     @cached_property
     def _filter(self) -> Filter:
@@ -128,38 +121,30 @@ class OnlineSource(PhotoSource):
 
     def _photos(self, record: Record, store: Store, fetcher: Fetcher) -> list[Photo | Reject]:
         """One photo, or one for each view of a panorama."""
+        refused = partial(reject, self.source, record.id)
         try:
             pictures = store.find(record) or store.keep(record, *fetcher.picture(record))
         except MissingError:
-            return [reject(self.source, record.id, "deleted since it was listed")]
+            return [refused("deleted since it was listed")]
         except RemoteError as error:
-            return [reject(self.source, record.id, f"not fetched: {error.reason}", transient=not error.lasting)]
+            return [refused(f"not fetched: {error.reason}", transient=not error.lasting)]
         except TooNarrowError:
-            return [reject(self.source, record.id, self._filter.too_narrow(record))]
+            return [refused(self._filter.too_narrow(record))]
         except PhotoError as error:
-            refused = reject(self.source, record.id, str(error).removeprefix("photo: "))
-            return [replace(refused, kind="not a usable photo")]
-        facts = {
-            "captured_at": record.captured_at,
-            "sequence": record.sequence,
-            "device": record.device,
-            "licence": record.licence,
-            "attribution": record.attribution,
-            "source": self.source,
-            "accuracy_m": record.accuracy_m,
-        }
-        position = (record.lat_deg, record.lon_deg)
-        return [Photo(path, position, {**facts, **own}) for path, own in pictures]
+            return [replace(refused(str(error).removeprefix("photo: ")), kind="not a usable photo")]
+        facts = {name: getattr(record, name) for name in _STATED} | {"source": self.source}
+        return [Photo(path, (record.lat_deg, record.lon_deg), facts | own) for path, own in pictures]
 
     def search(
         self, ask: Ask, region: Region, *, limit: int, margin_m: float, max_area_deg2: float = math.inf
     ) -> Iterator[list[dict[str, Any]] | Reject]:
-        """Yield the descriptions of all photos of a region, and a reject for every box that could not be listed whole.
-
-        Args:
-            margin_m: around the region.
-        """
-        shape = _widened(region.shape, margin_m)
+        """Yield the descriptions of all photos of a region and its margin; rejects for boxes that were not listed whole."""
+        _, south, _, north = region.shape.bounds
+        shortest = math.cos(
+            math.radians(min(max(abs(south), abs(north)), 89.0))
+        )  # degree of longitude, of one of latitude
+        wide = region.shape.buffer(margin_m / _DEGREE_M / shortest, join_style="mitre")
+        shape = wide.intersection(shapely.box(-180, -90, 180, 90))
         for found in Search(ask, shape, limit=limit, max_area_deg2=max_area_deg2).run():
             if isinstance(found, Gap):
                 yield reject(self.source, found.box, f"part of the region not listed: {found.reason}", transient=True)
@@ -177,10 +162,3 @@ def descriptions(answer: object, key: str, url: str) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise RemoteError(f"{url}: the answer holds no list {key!r}", "unexpected answer")
     return found
-
-
-def _widened(shape: BaseGeometry, margin_m: float) -> BaseGeometry:
-    _, south, _, north = shape.bounds
-    shortest = math.cos(math.radians(min(max(abs(south), abs(north)), 89.0)))  # degree of longitude, of one of latitude
-    wide = shape.buffer(margin_m / _DEGREE_M / shortest, join_style="mitre")
-    return wide.intersection(shapely.box(-180, -90, 180, 90))
