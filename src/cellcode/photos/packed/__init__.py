@@ -1,4 +1,1 @@
-"""Packed photos: tar shards that training reads from end to end, and how they are written.
-
-A photo table goes in; shards, their tables and a manifest come out.
-"""
+"""Packed photos: tar shards that training reads from end to end, and how they are written out of a photo table."""

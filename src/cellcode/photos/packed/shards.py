@@ -140,11 +140,7 @@ class LoadedShard:
     index: dict[str, npt.NDArray[Any]]
 
     def image(self, row: int) -> bytes:
-        """Return the bytes of a photo's image.
-
-        Raises:
-            PhotoError: they are not those that were packed.
-        """
+        """Return the bytes of a photo's image; PhotoError if they are not those that were packed."""
         start, size = int(self.index["offset"][row]), int(self.index["bytes"][row])
         image = bytes(self.data[start : start + size])
         if len(image) < size or zlib.crc32(image) != self.index["crc32"][row]:
@@ -240,11 +236,7 @@ class PackedPhotos:
         return found
 
     def load(self, split: str, name: str) -> LoadedShard:
-        """Read a shard. A tar that is missing or cut gives photos that cannot be read, an index that is missing raises.
-
-        Raises:
-            InputError: the shard's Parquet file cannot be read.
-        """
+        """Read a shard. A tar that is missing or cut gives photos that cannot be read; InputError: a damaged index."""
         part = self._table(_path(split, name, ".parquet"), _NEEDED)
         index = {column: part.column(column).to_numpy(zero_copy_only=False) for column in _NEEDED}
         data, missing = memoryview(b""), ""

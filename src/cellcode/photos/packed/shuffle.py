@@ -25,11 +25,7 @@ TRAIN, VALIDATION = SPLITS.index("train"), SPLITS.index("validation")
 
 @dataclass
 class Facts:
-    """What the manifest states about all photos together.
-
-    Attributes:
-        bounds: west, south, east and north edge in degrees.
-    """
+    """Bounds (west, south, east and north edge in degrees), licences and attributions of all photos together."""
 
     bounds: tuple[float, float, float, float] = (np.inf, np.inf, -np.inf, -np.inf)
     licences: set[str] = field(default_factory=set)
@@ -45,11 +41,7 @@ class Facts:
 
 
 def gather(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
-    """Return facts of the photos, their cells of a level, (N,), and the numbers of their splits, (N,).
-
-    Raises:
-        InputError: a photo is of an unknown split.
-    """
+    """Return facts, cells of a level, (N,), and numbers of the splits, (N,), of photos; InputError: an unknown split."""
     facts = Facts()
     cells, split = np.empty(table.photos, np.uint64), np.empty(table.photos, np.int8)
     first = 0
@@ -68,11 +60,7 @@ def gather(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
 
 
 def set_validation_apart(table: Batches, split: Int8, choose: Callable[[Float64, Float64], Bools]) -> None:
-    """Give the split "validation" to the training photos that `choose` takes by their latitudes and longitudes.
-
-    Raises:
-        InputError: there are no training photos.
-    """
+    """Make the training photos that `choose` takes by latitudes and longitudes validation photos; InputError: none."""
     trained = np.flatnonzero(split == TRAIN)
     if not len(trained):
         raise InputError("the photo table has no photos in its split 'train'; ingest with a split, or a larger folder")
@@ -129,10 +117,7 @@ class Layout:
 
 
 def grouped_order(cells: Ids, group_photos: int, seed: int) -> tuple[Ints, Ints]:
-    """Order photos so that groups of one cell lie together and the groups in random order.
-
-    Args:
-        cells: (N,), the place of each photo.
+    """Order photos by their cells, (N,), so that groups of one cell lie together and the groups in random order.
 
     Returns:
         Numbers of the photos in their new order, (N,), and the group of each, rising from 0, (N,).

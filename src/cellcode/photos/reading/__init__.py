@@ -1,4 +1,1 @@
-"""Reading one photo: pixels, EXIF and XMP, capture time, GPX tracks, panoramas and the views cut out of them.
-
-Every file is bounded before it is decoded.
-"""
+"""Reading one photo, bounded before it is decoded: pixels, EXIF and XMP, capture time, GPX tracks, panoramas and views."""

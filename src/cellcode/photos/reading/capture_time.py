@@ -43,11 +43,7 @@ class Clock:
 
     @classmethod
     def parse(cls, zone: str | None, offset_s: float = 0.0) -> Clock:
-        """Read a zone as the command line spells it, such as Europe/Paris or +02:00.
-
-        Raises:
-            UsageError: it is neither.
-        """
+        """Read a zone as the command line spells it, such as Europe/Paris or +02:00; UsageError if it is neither."""
         try:
             return cls(None if zone is None else _offset(zone) or ZoneInfo(zone), offset_s)
         except (ZoneInfoNotFoundError, ValueError, OSError):

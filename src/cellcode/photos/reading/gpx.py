@@ -27,11 +27,7 @@ _MIN_LEG_M = 2.0  # the direction between two points nearer than this is that of
 
 
 class Placed(NamedTuple):
-    """Places on a track, float64 (N,) each, NaN where the track has none.
-
-    Attributes:
-        gap_s: seconds between the two track points around the place; 0 on a track point.
-    """
+    """Places on a track, NaN where it has none, and seconds between the track points around each; float64 (N,)."""
 
     lat_deg: Float64
     lon_deg: Float64

@@ -106,20 +106,12 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a photo: RGB, upright (orientation tag applied), transparent parts on white.
-
-    Raises:
-        PhotoError: as `open_photo`, or the file ends before the picture does.
-    """
+    """Decode a photo: RGB, upright (orientation tag applied), transparent parts on white; PhotoError as `open_photo`."""
     return _decode(open_photo(source, max_pixels), source)
 
 
 def photo_size(source: Source, how: Literal["decode", "header"]) -> tuple[int, int]:
-    """Return width and height of the upright picture, decoded whole or by its header only.
-
-    Raises:
-        PhotoError: it cannot be read.
-    """
+    """Return width and height of the upright picture, decoded whole or by its header only; PhotoError as `open_photo`."""
     if how == "decode":
         with read_image(source) as image:
             return image.size
@@ -136,11 +128,7 @@ def is_turned(image: Image.Image) -> bool:
 
 
 def image_kind(source: Source) -> str:
-    """Return the usual suffix of an image's format, without a dot.
-
-    Raises:
-        PhotoError: as `open_photo`.
-    """
+    """Return the usual suffix of an image's format, without a dot; PhotoError as `open_photo`."""
     with open_photo(source) as image:
         return _KINDS.get(image.format or "JPEG", str(image.format).lower())
 

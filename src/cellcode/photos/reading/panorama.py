@@ -147,10 +147,7 @@ def _shown(
 
 
 def _shrunk(image: Image.Image, rule: PanoramaRule, area: Area) -> Image.Image:
-    """Bring the panorama down to the resolution of the views, with antialiasing: sampling then misses no pixel.
-
-    A view has `focal_px` pixels a radian in its middle and more towards its rim; the panorama keeps what lies between.
-    """
+    """Bring the panorama down to the resolution of the views' rims, with antialiasing: sampling then misses no pixel."""
     wanted_px = 2 * math.pi * area.width * rule.focal_px / math.cos(math.radians(rule.fov_deg / 2))
     scale = wanted_px / image.width
     if scale >= 1:

@@ -127,11 +127,7 @@ class Checked:
 
 
 def check(lines: Lines, source: str) -> Checked:
-    """Check lines; the first fault of a line is its reason. Photos are of `source` where the list states none.
-
-    Raises:
-        InputError: a column is of a type that cannot hold what it should.
-    """
+    """Check lines; the first fault counts. `source` is of photos that state none. InputError: a column of a wrong type."""
     read = _Reader(lines)
     file = read.text("file")
     read.faults.update({row: (reason, reason) for row, reason in lines.faults.items()})
@@ -167,11 +163,7 @@ def check(lines: Lines, source: str) -> Checked:
 
 
 class _Reader:
-    """Reads columns of some lines and notes what is wrong with them.
-
-    Attributes:
-        faults: index of a line to its first reason, and the reason without its value, to count by.
-    """
+    """Reads columns of some lines; `faults` has the first reason of a line, and the reason without its value."""
 
     def __init__(self, lines: Lines) -> None:
         self._columns, self._count = lines.columns, len(lines.numbers)

@@ -42,11 +42,7 @@ class FolderSource(PhotoSource):
     uses = ("gpx", "track_heading", "camera_zone", "clock_offset_s", "panoramas")
 
     def items(self) -> Iterator[Photo | Reject]:
-        """See `PhotoSource`.
-
-        Raises:
-            InputError: the folder does not exist or holds no photos, or a track is damaged.
-        """
+        """See `PhotoSource`; InputError also where a track is damaged."""
         options, self.root, cuts = self.options, Path(self.argument), self.out / "cuts"
         clock = Clock.parse(options.camera_zone, options.clock_offset_s)
         track = Track.read(options.gpx) if options.gpx else None
@@ -71,11 +67,7 @@ def _is_below(path: Path, folder: Path, other: Path) -> bool:
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Return the photos of a folder and below it by their suffix, in the order of their names, hidden ones left out.
-
-    Raises:
-        InputError: the folder does not exist or holds no photos.
-    """
+    """Return the photos of a folder and below it, by name, hidden ones left out; InputError if it holds none."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     files = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file())

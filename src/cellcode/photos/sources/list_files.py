@@ -28,11 +28,9 @@ _POINT = 0  # shapely's number of the type
 
 @dataclass(frozen=True)
 class Geometry:
-    """A geometry column.
+    """A geometry column, encoded as "WKB" or "point" (x and y as fields of a struct).
 
-    Attributes:
-        encoding: "WKB", or "point" (x and y as fields of a struct).
-        crs: of the coordinates; None: WGS84. They are x (east) and y (north) whatever the system's own axis order is.
+    Coordinates are in `crs` (None: WGS84), x (east) and y (north) whatever the system's own axis order is.
     """
 
     column: str
@@ -41,11 +39,7 @@ class Geometry:
 
     @classmethod
     def of_parquet(cls, schema: pa.Schema, path: Path) -> Self | None:
-        """Return the primary geometry of a Parquet file, None if it is no GeoParquet.
-
-        Raises:
-            InputError: its metadata is damaged, or of a geometry that cannot be read.
-        """
+        """Return the primary geometry of a Parquet file, None if it is no GeoParquet; InputError: it cannot be read."""
         if (raw := (schema.metadata or {}).get(b"geo")) is None:
             return None
         try:
@@ -138,34 +132,18 @@ class Lines:
 
 
 class PhotoList:
-    """A list of photos.
-
-    Attributes:
-        names: its columns.
-        placed: it has a geometry of points, which latitude and longitude come from.
-    """
+    """A list of photos: the names of its columns, and if it has a geometry of points, which positions come from."""
 
     names: list[str]
     placed: bool = False
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
-        """Yield its lines.
-
-        Args:
-            wanted: our name to the list's, of the columns to read.
-
-        Raises:
-            InputError: the file is damaged.
-        """
+        """Yield its lines, with the columns that are wanted (our name to the list's); InputError: the file is damaged."""
         raise NotImplementedError
 
 
 class CsvList(PhotoList):
-    """A CSV file in UTF-8 with a header line; every value is text.
-
-    Raises:
-        InputError: it cannot be read, or is no CSV.
-    """
+    """A CSV file in UTF-8 with a header line; every value is text. InputError: it cannot be read, or is none."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -187,11 +165,7 @@ class CsvList(PhotoList):
 
 
 class ParquetList(PhotoList):
-    """A Parquet file; if it has the metadata of GeoParquet, its geometry is the position.
-
-    Raises:
-        InputError: it cannot be read, or has a geometry that cannot be.
-    """
+    """A Parquet file; with the metadata of GeoParquet, its geometry is the position. InputError: it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

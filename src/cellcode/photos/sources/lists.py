@@ -60,7 +60,7 @@ class ListedSource(PhotoSource):
         yield from measure(listed, self.root, self.options.check, self.spec)
 
     def select(self, photos: PhotoList, path: Path, source: str, columns: Mapping[str, str]) -> Listed:
-        """Choose from a list by the options; see `select` and `columns.resolve`."""
+        """Choose from a list by the options; see `select` and `checks.resolve`."""
         wanted = resolve(photos.names, columns, path, placed=photos.placed)
         self.has_split = "split" in wanted
         return select(photos, wanted, source, self.options.selection(self.region))
@@ -77,12 +77,7 @@ class ListSource(ListedSource):
 
 
 def open_list(path: Path) -> PhotoList:
-    """Open a list by the suffix of its name.
-
-    Raises:
-        InputError: it cannot be read.
-        UsageError: the suffix is unknown.
-    """
+    """Open a list by the suffix of its name; InputError: it cannot be read, UsageError: the suffix is unknown."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return CsvList(path)
@@ -97,11 +92,8 @@ def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection:
     """Check every line of a list and choose the wanted photos. Of several lines of one photo, the first counts.
 
     Args:
-        wanted: our name to the list's column, as of `columns.resolve`.
+        wanted: our name to the list's column, as of `checks.resolve`.
         source: of the photos, where the list states none.
-
-    Raises:
-        InputError: the list is damaged.
     """
     parts, numbers, rejects, left_out = [SCHEMA.empty_table()], [np.zeros(0, np.int64)], list[Reject](), Counter[str]()
     for lines in photos.read(wanted):

@@ -51,9 +51,7 @@ class Dataset:
 
 
 class HubDataset(Dataset):
-    """The dataset on Hugging Face.
-
-    Lists stay in the cache of huggingface_hub and are not fetched a second time.
+    """The dataset on Hugging Face. Lists stay in the cache of huggingface_hub and are not fetched a second time.
 
     Raises:
         MissingExtraError: huggingface_hub is not installed.
@@ -61,7 +59,6 @@ class HubDataset(Dataset):
     """
 
     def __init__(self) -> None:
-        """Ask for the names and sizes of the files."""
         try:
             import huggingface_hub
         except ImportError:
@@ -75,11 +72,7 @@ class HubDataset(Dataset):
         self._sizes = {name.removeprefix(_ROOT): int(facts["size"] or 0) for name, facts in found.items()}
 
     def ask(self, confirm: Callable[[str], bool]) -> None:
-        """Show what is fetched to begin with, and have it confirmed, however little it is.
-
-        Raises:
-            UsageError: not confirmed.
-        """
+        """Show what is fetched to begin with, and have it confirmed, however little it is; UsageError if it is not."""
         lists = {name: size for name, size in self._sizes.items() if name in ("train.csv", "test.csv")}
         zips = sum(name.endswith(".zip") for name in self._sizes)
         named = ", ".join(f"{name} ({size_text(size)})" for name, size in sorted(lists.items()))
@@ -146,11 +139,7 @@ class Osv5mSource(ListedSource):
 
 
 class _Lists(PhotoList):
-    """The dataset's lists, one after the other; their dates are milliseconds since 1970.
-
-    Attributes:
-        splits: those whose lists are there.
-    """
+    """The dataset's lists, of the `splits` that are there; their dates are milliseconds since 1970."""
 
     def __init__(self, dataset: Dataset, where: str) -> None:
         present = set(dataset.names())
@@ -176,11 +165,7 @@ class _Lists(PhotoList):
 
 
 def find(dataset: Dataset, ids: set[str]) -> Places:
-    """Return where the photos of some ids are, in folders or in zips; the former are used where they are.
-
-    Raises:
-        InputError: a zip is damaged, so that its contents are unknown.
-    """
+    """Return where the photos of some ids are, in folders (used where they are) or zips; InputError: a zip is damaged."""
     places, archives = dict[str, Member | Path](), []
     for name in dataset.names():
         path = PurePosixPath(name)

@@ -44,11 +44,7 @@ class RowMaker:
     _seen: set[str] = field(default_factory=set)
 
     def batch(self, items: list[Any], root: Path, selection: Selection) -> Batch:
-        """Return rows and rejects of some items; of those that are not wanted nothing is read or written.
-
-        Raises:
-            PluginError: an item is of another form, or has a fact that the photo table has no column for.
-        """
+        """Return rows and rejects of some items; of unwanted ones nothing is read or written. PluginError: wrong items."""
         rejects, photos, rows = list[Reject](), list[tuple[Path | bytes, dict[str, Any]]](), list[dict[str, Any]]()
         for item in items:
             if isinstance(item, Reject):

@@ -29,13 +29,7 @@ PHOTO_SOURCES: Registry[PhotoSource] = Registry(
 def open_source(
     text: str, *, out: Path, region: Region | None = None, options: IngestOptions | None = None
 ) -> PhotoSource:
-    """Return the source of a text, see `ingest`; nothing is fetched yet.
-
-    Raises:
-        UsageError: the source is unknown, or an option has no meaning for it.
-        InputError: it does not exist.
-        PluginError: a plug-in cannot be used.
-    """
+    """Return the source of a text; nothing is fetched yet. Texts and errors are those of `ingest`."""
     found = PHOTO_SOURCES.find(spec := _spec(text))
     source = PHOTO_SOURCES.call(spec, found.factory, found.argument, out=out, region=region, options=options)
     source.spec = text
@@ -46,10 +40,7 @@ def open_source(
 def estimate(
     text: str, region: Region | None = None, options: IngestOptions | None = None, out: Path | None = None
 ) -> Estimate | None:
-    """Return what ingesting a source fetches; None if nothing.
-
-    Args:
-        out: the folder that would be ingested into; what is in it already is counted.
+    """Return what ingesting a source fetches, None if nothing; what is in `out` already is counted.
 
     Raises:
         UsageError: the source or the options cannot be used.

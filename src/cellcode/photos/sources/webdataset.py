@@ -50,14 +50,7 @@ class WebDatasetSource(ListedSource):
 
 
 class TarList(PhotoList):
-    """The samples of all shards in a folder, as a list of photos; see `list_files.PhotoList`.
-
-    Attributes:
-        places: the photo of each key, which is SHARD/KEY.
-
-    Raises:
-        InputError: there are no shards.
-    """
+    """The samples of all shards in a folder; `places` has the photo of each key, SHARD/KEY. InputError: no shards."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._samples = folder, dict[str, _Sample]()

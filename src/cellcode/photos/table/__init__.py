@@ -1,4 +1,1 @@
-"""The photo table: its schema, batches of it, splits, selections, and the one writer.
-
-Knows nothing of where photos come from.
-"""
+"""The photo table: its schema, splits, selections, and the one writer. Knows nothing of where photos come from."""

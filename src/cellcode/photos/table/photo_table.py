@@ -129,11 +129,7 @@ class PhotoTable:
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Read a table.
-
-        Raises:
-            InputError: the folder holds no photo table, or one of another version or schema.
-        """
+        """Read a table; InputError: the folder holds none, or one of another version or schema."""
         folder = Path(folder)
         manifest, path = _read_manifest(folder), folder / "photos.parquet"
         with readable(path):
@@ -211,12 +207,7 @@ _READ_BYTES = 1 << 20  # of each column at a time; whole row groups would be hel
 
 @dataclass(frozen=True)
 class Batches:
-    """A photo table, in memory or in a folder, that is gone through a part at a time. `Batches.of` opens one.
-
-    Attributes:
-        root: the folder that `file` is relative to.
-        photos: their number.
-    """
+    """A photo table of so many photos, in memory or in a folder, that is gone through a part at a time; see `of`."""
 
     root: Path
     photos: int
@@ -224,11 +215,7 @@ class Batches:
 
     @classmethod
     def of(cls, photos: PhotoTable | Path | str) -> Self:
-        """Open a photo table.
-
-        Raises:
-            InputError: see `PhotoTable.load`.
-        """
+        """Open a photo table; InputError as `PhotoTable.load`."""
         if isinstance(photos, PhotoTable):
             return cls(photos.root, len(photos), photos.rows)
         folder = Path(photos)
@@ -238,11 +225,7 @@ class Batches:
         return cls(_checked_root(folder, manifest, schema, count), count, path)
 
     def parts(self, columns: list[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
-        """Yield some columns, or all of the schema, of at most `rows` photos after another.
-
-        Raises:
-            InputError: the table cannot be read to its end.
-        """
+        """Yield some columns, or all of the schema, of at most `rows` photos after another; InputError: it is damaged."""
         columns = columns or SCHEMA.names
         if isinstance(self._source, pa.Table):
             for first in range(0, self.photos, rows):

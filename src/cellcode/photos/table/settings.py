@@ -10,11 +10,7 @@ from cellcode.errors import UsageError
 
 
 class Settings(Frozen):
-    """Settings that raise `UsageError` where a key is unknown or a value is out of its range.
-
-    Attributes:
-        prefix: of the message.
-    """
+    """Settings that raise `UsageError`, with a prefix, where a key is unknown or a value is out of its range."""
 
     prefix: ClassVar[str] = ""
 

@@ -66,11 +66,7 @@ def by_position(lat_deg: Float64, lon_deg: Float64, *, block_m: float, share: fl
 
 
 def by_date(captured_at: Datetimes, *, dates: int = 1) -> Bools:
-    """Choose the photos of the last `dates` capture days; (N,) bool, False for photos without a date.
-
-    Raises:
-        UsageError: there are not more capture days than that.
-    """
+    """Choose the photos of the last capture days; (N,) bool, False without a date. UsageError: no more days than that."""
     days = captured_at.astype("datetime64[D]")
     known = np.unique(days[~np.isnat(days)])
     if len(known) <= dates:

@@ -45,9 +45,7 @@ class Fetcher:
         """Return a photo as served, and decoded: RGB, upright.
 
         Raises:
-            RemoteError: it cannot be fetched; lasting or not.
-            PhotoError: what is served is no photo that can be used.
-            TooNarrowError: it is not as wide as wanted.
+            RemoteError, PhotoError, TooNarrowError: it cannot be fetched, is no photo, or is not as wide as wanted.
         """
         wanted_px = self._filter.wanted_px(record)
         for rendition in record.wide_enough(wanted_px):
@@ -98,11 +96,7 @@ Picture = tuple[Path, dict[str, Any]]  # a file, and what its row has of it
 
 
 class Store:
-    """The photos in a folder. A file is there whole or not at all, so one that is there is not fetched again.
-
-    Args:
-        out: the folder above `images`.
-    """
+    """The photos in `out`/images. A file is there whole or not at all, so one that is there is not fetched again."""
 
     def __init__(self, out: Path, wanted: Filter) -> None:
         self._out, self._options = out, wanted.options
@@ -120,11 +114,7 @@ class Store:
         return None
 
     def keep(self, record: Record, body: bytes, image: Image.Image) -> list[Picture]:
-        """Write a photo, `body` as served and decoded, and return its files.
-
-        Raises:
-            PhotoError: a kind of image that services do not serve photos as.
-        """
+        """Write a photo, `body` as served and decoded, and return its files; PhotoError: not a kind that services serve."""
         if record.kind == "panorama":
             return self._cut(record, image)
         suffix = f".{image_kind(body)}"

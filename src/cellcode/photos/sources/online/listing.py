@@ -31,11 +31,7 @@ MAX_AGE = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Listing:
-    """A finished listing: photos and rejects of a region, one a line of JSON.
-
-    Attributes:
-        gaps: parts of the region that could not be listed.
-    """
+    """A finished listing: photos and rejects of a region, one a line of JSON; `gaps` of it could not be listed."""
 
     path: Path
     photos: int
@@ -61,13 +57,7 @@ def listing_of(
 ) -> Listing:
     """Return the listing kept in `folder` if it was made today and for the same question, else ask the service.
 
-    A listing with gaps is not kept for another run: the next one may have none.
-
-    Args:
-        find: asks the service, see `OnlineSource.find`.
-
-    Raises:
-        RemoteError: the service does not answer.
+    A listing with gaps is not kept for another run: the next one may have none. For `find` see `OnlineSource.find`.
     """
     asked = _question(spec, region, options)
     if (kept := _kept(folder, asked)) is not None:
@@ -177,12 +167,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Choice:
-    """The photos of a listing that are wanted.
-
-    Attributes:
-        accepted: number of photos to which the options have no objection.
-        wanted: number of photos to fetch, at most `max_photos`.
-    """
+    """The photos of a listing: the options accept so many, and so many of them, at most `max_photos`, are wanted."""
 
     listing: Listing
     filter: Filter

@@ -58,21 +58,11 @@ class OnlineSource(PhotoSource):
         """
 
     def renew(self, record: Record) -> Record | None:
-        """Return a photo with links that have not expired; None where links do not expire.
-
-        Raises:
-            MissingError: the photo has been deleted.
-            RemoteError: its links cannot be fetched.
-        """
+        """Return a photo with links that have not expired, None where links do not expire; MissingError: it is deleted."""
         return None
 
     def estimate(self) -> Estimate:
-        """Return what `items` would fetch; only the listing and a few photos are fetched, to see how large these are.
-
-        Raises:
-            UsageError: the service needs a region.
-            RemoteError: it does not answer.
-        """
+        """Return what `items` would fetch; only the listing and a few photos are fetched. Raises what `find` does."""
         choice, store = self._choice, Store(self.out, self._filter)
         present = sum(store.find(record) is not None for record in choice.records())
         sizes = list(self._sizes(islice(choice.records(), _SAMPLE))) if choice.wanted > present else []
@@ -84,11 +74,7 @@ class OnlineSource(PhotoSource):
         """Yield every photo of the region, fetched into OUT/images, or a reject with the reason why it is not there.
 
         Photos that are there, and a listing of the last day, are not fetched again, so that an interrupted run resumes.
-        Temporary errors that outlived the retries are transient rejects: run again for them.
-
-        Raises:
-            UsageError: the service needs a region.
-            RemoteError: it does not answer.
+        Temporary errors that outlived the retries are transient rejects: run again for them. Raises what `find` does.
         """
         choice, store, fetcher = self._choice, Store(self.out, self._filter), self._fetcher
         fetched = lambda found: [found] if isinstance(found, Reject) else self._photos(found, store, fetcher)  # noqa: E731
@@ -153,11 +139,7 @@ class OnlineSource(PhotoSource):
 
 
 def descriptions(answer: object, key: str, url: str) -> list[dict[str, Any]]:
-    """Return the list of objects under a key of a JSON answer.
-
-    Raises:
-        RemoteError: there is none: the answer is of another kind than expected.
-    """
+    """Return the list of objects under a key of a JSON answer; RemoteError: the answer is of another kind."""
     found = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise RemoteError(f"{url}: the answer holds no list {key!r}", "unexpected answer")
