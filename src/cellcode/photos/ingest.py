@@ -10,9 +10,8 @@ from cellcode.photos.sources.consent import require_consent
 from cellcode.photos.sources.registry import open_source
 from cellcode.photos.table.photo_table import PhotoTable
 from cellcode.photos.table.splits import SplitRule
-from cellcode.photos.table.writer import IncompleteError, collect, write
+from cellcode.photos.table.writer import collect, write
 
-__all__ = ["IncompleteError", "IngestOptions", "ingest"]
 logger = logging.getLogger(__name__)
 
 
@@ -46,15 +45,12 @@ def ingest(
     rule = SplitRule(kind=split) if isinstance(split, str) else split
     where = Region.of(region)
     opened = open_source(str(source), out=Path(out), region=where, options=options)
-    if licences := opened.licences():
-        logger.info(
-            "%s: %s", source, "; ".join(f"licence {name}: {count:,} photos" for name, count in licences.items())
-        )
+    if licences := [f"licence {name}: {count:,} photos" for name, count in opened.licences().items()]:
+        logger.info("%s: %s", source, "; ".join(licences))
     if (estimate := opened.estimate()) is not None:
         require_consent(options.confirm, estimate.describe(), estimate.photos - estimate.present, estimate.bytes)
     photos = collect(opened.batches(), None if opened.selects else options.max_photos)
     if rule is None and not opened.has_split:
         rule = SplitRule()
-    return write(
-        photos, root=opened.root, source=str(source), out=Path(out), rule=rule, allow_missing=options.allow_missing
-    )
+    missing = options.allow_missing
+    return write(photos, root=opened.root, source=str(source), out=Path(out), rule=rule, allow_missing=missing)

@@ -37,7 +37,6 @@ def _moment(of_day: time) -> Callable[[Any], Any]:
 
 
 def _columns(value: Any) -> Any:
-    """Read a list of NAME=COLUMN."""
     if not isinstance(value, list | tuple):
         return value
     pairs = [word.partition("=") for word in value]
@@ -47,7 +46,6 @@ def _columns(value: Any) -> Any:
 
 
 def _panoramas(value: Any) -> Any:
-    """Read COUNT,FOV,PITCH."""
     if not isinstance(value, str):
         return value
     try:
@@ -121,15 +119,7 @@ class IngestOptions(Settings):
         return Selection(region, self.since, self.until, self.max_photos)
 
     def refuse_unused(self, uses: Collection[str], source: str) -> None:
-        """Refuse options that would have no effect.
-
-        Args:
-            uses: names of the options that the source uses, beside those that every source does.
-            source: for the message.
-
-        Raises:
-            UsageError: another option is set.
-        """
+        """Refuse options that have no effect, beside those that a source and every source uses: UsageError names one."""
         for name, field in type(self).model_fields.items():
             if name not in (*_EVERY_SOURCE, *uses) and getattr(self, name) != field.default:
                 raise UsageError(

@@ -72,6 +72,7 @@ class Packing:
     seed: int = 0
 
 
+@plain_memory()
 def run(
     photos: PhotoTable | Path | str,
     packing: Packing | None = None,
@@ -89,13 +90,7 @@ def run(
     Raises:
         InputError: `out` holds something else, or no photo can be read.
     """
-    with plain_memory():
-        return _run(Batches.of(photos), packing or Packing(), Path(out), set_apart)
-
-
-def _run(
-    table: Batches, packing: Packing, out: Path, set_apart: Callable[[Float64, Float64], Bools] | None
-) -> PackedPhotos:
+    table, packing, out = Batches.of(photos), packing or Packing(), Path(out)
     facts, cells, split = gather(table, packing.level)
     if set_apart is not None and not (split == VALIDATION).any():
         set_validation_apart(table, split, set_apart)
@@ -111,10 +106,9 @@ def _run(
             summaries, rejected = _write_shards(spill, layout, table.root, packing, out)
         finally:
             (out / SPILL).unlink(missing_ok=True)
+        first = next(iter(rejected.values()), "no photos")
         if not summaries:
-            raise InputError(
-                f"none of the {table.photos} photos can be read: {next(iter(rejected.values()), 'no photos')}"
-            )
+            raise InputError(f"none of the {table.photos} photos can be read: {first}")
         with atomic_path(out / SHARDS) as path:
             pq.write_table(pa.Table.from_pylist(summaries, SHARDS_SCHEMA), path)
         write_json(out / MANIFEST, _manifest(facts, packing, identity, summaries, rejected))
@@ -122,7 +116,7 @@ def _run(
     (out / LOCK).unlink()
     packed = sum(summary["photos"] for summary in summaries)
     megabytes = sum(summary["bytes"] for summary in summaries) / 1e6
-    note = f"; {len(rejected)} left out, the first: {next(iter(rejected.values()))}" if rejected else ""
+    note = f"; {len(rejected)} left out, the first: {first}" if rejected else ""
     logger.info(f"{packed} photos in {len(summaries)} shards, {megabytes:.1f} MB, in {out}{note}")
     return PackedPhotos.open(out)
 
@@ -225,10 +219,8 @@ def _identity(table: Batches, split: Int8, packing: Packing) -> str:
     names = np.array(SPLITS)
     splits = (names[split[first : first + ROWS]].tolist() for first in range(0, len(split), ROWS))
     for texts in ((part.column("file").to_pylist() for part in table.parts(["file"])), splits):
-        between = ""
-        for some in texts:
-            digest.update((between + "\n".join(some)).encode())
-            between = "\n"
+        for number, some in enumerate(texts):
+            digest.update(("\n" * (number > 0) + "\n".join(some)).encode())
     for name in ("lat_deg", "lon_deg"):
         for part in table.parts([name]):
             digest.update(part.column(name).to_numpy().tobytes())

@@ -31,14 +31,6 @@ class Facts:
     licences: set[str] = field(default_factory=set)
     attributions: set[str] = field(default_factory=set)
 
-    def add(self, part: pa.Table) -> None:
-        """Count in some more photos."""
-        lon, lat = (pc.min_max(part.column(name)).as_py() for name in ("lon_deg", "lat_deg"))
-        west, south, east, north = self.bounds
-        self.bounds = (min(west, lon["min"]), min(south, lat["min"]), max(east, lon["max"]), max(north, lat["max"]))
-        for name, known in (("licence", self.licences), ("attribution", self.attributions)):
-            known.update(text for text in pc.unique(part.column(name)).to_pylist() if text)
-
 
 def gather(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
     """Return facts, cells of a level, (N,), and numbers of the splits, (N,), of photos; InputError: an unknown split."""
@@ -54,8 +46,12 @@ def gather(table: Batches, level: int) -> tuple[Facts, Ids, Int8]:
                 f"the photo table has a split that is none of {', '.join(SPLITS)}; ingest the photos again"
             )
         split[rows] = number.to_numpy()
-        cells[rows] = s2.cell_ids(part.column("lat_deg").to_numpy(), part.column("lon_deg").to_numpy(), level)
-        facts.add(part)
+        lat, lon = (part.column(name).to_numpy() for name in ("lat_deg", "lon_deg"))
+        cells[rows] = s2.cell_ids(lat, lon, level)
+        west, south, east, north = facts.bounds
+        facts.bounds = (min(west, lon.min()), min(south, lat.min()), max(east, lon.max()), max(north, lat.max()))
+        for name, known in (("licence", facts.licences), ("attribution", facts.attributions)):
+            known.update(filter(None, pc.unique(part.column(name)).to_pylist()))
     return facts, cells, split
 
 

@@ -221,12 +221,7 @@ def _turned(degrees: float, axes: tuple[int, int]) -> Float64:
 
 @dataclass(frozen=True)
 class Panorama:
-    """What GPano says of an equirectangular panorama. Angles in degrees, of the middle of the whole sphere.
-
-    Attributes:
-        heading_deg: None where it is not stated.
-        roll_deg: as `panorama.cut` takes it.
-    """
+    """What GPano says of an equirectangular panorama: degrees, of the middle of the whole sphere (None: not stated)."""
 
     heading_deg: float | None
     pitch_deg: float

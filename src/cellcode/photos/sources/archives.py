@@ -14,8 +14,8 @@ import numpy as np
 
 from cellcode.files import atomic_path
 from cellcode.photos.reading.image import reason_of
+from cellcode.photos.sources.checks import Listed
 from cellcode.photos.sources.consent import require_consent, size_text
-from cellcode.photos.sources.lists import Listed
 from cellcode.photos.sources.protocol import relative_file
 from cellcode.photos.table.item import Reject, keep
 from cellcode.photos.table.photo_table import with_columns
@@ -24,12 +24,7 @@ from cellcode.progress import Meter
 
 @dataclass(frozen=True)
 class Member:
-    """A photo in an archive.
-
-    Attributes:
-        archive: name in the folder.
-        target: where it is unpacked to, under OUT.
-    """
+    """A photo in an archive, whose name is that in the folder, and where it is unpacked to, under OUT."""
 
     archive: str
     name: str

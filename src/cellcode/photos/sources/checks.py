@@ -1,8 +1,9 @@
 """Checks of the lines of a list, whole columns at a time: what is usable becomes rows, the rest rejects with a reason."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -115,18 +116,21 @@ _RANGES = {  # lowest and highest value that can be meant; all but the first two
 
 
 @dataclass(frozen=True)
-class Checked:
-    """The usable lines, as rows of the photo table's schema, with the numbers of their lines (N,) int64; and the others.
+class Listed:
+    """The usable photos of a list, before their files are looked at, and why others are left out.
 
-    Width and height are 0 where the list does not state them.
+    Attributes:
+        rows: of the photo table's schema; width and height are 0 where the list does not state them.
+        numbers: (N,) int64, the lines they are in.
     """
 
     rows: pa.Table
     numbers: Int64
     rejects: list[Reject]
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
-def check(lines: Lines, source: str) -> Checked:
+def check(lines: Lines, source: str) -> Listed:
     """Check lines; the first fault counts. `source` is of photos that state none. InputError: a column of a wrong type."""
     read = _Reader(lines)
     file = read.text("file")
@@ -159,7 +163,7 @@ def check(lines: Lines, source: str) -> Checked:
         Reject(columns["file"][row].as_py(), int(lines.numbers[row]), reason, kind=kind)
         for row, (reason, kind) in sorted(read.faults.items())
     ]
-    return Checked(keep(rows, usable), lines.numbers[usable], rejects)
+    return Listed(keep(rows, usable), lines.numbers[usable], rejects)
 
 
 class _Reader:

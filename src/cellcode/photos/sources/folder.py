@@ -48,7 +48,10 @@ class FolderSource(PhotoSource):
         track = Track.read(options.gpx) if options.gpx else None
         cutter = Cutter(options.panoramas, cuts, self.root) if options.panoramas is not None else None
         reader = _Reader(self.root, clock, track, options.track_heading, cutter)
-        files = [path for path in photo_files(self.root) if not _is_below(path, self.root, cuts)]
+        root, views = self.root.resolve(), cuts.resolve()  # however the two are spelled
+        files = [
+            path for path in photo_files(self.root) if not (root / path.relative_to(self.root)).is_relative_to(views)
+        ]
         remarks = Counter[str]()
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for items, remark in show_progress(threads.map(reader.items, files), "reading photos", len(files)):
@@ -58,12 +61,6 @@ class FolderSource(PhotoSource):
             remarks["videos skipped"] = videos
         if remarks:
             logger.info("%s: %s", self.root, "; ".join(f"{count} {what}" for what, count in remarks.most_common()))
-
-
-def _is_below(path: Path, folder: Path, other: Path) -> bool:
-    """Return True if a path in `folder` lies in `other`, however the two folders are spelled."""
-    root = folder.resolve()
-    return (root / path.relative_to(folder)).is_relative_to(other.resolve())
 
 
 def photo_files(folder: Path) -> list[Path]:

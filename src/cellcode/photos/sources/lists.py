@@ -2,9 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from cellcode.errors import InputError, UsageError
 from cellcode.photos.options import Check
 from cellcode.photos.reading.image import PhotoError, photo_size
-from cellcode.photos.sources.checks import check, resolve
+from cellcode.photos.sources.checks import Listed, check, resolve
 from cellcode.photos.sources.list_files import GEOJSON_SUFFIXES, CsvList, GeoJsonList, ParquetList, PhotoList
 from cellcode.photos.sources.protocol import PhotoSource
 from cellcode.photos.table.item import Batch, Reject, Selection, keep
@@ -23,24 +22,11 @@ from cellcode.photos.table.photo_table import SCHEMA, with_columns
 from cellcode.progress import Meter
 from cellcode.types import Int64
 
-SUFFIXES = (".csv", ".parquet", ".geoparquet", *GEOJSON_SUFFIXES)
+_KINDS: dict[str, Callable[[Path], PhotoList]] = {".csv": CsvList, ".parquet": ParquetList, ".geoparquet": ParquetList}
+_KINDS |= dict.fromkeys(GEOJSON_SUFFIXES, GeoJsonList)
+SUFFIXES = tuple(_KINDS)
 _TOGETHER = 10_000  # photos; a pool keeps all its tasks in memory
 _UNTIDY = r"(^|/)\.{0,2}/|/\.{0,2}$"  # paths that can be written in another way
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The wanted photos of a list, before their files are looked at.
-
-    Attributes:
-        rows: of the photo table's schema; width and height are 0 where the list does not state them.
-        numbers: (N,) int64, the lines they are in.
-    """
-
-    rows: pa.Table
-    numbers: Int64
-    rejects: list[Reject]
-    left_out: Counter[str]
 
 
 class ListedSource(PhotoSource):
@@ -73,19 +59,9 @@ class ListSource(ListedSource):
         """See `ListedSource`."""
         path = Path(self.argument)
         self.root = path.parent
-        return self.select(open_list(path), path, "list", self.options.columns)
-
-
-def open_list(path: Path) -> PhotoList:
-    """Open a list by the suffix of its name; InputError: it cannot be read, UsageError: the suffix is unknown."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return CsvList(path)
-    if suffix in (".parquet", ".geoparquet"):
-        return ParquetList(path)
-    if suffix in GEOJSON_SUFFIXES:
-        return GeoJsonList(path)
-    raise UsageError(f"{path} is not a list of photos ({', '.join(SUFFIXES)})")
+        if (kind := _KINDS.get(path.suffix.lower())) is None:
+            raise UsageError(f"{path} is not a list of photos ({', '.join(SUFFIXES)})")
+        return self.select(kind(path), path, "list", self.options.columns)
 
 
 def select(photos: PhotoList, wanted: Mapping[str, str], source: str, selection: Selection) -> Listed:

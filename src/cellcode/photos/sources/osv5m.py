@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from cellcode.errors import InputError, MissingExtraError, UsageError
 from cellcode.photos.reading.image import reason_of
 from cellcode.photos.sources.archives import Member, Places, place
-from cellcode.photos.sources.checks import trimmed
+from cellcode.photos.sources.checks import Listed, trimmed
 from cellcode.photos.sources.consent import require_consent, size_text
 from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
-from cellcode.photos.sources.lists import Listed, ListedSource, select
+from cellcode.photos.sources.lists import ListedSource, select
 from cellcode.progress import track
 
 REPOSITORY = "osv5m/osv5m"
@@ -34,6 +34,9 @@ class Dataset:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def ask(self, confirm: Callable[[str], bool]) -> None:
+        """Have what is fetched to begin with confirmed: here nothing."""
 
     def names(self) -> Iterator[str]:
         """Yield the names of all files."""
@@ -126,10 +129,8 @@ class Osv5mSource(ListedSource):
     def listed(self) -> Listed:
         """See `ListedSource`."""
         where, options = self.argument, self.options
-        dataset = Dataset(Path(where))
-        if where == "hub":
-            dataset = hub = HubDataset()
-            hub.ask(options.confirm)
+        dataset = HubDataset() if where == "hub" else Dataset(Path(where))
+        dataset.ask(options.confirm)
         lists = _Lists(dataset, where)
         self.has_split = len(lists.splits) == 2
         listed = select(lists, _NAMES, "osv5m", options.selection(self.region))

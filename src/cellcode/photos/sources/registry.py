@@ -63,6 +63,6 @@ def _spec(text: str) -> str:
     if path.suffix.lower() in lists.SUFFIXES:
         return f"list:{text}"
     suffixes = ", ".join(lists.SUFFIXES)
-    if not path.exists():
-        raise InputError(f"{text} does not exist; give a folder of photos, or a list ({suffixes})")
-    raise UsageError(f"{text} is neither a folder nor a list of photos ({suffixes})")
+    if path.exists():
+        raise UsageError(f"{text} is neither a folder nor a list of photos ({suffixes})")
+    raise InputError(f"{text} does not exist; give a folder of photos, or a list ({suffixes})")

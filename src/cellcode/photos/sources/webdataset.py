@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from cellcode.errors import InputError
 from cellcode.photos.sources.archives import Member, is_safe, place
+from cellcode.photos.sources.checks import Listed
 from cellcode.photos.sources.folder import SUFFIXES
 from cellcode.photos.sources.list_files import LINES, Lines, PhotoList, array_of
-from cellcode.photos.sources.lists import Listed, ListedSource
+from cellcode.photos.sources.lists import ListedSource
 from cellcode.progress import track
 
 KEY = "__key__"

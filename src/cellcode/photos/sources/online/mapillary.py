@@ -122,12 +122,11 @@ def _token() -> str:
 
 def _is_local(address: str) -> bool:
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https"):
-        return False
     try:
-        return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+        local = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return False
+    return local and parts.scheme in ("http", "https")
 
 
 def _record(image: dict[str, Any]) -> Found:

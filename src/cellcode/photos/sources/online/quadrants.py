@@ -135,8 +135,10 @@ class Search:
                 continue
             if full:
                 self._crowded.append(Gap(box, "more photos at one place than the server gives at once"))
-            elif not answer.whole:
-                self._note_fullest(box, len(answer.photos))
+            elif not answer.whole and len(answer.photos) > max(1, self._fullest):
+                self._fullest, self._fullest_boxes = len(answer.photos), [box]
+            elif not answer.whole and len(answer.photos) == self._fullest > 1:
+                self._fullest_boxes.append(box)
             yield self._new(answer.photos)
 
     def _answer(self, box: Box) -> Answer | None:
@@ -171,12 +173,6 @@ class Search:
             self._waiting.extendleft(box.quarters())
         else:
             self._gaps.append(Gap(box, error.reason))
-
-    def _note_fullest(self, box: Box, count: int) -> None:
-        if count > self._fullest:
-            self._fullest, self._fullest_boxes = count, []
-        if count == self._fullest > 1:
-            self._fullest_boxes.append(box)
 
     def _new(self, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}
