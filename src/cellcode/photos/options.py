@@ -18,7 +18,6 @@ from cellcode.photos.table.settings import Settings
 
 Check = Literal["decode", "header", "none"]
 _EVERY_SOURCE = ("since", "until", "max_photos", "confirm", "allow_missing")
-_DATE_LENGTH = len("2024-05-31")
 
 
 def _moment(of_day: time) -> Callable[[Any], Any]:
@@ -31,7 +30,7 @@ def _moment(of_day: time) -> Callable[[Any], Any]:
             moment = utc(datetime.fromisoformat(value))
         except ValueError:
             raise UsageError(f"{value} is no date: write a date such as 2024-05-31, or 2024-05-31T12:00") from None
-        return datetime.combine(moment, of_day) if len(value.strip()) <= _DATE_LENGTH else moment
+        return datetime.combine(moment, of_day) if len(value.strip()) <= len("2024-05-31") else moment
 
     return read
 

@@ -187,8 +187,7 @@ class PackedPhotos:
         """Open a folder, or an address that pyarrow knows, such as s3://bucket/shards.
 
         Raises:
-            InputError: there are no packed photos, or they were not packed to the end, or are of another version, or its
-                parts do not go together.
+            InputError: there are none, not packed to the end, of another version, or parts that do not go together.
         """
         shown = str(place).rstrip("/")
         files, root = _file_system(shown)

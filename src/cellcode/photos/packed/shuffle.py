@@ -153,12 +153,8 @@ class Spill:
     """The rows of a photo table in another order.
 
     They are written to a file once, each part of the table sorted into buckets of the new order, and read bucket by bucket.
-    Files are read from front to back, and memory holds one part or one bucket.
-
-    Args:
-        split: (N,) numbers of the splits that the photos get.
-        place: (N,) their new places.
-        path: of the file, which whoever makes this removes.
+    Files are read from front to back, and memory holds one part or one bucket. Photos get the splits of the numbers `split`,
+    (N,), and the places `place`, (N,). Whoever makes this removes the file.
     """
 
     def __init__(self, table: Batches, split: Int8, place: Ints, path: Path) -> None:
@@ -187,12 +183,9 @@ class Spill:
 
     def rows(self, begin: int, end: int) -> pa.Table:
         """Return the photos of places `begin` to `end` - 1, in that order; cheap if asked for in rising order."""
-        parts = []
-        for bucket in range(begin // self._rows, (end - 1) // self._rows + 1):
-            first = bucket * self._rows
-            low = max(begin - first, 0)
-            parts.append(self._load(bucket).slice(low, min(end - first, self._rows) - low))
-        return pa.concat_tables(parts)
+        buckets = range(begin // self._rows, (end - 1) // self._rows + 1)
+        joined = pa.concat_tables([self._load(bucket) for bucket in buckets])
+        return joined.slice(begin - buckets.start * self._rows, end - begin)
 
     def _load(self, bucket: int) -> pa.Table:
         if self._bucket[0] != bucket:

@@ -121,7 +121,11 @@ class Track:
         following = np.minimum(before + 1, len(segment.time_ms) - 1)
         gap_s, gap_m = segment.gaps(before, following)
         unknown = (gap_m < _MIN_LEG_M) | (gap_m > self.max_gap_m) | (gap_s > self.max_gap_s)
-        return np.where(unknown, np.nan, _bearing_deg(segment, before, following))
+        lat1, lat2 = np.deg2rad(segment.lat_deg[before]), np.deg2rad(segment.lat_deg[following])
+        turn = np.deg2rad(segment.lon_deg[following] - segment.lon_deg[before])
+        east = np.sin(turn) * np.cos(lat2)
+        north = np.cos(lat1) * np.sin(lat2) - np.sin(lat1) * np.cos(lat2) * np.cos(turn)
+        return np.where(unknown, np.nan, np.rad2deg(np.arctan2(east, north)) % 360)
 
 
 def _between(segment: Segment, before: Int64, after: Int64, share: Float64) -> tuple[Float64, Float64]:
@@ -134,14 +138,6 @@ def _between(segment: Segment, before: Int64, after: Int64, share: Float64) -> t
     first, second = np.sin((1 - share) * safe) / np.sin(safe), np.sin(share * safe) / np.sin(safe)
     x, y, z = (first[:, None] * start + second[:, None] * end).T
     return projection.to_degrees(x, y, z)
-
-
-def _bearing_deg(segment: Segment, start: Int64, end: Int64) -> Float64:
-    lat1, lat2 = np.deg2rad(segment.lat_deg[start]), np.deg2rad(segment.lat_deg[end])
-    turn = np.deg2rad(segment.lon_deg[end] - segment.lon_deg[start])
-    east = np.sin(turn) * np.cos(lat2)
-    north = np.cos(lat1) * np.sin(lat2) - np.sin(lat1) * np.cos(lat2) * np.cos(turn)
-    return np.asarray(np.rad2deg(np.arctan2(east, north)) % 360)
 
 
 def _read(path: Path) -> list[Segment]:

@@ -38,7 +38,6 @@ class PhotoSpec:
     """How a photo is read for an encoder.
 
     Attributes:
-        width_px, height_px: size.
         fit: "stretch" to the size, or "crop" the centre of the same aspect first.
         max_pixels: larger photos are refused before they are decoded.
     """

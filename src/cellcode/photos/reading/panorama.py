@@ -247,9 +247,7 @@ class Cutter:
     ) -> list[tuple[Path, dict[str, float | None]]]:
         """Return file, size, field of view and heading of each view. Those that exist are neither read nor written.
 
-        Args:
-            source: file of the panorama.
-            heading_deg: of its middle; None: unknown, and then so are those of the views.
+        Where the heading of the panorama's middle is not known, those of the views are not either.
 
         Raises:
             PhotoError: the panorama is damaged, or shows none of the views.

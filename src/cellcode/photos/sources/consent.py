@@ -59,7 +59,6 @@ def require_consent(
     """Log what would be done, and have it confirmed above 2,000 photos or 500 MB.
 
     Args:
-        confirm: is given a question and returns the answer.
         size_bytes: None: unknown, which counts as above.
         always: also below.
 

@@ -48,9 +48,9 @@ class FolderSource(PhotoSource):
         track = Track.read(options.gpx) if options.gpx else None
         cutter = Cutter(options.panoramas, cuts, self.root) if options.panoramas is not None else None
         reader = _Reader(self.root, clock, track, options.track_heading, cutter)
-        root, views = self.root.resolve(), cuts.resolve()  # however the two are spelled
+        root, cut = self.root.resolve(), cuts.resolve()  # however the two are spelled
         files = [
-            path for path in photo_files(self.root) if not (root / path.relative_to(self.root)).is_relative_to(views)
+            file for file in photo_files(self.root) if not (root / file.relative_to(self.root)).is_relative_to(cut)
         ]
         remarks = Counter[str]()
         with ThreadPoolExecutor(os.cpu_count()) as threads:

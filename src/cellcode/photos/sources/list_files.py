@@ -215,11 +215,7 @@ _GEOJSON_CRS = ("CRS84", "4326")
 
 
 class GeoJsonList(PhotoList):
-    """A GeoJSON file, whole in memory: about 1 kB a photo. For millions of photos, Parquet is the better list.
-
-    Raises:
-        InputError: it cannot be read, or is neither of the two forms.
-    """
+    """A GeoJSON file, whole in memory: about 1 kB a photo. InputError: it cannot be read, or is neither of the forms."""
 
     placed = True
 

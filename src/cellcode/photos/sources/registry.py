@@ -40,12 +40,7 @@ def open_source(
 def estimate(
     text: str, region: Region | None = None, options: IngestOptions | None = None, out: Path | None = None
 ) -> Estimate | None:
-    """Return what ingesting a source fetches, None if nothing; what is in `out` already is counted.
-
-    Raises:
-        UsageError: the source or the options cannot be used.
-        RemoteError: a service does not answer.
-    """
+    """Return what ingesting a source into `out` would fetch, None if nothing; RemoteError: a service does not answer."""
     with TemporaryDirectory() as folder:
         return open_source(text, out=out or Path(folder), region=region, options=options).estimate()
 

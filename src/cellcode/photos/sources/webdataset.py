@@ -43,11 +43,9 @@ class WebDatasetSource(ListedSource):
     def listed(self) -> Listed:
         """See `ListedSource`."""
         path = Path(self.argument)
-        photos = TarList(path)
+        photos, confirm = TarList(path), self.options.confirm
         listed = self.select(photos, path, "webdataset", {**self.options.columns, "file": KEY})
-        return place(
-            listed, photos.places, lambda name: (path / name).open("rb"), self.out, self.options.confirm, str(path)
-        )
+        return place(listed, photos.places, lambda name: (path / name).open("rb"), self.out, confirm, str(path))
 
 
 class TarList(PhotoList):

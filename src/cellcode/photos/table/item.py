@@ -17,7 +17,6 @@ class Reject:
     """A photo left out.
 
     Attributes:
-        file: its name.
         line: the line of the list it came from; None in a folder.
         reason: why, for people.
         transient: the error is temporary: the photo is missing, and a later run may get it.

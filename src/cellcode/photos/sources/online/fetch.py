@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -30,10 +31,7 @@ class TooNarrowError(Exception):
 
 
 class Fetcher:
-    """Fetches photos; can be used by several threads.
-
-    A host that has failed at many photos in a row, each after all its tries, is not asked again in this run.
-    """
+    """Fetches photos, by several threads; a host that has failed at many in a row, after all tries, is not asked again."""
 
     def __init__(
         self, renew: Callable[[Record], Record | None], redirects: Redirects, client: Client, wanted: Filter
@@ -108,9 +106,10 @@ class Store:
             views = self._views(record, rule) if rule is not None else []
             return views if views and all(path.is_file() for path, _ in views) else None
         for suffix in _SUFFIXES:
-            size = _size(self._path(record.id, suffix))
-            if size is not None and size[0] >= self._options.min_width_px:
-                return [self._picture(record, suffix, size)]
+            with suppress(PhotoError):  # there is none
+                size = photo_size(self._path(record.id, suffix), "header")
+                if size[0] >= self._options.min_width_px:
+                    return [self._picture(record, suffix, size)]
         return None
 
     def keep(self, record: Record, body: bytes, image: Image.Image) -> list[Picture]:
@@ -158,10 +157,3 @@ class Store:
             with atomic_path(path) as temporary:
                 view.save(temporary, "JPEG", quality=_JPEG_QUALITY)
         return pictures
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        return photo_size(path, "header")
-    except PhotoError:
-        return None

@@ -194,11 +194,8 @@ class Choice:
 
 
 def choose(listing: Listing, filter: Filter, source: str) -> Choice:
-    """Look through a listing once.
-
-    Where there are more photos than `max_photos`, those with the lowest lots are taken: a choice that is spread over
-    the region like the photos, and stays the same when some are added.
-    """
+    """Look through a listing once. Of more photos than `max_photos` those with the lowest lots are taken."""
+    # Such a choice is spread over the region like the photos, and stays the same when some are added.
     left_out, licences, lots = Counter[str](), dict[int, str | None](), list[int]()
     for found in listing:
         reason = found.reason if isinstance(found, Reject) else filter.objection(found)

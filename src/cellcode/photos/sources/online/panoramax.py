@@ -8,7 +8,6 @@ from urllib.parse import urljoin, urlsplit
 
 from cellcode.errors import UsageError
 from cellcode.http import RemoteError, redact
-from cellcode.photos.options import IngestOptions
 from cellcode.photos.reading.panorama import WHOLE, Area
 from cellcode.photos.sources.online.quadrants import Answer, Box
 from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
@@ -52,7 +51,9 @@ class Panoramax(OnlineSource):
             return
         if self.region is None:
             raise UsageError(f"{PREFIX} needs a region, or the address of one sequence (.../collections/ID)")
-        dates = {"datetime": _interval(options)} if options.since or options.until else {}
+        ends = (options.since, options.until)
+        interval = "/".join(utc(end).isoformat(timespec="microseconds") + "Z" if end else ".." for end in ends)
+        dates = {"datetime": interval} if any(ends) else {}
 
         def ask(box: Box, limit: int) -> Answer:
             pages = list(self._pages(f"{self._api}/search", {"bbox": box, "limit": limit, **dates}))
@@ -78,8 +79,7 @@ class Panoramax(OnlineSource):
         answer = self.client.json(url, params)
         while True:
             yield descriptions(answer, "features", redact(url))
-            link = _next(answer)
-            if link is None:
+            if (link := _next(answer)) is None:
                 return
             # A server behind a proxy may not know that it is asked by https.
             following = urlsplit(urljoin(url, link))._replace(scheme=urlsplit(url).scheme).geturl()
@@ -94,8 +94,7 @@ class Panoramax(OnlineSource):
                     f"{redact(following)}: the next page is this page again", "endless pages", lasting=True
                 )
             asked.add(following)
-            url = following
-            answer = self.client.json(url)
+            url, answer = following, self.client.json(following)
 
 
 def _next(answer: dict[str, Any]) -> str | None:
@@ -105,11 +104,6 @@ def _next(answer: dict[str, Any]) -> str | None:
         if link.get("rel") == "next" and link.get("method", "GET") == "GET":
             return text(link.get("href"))
     return None
-
-
-def _interval(options: IngestOptions) -> str:
-    ends = (options.since, options.until)
-    return "/".join(utc(end).isoformat(timespec="microseconds") + "Z" if end else ".." for end in ends)
 
 
 def _record(feature: dict[str, Any], api: str) -> Found:

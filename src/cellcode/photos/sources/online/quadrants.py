@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from typing import Any
 
 import shapely
@@ -87,11 +87,8 @@ class Search:
     def __init__(self, ask: Ask, shape: BaseGeometry, *, limit: int, max_area_deg2: float = math.inf) -> None:
         self._ask, self._shape, self._limit, self._max_area = ask, shape, limit, max_area_deg2
         self._cap = limit  # an answer of this length may have been cut
-        self._waiting: deque[Box] = deque()
-        self._seen: set[str] = set()
-        self._faults = 0
-        self._gaps: list[Gap] = []
-        self._crowded: list[Gap] = []
+        self._waiting, self._seen, self._faults = deque[Box](), set[str](), 0
+        self._gaps, self._crowded = list[Gap](), list[Gap]()
         self._fullest, self._fullest_boxes = 0, list[Box]()
         shapely.prepare(shape)
 
@@ -101,24 +98,20 @@ class Search:
         Raises:
             RemoteError: the server refuses to answer, or fails at several boxes in a row.
         """
-        self._waiting.extend(_start(self._shape))
-        yield from self._drain()
+        yield from self._drain(_start(self._shape))
         gaps = [*self._gaps, *self._crowded]
         # A server may silently return fewer than requested. Then the fullest answers are those that it has cut, and
         # their quarters hold photos that are new.
         suspects, self._cap = self._fullest_boxes, min(self._cap, max(self._fullest, 2))
         known, self._gaps, self._crowded = len(self._seen), [], []
-        yield from self._drain_quarters(suspects[:_SUSPECTS])
+        yield from self._drain(chain.from_iterable(map(Box.quarters, suspects[:_SUSPECTS])))
         if len(self._seen) > known:
-            yield from self._drain_quarters(suspects[_SUSPECTS:])
+            yield from self._drain(chain.from_iterable(map(Box.quarters, suspects[_SUSPECTS:])))
             gaps += self._crowded
         yield from gaps + self._gaps
 
-    def _drain_quarters(self, boxes: list[Box]) -> Iterator[list[dict[str, Any]]]:
-        self._waiting.extend(quarter for box in boxes for quarter in box.quarters())
-        yield from self._drain()
-
-    def _drain(self) -> Iterator[list[dict[str, Any]]]:
+    def _drain(self, boxes: Iterable[Box]) -> Iterator[list[dict[str, Any]]]:
+        self._waiting.extend(boxes)
         while self._waiting:
             box = self._waiting.pop()
             if not self._shape.intersects(shapely.box(box.west, box.south, box.east, box.north)):

@@ -80,9 +80,8 @@ class OnlineSource(PhotoSource):
         fetched = lambda found: [found] if isinstance(found, Reject) else self._photos(found, store, fetcher)  # noqa: E731
         threads = self.options.politeness.connections
         done = in_order(fetched, choice, threads, 4 * threads)
-        yield from chain.from_iterable(
-            track(done, f"fetching from {self.name}", choice.wanted + choice.left_out.total())
-        )
+        total = choice.wanted + choice.left_out.total()
+        yield from chain.from_iterable(track(done, f"fetching from {self.name}", total))
 
     @cached_property
     def _filter(self) -> Filter:
