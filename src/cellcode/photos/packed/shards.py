@@ -7,7 +7,8 @@
 
 Photos of one place lie together in groups, and the groups in random order: whoever reads a few shards has pairs of photos
 of one place, from places all over the region. SHARDS is a folder or an address such as s3://BUCKET/SHARDS, which pyarrow
-opens; keys and endpoint of a store come from the environment. A folder of several such folders is read as one: see `manifest`.
+opens; keys and endpoint of a store come from the environment. A region whose photo table is too large for one packing is
+packed in parts: SHARDS/PART/manifest.json for each, and none in SHARDS itself, which then stands for all of its photos.
 """
 
 import hashlib

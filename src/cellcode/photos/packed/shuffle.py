@@ -1,4 +1,4 @@
-"""The order of packing, and the rows of a photo table in that order without holding the table.
+"""What packing knows of a whole photo table: facts, the order of packing, and rows in that order without holding them.
 
 What is held of every photo is its split, its place in the order and its group: 9 bytes, and about 70 with its cell while they
 are sorted.

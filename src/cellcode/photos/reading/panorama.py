@@ -1,4 +1,4 @@
-"""360 degree panoramas cut into perspective photos.
+"""360 degree panoramas cut into perspective photos, and these as files: written once, and found again by the next run.
 
 A panorama is equirectangular: its columns are directions, clockwise, with its heading in the middle, and its rows elevations
 from +90 to -90 degrees. A view is what a pinhole camera would have seen: each of its pixels is a ray, turned by the heading

@@ -1,4 +1,4 @@
-"""Many photos at an encoder's size."""
+"""Many photos, read by several threads: a few ahead of the one that is used, or all at an encoder's size."""
 
 import os
 from collections import deque

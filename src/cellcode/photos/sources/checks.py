@@ -1,4 +1,4 @@
-"""Checks of the lines of a list, whole columns at a time: what is usable becomes rows, the rest rejects with a reason."""
+"""Which column of a list is what, and checks of whole columns: what is usable becomes rows, the rest rejects."""
 
 import difflib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a photo source is: the base class that built-in sources and plug-ins share."""
+"""What a photo source is: the base class that built-in sources and plug-ins share, and how its photos become rows."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The photo table: what is known of every photo, as Parquet with a fixed schema (docs/formats.md)."""
+"""The photo table: what is known of every photo, as Parquet with a fixed schema (docs/formats.md); whole, or in batches."""
 
 import os
 from collections import Counter

@@ -1,4 +1,7 @@
-"""One photo of a service: its bytes, whole and decodable, with a fresh link where the old one has expired."""
+"""One photo of a service: its bytes, whole and decodable, with a fresh link where the old one has expired; and as a file.
+
+OUT/images has photos as they were served, and of a panorama the views cut out of it.
+"""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""The photos of a service in a region, kept in a file, so that an interrupted run need not request them again."""
+"""The photos of a service in a region, kept in a file for an interrupted run, and which of them are fetched."""
 
 import hashlib
 import heapq
