@@ -57,11 +57,8 @@ def refuse_private(address: str, host: str) -> None:
     if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
         number = number.ipv4_mapped
     if not number.is_global or number.is_multicast:
-        raise RemoteError(
-            f"{host} is a private address ({number}); if it is meant, allow it with --allow-private",
-            "private address",
-            lasting=True,
-        )
+        sentence = f"{host} is a private address ({number}); if it is meant, allow it with --allow-private"
+        raise RemoteError(sentence, "private address", lasting=True)
 
 
 def redact(url: str) -> str:
@@ -72,11 +69,6 @@ def redact(url: str) -> str:
     except ValueError:
         return "an address that cannot be read"
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    if any(_is_secret(name) for name, _ in pairs):
-        shown = [(name, "***" if _is_secret(name) else value) for name, value in pairs]
-        return urlunsplit(parts._replace(netloc=host, query=urlencode(shown, safe="*,:/{}")))
-    return urlunsplit(parts._replace(netloc=host))
-
-
-def _is_secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET)
+    shown = [(name, "***" if any(word in name.lower() for word in _SECRET) else value) for name, value in pairs]
+    query = parts.query if shown == pairs else urlencode(shown, safe="*,:/{}")
+    return urlunsplit(parts._replace(netloc=host, query=query))

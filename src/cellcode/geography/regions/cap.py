@@ -54,10 +54,8 @@ class CapArea:
     def outline(self) -> BaseGeometry:
         """A polygon of 72 corners on the circle."""
         if self.radius_m > np.pi / 2 * EARTH_RADIUS_M:  # what surrounds more than a hemisphere is drawn by its rest
-            rest_m = np.pi * EARTH_RADIUS_M - self.radius_m
-            rest = (
-                CapArea(-self.lat, float(wrap_lon(self.lon + 180)), rest_m).outline if rest_m > 0 else shapely.Polygon()
-            )
+            across, rest_m = float(wrap_lon(self.lon + 180)), np.pi * EARTH_RADIUS_M - self.radius_m
+            rest = CapArea(-self.lat, across, rest_m).outline if rest_m > 0 else shapely.Polygon()
             return polygon.WORLD.difference(rest)
         ring = geojson.continuous(_circle(self.lat, self.lon, self.radius_m))
         return geojson.on_map(shapely.Polygon(geojson.over_pole(ring, 90.0 if self.lat > 0 else -90.0)))
@@ -99,7 +97,7 @@ class _DistanceSieve:
         self._axes = np.array([[y, z, x], [-x, z, y], [-x, -y, z], [-z, -y, -x], [-z, x, -y], [y, x, -z]]).T
 
     def start(self, level: int) -> Cells:
-        """Return cells that hold the cap: a block around it where it lies on one face, which spares most of the way down."""
+        # A block around the cap where it lies on one face spares most of the way down.
         return self._block(level) or covering.everything(min(level, 4))
 
     def _block(self, level: int) -> Cells | None:

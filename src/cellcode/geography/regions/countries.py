@@ -33,7 +33,6 @@ def outline(text: str) -> BaseGeometry:
 
 
 def _codes(word: str, text: str) -> tuple[str, ...]:
-    """Return the alpha-2 codes that a word stands for."""
     known = {name.casefold(): codes for name, codes in PRESETS.items()}
     near = {name.casefold(): name for name in PRESETS}
     for row in table():

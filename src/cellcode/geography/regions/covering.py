@@ -67,8 +67,6 @@ def cover(sieve: Sieve, level: int, start: Cells | None = None) -> Ranges:
     """Return the cells of `level` with their centre in an area; (R, 2), R may be 0.
 
     Args:
-        sieve: the area.
-        level: of the cells.
         start: cells of a coarser level or the same that hold the whole area; without it, all of the Earth.
 
     Raises:

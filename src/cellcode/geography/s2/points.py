@@ -116,6 +116,5 @@ def _middle(column: Int64, edge: Int64) -> Float64:
 
 
 def _steps(level: int) -> list[int]:
-    """Share the levels out to as few steps along the curve as possible."""
-    count = -(-level // _BITS)
+    count = -(-level // _BITS)  # as few steps along the curve as possible
     return [(level + k) // count for k in range(count)]
