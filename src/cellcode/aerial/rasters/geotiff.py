@@ -19,9 +19,9 @@ import shapely
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
+from cellcode.aerial.crops import crop_corners, sides, warp
 from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.rasters.raster_file import raster_file
-from cellcode.aerial.warp import crop_corners, sides, warp
 from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.geography.distance import wrap_lon

@@ -9,8 +9,7 @@ import math
 import re
 from urllib.parse import urldefrag, urlsplit, urlunsplit
 
-from cellcode.aerial.tiles.crs import WEB_MERCATOR, unit_m
-from cellcode.aerial.tiles.grid import Box, Grid, Level, web_mercator
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid, Level, unit_m, web_mercator
 from cellcode.aerial.tiles.service import Facts, ServiceTiles
 from cellcode.errors import UsageError
 from cellcode.http import Client
@@ -24,9 +23,9 @@ class BoxService(ServiceTiles):
     """A service that renders boxes, as a provider.
 
     Args:
-        url: of the service; facts may follow as a fragment, `#bounds=...&date=...`.
-        facts: of the layer; a fragment takes precedence over them.
-        client: that sends the requests; None: one of its own.
+        url: of the service; facts may follow as a fragment, `#bounds=...&date=...`, and `{env:NAME}` stands for the value of an
+            environment variable.
+        facts: of the layer; they take precedence over what the service says, a fragment over them.
     """
 
     expect = "any"  # an error comes as text with status 200, and says what is wrong
@@ -38,14 +37,7 @@ class BoxService(ServiceTiles):
         self._address = urlunsplit(urlsplit(self._url)._replace(query=""))
 
     def _lay_out(self, crs: str, facts: Facts, max_px: float | None) -> None:
-        """Take what is known of the layer, and lay a pyramid over it.
-
-        Args:
-            max_px: pixels along an image that the service renders at most; None: unknown.
-
-        Raises:
-            UsageError: the layer's bounds are required and unknown.
-        """
+        """Take what is known of the layer, and lay a pyramid over it; `max_px` along an image are rendered at most."""
         self._side_px = min(TILE_PX, 2 ** int(math.log2(max_px))) if max_px and max_px >= 1 else TILE_PX
         self.grid: Grid = _pyramid(crs, facts, self._side_px, self._shown)
         self._describe(facts)
@@ -65,13 +57,12 @@ def crs_order(crs: str, bounds: Box) -> tuple[int, float]:
         return 0, 0.0
     utm = _UTM.fullmatch(crs)
     if utm is not None:
-        middle_deg = (bounds[0] + bounds[2]) / 2
-        return 1, abs(int(utm[1]) * 6 - 183 - middle_deg)
+        return 1, abs(int(utm[1]) * 6 - 183 - (bounds[0] + bounds[2]) / 2)
     return (2, 0.0) if Grid(crs, {}).period is not None else (3, 0.0)
 
 
 def _pyramid(crs: str, facts: Facts, side_px: int, shown: str) -> Grid:
-    """Return the levels to request; the zooms of the facts count in Web Mercator, their bounds elsewhere."""
+    """The levels to request; the zooms of the facts count in Web Mercator, their bounds elsewhere."""
     if crs == WEB_MERCATOR:
         return web_mercator(facts.min_zoom, facts.max_zoom, side_px)
     left, bottom, right, top = Grid(crs, {}).box(facts.bounds)

@@ -1,6 +1,7 @@
-"""Pyramids of square tiles over a coordinate reference system: where a tile lies, and which level suits a resolution."""
+"""Coordinate reference systems as services name them, and pyramids of square tiles over them."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,16 +9,49 @@ from functools import cached_property
 import numpy as np
 import rasterio.warp
 from rasterio.crs import CRS
+from rasterio.enums import WktVersion
+from rasterio.errors import CRSError
 
-from cellcode.aerial.tiles.crs import WEB_MERCATOR
 from cellcode.types import Float64
 
 Box = tuple[float, float, float, float]
+WEB_MERCATOR = "EPSG:3857"
+METRES_PER_DEGREE = 111_319.49079327358  # by which WMTS defines the scales of degrees
+_MERCATOR_CODES = {"3857", "900913", "3785", "102100", "102113"}
 _WGS84 = "EPSG:4326"
 _SPHERE_M = 6_378_137.0
 HALF_M = math.pi * _SPHERE_M  # of the square world of Web Mercator
 _EDGE_POINTS = 21  # per side, when a box is transformed to another reference system
 _ROUNDING = 1e-6  # of a level's resolution
+
+
+def known_crs(name: str) -> str | None:
+    """Return a CRS, `AUTHORITY:CODE`, as rasterio spells it, Web Mercator under one name; None if PROJ does not know it."""
+    authority, _, code = name.upper().partition(":")
+    if code in _MERCATOR_CODES:
+        return WEB_MERCATOR
+    if authority in ("OGC", "CRS") and code in ("84", "CRS84"):
+        return "OGC:CRS84"
+    for candidate in (name, f"ESRI:{code}") if authority == "EPSG" else (name,):
+        try:
+            CRS.from_user_input(candidate)
+        except CRSError:
+            continue
+        return candidate
+    return None
+
+
+def unit_m(crs: str) -> float:
+    """Return the metres of a unit of a CRS."""
+    found = CRS.from_user_input(crs)
+    return METRES_PER_DEGREE if found.is_geographic else float(found.linear_units_factor[1])
+
+
+def northing_first(crs: str) -> bool:
+    """Return True if the authority of a CRS names northing or latitude first; services that follow it swap the axes."""
+    wkt = CRS.from_user_input(crs).to_wkt(version=WktVersion.WKT2_2019)
+    axes = re.findall(r'AXIS\["[^"]*",\s*(\w+)', wkt)
+    return bool(axes) and axes[0].lower() in ("north", "south")
 
 
 @dataclass(frozen=True)
@@ -126,17 +160,12 @@ class Grid:
 
 def web_mercator(min_zoom: int, max_zoom: int, tile_px: int | None = None) -> Grid:
     """Return the grid of maps on the web, y counted from the north."""
-    return Grid(
-        WEB_MERCATOR,
-        {
-            z: Level(-HALF_M, HALF_M, 2 * HALF_M / 2**z, (0, 2**z), (0, 2**z), tile_px)
-            for z in range(min_zoom, max_zoom + 1)
-        },
-    )
+    zooms = range(min_zoom, max_zoom + 1)
+    levels = {z: Level(-HALF_M, HALF_M, 2 * HALF_M / 2**z, (0, 2**z), (0, 2**z), tile_px) for z in zooms}
+    return Grid(WEB_MERCATOR, levels)
 
 
 def _outline(box: Box) -> tuple[Float64, Float64]:
-    """Points along the edges of a box."""
     left, bottom, right, top = box
     along = np.linspace(0, 1, _EDGE_POINTS)
     one, zero = np.ones_like(along), np.zeros_like(along)

@@ -9,8 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial.tiles.crs import WEB_MERCATOR
-from cellcode.aerial.tiles.grid import Box, web_mercator
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError

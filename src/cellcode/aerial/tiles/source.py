@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cellcode.aerial.crops import crop_corners, sides, warp
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.tiles.decoder import Decoder, Tile
 from cellcode.aerial.tiles.grid import Level
 from cellcode.aerial.tiles.provider import Key, TileProvider
-from cellcode.aerial.warp import crop_corners, sides, warp
 from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.types import Bools, Float64, UInt8
