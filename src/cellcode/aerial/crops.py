@@ -105,7 +105,8 @@ def _bend(bands: npt.NDArray[np.number], corners: Float64, size_px: int, count: 
     for band in range(count):
         # Float images, because Pillow cuts 8-bit values off where it should round them.
         image = Image.fromarray(bands[..., band].astype(np.float32))
-        made[band] = image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
+        bent = image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
+        made[band] = np.asarray(bent)
     return made
 
 

@@ -75,8 +75,7 @@ class MultiSource(AerialSource):
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`."""
-        crops: list[Crop] = []
-        chosen: Crop | None = None
+        crops, chosen = list[Crop](), None
         seen = np.zeros((size_px, size_px), bool)
         for member in self.members:
             crop = member.read(lat_deg, lon_deg, size_m, size_px, bearing_deg)

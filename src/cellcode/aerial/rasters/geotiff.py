@@ -40,9 +40,8 @@ class GeoTiffSource(AerialSource):
     """One raster file. Can be read from several threads: each opens its own handle.
 
     Args:
-        path: a file that GDAL opens, or the address of a TIFF (see `raster_file`); 8 bits a channel, with 1 (grey), 2 (grey and
-            alpha), 3 (RGB) or 4 bands; a fourth band is alpha if the file says so and is otherwise ignored (near infrared).
-        client: that requests a remote file first; None: one of its own.
+        path, client: see `raster_file`; 8 bits a channel, with 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 bands; a fourth band
+            is alpha if the file says so and is otherwise ignored (near infrared).
 
     Raises:
         InputError: the file cannot be read, or its pixels have an unsupported format.
@@ -62,7 +61,7 @@ class GeoTiffSource(AerialSource):
         dataset = self._dataset()
         corners = self._corner_pixels(lat_deg, lon_deg, size_m, bearing_deg)
         # Window with room for the bilinear kernel, in pixels of the file, cut at its edges.
-        step = _decimation(corners, size_px)
+        step = max(1.0, float(sides(corners).min()) / size_px / 1.5)  # reads one to two times the requested resolution
         low = np.floor(corners.min(axis=0) - 2 * step).astype(int)
         high = np.ceil(corners.max(axis=0) + 2 * step).astype(int)
         low, high = np.maximum(low, 0), np.minimum(high, (dataset.width, dataset.height))
@@ -74,9 +73,8 @@ class GeoTiffSource(AerialSource):
         scale = np.array(shape[::-1]) / (high - low)
         try:
             with self._file.environment():
-                colour = dataset.read(
-                    self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
-                )
+                out_shape = (len(self._bands), *shape)
+                colour = dataset.read(self._bands, window=window, out_shape=out_shape, resampling=Resampling.bilinear)
                 mask = self._mask(dataset, window, shape)
         except rasterio.errors.RasterioError:
             self._local.dataset = None  # GDAL remembers an error: the next try needs a new handle
@@ -96,7 +94,6 @@ class GeoTiffSource(AerialSource):
         self._local = threading.local()
 
     def _describe(self, dataset: Any) -> None:
-        """Read the metadata of the file."""
         self._bands = _usable_bands(dataset, self.path)
         self._outline = _outline(dataset, self.path)
         self._inverse = ~dataset.transform
@@ -109,7 +106,7 @@ class GeoTiffSource(AerialSource):
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
     def _dataset(self) -> Any:
-        """The calling thread's handle: GDAL's are not safe to share."""
+        # One handle for each thread: GDAL's are not safe to share.
         dataset = getattr(self._local, "dataset", None)
         if dataset is None:
             dataset = self._local.dataset = self._file.open()
@@ -124,8 +121,7 @@ class GeoTiffSource(AerialSource):
         if dataset.crs.is_geographic:  # a raster that runs past 180 degrees
             middle = dataset.bounds.left / 2 + dataset.bounds.right / 2
             x = [value + 360 * round((middle - value) / 360) for value in x]
-        columns, rows = _apply(self._inverse, np.array(x), np.array(y))
-        return np.stack([columns, rows], axis=1)
+        return np.stack(_apply(self._inverse, np.array(x), np.array(y)), axis=1)
 
     def _mask(self, dataset: Any, window: Window, shape: tuple[int, ...]) -> UInt8:
         """255 where there is imagery: alpha, internal mask, or nodata in every band."""
@@ -135,36 +131,26 @@ class GeoTiffSource(AerialSource):
         return mask
 
 
-def _decimation(corners: Float64, size_px: int) -> float:
-    """File pixels for each pixel to be read: reads between one and two times the requested resolution."""
-    return max(1.0, float(sides(corners).min()) / size_px / 1.5)
-
-
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time; zeros for anything but a local file."""
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 
 
 def _usable_bands(dataset: Any, path: str) -> list[int]:
     """Bands to read as colour: [1, 2, 3] or [1]."""
-    kinds = set(dataset.dtypes)
-    if kinds != {"uint8"}:
-        name = ", ".join(sorted(kinds))
+    kinds = sorted(set(dataset.dtypes))
+    if kinds != ["uint8"]:
         raise InputError(
-            f"{path} holds {name} values, 8 bits a channel are needed; convert it, for example with "
+            f"{path} holds {', '.join(kinds)} values, 8 bits a channel are needed; convert it, for example with "
             "`gdal_translate -ot Byte -scale`"
         )
     if dataset.colorinterp[0] == ColorInterp.palette:
         raise InputError(f"{path} is a palette image; expand it, for example with `gdal_translate -expand rgb`")
-    if dataset.count in (1, 2):
-        return [1]
-    if dataset.count in (3, 4):
-        return [1, 2, 3]
-    raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
+    if dataset.count > 4:
+        raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
+    return [1] if dataset.count < 3 else [1, 2, 3]
 
 
 def _outline(dataset: Any, path: str) -> shapely.Geometry:
-    """Outline in degrees, within -180..180."""
     if dataset.crs is None or dataset.transform.is_identity:
         raise InputError(
             f"{path} has no georeference ({'no CRS' if dataset.crs is None else 'no position'}); assign it, for example "
@@ -174,9 +160,8 @@ def _outline(dataset: Any, path: str) -> shapely.Geometry:
     one, zero = np.ones_like(along), np.zeros_like(along)
     columns = np.concatenate([along, one, 1 - along, zero]) * dataset.width
     rows = np.concatenate([zero, along, one, 1 - along]) * dataset.height
-    x, y = _apply(dataset.transform, columns, rows)
     try:
-        lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, x, y)
+        lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, *_apply(dataset.transform, columns, rows))
     except rasterio.errors.RasterioError as error:
         raise OffGlobeError(f"{path}: its CRS cannot be transformed to degrees ({error})") from None
     points = np.stack([lon, lat], axis=1)

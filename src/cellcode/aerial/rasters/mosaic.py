@@ -46,8 +46,7 @@ class MosaicSource(AerialSource):
         self._tree = shapely.STRtree([source.footprint().shape for source in self.sources])
         self.attribution = union(source.attribution for source in self.sources)
         self.licence = union(source.licence for source in self.sources)
-        rule = "" if prefer == "imagery" else prefer
-        what = "".join(source.identity for source in self.sources) + rule
+        what = "".join(source.identity for source in self.sources) + ("" if prefer == "imagery" else prefer)
         self.identity = hashlib.sha256(what.encode()).hexdigest()[:16]
         self.date = max((source.date for source in self.sources if source.date), default=None)
 

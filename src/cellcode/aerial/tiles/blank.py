@@ -45,10 +45,9 @@ def is_blank(image: Image.Image) -> bool:
 
 
 class Placeholders:
-    """The pictures by which a service says that it has no imagery; safe for several threads.
+    """The pictures by which a service says that it has no imagery, by digest; safe for several threads.
 
     Args:
-        known: digests of those that are known from earlier.
         learned: called with the digest of a new one, to store it.
     """
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from cellcode.aerial.tiles.blank import Placeholders
 from cellcode.aerial.tiles.decoder import Decoder
-from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY
+from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY, SqliteTiles
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError, UsageError
@@ -64,24 +64,20 @@ class _Kept(NamedTuple):
     body: bytes | None  # None: the tile was not there
 
 
-class CachedTiles(TileProvider):
-    """A provider that keeps the tiles of another in a file.
-
-    Args:
-        provider: of what is not in the file or too old.
-        path: the file; it is created if it does not exist.
+class CachedTiles(SqliteTiles):
+    """A provider that keeps the tiles of another in a file, which is created if it does not exist.
 
     Raises:
         InputError: the file cannot be written, or is not an SQLite file.
     """
 
     def __init__(self, provider: TileProvider, path: Path, rules: CacheRules | None = None) -> None:
-        self._provider, self.path, self.rules = provider, path, rules or CacheRules()
+        super().__init__(path)
+        self._provider, self.rules = provider, rules or CacheRules()
         self.grid, self.bounds = provider.grid, provider.bounds
         self.attribution, self.licence, self.date = provider.attribution, provider.licence, provider.date
         self.identity, self.host, self.name = provider.identity, provider.host, provider.name
         self.connections = provider.connections
-        self._local, self._opened = threading.local(), list[sqlite3.Connection]()
         self._stored, self._counting = 0, threading.Lock()
         self._flips = provider.grid.is_mercator
         self._create()
@@ -96,9 +92,8 @@ class CachedTiles(TileProvider):
                 raise MissingError(f"{self.host} has no tile {z}/{x}/{y}", 404)
             if kept.body is not None and age_s < self.rules.refresh_after_s:
                 return TileReply(kept.body, kept.validators)
-        has_body = kept is not None and kept.body is not None
         try:
-            reply = self._provider.fetch(z, x, y, kept.validators if kept is not None and has_body else None)
+            reply = self._provider.fetch(z, x, y, kept.validators if kept and kept.body is not None else None)
         except MissingError:
             self._store(key, None, Validators())
             raise
@@ -127,9 +122,7 @@ class CachedTiles(TileProvider):
 
     def close(self) -> None:
         """Close the connections of all threads, and the provider."""
-        while self._opened:
-            self._opened.pop().close()
-        self._local = threading.local()
+        super().close()
         self._provider.close()
 
     def _look(self, key: tuple[int, int, int]) -> _Kept | None:
@@ -195,17 +188,24 @@ class CachedTiles(TileProvider):
         try:
             return self._connection().execute(query, values)
         except sqlite3.Error as error:
-            raise InputError(
-                f"the cache of tiles {self.path} cannot be used ({error}); remove the file if it is damaged"
-            ) from None
+            sentence = f"the cache of tiles {self.path} cannot be used ({error}); remove the file if it is damaged"
+            raise InputError(sentence) from None
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = _connect(self.path)
-            self._local.connection = connection
-            self._opened.append(connection)
-        return connection
+    def _connect(self) -> sqlite3.Connection:
+        """Open it for several writers: readers do not wait, writers wait for each other."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                return connection
+            except sqlite3.OperationalError as error:
+                connection.close()
+                # Changing the mode of a new file does not wait for another process that does the same.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
 
 def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules | None = None) -> TileSource:
@@ -221,27 +221,9 @@ def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules
     return TileSource(tiles, Decoder(tiles, tiles.placeholders()))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open a cache for several writers: readers do not wait, writers wait for each other."""
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            return connection
-        except sqlite3.OperationalError as error:
-            connection.close()
-            # Changing the mode of a new file does not wait for another process that does the same.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
 def cache_folder() -> Path:
     """Return where tiles are kept: `tiles` in $CELLCODE_CACHE, or in the user's cache folder for cellcode."""
-    given = os.environ.get("CELLCODE_CACHE")
-    if given:
+    if given := os.environ.get("CELLCODE_CACHE"):
         return Path(given) / "tiles"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellcode" / "tiles"
 

@@ -11,12 +11,7 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """The values used last, up to a total size.
-
-    Args:
-        limit: of the sum of the sizes.
-        size: of a value.
-    """
+    """The values used last, up to a limit of the sum of their sizes."""
 
     def __init__(self, limit: int, size: Callable[[V], int]) -> None:
         self._limit, self._size, self._total = limit, size, 0
@@ -37,7 +32,8 @@ class Lru(Generic[K, V]):
         try:
             value = load()
         except BaseException as error:
-            self.drop(key)
+            with self._lock:
+                self._forget(key)  # who waits for it gets the error
             entry.set_exception(error)
             raise
         with self._lock:
@@ -48,17 +44,11 @@ class Lru(Generic[K, V]):
         return value
 
     def __contains__(self, key: K) -> bool:
-        """Return True if a value is loaded."""
         entry = self._entries.get(key)
         return entry is not None and entry.done()
 
-    def drop(self, key: K) -> None:
-        """Forget a key; who waits for it still gets its value."""
-        with self._lock:
-            self._forget(key)
-
     def drop_if(self, meant: Callable[[K], bool]) -> None:
-        """Forget the keys for which `meant` is true."""
+        """Forget the keys for which `meant` is true; who waits for one still gets its value."""
         with self._lock:
             for key in [key for key in self._entries if meant(key)]:
                 self._forget(key)
@@ -72,5 +62,5 @@ class Lru(Generic[K, V]):
 
     def _forget(self, key: K) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None and entry.done() and entry.exception() is None:
+        if entry is not None and entry.done() and not entry.exception():
             self._total -= self._size(entry.result())

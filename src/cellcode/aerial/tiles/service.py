@@ -38,11 +38,7 @@ class Facts:
     date: str | None = None
 
     def updated(self, fragment: str, url: str) -> Facts:
-        """Return the facts with those of a fragment, `max_zoom=19&attribution=...`, in place of theirs.
-
-        Raises:
-            UsageError: a name is unknown or a value malformed; names the URL.
-        """
+        """Return the facts with those of a fragment, `max_zoom=19&attribution=...`, in place of theirs, or raise UsageError."""
         shown, values = redact(url), asdict(self)
         for name, text in parse_qsl(fragment, keep_blank_values=True):
             if name not in values:
@@ -58,30 +54,21 @@ class Facts:
                 raise UsageError(f"{shown}: {name}={text} must be {wanted}") from None
         facts = Facts(**values)
         if not 0 <= facts.min_zoom <= facts.max_zoom <= 30:
-            raise UsageError(
-                f"{shown}: zooms {facts.min_zoom} to {facts.max_zoom} must be in ascending order and within 0 to 30"
-            )
+            zooms = f"{facts.min_zoom} to {facts.max_zoom}"
+            raise UsageError(f"{shown}: zooms {zooms} must be in ascending order and within 0 to 30")
         if not is_box(facts.bounds):
             raise UsageError(f"{shown}: the bounds {facts.bounds} are not west, south, east, north in degrees")
         return facts
 
     def completed(self, bounds: Box, attribution: str, licence: str = "") -> Facts:
         """Return the facts, those that nobody has given taken from what a service says of itself."""
-        return replace(
-            self,
-            bounds=bounds if self.bounds == WORLD else self.bounds,
-            attribution=self.attribution or attribution,
-            licence=self.licence or licence,
-        )
+        bounds = bounds if self.bounds == WORLD else self.bounds
+        attribution, licence = self.attribution or attribution, self.licence or licence
+        return replace(self, bounds=bounds, attribution=attribution, licence=licence)
 
 
 class ServiceTiles(TileProvider):
-    """Tiles that a service sends, each from an address of its own.
-
-    Args:
-        url: of the service, for messages.
-        client: that sends the requests; None: one of its own.
-    """
+    """Tiles that a service sends, each from an address of its own; without a client, through one of its own."""
 
     expect: Expected = "image"  # anything else is a temporary error, such as an error page with status 200
 
@@ -96,10 +83,7 @@ class ServiceTiles(TileProvider):
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """See `TileProvider.fetch`. A tile is decoded once, so that a damaged one is requested again.
 
-        Raises:
-            MissingError: 404, 410, or an empty answer to every try.
-            RemoteError: see `Client.get`.
-            InputError: the service says that the request is wrong.
+        An empty answer to every try is a missing tile. InputError: the service says that the request is wrong.
         """
 
         def check(body: bytes) -> None:
@@ -143,11 +127,7 @@ def is_box(bounds: Box) -> bool:
 
 
 def with_environment(url: str) -> str:
-    """Return an address with `{env:NAME}` replaced by the value of the variable, which is where a key belongs.
-
-    Raises:
-        UsageError: a variable is not set.
-    """
+    """Return an address with `{env:NAME}`, where a key belongs, replaced by the variable; UsageError if it is not set."""
 
     def value(found: re.Match[str]) -> str:
         if not os.environ.get(found[1]):
