@@ -1,15 +1,6 @@
 """The factory of aerial sources: from what a user writes to an open source.
 
-A list of several sources is a YAML file:
-
-    cover: 0.9                      # fraction of a crop that a source must show to be chosen
-    sources:
-      - source: ortho_2024          # whatever --aerial takes; paths are relative to the file
-        date: 2024-04-12
-        licence: CC BY 4.0
-        attribution: Town of Example
-      - source: pdok-25cm
-        priority: 1                 # after all of priority 0, however new
+A list of several sources is a YAML file; docs/aerial.md shows one. A plug-in's source is checked.
 """
 
 import datetime
@@ -44,7 +35,7 @@ SOURCES = Registry(
         "arcgis:": "cellcode.aerial.tiles.arcgis:open_arcgis",
         "template:": "cellcode.aerial.tiles.template:open_template",
         "geotiff:": "cellcode.aerial.rasters.geotiff:GeoTiffSource",
-        "folder:": "cellcode.aerial.rasters.mosaic:open_folder",
+        "folder:": "cellcode.aerial.rasters.geotiff:open_folder",
         "mbtiles:": "cellcode.aerial.tiles.mbtiles:open_mbtiles",
         "list:": "cellcode.aerial.open:open_list",
         "preset:": "cellcode.aerial.open:open_preset",
@@ -57,7 +48,7 @@ def open_source(spec: AerialSource | Path | str) -> AerialSource:
     """Open imagery by what a user calls it. A source is returned as it is.
 
     - a path: a GeoTIFF, COG or VRT, a folder of them (`FOLDER#prefer=newest` puts the newest on top, see `MosaicSource`), an
-      `.mbtiles` file, or a `.yaml` that lists several sources (see this module);
+      `.mbtiles` file, or a `.yaml` that lists several sources (see docs/aerial.md);
     - an address with `{z}`, `{x}`, `{y}` (see `TemplateTiles`), `wmts:URL#LAYER`, `wms:URL?LAYERS=...`, `arcgis:URL`;
     - the address of a GeoTIFF, by http, https or s3;
     - the name of a preset;

@@ -5,10 +5,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from cellcode.aerial.tiles.box_service import BoxService
 from cellcode.aerial.tiles.cache import cached
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid, known_crs
-from cellcode.aerial.tiles.service import WORLD, Facts, with_environment
+from cellcode.aerial.tiles.service import WORLD, BoxService, Facts, with_environment
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError, UsageError
 from cellcode.http import Client, RemoteError

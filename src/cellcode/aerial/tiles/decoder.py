@@ -1,7 +1,9 @@
 """Tiles decoded, checked and kept in memory; a missing tile is made from a coarser one or counted."""
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -10,7 +12,6 @@ from PIL import Image
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.tiles.blank import BLANK, PLACEHOLDER, Placeholders, is_blank, is_uniform
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.lru import Lru
 from cellcode.aerial.tiles.provider import Key, TileProvider, decode
 from cellcode.errors import InputError
 from cellcode.http import MissingError, RemoteError
@@ -80,6 +81,54 @@ class Tile(NamedTuple):
     why: Missing | None = None
 
 
+class _LatestTiles:
+    """The tiles used last, up to `MEMORY_BYTES`; each is loaded once, even when several threads want it at the same time."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[Key, int], Future[Tile]] = OrderedDict()
+        self._total, self._lock = 0, threading.Lock()
+
+    def get(self, key: tuple[Key, int], load: Callable[[], Tile]) -> Tile:
+        """An error of `load` reaches all who wait for the tile."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if mine := entry is None:
+                entry = self._entries[key] = Future()
+            else:
+                self._entries.move_to_end(key)
+        if not mine:
+            return entry.result()
+        try:
+            tile = load()
+        except BaseException as error:
+            with self._lock:
+                self._forget(key)
+            entry.set_exception(error)
+            raise
+        with self._lock:
+            entry.set_result(tile)
+            if self._entries.get(key) is entry:  # it may have been dropped meanwhile
+                self._total += _bytes(tile)
+                while self._total > MEMORY_BYTES:
+                    self._forget(next(key for key, entry in self._entries.items() if entry.done()))
+        return tile
+
+    def __contains__(self, key: tuple[Key, int]) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and entry.done()
+
+    def drop(self, keys: Container[Key]) -> None:
+        """Forget tiles of any size; who waits for one still gets it."""
+        with self._lock:
+            for entry in [entry for entry in self._entries if entry[0] in keys]:
+                self._forget(entry)
+
+    def _forget(self, key: tuple[Key, int]) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None and entry.done() and entry.exception() is None:
+            self._total -= _bytes(entry.result())
+
+
 class Decoder:
     """The tiles of a provider; safe for several threads.
 
@@ -91,7 +140,7 @@ class Decoder:
         self._provider = provider
         self._placeholders = (placeholders or Placeholders()) if provider.connections else None
         self._failures = Failures()
-        self._lru: Lru[tuple[Key, int], Tile] = Lru(MEMORY_BYTES, _bytes)
+        self._latest = _LatestTiles()
         self._probing = threading.Lock()
         self._probed = False
         self.side_px: int | None = None  # along the tiles, as the first one showed
@@ -118,10 +167,10 @@ class Decoder:
 
     def is_loaded(self, key: Key, side_px: int) -> bool:
         """Return True if a tile is in memory."""
-        return (key, side_px) in self._lru
+        return (key, side_px) in self._latest
 
     def _kept(self, key: Key, side_px: int) -> Tile:
-        return self._lru.get((key, side_px), lambda: self._load(key, side_px))
+        return self._latest.get((key, side_px), lambda: self._load(key, side_px))
 
     def _load(self, key: Key, side_px: int) -> Tile:
         try:
@@ -157,7 +206,7 @@ class Decoder:
             why = Missing(f"{PLACEHOLDER} seen late", self._provider.host, self._placeholders.are_kept)
             self._failures.note(other, why)
         if late:
-            self._lru.drop_if(lambda kept: kept[0] in late)
+            self._latest.drop(late)
         return PLACEHOLDER if is_one else None
 
     def _probe(self, z: int) -> None:

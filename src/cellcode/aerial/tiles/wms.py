@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from xml.etree.ElementTree import Element
 
-from cellcode.aerial.tiles.box_service import BoxService, crs_order
 from cellcode.aerial.tiles.cache import cached
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, known_crs, northing_first
-from cellcode.aerial.tiles.service import WORLD, Facts, with_environment
+from cellcode.aerial.tiles.service import WORLD, BoxService, Facts, crs_order, with_environment
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, children, local, parse
 from cellcode.errors import InputError, UsageError

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.errors import InputError
-from cellcode.geography.s2 import hilbert, points, projection
+from cellcode.geography.s2 import hilbert, projection
 from cellcode.types import Bools, Float64, Ids, Int64
 
-MAX_LEVEL = hilbert.MAX_LEVEL
-LEAVES = hilbert.LEAVES
+MAX_LEVEL, LEAVES = hilbert.MAX_LEVEL, hilbert.LEAVES
 EARTH_AREA_M2 = 4 * np.pi * 6_371_008.8**2
 _U = np.uint64
 _CHUNK = 1 << 13  # arrays of this length stay in the cache between the many small steps
@@ -27,7 +26,7 @@ def cell_ids(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike, level: int) -> Ids:
     ids = np.empty(lat.size, np.uint64)
     for first in range(0, lat.size, _CHUNK):
         part = slice(first, first + _CHUNK)
-        ids[part] = points.ids(lat[part], lon[part], level)
+        ids[part] = hilbert.cells_of(lat[part], lon[part], level)
     return ids
 
 
@@ -37,7 +36,7 @@ def cell_centers(ids: npt.ArrayLike) -> tuple[Float64, Float64]:
     lat, lon = np.empty(ids.size), np.empty(ids.size)
     for first in range(0, ids.size, _CHUNK):
         part = slice(first, first + _CHUNK)
-        lat[part], lon[part] = points.centers(ids[part])
+        lat[part], lon[part] = hilbert.centers(ids[part])
     return lat, lon
 
 
