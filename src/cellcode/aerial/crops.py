@@ -17,19 +17,12 @@ from cellcode.types import Bools, Datetimes, Float32, Float64, UInt8
 
 
 class Crops(NamedTuple):
-    """Squares of imagery around N points; see `Crop`.
+    """Squares of imagery around N points; see `Crop`."""
 
-    Attributes:
-        pixels: (N, size_px, size_px, 3) uint8.
-        mask: (N, size_px, size_px) bool.
-        dates: (N,) datetime64[D], NaT where not known.
-        complete: (N,) bool, False where something is masked that may be there later.
-    """
-
-    pixels: UInt8
-    mask: Bools
-    dates: Datetimes
-    complete: Bools
+    pixels: UInt8  # (N, size_px, size_px, 3) uint8
+    mask: Bools  # (N, size_px, size_px) bool
+    dates: Datetimes  # (N,) datetime64[D], NaT where not known
+    complete: Bools  # (N,) bool, False where something is masked that may be there later
 
 
 def read_crops(

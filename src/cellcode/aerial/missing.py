@@ -7,17 +7,11 @@ from cellcode.errors import InputError
 
 
 class Missing(NamedTuple):
-    """Why something is masked.
+    """Why something is masked."""
 
-    Attributes:
-        reason: a few words, the same for the same kind of error.
-        host: that did not send it; for a file its name.
-        transient: a later request may succeed.
-    """
-
-    reason: str
-    host: str
-    transient: bool = False
+    reason: str  # a few words, the same for the same kind of error
+    host: str  # that did not send it; for a file its name
+    transient: bool = False  # a later request may succeed
 
 
 def summary(counts: Counter[Missing]) -> str:

@@ -47,8 +47,7 @@ _SUFFIXES = {".mbtiles": "mbtiles", ".yaml": "list", ".yml": "list"}  # of files
 def open_source(spec: AerialSource | Path | str) -> AerialSource:
     """Open imagery by what a user calls it. A source is returned as it is.
 
-    - a path: a GeoTIFF, COG or VRT, a folder of them (`FOLDER#prefer=newest` puts the newest on top, see `MosaicSource`), an
-      `.mbtiles` file, or a `.yaml` that lists several sources (see docs/aerial.md);
+    - a path: a GeoTIFF, COG or VRT, a folder of them (see `open_folder`), an `.mbtiles` file, or a `.yaml` that lists several;
     - an address with `{z}`, `{x}`, `{y}` (see `TemplateTiles`), `wmts:URL#LAYER`, `wms:URL?LAYERS=...`, `arcgis:URL`;
     - the address of a GeoTIFF, by http, https or s3;
     - the name of a preset;
@@ -71,11 +70,7 @@ def open_source(spec: AerialSource | Path | str) -> AerialSource:
 
 
 def open_preset(name: str) -> AerialSource:
-    """Open imagery that presets.yaml knows by name.
-
-    Raises:
-        UsageError: there is none of this name, or its provider forbids downloads.
-    """
+    """Open imagery that presets.yaml knows by name. UsageError: there is none, or its provider forbids downloads."""
     from cellcode.aerial.tiles import presets
 
     preset = presets.find(name)
@@ -83,12 +78,7 @@ def open_preset(name: str) -> AerialSource:
 
 
 def open_list(path: Path | str) -> MultiSource:
-    """Open what a YAML file lists.
-
-    Raises:
-        InputError: the file or a source cannot be read.
-        UsageError: an unknown key or an invalid value.
-    """
+    """Open what a YAML file lists. InputError: it or a source cannot be read; UsageError: an unknown key or invalid value."""
     path = Path(path)
     listing = _read(path)
     members = []

@@ -32,11 +32,8 @@ def private_is_allowed() -> bool:
 def check_url(url: str, allow_private: bool | None = None) -> None:
     """Refuse an address that must not be requested; for those that other libraries open.
 
-    Args:
-        allow_private: None: the environment decides (`--allow-private`).
-
-    Raises:
-        RemoteError: not http or https, no host, an unknown host, or a private address; it is lasting.
+    RemoteError: it is not http or https, has no host, an unknown host, or a private address that is not allowed (None: the
+    environment decides, `--allow-private`).
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -73,8 +73,8 @@ class GeoTiffSource(AerialSource):
         high = np.ceil(corners.max(axis=0) + 2 * step).astype(int)
         low, high = np.maximum(low, 0), np.minimum(high, (dataset.width, dataset.height))
         if (high <= low).any():
-            empty = np.zeros((size_px, size_px), bool)
-            return Crop(np.zeros((size_px, size_px, 3), np.uint8), empty, self.attribution, self.date)
+            pixels, seen = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool)
+            return Crop(pixels, seen, self.attribution, self.date)
         window = Window(low[0], low[1], *(high - low))
         shape = tuple(max(1, math.ceil(side / step)) for side in (high - low)[::-1])
         scale = np.array(shape[::-1]) / (high - low)
@@ -101,12 +101,11 @@ class GeoTiffSource(AerialSource):
         self._local = threading.local()
 
     def _describe(self, dataset: Any) -> None:
-        self._bands = _usable_bands(dataset, self.path)
-        self._outline = _outline(dataset, self.path)
+        self._bands, self._outline = _usable_bands(dataset, self.path), _outline(dataset, self.path)
         self._inverse = ~dataset.transform
-        self.attribution = dataset.tags().get("TIFFTAG_COPYRIGHT") or dataset.tags().get("TIFFTAG_ARTIST") or ""
-        self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
-        self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
+        tags = dataset.tags()
+        self.attribution = tags.get("TIFFTAG_COPYRIGHT") or tags.get("TIFFTAG_ARTIST") or ""
+        self.licence, self.date = tags.get("LICENSE") or tags.get("LICENCE") or "", _date(tags.get("TIFFTAG_DATETIME"))
         # Of the files that a VRT refers to, size and time.
         others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != Path(self._file.gdal)]
         what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, self._file.digest(), others)

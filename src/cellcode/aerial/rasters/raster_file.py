@@ -48,19 +48,12 @@ _GDAL = {
 
 @dataclass(frozen=True)
 class RasterFile:
-    """A file and how it is opened.
+    """A file and how it is opened."""
 
-    Attributes:
-        shown: its path or its address without secrets, for messages.
-        gdal: what GDAL calls it.
-        version: changes with the content; empty for a local file, whose bytes are read instead.
-        options: for GDAL, None on this machine.
-    """
-
-    shown: str
-    gdal: str
-    version: str = ""
-    options: Mapping[str, str] | None = field(default=None, repr=False)
+    shown: str  # its path or its address without secrets, for messages
+    gdal: str  # what GDAL calls it
+    version: str = ""  # changes with the content; empty for a local file, whose bytes are read instead
+    options: Mapping[str, str] | None = field(default=None, repr=False)  # for GDAL, None on this machine
 
     def open(self) -> Any:
         """Return a dataset of rasterio, or raise InputError."""

@@ -16,13 +16,8 @@ from cellcode.http import Client, RemoteError
 class ArcGisTiles(BoxService):
     """An image service, as a provider.
 
-    Args:
-        url: of the service, up to `/ImageServer`; parameters such as a token or a `renderingRule` may follow; see `BoxService`.
-
-    Raises:
-        UsageError: it is not an image service.
-        InputError: it does not describe itself.
-        RemoteError: it does not answer.
+    Its address ends in `/ImageServer`; parameters such as a token or a `renderingRule` may follow; see `BoxService`.
+    UsageError: it is not an image service. InputError: it does not describe itself. RemoteError: it does not answer.
     """
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:

@@ -12,12 +12,11 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from cellcode.aerial.tiles.blank import Placeholders
 from cellcode.aerial.tiles.decoder import Decoder
 from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY, SqliteTiles
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.provider import Key, TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError, UsageError
 from cellcode.http import MissingError, RemoteError
@@ -45,31 +44,15 @@ _SELECT = (
 
 @dataclass(frozen=True)
 class CacheRules:
-    """How long and how much is kept.
+    """How long and how much is kept."""
 
-    Attributes:
-        refresh_after_s: age from which a tile is requested again if it has changed.
-        missing_after_s: age from which a tile that did not exist is requested again.
-        max_bytes: of the tiles of one layer; beyond it those fetched first are removed.
-    """
-
-    refresh_after_s: float = 180 * DAY_S
-    missing_after_s: float = 7 * DAY_S
-    max_bytes: int = 16 * GIB
-
-
-class _Kept(NamedTuple):
-    fetched_at: float
-    validators: Validators
-    body: bytes | None  # None: the tile was not there
+    refresh_after_s: float = 180 * DAY_S  # age from which a tile is requested again if it has changed
+    missing_after_s: float = 7 * DAY_S  # age from which a tile that did not exist is requested again
+    max_bytes: int = 16 * GIB  # of the tiles of one layer; beyond it those fetched first are removed
 
 
 class CachedTiles(SqliteTiles):
-    """A provider that keeps the tiles of another in a file, which is created if it does not exist.
-
-    Raises:
-        InputError: the file cannot be written, or is not an SQLite file.
-    """
+    """A provider that keeps the tiles of another in a file. InputError: it cannot be written, or is no SQLite file."""
 
     def __init__(self, provider: TileProvider, path: Path, rules: CacheRules | None = None) -> None:
         super().__init__(path)
@@ -85,13 +68,12 @@ class CachedTiles(SqliteTiles):
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """See `TileProvider.fetch`; an old tile is better than none when the server does not answer."""
         key = (z, x, 2**z - 1 - y if self._flips else y)
-        kept = self._look(key)
-        if kept is not None:
-            age_s = time.time() - kept.fetched_at
-            if kept.body is None and age_s < self.rules.missing_after_s:
-                raise MissingError(f"{self.host} has no tile {z}/{x}/{y}", 404)
-            if kept.body is not None and age_s < self.rules.refresh_after_s:
-                return TileReply(kept.body, kept.validators)
+        fetched_at, kept = self._look(key)
+        age_s = time.time() - fetched_at
+        if kept and kept.body is None and age_s < self.rules.missing_after_s:
+            raise MissingError(f"{self.host} has no tile {z}/{x}/{y}", 404)
+        if kept and kept.body is not None and age_s < self.rules.refresh_after_s:
+            return kept
         try:
             reply = self._provider.fetch(z, x, y, kept.validators if kept and kept.body is not None else None)
         except MissingError:
@@ -100,7 +82,7 @@ class CachedTiles(SqliteTiles):
         except RemoteError:
             if kept is None or kept.body is None:
                 raise
-            return TileReply(kept.body, kept.validators)
+            return kept
         if reply.body is None:
             assert kept is not None  # a condition was sent, so there is a tile
             reply = TileReply(kept.body, reply.validators if reply.validators.headers() else kept.validators)
@@ -125,13 +107,14 @@ class CachedTiles(SqliteTiles):
         super().close()
         self._provider.close()
 
-    def _look(self, key: tuple[int, int, int]) -> _Kept | None:
+    def _look(self, key: Key) -> tuple[float, TileReply | None]:
+        """When a tile was fetched, and what came; without a body it was not there."""
         row = self._execute(_SELECT, key).fetchone()
         if row is None:
-            return None
-        return _Kept(row[0], Validators(row[1], row[2]), None if row[3] is None else bytes(row[3]))
+            return 0.0, None
+        return row[0], TileReply(None if row[3] is None else bytes(row[3]), Validators(row[1], row[2]))
 
-    def _store(self, key: tuple[int, int, int], body: bytes | None, validators: Validators) -> None:
+    def _store(self, key: Key, body: bytes | None, validators: Validators) -> None:
         row = (*key, time.time(), len(body or b""), validators.etag, validators.last_modified)
         with self._writing():
             self._execute("INSERT OR REPLACE INTO cellcode_fetched VALUES (?, ?, ?, ?, ?, ?, ?)", row)

@@ -56,21 +56,14 @@ def northing_first(crs: str) -> bool:
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a pyramid.
+    """One level of a pyramid."""
 
-    Attributes:
-        left, top: upper left corner of tile (0, 0), in units of the CRS.
-        span: side of a tile, in units of the CRS.
-        columns, rows: the first tile and the one behind the last, counted from the upper left.
-        tile_px: pixels along a tile; None: found from the first tile.
-    """
-
-    left: float
+    left: float  # left and top: upper left corner of tile (0, 0), in units of the CRS
     top: float
-    span: float
-    columns: tuple[int, int]
+    span: float  # side of a tile, in units of the CRS
+    columns: tuple[int, int]  # and rows: the first tile and the one behind the last, counted from the upper left
     rows: tuple[int, int]
-    tile_px: int | None = None
+    tile_px: int | None = None  # pixels along a tile; None: found from the first tile
 
     def has(self, column: int, row: int) -> bool:
         """Return True if the tile exists."""
@@ -84,15 +77,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Grid:
-    """A pyramid.
+    """A pyramid."""
 
-    Attributes:
-        crs: as rasterio spells it.
-        levels: by their number; a larger number is finer. The numbers need not be consecutive.
-    """
-
-    crs: str
-    levels: Mapping[int, Level]
+    crs: str  # as rasterio spells it
+    levels: Mapping[int, Level]  # by their number; a larger number is finer. The numbers need not be consecutive
 
     @cached_property
     def is_mercator(self) -> bool:
@@ -129,8 +117,7 @@ class Grid:
     def level_for(self, resolution: float, tile_px: int) -> int:
         """Return the coarsest level that is at least as fine as `resolution` (CRS units for each pixel), else the finest.
 
-        Args:
-            tile_px: pixels along a tile where a level has none.
+        `tile_px` are the pixels along a tile where a level has none.
         """
         for z in sorted(self.levels):
             level = self.levels[z]

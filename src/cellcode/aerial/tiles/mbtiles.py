@@ -12,6 +12,7 @@ from typing import Any
 
 from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.service import WORLD, is_box
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
@@ -19,7 +20,6 @@ from cellcode.http import MissingError
 
 CRS_KEY = "cellcode_crs"  # in the metadata of a cache whose tiles are not those of web maps
 LICENCE_KEY = "licence"
-_WORLD = (-180.0, -85.0511287798066, 180.0, 85.0511287798066)
 _MAX_ZOOM = 30
 
 
@@ -48,11 +48,7 @@ class SqliteTiles(TileProvider):
 
 
 class MbTiles(SqliteTiles):
-    """The tiles of a file, as a provider; its metadata give bounds and attribution, its table of tiles the zooms.
-
-    Raises:
-        InputError: it is not an MBTiles file, or it holds vector tiles or none at all.
-    """
+    """The tiles of a file, as a provider; InputError: it is not an MBTiles file, or it holds vector tiles or none at all."""
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
@@ -123,6 +119,6 @@ def _bounds(path: Path, text: str | None) -> Box | None:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError:
         west = south = east = north = math.nan
-    if not (abs(west) <= 180 and abs(east) <= 180 and -90 <= south < north <= 90 and west != east):
+    if not is_box((west, south, east, north)):
         raise InputError(f"{path}: its bounds {text!r} are not west,south,east,north in degrees; correct its metadata")
-    return west, max(south, _WORLD[1]), east, min(north, _WORLD[3])
+    return west, max(south, WORLD[1]), east, min(north, WORLD[3])

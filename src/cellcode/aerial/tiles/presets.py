@@ -68,11 +68,7 @@ def presets() -> list[Preset]:
 
 
 def find(name: str) -> Preset:
-    """Return the preset of a name.
-
-    Raises:
-        UsageError: there is none of this name (the nearest is named), or the provider forbids it (the reason is given).
-    """
+    """Return the preset of a name. UsageError: there is none (the nearest is named), or its provider forbids it."""
     known, forbidden = _read()
     wanted = name.lower().replace(" ", "-").replace("_", "-")
     for preset in known:

@@ -62,9 +62,7 @@ class TileProvider(ABC):
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """Fetch a tile of level `z`, column `x` and row `y`, counted from the upper left.
 
-        Raises:
-            MissingError: the tile does not exist.
-            RemoteError: it cannot be fetched.
+        MissingError: the tile does not exist. RemoteError: it cannot be fetched.
         """
 
     def close(self) -> None:  # noqa: B027 - a default

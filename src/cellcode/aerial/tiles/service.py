@@ -31,21 +31,14 @@ _ENVIRONMENT = re.compile(r"\{env:([^{}]+)\}")
 
 @dataclass(frozen=True)
 class Facts:
-    """What an address does not say of its tiles.
+    """What an address does not say of its tiles."""
 
-    Attributes:
-        min_zoom, max_zoom: the levels that the service has.
-        bounds: west, south, east, north in degrees.
-        attribution, licence: for the manifest of what is made from it.
-        date: of the imagery, ISO 8601.
-    """
-
-    min_zoom: int = 0
+    min_zoom: int = 0  # to max_zoom: the levels that the service has
     max_zoom: int = MAX_ZOOM
-    bounds: Box = WORLD
-    attribution: str = ""
+    bounds: Box = WORLD  # west, south, east, north in degrees
+    attribution: str = ""  # and licence: for the manifest of what is made from it
     licence: str = ""
-    date: str | None = None
+    date: str | None = None  # of the imagery, ISO 8601
 
     def updated(self, fragment: str, url: str) -> Facts:
         """Return the facts with those of a fragment, `max_zoom=19&attribution=...`, in place of theirs, or raise UsageError."""
@@ -154,8 +147,7 @@ class BoxService(ServiceTiles):
         self._describe(facts)
 
     def _name(self, name: str) -> None:
-        self.name = name
-        self.identity = hashlib.sha256(f"{name} {self.date}".encode()).hexdigest()[:16]
+        self.name, self.identity = name, hashlib.sha256(f"{name} {self.date}".encode()).hexdigest()[:16]
 
 
 def crs_order(crs: str, bounds: Box) -> tuple[int, float]:

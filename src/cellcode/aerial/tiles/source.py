@@ -48,11 +48,7 @@ class TileSource(AerialSource):
         return self._tiles.missing
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
-        """See `AerialSource.read`.
-
-        Raises:
-            InputError: the service sends nothing at all (see `Failures`), or the file is damaged.
-        """
+        """See `AerialSource.read`. InputError: the service sends nothing at all (see `Failures`), or the file is damaged."""
         cut, complete = None, True
         corners = self._corners(lat_deg, lon_deg, size_m, bearing_deg)
         if np.isfinite(corners).all():

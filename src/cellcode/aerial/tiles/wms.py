@@ -30,18 +30,12 @@ _NOTHING = {"none", "no conditions apply", "no fees", "-", "n/a"}  # to say of a
 
 @dataclass(frozen=True)
 class _Capabilities:
-    """What a service says of one layer.
-
-    Attributes:
-        crs: names of the reference systems it renders, as it spells them; empty if it names none.
-        bounds: west, south, east, north in degrees.
-        max_px: pixels along an image that it renders at most, None where it does not say.
-    """
+    """What a service says of one layer."""
 
     version: str
-    crs: tuple[str, ...]
-    bounds: Box
-    max_px: int | None
+    crs: tuple[str, ...]  # names of the reference systems it renders, as it spells them; empty if it names none
+    bounds: Box  # west, south, east, north in degrees
+    max_px: int | None  # pixels along an image that it renders at most, None where it does not say
     formats: tuple[str, ...]
     attribution: str
     licence: str

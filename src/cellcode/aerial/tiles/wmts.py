@@ -168,8 +168,8 @@ def _format(layer: Element, shown: str) -> str:
 
 def _style(layer: Element) -> str:
     styles = [each for each in layer if each.tag.endswith("}Style")]
-    default = [each for each in styles if each.get("isDefault") == "true"]
-    return child_text((default or styles)[0], "Identifier") if styles else "default"
+    styles.sort(key=lambda each: each.get("isDefault") != "true")
+    return child_text(styles[0], "Identifier") if styles else "default"
 
 
 def _kvp_address(document: Element, url: str) -> str:

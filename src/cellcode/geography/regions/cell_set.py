@@ -35,11 +35,7 @@ class CellsArea:
 
     @classmethod
     def of(cls, ids: npt.ArrayLike) -> Self:
-        """Return the area of any cells; those inside others are dropped.
-
-        Raises:
-            InputError: there is none, or one is no cell; the sentence names the first.
-        """
+        """Return the area of any cells; those inside others are dropped. InputError: there is none, or one is no cell."""
         try:
             ids = np.atleast_1d(np.asarray(ids, np.uint64)).ravel()
         except (TypeError, ValueError, OverflowError):

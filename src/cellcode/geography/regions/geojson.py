@@ -15,11 +15,7 @@ from cellcode.types import Float64
 
 
 def read(source: dict[str, Any] | Path | str) -> BaseGeometry:
-    """Return the area of a GeoJSON object or file as a shape within -180..180 degrees.
-
-    Raises:
-        InputError: the file or object is no valid area; the sentence says why.
-    """
+    """Return the area of a GeoJSON object or file as a shape within -180..180 degrees; InputError says why it is none."""
     name = "GeoJSON region" if isinstance(source, dict) else str(source)
     value = source if isinstance(source, dict) else read_json(Path(source))
     polygons = list(_polygons(value, name))

@@ -72,11 +72,7 @@ class PolygonArea:
 
 
 def box(west: float, south: float, east: float, north: float) -> PolygonArea:
-    """Return a box in degrees; west > east crosses the antimeridian.
-
-    Raises:
-        UsageError: a coordinate is not on the globe, or south is above north.
-    """
+    """Return a box; west > east crosses the antimeridian. UsageError: not on the globe, or south is above north."""
     named = {"west": west, "south": south, "east": east, "north": north}
     for name, value in named.items():
         limit = 180 if name in ("west", "east") else 90

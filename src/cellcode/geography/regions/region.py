@@ -39,11 +39,7 @@ class Region:
 
     @classmethod
     def bbox(cls, west: float, south: float, east: float, north: float) -> Self:
-        """Return a box; west > east crosses the antimeridian.
-
-        Raises:
-            UsageError: a coordinate is not on the globe, or south is above north.
-        """
+        """Return a box; west > east crosses the antimeridian. UsageError: not on the globe, or south is above north."""
         return cls._of(polygon.box(west, south, east, north))
 
     @classmethod
@@ -60,20 +56,12 @@ class Region:
 
     @classmethod
     def cap(cls, lat_deg: float, lon_deg: float, radius_m: float) -> Self:
-        """Return the points within `radius_m` of a point (great-circle distance).
-
-        Raises:
-            UsageError: the point is not on the globe, or the radius is not between 0 and half the circumference.
-        """
+        """Return the points within `radius_m` of a point (great-circle distance); see `CapArea`."""
         return cls._of(CapArea(lat_deg, lon_deg, radius_m))
 
     @classmethod
     def of_cells(cls, ids: npt.ArrayLike) -> Self:
-        """Return the area of S2 cells, (N,) uint64 of any levels; they may overlap. See `CellsArea`.
-
-        Raises:
-            InputError: no ids, or one that is no cell; the sentence names the first.
-        """
+        """Return the area of S2 cells, (N,) uint64 of any levels; they may overlap. See `CellsArea`."""
         return cls._of(CellsArea.of(ids))
 
     @classmethod
@@ -173,17 +161,11 @@ class Region:
         return found
 
     def cells(self, level: int) -> Ids:
-        """Return the sorted ids of the cells of `level` whose centre is in the region; (N,) uint64, N >= 1.
-
-        Raises:
-            InputError: no cell has its centre there, or there would be more than MAX_CELLS.
-        """
+        """Return the sorted ids, (N,), of the cells of `level` with their centre inside; InputError: none or over MAX_CELLS."""
         estimate = self.count_estimate(level)
         if estimate > MAX_CELLS:
-            raise InputError(
-                f"the region has about {estimate:,} cells of level {level}, the limit is {MAX_CELLS:,}; choose a coarser "
-                "level or a smaller region"
-            )
+            about = f"the region has about {estimate:,} cells of level {level}, the limit is {MAX_CELLS:,}"
+            raise InputError(f"{about}; choose a coarser level or a smaller region")
         return ranges.expand(self.ranges(level), level)
 
     def count_estimate(self, level: int) -> int:
