@@ -7,8 +7,7 @@ import pytest
 
 from cellcode.aerial.crops import read_crops
 from cellcode.aerial.protocol import AerialSource
-from cellcode.aerial.rasters.geotiff import GeoTiffSource
-from cellcode.aerial.rasters.mosaic import MosaicSource
+from cellcode.aerial.rasters.geotiff import GeoTiffSource, MosaicSource
 
 Write = Callable[..., Any]
 LAT, LON = 48.85, 2.35

@@ -12,8 +12,7 @@ from rasterio.enums import ColorInterp, Resampling
 
 from cellcode.aerial.open import open_source
 from cellcode.aerial.protocol import AerialSource, Crop
-from cellcode.aerial.rasters.geotiff import GeoTiffSource
-from cellcode.aerial.rasters.mosaic import MosaicSource
+from cellcode.aerial.rasters.geotiff import GeoTiffSource, MosaicSource
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import distance
 from cellcode.types import Float64, UInt8

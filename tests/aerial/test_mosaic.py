@@ -8,7 +8,7 @@ import rasterio
 
 from cellcode.aerial import open_source
 from cellcode.aerial.missing import Missing
-from cellcode.aerial.rasters.mosaic import MosaicSource
+from cellcode.aerial.rasters.geotiff import MosaicSource
 from cellcode.errors import InputError, UsageError
 from cellcode.types import Bools, UInt8
 

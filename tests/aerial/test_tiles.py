@@ -9,7 +9,7 @@ import pytest
 
 from cellcode.aerial import open_source, read_crops
 from cellcode.aerial.missing import Missing, refuse_transient, summary
-from cellcode.aerial.tiles.failures import IN_A_ROW
+from cellcode.aerial.tiles.decoder import IN_A_ROW
 from cellcode.aerial.tiles.service import Facts
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.template import TemplateTiles, quadkey

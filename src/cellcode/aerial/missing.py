@@ -7,17 +7,11 @@ from cellcode.errors import InputError
 
 
 class Missing(NamedTuple):
-    """Why something is masked.
+    """Why something is masked."""
 
-    Attributes:
-        reason: a few words, the same for the same kind of error.
-        host: that did not send it; for a file its name.
-        transient: a later request may succeed.
-    """
-
-    reason: str
-    host: str
-    transient: bool = False
+    reason: str  # a few words, the same for the same kind of error
+    host: str  # that did not send it; for a file its name
+    transient: bool = False  # a later request may succeed
 
 
 def summary(counts: Counter[Missing]) -> str:
@@ -38,15 +32,9 @@ def transient(counts: Counter[Missing]) -> Counter[Missing]:
 
 
 def refuse_transient(counts: Counter[Missing], advice: str) -> None:
-    """Raise if something is missing that may be there later: a result without it is not complete.
+    """Raise InputError if something is missing that may be there later: a result without it is not complete.
 
-    Args:
-        counts: `AerialSource.missing`.
-        advice: what has been saved and what to do, the end of the sentence.
-
-    Raises:
-        InputError: names the hosts, the reasons and the numbers.
+    `advice`, what has been saved and what to do, is the end of the sentence; before it stand hosts, reasons and numbers.
     """
-    errors = transient(counts)
-    if errors:
+    if errors := transient(counts):
         raise InputError(f"{summary(errors)}; {advice}")

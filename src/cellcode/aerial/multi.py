@@ -23,19 +23,13 @@ from cellcode.geography import Region
 
 @dataclass(frozen=True)
 class Member:
-    """One of several sources; what is given here takes precedence over what the source says of itself.
-
-    Attributes:
-        date: ISO 8601; None: the source's own.
-        licence, attribution: empty: the source's own.
-        priority: smaller comes first.
-    """
+    """One of several sources; what is given here takes precedence over what the source says of itself."""
 
     source: AerialSource
-    date: str | None = None
-    licence: str = ""
+    date: str | None = None  # ISO 8601; None: the source's own
+    licence: str = ""  # empty: the source's own
     attribution: str = ""
-    priority: int = 0
+    priority: int = 0  # smaller comes first
 
     @property
     def day(self) -> str:
@@ -75,8 +69,7 @@ class MultiSource(AerialSource):
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
         """See `AerialSource.read`."""
-        crops: list[Crop] = []
-        chosen: Crop | None = None
+        crops, chosen = list[Crop](), None
         seen = np.zeros((size_px, size_px), bool)
         for member in self.members:
             crop = member.read(lat_deg, lon_deg, size_m, size_px, bearing_deg)

@@ -1,32 +1,29 @@
 """The factory of aerial sources: from what a user writes to an open source.
 
-A list of several sources is a YAML file:
-
-    cover: 0.9                      # fraction of a crop that a source must show to be chosen
-    sources:
-      - source: ortho_2024          # whatever --aerial takes; paths are relative to the file
-        date: 2024-04-12
-        licence: CC BY 4.0
-        attribution: Town of Example
-      - source: pdok-25cm
-        priority: 1                 # after all of priority 0, however new
+A list of several sources is a YAML file; docs/aerial.md shows one. A plug-in's source is checked.
 """
 
 import datetime
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cellcode.aerial.checked import CheckedSource
+from cellcode.aerial.missing import Missing
 from cellcode.aerial.multi import Member, MultiSource
-from cellcode.aerial.protocol import AerialSource
-from cellcode.errors import InputError, UsageError
+from cellcode.aerial.protocol import AerialSource, Crop
+from cellcode.errors import CellcodeError, InputError, PluginError, UsageError
+from cellcode.geography import Region
 from cellcode.http import redact
 from cellcode.plugins import Registry
+from cellcode.types import Bools
 
 SOURCES = Registry(
     kind="aerial source",
@@ -38,7 +35,7 @@ SOURCES = Registry(
         "arcgis:": "cellcode.aerial.tiles.arcgis:open_arcgis",
         "template:": "cellcode.aerial.tiles.template:open_template",
         "geotiff:": "cellcode.aerial.rasters.geotiff:GeoTiffSource",
-        "folder:": "cellcode.aerial.rasters.mosaic:open_folder",
+        "folder:": "cellcode.aerial.rasters.geotiff:open_folder",
         "mbtiles:": "cellcode.aerial.tiles.mbtiles:open_mbtiles",
         "list:": "cellcode.aerial.open:open_list",
         "preset:": "cellcode.aerial.open:open_preset",
@@ -50,8 +47,7 @@ _SUFFIXES = {".mbtiles": "mbtiles", ".yaml": "list", ".yml": "list"}  # of files
 def open_source(spec: AerialSource | Path | str) -> AerialSource:
     """Open imagery by what a user calls it. A source is returned as it is.
 
-    - a path: a GeoTIFF, COG or VRT, a folder of them (`FOLDER#prefer=newest` puts the newest on top, see `MosaicSource`), an
-      `.mbtiles` file, or a `.yaml` that lists several sources (see this module);
+    - a path: a GeoTIFF, COG or VRT, a folder of them (see `open_folder`), an `.mbtiles` file, or a `.yaml` that lists several;
     - an address with `{z}`, `{x}`, `{y}` (see `TemplateTiles`), `wmts:URL#LAYER`, `wms:URL?LAYERS=...`, `arcgis:URL`;
     - the address of a GeoTIFF, by http, https or s3;
     - the name of a preset;
@@ -74,11 +70,7 @@ def open_source(spec: AerialSource | Path | str) -> AerialSource:
 
 
 def open_preset(name: str) -> AerialSource:
-    """Open imagery that presets.yaml knows by name.
-
-    Raises:
-        UsageError: there is none of this name, or its provider forbids downloads.
-    """
+    """Open imagery that presets.yaml knows by name. UsageError: there is none, or its provider forbids downloads."""
     from cellcode.aerial.tiles import presets
 
     preset = presets.find(name)
@@ -86,25 +78,19 @@ def open_preset(name: str) -> AerialSource:
 
 
 def open_list(path: Path | str) -> MultiSource:
-    """Open what a YAML file lists.
-
-    Raises:
-        InputError: the file or a source cannot be read.
-        UsageError: an unknown key or an invalid value.
-    """
+    """Open what a YAML file lists. InputError: it or a source cannot be read; UsageError: an unknown key or invalid value."""
     path = Path(path)
     listing = _read(path)
     members = []
     for entry in listing.sources:
         is_file = (path.parent / entry.source.partition("#")[0]).exists()
         source = open_source(path.parent / entry.source if is_file else entry.source)
-        date = entry.date.isoformat() if entry.date is not None else None
+        date = entry.date.isoformat() if entry.date else None
         members.append(Member(source, date, entry.licence, entry.attribution, entry.priority))
     return MultiSource(members, listing.cover)
 
 
 def _open(text: str, **options: Any) -> AerialSource:
-    """Open a source; the options are facts and client of a preset."""
     name = _recognised(text)
     if f"{name.partition(':')[0]}:" in SOURCES.builtins:
         found = SOURCES.find(name)
@@ -120,7 +106,6 @@ def _open(text: str, **options: Any) -> AerialSource:
 
 
 def _recognised(text: str) -> str:
-    """Return a text as the registry knows it: what is recognised by its form gets the name of its kind."""
     from cellcode.aerial.tiles.template import is_template
 
     if f"{text.partition(':')[0]}:" in SOURCES.builtins and ":" in text:
@@ -134,12 +119,11 @@ def _recognised(text: str) -> str:
             f"aerial source {redact(text)}: an address must contain {{z}}, {{x}} and {{y}}, end in .tif, or begin with what "
             "it is: wmts:, wms: or arcgis:"
         )
-    path = Path(text)
+    path, plain = Path(text), text.partition("?")[0]
     if Path(text.partition("#prefer=")[0]).is_dir():
         return f"folder:{text}"
     if path.exists():
         return f"{_SUFFIXES.get(path.suffix.lower(), 'geotiff')}:{text}"
-    plain = text.partition("?")[0]
     if SOURCES.is_plugin(plain) or (SOURCES.knows(plain) and f"{plain}:" not in SOURCES.builtins):
         return text
     if len(path.parts) == 1 and not path.suffix:
@@ -192,3 +176,83 @@ def _read(path: Path) -> _Listing:
             f"{path}: {where}: {first['msg']}; a list of imagery has cover and sources, each with source, date, licence, "
             "attribution and priority"
         ) from None
+
+
+class CheckedSource(AerialSource):
+    """A plug-in's source with its results checked: what is wrong is one sentence, not an error far from its cause.
+
+    Identity and footprint are checked at once, crops when they are read. PluginError names what has another type or shape than
+    `AerialSource` and `Crop` say.
+    """
+
+    def __init__(self, name: str, source: AerialSource) -> None:
+        self._name, self._source = name, source
+        self.identity = self._attribute("identity", str)
+        if not self.identity:
+            raise self._error("identity must not be empty")
+        self.attribution, self.licence = self._attribute("attribution", str), self._attribute("licence", str)
+        self.date, self.is_remote = self._attribute("date", str, type(None)), self._attribute("is_remote", bool)
+        self._footprint: Region = self._call("footprint", Region)
+
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
+        """See `AerialSource.read`."""
+        crop: Crop = self._call("read", Crop, lat_deg, lon_deg, size_m, size_px, bearing_deg)
+        self._check_array("read() must return pixels", crop.pixels, (size_px, size_px, 3), np.uint8)
+        self._check_array("read() must return a mask", crop.mask, (size_px, size_px), np.bool_)
+        return crop
+
+    def footprint(self) -> Region:
+        """See `AerialSource.footprint`."""
+        return self._footprint
+
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
+        """See `AerialSource.covers`."""
+        covered: Bools = self._call("covers", np.ndarray, lat_deg, lon_deg)
+        self._check_array("covers() must return an array", covered, np.shape(lat_deg), np.bool_)
+        return covered
+
+    def editions(self, count: int) -> list[AerialSource]:
+        """See `AerialSource.editions`."""
+        views: Sequence[AerialSource] = self._call("editions", Sequence, count)
+        if not 1 <= len(views) <= count or not all(isinstance(view, AerialSource) for view in views):
+            raise self._error(f"editions() must return 1 to {count} aerial sources")
+        return [self, *(CheckedSource(self._name, view) for view in views[1:])]
+
+    @property
+    def missing(self) -> Counter[Missing]:
+        """See `AerialSource.missing`."""
+        return Counter(self._attribute("missing", Counter))
+
+    def close(self) -> None:
+        """See `AerialSource.close`."""
+        self._source.close()
+
+    def _attribute(self, name: str, *kinds: type) -> Any:
+        value = getattr(self._source, name, None)
+        if not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "None")
+            raise self._error(f"{name} must be a {expected}, not {_shown(value)}")
+        return value
+
+    def _call(self, name: str, kind: type, *arguments: object) -> Any:
+        try:
+            value = getattr(self._source, name)(*arguments)
+        except CellcodeError:
+            raise
+        except Exception as error:
+            raise self._error(f"{name}() raised {type(error).__name__} ({str(error).partition(chr(10))[0]})") from error
+        if not isinstance(value, kind):
+            raise self._error(f"{name}() must return a {kind.__name__}, not {_shown(value)}")
+        return value
+
+    def _check_array(self, sentence: str, array: object, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+            given = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else _shown(array)
+            raise self._error(f"{sentence} of shape {shape} and type {np.dtype(dtype)}, not {given}")
+
+    def _error(self, sentence: str) -> PluginError:
+        return PluginError(f"aerial source {self._name}: {sentence}")
+
+
+def _shown(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

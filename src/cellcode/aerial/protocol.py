@@ -83,9 +83,7 @@ class AerialSource(ABC):
         return self.footprint().bounds
 
     def __enter__(self) -> Self:
-        """Return the source; leaving the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the source."""
         self.close()

@@ -31,10 +31,8 @@ def within_m(
     As comparing `haversine_m`, by one product of unit vectors: some thirty times as fast for thousands of points. The cosine is
     exact to 3e-16, so that a limit is off by at most 3e-16 R^2 / limit: 0.2 mm at 80 m, 1.2 mm at 10 m.
     """
-    one, other = (
-        np.stack(projection.to_xyz(*at)) for at in ((lat1_deg, lon1_deg), (lat2_deg, lon2_deg))
-    )  # 3 x N, 3 x M
-    cosine = one.T @ other
+    one, other = np.stack(projection.to_xyz(lat1_deg, lon1_deg)), np.stack(projection.to_xyz(lat2_deg, lon2_deg))
+    cosine = one.T @ other  # 3 x N, 3 x M
     return tuple(cosine > np.cos(limit_m / EARTH_RADIUS_M) for limit_m in limits_m)
 
 

@@ -32,11 +32,8 @@ def private_is_allowed() -> bool:
 def check_url(url: str, allow_private: bool | None = None) -> None:
     """Refuse an address that must not be requested; for those that other libraries open.
 
-    Args:
-        allow_private: None: the environment decides (`--allow-private`).
-
-    Raises:
-        RemoteError: not http or https, no host, an unknown host, or a private address; it is lasting.
+    RemoteError: it is not http or https, has no host, an unknown host, or a private address that is not allowed (None: the
+    environment decides, `--allow-private`).
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -57,11 +54,8 @@ def refuse_private(address: str, host: str) -> None:
     if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
         number = number.ipv4_mapped
     if not number.is_global or number.is_multicast:
-        raise RemoteError(
-            f"{host} is a private address ({number}); if it is meant, allow it with --allow-private",
-            "private address",
-            lasting=True,
-        )
+        sentence = f"{host} is a private address ({number}); if it is meant, allow it with --allow-private"
+        raise RemoteError(sentence, "private address", lasting=True)
 
 
 def redact(url: str) -> str:
@@ -72,11 +66,6 @@ def redact(url: str) -> str:
     except ValueError:
         return "an address that cannot be read"
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    if any(_is_secret(name) for name, _ in pairs):
-        shown = [(name, "***" if _is_secret(name) else value) for name, value in pairs]
-        return urlunsplit(parts._replace(netloc=host, query=urlencode(shown, safe="*,:/{}")))
-    return urlunsplit(parts._replace(netloc=host))
-
-
-def _is_secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET)
+    shown = [(name, "***" if any(word in name.lower() for word in _SECRET) else value) for name, value in pairs]
+    query = parts.query if shown == pairs else urlencode(shown, safe="*,:/{}")
+    return urlunsplit(parts._replace(netloc=host, query=query))

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from urllib3.exceptions import HTTPError, InvalidHeader, NewConnectionError, Tim
 import cellcode
 from cellcode.http.addresses import check_url, private_is_allowed, redact, refuse_private
 from cellcode.http.errors import MissingError, RemoteError
-from cellcode.http.pace import Pace
 
 MIB = 2**20
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -58,7 +58,6 @@ class Reply:
     Attributes:
         url: that answered, after redirects.
         status: 200, 206 where a range was requested, or 304 where a condition was sent and nothing has changed.
-        headers: their names in any case.
     """
 
     url: str
@@ -76,7 +75,6 @@ class Client:
     """Sends requests; can be used by several threads.
 
     Args:
-        politeness: rates, tries and limits.
         headers: sent with every request, but not to another host that a redirect leads to.
         allow_private: addresses that are not public are allowed; None: the environment decides (`--allow-private`).
     """
@@ -91,7 +89,7 @@ class Client:
         self.fetched_bytes = 0
         self._headers = {"User-Agent": f"cellcode/{cellcode.__version__}", **(headers or {})}
         self._private = private_is_allowed() if allow_private is None else allow_private
-        self._pace, self._lock = Pace(self.politeness.requests_per_s), threading.Lock()
+        self._pace, self._lock = _Pace(self.politeness.requests_per_s), threading.Lock()
         self._pool = urllib3.PoolManager(
             maxsize=self.politeness.connections, block=True, retries=False, timeout=self.politeness.timeout_s
         )
@@ -141,9 +139,8 @@ class Client:
                 if attempt == self.politeness.tries or time.monotonic() + wait_s > deadline:
                     tried = f"tried {attempt} times" if attempt > 1 else "tried once"
                     later = f"; the server requires a wait of {wait_s:.0f} s" if error.wait_s else ""
-                    raise RemoteError(
-                        f"{redact(url)}: {error.sentence} ({tried}{later})", error.reason, error.status
-                    ) from None
+                    sentence = f"{redact(url)}: {error.sentence} ({tried}{later})"
+                    raise RemoteError(sentence, error.reason, error.status) from None
                 if error.status in (429, 503):
                     self._pace.hold(urlsplit(url).netloc, wait_s)
                 time.sleep(wait_s)
@@ -162,9 +159,8 @@ class Client:
             target = urljoin(url, reply.headers.get("Location", ""))
             elsewhere = urlsplit(target).hostname != host
             if elsewhere and follow == "same host":
-                raise _Temporary(
-                    f"redirected to another host, {urlsplit(target).hostname}", "redirect to another host", reply.status
-                )
+                sentence = f"redirected to another host, {urlsplit(target).hostname}"
+                raise _Temporary(sentence, "redirect to another host", reply.status)
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                 raise _Temporary("redirected away from https", "redirect to another host", reply.status)
             if elsewhere:  # they may hold a secret that is for the first host only
@@ -173,9 +169,12 @@ class Client:
         raise _Temporary(f"more than {_MAX_HOPS} redirects", "redirect loop", reply.status)
 
     def _once(self, url: str, headers: Mapping[str, str], deadline: float) -> Reply:
-        """Send one request and read its answer whole."""
         self.check(url)
-        self._check_budget(url)
+        budget = self.politeness.budget_bytes
+        if budget is not None and self.fetched_bytes >= budget:
+            raise RemoteError(
+                f"{redact(url)} is not fetched: the budget of {budget / MIB:.0f} MB is spent", "byte budget spent"
+            )
         self._pace.wait(urlsplit(url).netloc)
         try:
             answer: Any = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
@@ -191,8 +190,8 @@ class Client:
             raise _Temporary(f"no answer within {self.politeness.timeout_s:g} s", "timeout") from None
         except urllib3.exceptions.ProtocolError as error:
             cut = "incompleteread" in repr(error).lower() or "invalidchunk" in repr(error).lower()
-            sentence = "the answer was cut short" if cut else "the connection broke"
-            raise _Temporary(sentence, "cut body" if cut else "unreachable") from None
+            said = ("the answer was cut short", "cut body") if cut else ("the connection broke", "unreachable")
+            raise _Temporary(*said) from None
         except urllib3.exceptions.SSLError:
             raise _Temporary("its certificate cannot be verified", "bad certificate") from None
         except HTTPError as error:
@@ -209,19 +208,30 @@ class Client:
             with self._lock:
                 self.fetched_bytes += len(part)
             if size > limit:
-                raise RemoteError(
-                    f"{redact(url)}: the answer is over {limit / MIB:.0f} MB", "too large", answer.status, lasting=True
-                )
+                sentence = f"{redact(url)}: the answer is over {limit / MIB:.0f} MB"
+                raise RemoteError(sentence, "too large", answer.status, lasting=True)
             if time.monotonic() > deadline:
                 raise _Temporary("the answer came too slowly", "timeout", answer.status)
         return b"".join(parts)
 
-    def _check_budget(self, url: str) -> None:
-        budget = self.politeness.budget_bytes
-        if budget is not None and self.fetched_bytes >= budget:
-            raise RemoteError(
-                f"{redact(url)} is not fetched: the budget of {budget / MIB:.0f} MB is spent", "byte budget spent"
-            )
+
+class _Pace:
+    """Spaces requests to each host evenly; threads wait for their turn."""
+
+    def __init__(self, requests_per_s: float) -> None:
+        self._gap_s, self._lock = 1 / requests_per_s, threading.Lock()
+        self._next: defaultdict[str, float] = defaultdict(float)  # monotonic time of the next free turn
+
+    def wait(self, host: str) -> None:
+        with self._lock:
+            turn = max(self._next[host], time.monotonic())
+            self._next[host] = turn + self._gap_s
+        time.sleep(max(0.0, turn - time.monotonic()))
+
+    def hold(self, host: str, seconds: float) -> None:
+        """Send nothing to `host` for a while: it has refused further requests, which holds for every thread."""
+        with self._lock:
+            self._next[host] = max(self._next[host], time.monotonic() + seconds)
 
 
 class _Temporary(Exception):
@@ -243,14 +253,13 @@ def _raise_for_status(reply: Reply) -> None:
     if status in (204, 404, 410):
         raise MissingError(f"{shown}: not there ({status})", status)
     if status in (401, 403):
-        raise RemoteError(
-            f"{shown}: access refused ({status}); check the key or token", "refused", status, lasting=True
-        )
-    raise RemoteError(f"{shown}: the request was refused as malformed ({status})", "bad request", status, lasting=True)
+        sentence, reason = f"{shown}: access refused ({status}); check the key or token", "refused"
+    else:
+        sentence, reason = f"{shown}: the request was refused as malformed ({status})", "bad request"
+    raise RemoteError(sentence, reason, status, lasting=True)
 
 
 def _retry_after_s(reply: Reply) -> float | None:
-    """Seconds that the server requires to wait, given as a number or as a date."""
     text = reply.headers.get("Retry-After")
     try:
         return urllib3.Retry().parse_retry_after(text) if text else None
@@ -262,9 +271,9 @@ def _checked(reply: Reply, expect: Expected, verify: Callable[[bytes], object] |
     if reply.not_modified:
         return reply
     if expect == "image" and not reply.body.startswith(_IMAGES):
-        kind = reply.headers.get("Content-Type", "something unnamed").partition(";")[0]
         if not reply.body:
             raise _Temporary("an empty answer", "empty answer", reply.status)
+        kind = reply.headers.get("Content-Type", "something unnamed").partition(";")[0]
         raise _Temporary(f"not an image but {kind}", "not an image", reply.status)
     if expect == "json":
         try:
@@ -288,8 +297,6 @@ class _PublicHTTP(HTTPConnection):
 
 
 class _PublicHTTPS(HTTPSConnection):
-    """See `_PublicHTTP`."""
-
     def connect(self) -> None:
         super().connect()
         refuse_private(self.sock.getpeername()[0], self.host)

@@ -1,4 +1,4 @@
-"""GeoTIFF, COG and VRT through rasterio, from a disk, by http and https, and from S3.
+"""GeoTIFF, COG and VRT through rasterio, from a disk, by http and https, and from S3; and folders of them.
 
 A crop is read as one window at the next finer overview, and warped once. Its corners come from metric offsets
 on the ellipsoid, transformed to the raster's CRS; between them the warp is projective. The projective
@@ -7,6 +7,7 @@ map differs from the exact one by less than 1 cm for crops of 250 m and about 10
 
 import datetime
 import hashlib
+import logging
 import math
 import threading
 from pathlib import Path
@@ -19,15 +20,21 @@ import shapely
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
+from cellcode.aerial.crops import crop_corners, sides, warp
+from cellcode.aerial.missing import Missing
+from cellcode.aerial.multi import merged, union
 from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.rasters.raster_file import raster_file
-from cellcode.aerial.warp import crop_corners, sides, warp
-from cellcode.errors import InputError
+from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region
-from cellcode.geography.distance import wrap_lon
+from cellcode.geography.distance import offset, wrap_lon
 from cellcode.http import Client
 from cellcode.types import Float64, UInt8
 
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {".tif", ".tiff", ".vrt"}
+PREFERENCES = ("imagery", "newest")
 _WGS84 = "EPSG:4326"
 _EDGE_POINTS = 21  # per side, when the outline of the raster is transformed to degrees
 
@@ -40,9 +47,8 @@ class GeoTiffSource(AerialSource):
     """One raster file. Can be read from several threads: each opens its own handle.
 
     Args:
-        path: a file that GDAL opens, or the address of a TIFF (see `raster_file`); 8 bits a channel, with 1 (grey), 2 (grey and
-            alpha), 3 (RGB) or 4 bands; a fourth band is alpha if the file says so and is otherwise ignored (near infrared).
-        client: that requests a remote file first; None: one of its own.
+        path, client: see `raster_file`; 8 bits a channel, with 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 bands; a fourth band
+            is alpha if the file says so and is otherwise ignored (near infrared).
 
     Raises:
         InputError: the file cannot be read, or its pixels have an unsupported format.
@@ -62,21 +68,20 @@ class GeoTiffSource(AerialSource):
         dataset = self._dataset()
         corners = self._corner_pixels(lat_deg, lon_deg, size_m, bearing_deg)
         # Window with room for the bilinear kernel, in pixels of the file, cut at its edges.
-        step = _decimation(corners, size_px)
+        step = max(1.0, float(sides(corners).min()) / size_px / 1.5)  # reads one to two times the requested resolution
         low = np.floor(corners.min(axis=0) - 2 * step).astype(int)
         high = np.ceil(corners.max(axis=0) + 2 * step).astype(int)
         low, high = np.maximum(low, 0), np.minimum(high, (dataset.width, dataset.height))
         if (high <= low).any():
-            empty = np.zeros((size_px, size_px), bool)
-            return Crop(np.zeros((size_px, size_px, 3), np.uint8), empty, self.attribution, self.date)
+            pixels, seen = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool)
+            return Crop(pixels, seen, self.attribution, self.date)
         window = Window(low[0], low[1], *(high - low))
         shape = tuple(max(1, math.ceil(side / step)) for side in (high - low)[::-1])
         scale = np.array(shape[::-1]) / (high - low)
         try:
             with self._file.environment():
-                colour = dataset.read(
-                    self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=Resampling.bilinear
-                )
+                out_shape = (len(self._bands), *shape)
+                colour = dataset.read(self._bands, window=window, out_shape=out_shape, resampling=Resampling.bilinear)
                 mask = self._mask(dataset, window, shape)
         except rasterio.errors.RasterioError:
             self._local.dataset = None  # GDAL remembers an error: the next try needs a new handle
@@ -96,20 +101,18 @@ class GeoTiffSource(AerialSource):
         self._local = threading.local()
 
     def _describe(self, dataset: Any) -> None:
-        """Read the metadata of the file."""
-        self._bands = _usable_bands(dataset, self.path)
-        self._outline = _outline(dataset, self.path)
+        self._bands, self._outline = _usable_bands(dataset, self.path), _outline(dataset, self.path)
         self._inverse = ~dataset.transform
-        self.attribution = dataset.tags().get("TIFFTAG_COPYRIGHT") or dataset.tags().get("TIFFTAG_ARTIST") or ""
-        self.licence = dataset.tags().get("LICENSE") or dataset.tags().get("LICENCE") or ""
-        self.date = _date(dataset.tags().get("TIFFTAG_DATETIME"))
+        tags = dataset.tags()
+        self.attribution = tags.get("TIFFTAG_COPYRIGHT") or tags.get("TIFFTAG_ARTIST") or ""
+        self.licence, self.date = tags.get("LICENSE") or tags.get("LICENCE") or "", _date(tags.get("TIFFTAG_DATETIME"))
         # Of the files that a VRT refers to, size and time.
         others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != Path(self._file.gdal)]
         what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, self._file.digest(), others)
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
     def _dataset(self) -> Any:
-        """The calling thread's handle: GDAL's are not safe to share."""
+        # One handle for each thread: GDAL's are not safe to share.
         dataset = getattr(self._local, "dataset", None)
         if dataset is None:
             dataset = self._local.dataset = self._file.open()
@@ -124,8 +127,7 @@ class GeoTiffSource(AerialSource):
         if dataset.crs.is_geographic:  # a raster that runs past 180 degrees
             middle = dataset.bounds.left / 2 + dataset.bounds.right / 2
             x = [value + 360 * round((middle - value) / 360) for value in x]
-        columns, rows = _apply(self._inverse, np.array(x), np.array(y))
-        return np.stack([columns, rows], axis=1)
+        return np.stack(_apply(self._inverse, np.array(x), np.array(y)), axis=1)
 
     def _mask(self, dataset: Any, window: Window, shape: tuple[int, ...]) -> UInt8:
         """255 where there is imagery: alpha, internal mask, or nodata in every band."""
@@ -135,36 +137,101 @@ class GeoTiffSource(AerialSource):
         return mask
 
 
-def _decimation(corners: Float64, size_px: int) -> float:
-    """File pixels for each pixel to be read: reads between one and two times the requested resolution."""
-    return max(1.0, float(sides(corners).min()) / size_px / 1.5)
+class MosaicSource(AerialSource):
+    """Rasters of a folder, each in its own CRS.
+
+    Args:
+        folder: its files ending in .tif, .tiff or .vrt are used; one whose georeference is outside valid coordinates is
+            left out, named and counted in `missing`.
+        prefer: which of several comes first where they overlap: the one with most imagery in the crop ("imagery"), or the
+            newest by its tag ("newest"; of one date, the one with most imagery; without a date last).
+
+    Raises:
+        InputError: there are none, or one of them cannot be used.
+        UsageError: unknown preference.
+    """
+
+    def __init__(self, folder: Path | str, prefer: str = "imagery") -> None:
+        if prefer not in PREFERENCES:
+            raise UsageError(f"{folder}: prefer={prefer} must be one of {', '.join(PREFERENCES)}")
+        folder = Path(folder)
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise InputError(f"{folder} holds no rasters ({', '.join(sorted(SUFFIXES))})")
+        self.prefer = prefer
+        self.sources = self._open(files)
+        self._tree = shapely.STRtree([source.footprint().shape for source in self.sources])
+        self.attribution = union(source.attribution for source in self.sources)
+        self.licence = union(source.licence for source in self.sources)
+        what = "".join(source.identity for source in self.sources) + ("" if prefer == "imagery" else prefer)
+        self.identity = hashlib.sha256(what.encode()).hexdigest()[:16]
+        self.date = max((source.date for source in self.sources if source.date), default=None)
+
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
+        """See `AerialSource.read`; gaps of one raster are filled from the next."""
+        corner = np.array([-1, 1]) * size_m / np.sqrt(2)
+        south_north, west_east = offset(lat_deg, lon_deg, corner, corner)
+        west, east = float(west_east[0]), float(west_east[1])
+        if west > east:  # across the antimeridian: rare enough to read every raster
+            near = range(len(self.sources))
+        else:
+            near = self._tree.query(shapely.box(west, south_north[0], east, south_north[1]))
+        crops = [self.sources[i].read(lat_deg, lon_deg, size_m, size_px, bearing_deg) for i in near]
+        crops.sort(key=lambda crop: -int(crop.mask.sum()))
+        if self.prefer == "newest":
+            crops.sort(key=lambda crop: crop.date or "", reverse=True)
+        return merged(crops, size_px)
+
+    def footprint(self) -> Region:
+        """Return the union of the outlines."""
+        return Region(shapely.union_all([source.footprint().shape for source in self.sources]))
+
+    def close(self) -> None:
+        """Close the rasters."""
+        for source in self.sources:
+            source.close()
+
+    def _open(self, files: list[Path]) -> list[GeoTiffSource]:
+        sources, refused = [], []
+        for path in files:
+            try:
+                sources.append(GeoTiffSource(path))
+            except OffGlobeError as error:
+                refused.append(str(error))
+                self.missing[Missing("outside valid coordinates", path.name)] += 1
+        if not sources:
+            raise InputError(refused[0])
+        if refused:
+            logger.warning("%d of %d rasters left out: %s", len(refused), len(files), "; ".join(refused))
+        return sources
+
+
+def open_folder(text: str) -> MosaicSource:
+    """Open `FOLDER` or `FOLDER#prefer=newest`; see `MosaicSource`."""
+    folder, _, preference = text.partition("#prefer=")
+    return MosaicSource(folder, preference or "imagery")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time; zeros for anything but a local file."""
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 
 
 def _usable_bands(dataset: Any, path: str) -> list[int]:
     """Bands to read as colour: [1, 2, 3] or [1]."""
-    kinds = set(dataset.dtypes)
-    if kinds != {"uint8"}:
-        name = ", ".join(sorted(kinds))
+    kinds = sorted(set(dataset.dtypes))
+    if kinds != ["uint8"]:
         raise InputError(
-            f"{path} holds {name} values, 8 bits a channel are needed; convert it, for example with "
+            f"{path} holds {', '.join(kinds)} values, 8 bits a channel are needed; convert it, for example with "
             "`gdal_translate -ot Byte -scale`"
         )
     if dataset.colorinterp[0] == ColorInterp.palette:
         raise InputError(f"{path} is a palette image; expand it, for example with `gdal_translate -expand rgb`")
-    if dataset.count in (1, 2):
-        return [1]
-    if dataset.count in (3, 4):
-        return [1, 2, 3]
-    raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
+    if dataset.count > 4:
+        raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
+    return [1] if dataset.count < 3 else [1, 2, 3]
 
 
 def _outline(dataset: Any, path: str) -> shapely.Geometry:
-    """Outline in degrees, within -180..180."""
     if dataset.crs is None or dataset.transform.is_identity:
         raise InputError(
             f"{path} has no georeference ({'no CRS' if dataset.crs is None else 'no position'}); assign it, for example "
@@ -174,9 +241,8 @@ def _outline(dataset: Any, path: str) -> shapely.Geometry:
     one, zero = np.ones_like(along), np.zeros_like(along)
     columns = np.concatenate([along, one, 1 - along, zero]) * dataset.width
     rows = np.concatenate([zero, along, one, 1 - along]) * dataset.height
-    x, y = _apply(dataset.transform, columns, rows)
     try:
-        lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, x, y)
+        lon, lat = rasterio.warp.transform(dataset.crs, _WGS84, *_apply(dataset.transform, columns, rows))
     except rasterio.errors.RasterioError as error:
         raise OffGlobeError(f"{path}: its CRS cannot be transformed to degrees ({error})") from None
     points = np.stack([lon, lat], axis=1)

@@ -2,27 +2,32 @@
 
 Remote files are read by ranges: a crop fetches the blocks under it and nothing else. GDAL does that; what it cannot do is
 refuse a private address or report which version of a file it reads, so our own client first requests a part of the file.
+
+S3's keys come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) and from nowhere else; without
+them requests are not signed, as open data require. AWS_S3_ENDPOINT names another server that speaks S3, AWS_REGION a region.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import rasterio
 from rasterio.session import DummySession
 
 import cellcode
-from cellcode.aerial.rasters import s3_file
-from cellcode.errors import InputError
+from cellcode.errors import InputError, UsageError
 from cellcode.files import sampled_digest
-from cellcode.http import Client, Politeness, RemoteError, redact
+from cellcode.http import Client, Politeness, RemoteError, check_url, redact
 
 _PROBE_BYTES = 16_384
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
 TRIES = 5
+_CONNECT_S, _ANSWER_S = 10.0, 30.0  # of S3
 # GDAL's defaults are for disks: it looks for files beside a file, and gives up at the first error.
 _GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -43,32 +48,19 @@ _GDAL = {
 
 @dataclass(frozen=True)
 class RasterFile:
-    """A file and how it is opened.
+    """A file and how it is opened."""
 
-    Attributes:
-        shown: its path or its address without secrets, for messages.
-        gdal: what GDAL calls it.
-        version: changes with the content; empty for a local file, whose bytes are read instead.
-        options: for GDAL, None on this machine.
-    """
-
-    shown: str
-    gdal: str
-    version: str = ""
-    options: Mapping[str, str] | None = field(default=None, repr=False)
+    shown: str  # its path or its address without secrets, for messages
+    gdal: str  # what GDAL calls it
+    version: str = ""  # changes with the content; empty for a local file, whose bytes are read instead
+    options: Mapping[str, str] | None = field(default=None, repr=False)  # for GDAL, None on this machine
 
     def open(self) -> Any:
-        """Return a dataset of rasterio.
-
-        Raises:
-            InputError: it cannot be opened.
-        """
+        """Return a dataset of rasterio, or raise InputError."""
         try:
             with self.environment():
                 # Only a TIFF: a server may send a VRT, which can name files of this machine and any address.
-                return (
-                    rasterio.open(self.gdal, driver="GTiff") if self.options is not None else rasterio.open(self.gdal)
-                )
+                return rasterio.open(self.gdal, driver=None if self.options is None else "GTiff")
         except rasterio.errors.RasterioError as error:
             if self.options is None:
                 raise InputError(f"{self.shown} cannot be read as a raster ({error})") from None
@@ -104,18 +96,14 @@ def raster_file(spec: Path | str, client: Client | None = None) -> RasterFile:
 
     Raises:
         RemoteError: a remote file cannot be fetched, or has a private address.
-        InputError: its server does not serve ranges, or it is not a TIFF.
+        InputError: its server does not serve ranges, it is not a TIFF, or S3 refuses access.
+        UsageError: an address in S3 is not complete.
     """
     text = str(spec)
     options = {**_GDAL, "GDAL_HTTP_USERAGENT": f"cellcode/{cellcode.__version__}"}
     if text.startswith(("http://", "https://")):
         return RasterFile(redact(text), f"/vsicurl/{text}", _http_version(text, client), options)
-    if text.startswith("s3://"):
-        access = s3_file.access(text)
-        return RasterFile(
-            text, f"/vsis3/{access.bucket}/{access.key}", s3_file.version(access), {**options, **access.options}
-        )
-    return RasterFile(text, text)
+    return _in_s3(text, options) if text.startswith("s3://") else RasterFile(text, text)
 
 
 def _http_version(url: str, client: Client | None) -> str:
@@ -138,3 +126,60 @@ def _http_version(url: str, client: Client | None) -> str:
 def _require_tiff(body: bytes) -> None:
     if not body.startswith(_MAGIC):
         raise ValueError("it is not a TIFF")
+
+
+def _in_s3(url: str, options: dict[str, str]) -> RasterFile:
+    """GDAL reads the keys from the environment by itself."""
+    parts = urlsplit(url)
+    bucket, key = parts.netloc, parts.path.lstrip("/")
+    if not bucket or not key:
+        raise UsageError(f"{url} must be s3://BUCKET/KEY")
+    settings = _keys()
+    options["AWS_NO_SIGN_REQUEST"] = "NO" if settings else "YES"
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region:
+        options["AWS_REGION"] = region
+    if endpoint := os.environ.get("AWS_S3_ENDPOINT", ""):
+        if "://" not in endpoint:
+            plain = os.environ.get("AWS_HTTPS", "YES").upper() in ("NO", "FALSE", "OFF")
+            endpoint = f"{'http' if plain else 'https'}://{endpoint}"
+        check_url(endpoint)
+        scheme, host = urlsplit(endpoint)[:2]
+        region = region or "us-east-1"
+        settings |= {"endpoint_override": host, "scheme": scheme}
+        options |= {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": "YES" if scheme == "https" else "NO"}
+        options["AWS_VIRTUAL_HOSTING"] = "FALSE"  # other servers rarely have a name for each bucket
+    return RasterFile(url, f"/vsis3/{bucket}/{key}", _s3_version(bucket, key, region, settings), options)
+
+
+def _s3_version(bucket: str, key: str, region: str | None, settings: dict[str, str]) -> str:
+    """A digest of a file's ETag and size."""
+    from pyarrow import fs
+
+    signed = "access_key" in settings
+    waits = {"connect_timeout": _CONNECT_S, "request_timeout": _ANSWER_S}
+    try:
+        region = region or fs.resolve_s3_region(bucket)
+        filesystem = fs.S3FileSystem(anonymous=not signed, region=region, **waits, **settings)
+        with filesystem.open_input_file(f"{bucket}/{key}") as stream:
+            # Names are text or bytes, as pyarrow's version has it.
+            said = {
+                name.decode() if isinstance(name, bytes) else name: value for name, value in stream.metadata().items()
+            }
+            what = stream.size(), said.get("ETag") or said.get("Last-Modified")
+    except FileNotFoundError:
+        raise InputError(f"s3://{bucket}/{key} does not exist") from None
+    except OSError as error:
+        companions = "AWS_ACCESS_KEY_ID and its companions"
+        hint = f"check {companions}" if signed else f"set {companions} if it needs keys"
+        words = " ".join(str(error).split())[:200]
+        raise InputError(f"s3://{bucket}/{key} cannot be read ({words}); {hint}") from None
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
+def _keys() -> dict[str, str]:
+    variables = {"access_key": "ACCESS_KEY_ID", "secret_key": "SECRET_ACCESS_KEY", "session_token": "SESSION_TOKEN"}
+    found = {name: os.environ.get(f"AWS_{variable}", "") for name, variable in variables.items()}
+    return (
+        {name: value for name, value in found.items() if value} if found["access_key"] and found["secret_key"] else {}
+    )

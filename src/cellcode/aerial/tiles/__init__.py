@@ -1,4 +1,1 @@
-"""Tile pyramids as aerial sources: templates, WMTS, WMS, ArcGIS and MBTiles, with a cache and presets.
-
-One crop routine serves all of them.
-"""
+"""Tile pyramids as aerial sources: templates, WMTS, WMS, ArcGIS and MBTiles, with a cache, presets and one crop routine."""

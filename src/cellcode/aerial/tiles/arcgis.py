@@ -1,14 +1,13 @@
 """ArcGIS ImageServer, as a provider of tiles: `exportImage` renders any box in any reference system, x always first."""
 
 import json
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from cellcode.aerial.tiles.box_service import BoxService
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.crs import WEB_MERCATOR, known_crs
-from cellcode.aerial.tiles.grid import Box, Grid
-from cellcode.aerial.tiles.service import WORLD, Facts, with_environment
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, Grid, known_crs
+from cellcode.aerial.tiles.service import WORLD, BoxService, Facts, with_environment
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError, UsageError
 from cellcode.http import Client, RemoteError
@@ -17,16 +16,8 @@ from cellcode.http import Client, RemoteError
 class ArcGisTiles(BoxService):
     """An image service, as a provider.
 
-    Args:
-        url: of the service, up to `/ImageServer`; parameters such as a token or a `renderingRule` may follow, with `{env:NAME}`
-            for the value of an environment variable. Facts may follow as a fragment, as in `TemplateTiles`.
-        facts: of the imagery; they take precedence over what the service says, a fragment over them.
-        client: that sends the requests; None: one of its own.
-
-    Raises:
-        UsageError: it is not an image service.
-        InputError: it does not describe itself.
-        RemoteError: it does not answer.
+    Its address ends in `/ImageServer`; parameters such as a token or a `renderingRule` may follow; see `BoxService`.
+    UsageError: it is not an image service. InputError: it does not describe itself. RemoteError: it does not answer.
     """
 
     def __init__(self, url: str, facts: Facts | None = None, client: Client | None = None) -> None:
@@ -36,7 +27,10 @@ class ArcGisTiles(BoxService):
             raise UsageError(f"{self._shown} is not an image service; its address must end in /ImageServer")
         self._given = dict(parse_qsl(urlsplit(with_environment(self._url)).query))
         self._check(self._address)
-        about = self._about()
+        about: Any = self._client.json(self._address, params={**self._given, "f": "json"})
+        if not isinstance(about, dict):
+            raise InputError(f"{self._shown} did not answer with the description of an image service")
+        self._raise_error(about)
         sizes = [about[name] for name in ("maxImageWidth", "maxImageHeight") if about.get(name)]
         described = self._facts.completed(_bounds(about), str(about.get("copyrightText") or ""))
         self._lay_out(WEB_MERCATOR, described, min(sizes, default=None))
@@ -55,21 +49,11 @@ class ArcGisTiles(BoxService):
         }
         return f"{self._address}/exportImage?{urlencode({**self._given, **values}, safe=',')}"
 
-    def _about(self) -> dict[str, Any]:
-        about = self._client.json(self._address, params={**self._given, "f": "json"})
-        if not isinstance(about, dict):
-            raise InputError(f"{self._shown} did not answer with the description of an image service")
-        self._raise_error(about)
-        return about
-
     def _refuse(self, body: bytes) -> None:
-        """Raise what an error says, which comes with status 200."""
-        try:
+        with suppress(ValueError):  # what is no JSON says nothing
             answer = json.loads(body)
-        except ValueError:
-            return
-        if isinstance(answer, dict):
-            self._raise_error(answer)
+            if isinstance(answer, dict):
+                self._raise_error(answer)
 
     def _raise_error(self, answer: dict[str, Any]) -> None:
         error = answer.get("error")
@@ -93,12 +77,11 @@ def _bounds(about: dict[str, Any]) -> Box:
     extent = about.get("extent") or about.get("fullExtent") or {}
     reference = extent.get("spatialReference") or {}
     code = reference.get("latestWkid") or reference.get("wkid")
-    crs = known_crs(f"EPSG:{code}") if code else None
-    if crs is None:
+    if not code or (crs := known_crs(f"EPSG:{code}")) is None:
         return WORLD
     try:
-        box = tuple(float(extent[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
-        west, south, east, north = Grid(crs, {}).degrees((box[0], box[1], box[2], box[3]))
+        left, bottom, right, top = (float(extent[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
+        west, south, east, north = Grid(crs, {}).degrees((left, bottom, right, top))
     except (KeyError, TypeError, ValueError):
         return WORLD
     south, north = max(south, WORLD[1]), min(north, WORLD[3])

@@ -1,13 +1,7 @@
 """Which tiles show nothing, although they came as images.
 
-The rule, in order:
-
-1. Transparent pixels are no imagery; a wholly transparent tile is blank.
-2. A tile whose every pixel has the same colour is blank if the colour is neutral: white, black, grey or beige. A photograph,
-   however dark, has noise; a meadow or the sea that someone has drawn in one colour is not neutral, and stays.
-3. A picture of more than one colour is a placeholder ("no imagery here") if a server gives the same bytes where it cannot have
-   imagery (the corner of the world's tiles, in the Arctic Ocean), or for three different tiles: no two photographs of different
-   places have the same bytes. Only services are checked for this; the content of a file was chosen by whoever made it.
+docs/aerial.md says by which rule. A photograph, however dark, has noise; no two of different places have the same bytes. Only
+services are checked for placeholders; the content of a file was chosen by whoever made it.
 """
 
 import hashlib
@@ -45,10 +39,9 @@ def is_blank(image: Image.Image) -> bool:
 
 
 class Placeholders:
-    """The pictures by which a service says that it has no imagery; safe for several threads.
+    """The pictures by which a service says that it has no imagery, by digest; safe for several threads.
 
     Args:
-        known: digests of those that are known from earlier.
         learned: called with the digest of a new one, to store it.
     """
 

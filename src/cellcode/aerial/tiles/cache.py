@@ -12,12 +12,11 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from cellcode.aerial.tiles.blank import Placeholders
 from cellcode.aerial.tiles.decoder import Decoder
-from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY, SqliteTiles
+from cellcode.aerial.tiles.provider import Key, TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError, UsageError
 from cellcode.http import MissingError, RemoteError
@@ -45,43 +44,23 @@ _SELECT = (
 
 @dataclass(frozen=True)
 class CacheRules:
-    """How long and how much is kept.
+    """How long and how much is kept."""
 
-    Attributes:
-        refresh_after_s: age from which a tile is requested again if it has changed.
-        missing_after_s: age from which a tile that did not exist is requested again.
-        max_bytes: of the tiles of one layer; beyond it those fetched first are removed.
-    """
-
-    refresh_after_s: float = 180 * DAY_S
-    missing_after_s: float = 7 * DAY_S
-    max_bytes: int = 16 * GIB
+    refresh_after_s: float = 180 * DAY_S  # age from which a tile is requested again if it has changed
+    missing_after_s: float = 7 * DAY_S  # age from which a tile that did not exist is requested again
+    max_bytes: int = 16 * GIB  # of the tiles of one layer; beyond it those fetched first are removed
 
 
-class _Kept(NamedTuple):
-    fetched_at: float
-    validators: Validators
-    body: bytes | None  # None: the tile was not there
-
-
-class CachedTiles(TileProvider):
-    """A provider that keeps the tiles of another in a file.
-
-    Args:
-        provider: of what is not in the file or too old.
-        path: the file; it is created if it does not exist.
-
-    Raises:
-        InputError: the file cannot be written, or is not an SQLite file.
-    """
+class CachedTiles(SqliteTiles):
+    """A provider that keeps the tiles of another in a file. InputError: it cannot be written, or is no SQLite file."""
 
     def __init__(self, provider: TileProvider, path: Path, rules: CacheRules | None = None) -> None:
-        self._provider, self.path, self.rules = provider, path, rules or CacheRules()
+        super().__init__(path)
+        self._provider, self.rules = provider, rules or CacheRules()
         self.grid, self.bounds = provider.grid, provider.bounds
         self.attribution, self.licence, self.date = provider.attribution, provider.licence, provider.date
         self.identity, self.host, self.name = provider.identity, provider.host, provider.name
         self.connections = provider.connections
-        self._local, self._opened = threading.local(), list[sqlite3.Connection]()
         self._stored, self._counting = 0, threading.Lock()
         self._flips = provider.grid.is_mercator
         self._create()
@@ -89,23 +68,21 @@ class CachedTiles(TileProvider):
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """See `TileProvider.fetch`; an old tile is better than none when the server does not answer."""
         key = (z, x, 2**z - 1 - y if self._flips else y)
-        kept = self._look(key)
-        if kept is not None:
-            age_s = time.time() - kept.fetched_at
-            if kept.body is None and age_s < self.rules.missing_after_s:
-                raise MissingError(f"{self.host} has no tile {z}/{x}/{y}", 404)
-            if kept.body is not None and age_s < self.rules.refresh_after_s:
-                return TileReply(kept.body, kept.validators)
-        has_body = kept is not None and kept.body is not None
+        fetched_at, kept = self._look(key)
+        age_s = time.time() - fetched_at
+        if kept and kept.body is None and age_s < self.rules.missing_after_s:
+            raise MissingError(f"{self.host} has no tile {z}/{x}/{y}", 404)
+        if kept and kept.body is not None and age_s < self.rules.refresh_after_s:
+            return kept
         try:
-            reply = self._provider.fetch(z, x, y, kept.validators if kept is not None and has_body else None)
+            reply = self._provider.fetch(z, x, y, kept.validators if kept and kept.body is not None else None)
         except MissingError:
             self._store(key, None, Validators())
             raise
         except RemoteError:
             if kept is None or kept.body is None:
                 raise
-            return TileReply(kept.body, kept.validators)
+            return kept
         if reply.body is None:
             assert kept is not None  # a condition was sent, so there is a tile
             reply = TileReply(kept.body, reply.validators if reply.validators.headers() else kept.validators)
@@ -127,18 +104,17 @@ class CachedTiles(TileProvider):
 
     def close(self) -> None:
         """Close the connections of all threads, and the provider."""
-        while self._opened:
-            self._opened.pop().close()
-        self._local = threading.local()
+        super().close()
         self._provider.close()
 
-    def _look(self, key: tuple[int, int, int]) -> _Kept | None:
+    def _look(self, key: Key) -> tuple[float, TileReply | None]:
+        """When a tile was fetched, and what came; without a body it was not there."""
         row = self._execute(_SELECT, key).fetchone()
         if row is None:
-            return None
-        return _Kept(row[0], Validators(row[1], row[2]), None if row[3] is None else bytes(row[3]))
+            return 0.0, None
+        return row[0], TileReply(None if row[3] is None else bytes(row[3]), Validators(row[1], row[2]))
 
-    def _store(self, key: tuple[int, int, int], body: bytes | None, validators: Validators) -> None:
+    def _store(self, key: Key, body: bytes | None, validators: Validators) -> None:
         row = (*key, time.time(), len(body or b""), validators.etag, validators.last_modified)
         with self._writing():
             self._execute("INSERT OR REPLACE INTO cellcode_fetched VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -195,17 +171,24 @@ class CachedTiles(TileProvider):
         try:
             return self._connection().execute(query, values)
         except sqlite3.Error as error:
-            raise InputError(
-                f"the cache of tiles {self.path} cannot be used ({error}); remove the file if it is damaged"
-            ) from None
+            sentence = f"the cache of tiles {self.path} cannot be used ({error}); remove the file if it is damaged"
+            raise InputError(sentence) from None
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = _connect(self.path)
-            self._local.connection = connection
-            self._opened.append(connection)
-        return connection
+    def _connect(self) -> sqlite3.Connection:
+        """Open it for several writers: readers do not wait, writers wait for each other."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                return connection
+            except sqlite3.OperationalError as error:
+                connection.close()
+                # Changing the mode of a new file does not wait for another process that does the same.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
 
 def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules | None = None) -> TileSource:
@@ -221,27 +204,9 @@ def cached(provider: TileProvider, folder: Path | None = None, rules: CacheRules
     return TileSource(tiles, Decoder(tiles, tiles.placeholders()))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open a cache for several writers: readers do not wait, writers wait for each other."""
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            return connection
-        except sqlite3.OperationalError as error:
-            connection.close()
-            # Changing the mode of a new file does not wait for another process that does the same.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
 def cache_folder() -> Path:
     """Return where tiles are kept: `tiles` in $CELLCODE_CACHE, or in the user's cache folder for cellcode."""
-    given = os.environ.get("CELLCODE_CACHE")
-    if given:
+    if given := os.environ.get("CELLCODE_CACHE"):
         return Path(given) / "tiles"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellcode" / "tiles"
 

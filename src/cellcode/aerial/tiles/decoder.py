@@ -1,7 +1,9 @@
 """Tiles decoded, checked and kept in memory; a missing tile is made from a coarser one or counted."""
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -9,9 +11,7 @@ from PIL import Image
 
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.tiles.blank import BLANK, PLACEHOLDER, Placeholders, is_blank, is_uniform
-from cellcode.aerial.tiles.failures import Failures
 from cellcode.aerial.tiles.grid import Box
-from cellcode.aerial.tiles.lru import Lru
 from cellcode.aerial.tiles.provider import Key, TileProvider, decode
 from cellcode.errors import InputError
 from cellcode.http import MissingError, RemoteError
@@ -20,6 +20,58 @@ MEMORY_BYTES = 128 * 2**20
 COARSER = 3  # levels up from which a missing tile is enlarged
 _PROBED_FROM = 10  # level: in coarser ones the corner of the world holds land as well
 _NOT_THERE = "not there"
+IN_A_ROW = 16  # temporary errors without an answer between them: the service is down
+REFUSED_IN_A_ROW = 64  # permanent errors of a service that has sent no tile yet: the key or the address is wrong
+_HOPELESS = {"private address", "bad address", "byte budget spent", "bad certificate"}
+
+
+class Failures:
+    """What a source of tiles has masked; safe for several threads."""
+
+    def __init__(self) -> None:
+        self._why: dict[Key, Missing] = {}
+        self._row, self._refused, self._gave = 0, 0, False
+        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> Counter[Missing]:
+        """Tiles by reason."""
+        with self._lock:
+            return Counter(self._why.values())
+
+    def note(self, key: Key, why: Missing) -> None:
+        """Count a tile as missing. One that was missed by a temporary error stays so: a crop was cut without it."""
+        with self._lock:
+            if key not in self._why or not self._why[key].transient:
+                self._why[key] = why
+
+    def answered(self, with_image: bool) -> None:
+        """Note that the service has answered."""
+        with self._lock:
+            self._row = 0
+            self._gave |= with_image
+
+    def failed(self, error: RemoteError) -> None:
+        """Count an error; it is raised where further requests would fail as well."""
+        if isinstance(error, MissingError):
+            self.answered(False)
+            return
+        if error.reason in _HOPELESS or error.status == 401:
+            raise error
+        with self._lock:
+            if error.lasting:
+                self._refused += not self._gave
+                many = self._refused >= REFUSED_IN_A_ROW and not self._gave
+            else:
+                self._row += 1
+                many = self._row >= IN_A_ROW
+            number = self._refused if error.lasting else self._row
+        if many:
+            sentence = (
+                f"{number} consecutive tiles could not be fetched, the last: {error}; tiles that were fetched are kept, run "
+                "this again later"
+            )
+            raise RemoteError(sentence, error.reason, error.status, lasting=error.lasting)
 
 
 class Tile(NamedTuple):
@@ -29,11 +81,58 @@ class Tile(NamedTuple):
     why: Missing | None = None
 
 
+class _LatestTiles:
+    """The tiles used last, up to `MEMORY_BYTES`; each is loaded once, even when several threads want it at the same time."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[Key, int], Future[Tile]] = OrderedDict()
+        self._total, self._lock = 0, threading.Lock()
+
+    def get(self, key: tuple[Key, int], load: Callable[[], Tile]) -> Tile:
+        """An error of `load` reaches all who wait for the tile."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if mine := entry is None:
+                entry = self._entries[key] = Future()
+            else:
+                self._entries.move_to_end(key)
+        if not mine:
+            return entry.result()
+        try:
+            tile = load()
+        except BaseException as error:
+            with self._lock:
+                self._forget(key)
+            entry.set_exception(error)
+            raise
+        with self._lock:
+            entry.set_result(tile)
+            if self._entries.get(key) is entry:  # it may have been dropped meanwhile
+                self._total += _bytes(tile)
+                while self._total > MEMORY_BYTES:
+                    self._forget(next(key for key, entry in self._entries.items() if entry.done()))
+        return tile
+
+    def __contains__(self, key: tuple[Key, int]) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and entry.done()
+
+    def drop(self, keys: Container[Key]) -> None:
+        """Forget tiles of any size; who waits for one still gets it."""
+        with self._lock:
+            for entry in [entry for entry in self._entries if entry[0] in keys]:
+                self._forget(entry)
+
+    def _forget(self, key: tuple[Key, int]) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None and entry.done() and entry.exception() is None:
+            self._total -= _bytes(entry.result())
+
+
 class Decoder:
     """The tiles of a provider; safe for several threads.
 
     Args:
-        provider: of the tiles.
         placeholders: pictures that stand for missing imagery; None: they are found out from the service.
     """
 
@@ -41,7 +140,7 @@ class Decoder:
         self._provider = provider
         self._placeholders = (placeholders or Placeholders()) if provider.connections else None
         self._failures = Failures()
-        self._lru: Lru[tuple[Key, int], Tile] = Lru(MEMORY_BYTES, _bytes)
+        self._latest = _LatestTiles()
         self._probing = threading.Lock()
         self._probed = False
         self.side_px: int | None = None  # along the tiles, as the first one showed
@@ -55,28 +154,23 @@ class Decoder:
         """Return a tile as an RGB or RGBA square of `side_px`, or why it is missing.
 
         A tile that does not exist, or shows nothing, is made of the coarser tile over it, if one of the next `COARSER` levels
-        has one. One that could not be fetched is not: it may exist.
-
-        Raises:
-            RemoteError: the service sends nothing at all.
-            InputError: a file's tile is damaged.
+        has one. One that could not be fetched is not: it may exist. Raises RemoteError if the service sends nothing at all,
+        InputError if a file's tile is damaged.
         """
         tile = self._kept(key, side_px)
         if tile.why is None:
             return tile
-        if not tile.why.transient:
-            image = self._from_coarser(key, side_px)
-            if image is not None:
-                return Tile(image)
+        if not tile.why.transient and (image := self._from_coarser(key, side_px)) is not None:
+            return Tile(image)
         self._failures.note(key, tile.why)
         return tile
 
     def is_loaded(self, key: Key, side_px: int) -> bool:
         """Return True if a tile is in memory."""
-        return (key, side_px) in self._lru
+        return (key, side_px) in self._latest
 
     def _kept(self, key: Key, side_px: int) -> Tile:
-        return self._lru.get((key, side_px), lambda: self._load(key, side_px))
+        return self._latest.get((key, side_px), lambda: self._load(key, side_px))
 
     def _load(self, key: Key, side_px: int) -> Tile:
         try:
@@ -99,26 +193,23 @@ class Decoder:
         if reason is not None:
             return Tile(None, Missing(reason, self._provider.host))
         if self.side_px is None:
-            self.side_px = _full_px(body)
+            self.side_px = decode(body).width
         return Tile(_fitted(image, side_px))
 
     def _defect(self, key: Key, image: Image.Image, body: bytes) -> str | None:
-        """Return why a tile shows nothing, None if it does."""
         if is_blank(image):
             return BLANK
         if self._placeholders is None or is_uniform(image):
             return None
         is_one, late = self._placeholders.check(key, body)
         for other in late:  # crops that show them are wrong; the next run cuts them again
-            self._failures.note(
-                other, Missing(f"{PLACEHOLDER} seen late", self._provider.host, self._placeholders.are_kept)
-            )
+            why = Missing(f"{PLACEHOLDER} seen late", self._provider.host, self._placeholders.are_kept)
+            self._failures.note(other, why)
         if late:
-            self._lru.drop_if(lambda kept: kept[0] in late)
+            self._latest.drop(late)
         return PLACEHOLDER if is_one else None
 
     def _probe(self, z: int) -> None:
-        """Request once a tile that cannot have imagery, to know the service's placeholder."""
         if self._probed or self._placeholders is None or z < _PROBED_FROM or not self._provider.grid.is_mercator:
             return
         with self._probing:
@@ -138,43 +229,31 @@ class Decoder:
             level = grid.levels[z]
             middle = ((box[0] + box[2]) / 2 - level.left) / level.span, (level.top - (box[1] + box[3]) / 2) / level.span
             column, row = int(middle[0] // 1), int(middle[1] // 1)
-            within = _part(box, level.box(column, row))
-            if within is None or not level.has(column, row):
+            part = _part(box, level.box(column, row), side_px)
+            if part is None or not level.has(column, row):
                 continue
             tile = self._kept((z, column, row), side_px)
             if tile.image is not None:
-                left, top, right, bottom = (side * side_px for side in within)
-                part = (left, top, right, bottom)
                 return tile.image.resize((side_px, side_px), Image.Resampling.BILINEAR, part)
         return None
 
 
-def _part(box: Box, whole: Box) -> Box | None:
-    """Left, top, right, bottom of a box within another, as shares of its side; None if it does not lie inside."""
+def _part(box: Box, whole: Box, side_px: int) -> Box | None:
+    """Left, top, right, bottom of a box in the pixels of another; None if it does not lie inside."""
     side = whole[2] - whole[0]
-    part = (
-        (box[0] - whole[0]) / side,
-        (whole[3] - box[3]) / side,
-        (box[2] - whole[0]) / side,
-        (whole[3] - box[1]) / side,
-    )
-    if min(part) < -1e-6 or max(part) > 1 + 1e-6:
+    shares = [each / side for each in (box[0] - whole[0], whole[3] - box[3], box[2] - whole[0], whole[3] - box[1])]
+    if min(shares) < -1e-6 or max(shares) > 1 + 1e-6:
         return None
-    left, top, right, bottom = (min(max(share, 0.0), 1.0) for share in part)
+    left, top, right, bottom = (min(max(share, 0.0), 1.0) * side_px for share in shares)
     return left, top, right, bottom
 
 
 def _fitted(image: Image.Image, side_px: int) -> Image.Image:
-    """Bring a tile to the size it is shown at."""
     if image.size == (side_px, side_px):
         return image
     if image.width == image.height and image.width % side_px == 0:
         return image.reduce(image.width // side_px)
     return image.resize((side_px, side_px), Image.Resampling.BILINEAR)
-
-
-def _full_px(body: bytes) -> int:
-    return decode(body).width
 
 
 def _bytes(tile: Tile) -> int:

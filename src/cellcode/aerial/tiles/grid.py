@@ -1,6 +1,7 @@
-"""Pyramids of square tiles over a coordinate reference system: where a tile lies, and which level suits a resolution."""
+"""Coordinate reference systems as services name them, and pyramids of square tiles over them."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +9,15 @@ from functools import cached_property
 import numpy as np
 import rasterio.warp
 from rasterio.crs import CRS
+from rasterio.enums import WktVersion
+from rasterio.errors import CRSError
 
-from cellcode.aerial.tiles.crs import WEB_MERCATOR
 from cellcode.types import Float64
 
 Box = tuple[float, float, float, float]
+WEB_MERCATOR = "EPSG:3857"
+METRES_PER_DEGREE = 111_319.49079327358  # by which WMTS defines the scales of degrees
+_MERCATOR_CODES = {"3857", "900913", "3785", "102100", "102113"}
 _WGS84 = "EPSG:4326"
 _SPHERE_M = 6_378_137.0
 HALF_M = math.pi * _SPHERE_M  # of the square world of Web Mercator
@@ -20,23 +25,45 @@ _EDGE_POINTS = 21  # per side, when a box is transformed to another reference sy
 _ROUNDING = 1e-6  # of a level's resolution
 
 
+def known_crs(name: str) -> str | None:
+    """Return a CRS, `AUTHORITY:CODE`, as rasterio spells it, Web Mercator under one name; None if PROJ does not know it."""
+    authority, _, code = name.upper().partition(":")
+    if code in _MERCATOR_CODES:
+        return WEB_MERCATOR
+    if authority in ("OGC", "CRS") and code in ("84", "CRS84"):
+        return "OGC:CRS84"
+    for candidate in (name, f"ESRI:{code}") if authority == "EPSG" else (name,):
+        try:
+            CRS.from_user_input(candidate)
+        except CRSError:
+            continue
+        return candidate
+    return None
+
+
+def unit_m(crs: str) -> float:
+    """Return the metres of a unit of a CRS."""
+    found = CRS.from_user_input(crs)
+    return METRES_PER_DEGREE if found.is_geographic else float(found.linear_units_factor[1])
+
+
+def northing_first(crs: str) -> bool:
+    """Return True if the authority of a CRS names northing or latitude first; services that follow it swap the axes."""
+    wkt = CRS.from_user_input(crs).to_wkt(version=WktVersion.WKT2_2019)
+    axes = re.findall(r'AXIS\["[^"]*",\s*(\w+)', wkt)
+    return bool(axes) and axes[0].lower() in ("north", "south")
+
+
 @dataclass(frozen=True)
 class Level:
-    """One level of a pyramid.
+    """One level of a pyramid."""
 
-    Attributes:
-        left, top: upper left corner of tile (0, 0), in units of the CRS.
-        span: side of a tile, in units of the CRS.
-        columns, rows: the first tile and the one behind the last, counted from the upper left.
-        tile_px: pixels along a tile; None: found from the first tile.
-    """
-
-    left: float
+    left: float  # left and top: upper left corner of tile (0, 0), in units of the CRS
     top: float
-    span: float
-    columns: tuple[int, int]
+    span: float  # side of a tile, in units of the CRS
+    columns: tuple[int, int]  # and rows: the first tile and the one behind the last, counted from the upper left
     rows: tuple[int, int]
-    tile_px: int | None = None
+    tile_px: int | None = None  # pixels along a tile; None: found from the first tile
 
     def has(self, column: int, row: int) -> bool:
         """Return True if the tile exists."""
@@ -50,15 +77,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Grid:
-    """A pyramid.
+    """A pyramid."""
 
-    Attributes:
-        crs: as rasterio spells it.
-        levels: by their number; a larger number is finer. The numbers need not be consecutive.
-    """
-
-    crs: str
-    levels: Mapping[int, Level]
+    crs: str  # as rasterio spells it
+    levels: Mapping[int, Level]  # by their number; a larger number is finer. The numbers need not be consecutive
 
     @cached_property
     def is_mercator(self) -> bool:
@@ -95,8 +117,7 @@ class Grid:
     def level_for(self, resolution: float, tile_px: int) -> int:
         """Return the coarsest level that is at least as fine as `resolution` (CRS units for each pixel), else the finest.
 
-        Args:
-            tile_px: pixels along a tile where a level has none.
+        `tile_px` are the pixels along a tile where a level has none.
         """
         for z in sorted(self.levels):
             level = self.levels[z]
@@ -126,17 +147,12 @@ class Grid:
 
 def web_mercator(min_zoom: int, max_zoom: int, tile_px: int | None = None) -> Grid:
     """Return the grid of maps on the web, y counted from the north."""
-    return Grid(
-        WEB_MERCATOR,
-        {
-            z: Level(-HALF_M, HALF_M, 2 * HALF_M / 2**z, (0, 2**z), (0, 2**z), tile_px)
-            for z in range(min_zoom, max_zoom + 1)
-        },
-    )
+    zooms = range(min_zoom, max_zoom + 1)
+    levels = {z: Level(-HALF_M, HALF_M, 2 * HALF_M / 2**z, (0, 2**z), (0, 2**z), tile_px) for z in zooms}
+    return Grid(WEB_MERCATOR, levels)
 
 
 def _outline(box: Box) -> tuple[Float64, Float64]:
-    """Points along the edges of a box."""
     left, bottom, right, top = box
     along = np.linspace(0, 1, _EDGE_POINTS)
     one, zero = np.ones_like(along), np.zeros_like(along)

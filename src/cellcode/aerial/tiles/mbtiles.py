@@ -6,12 +6,13 @@ Rows are numbered from the south there, and from the north everywhere else in th
 import math
 import sqlite3
 import threading
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial.tiles.crs import WEB_MERCATOR
-from cellcode.aerial.tiles.grid import Box, web_mercator
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
 from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.service import WORLD, is_box
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
@@ -19,23 +20,38 @@ from cellcode.http import MissingError
 
 CRS_KEY = "cellcode_crs"  # in the metadata of a cache whose tiles are not those of web maps
 LICENCE_KEY = "licence"
-_WORLD = (-180.0, -85.0511287798066, 180.0, 85.0511287798066)
 _MAX_ZOOM = 30
 
 
-class MbTiles(TileProvider):
-    """The tiles of a file, as a provider. Several threads may read; each opens its own connection.
-
-    Args:
-        path: the file; its metadata give bounds and attribution, its table of tiles the zooms.
-
-    Raises:
-        InputError: it is not an MBTiles file, or it holds vector tiles or none at all.
-    """
+class SqliteTiles(TileProvider):
+    """Tiles in an SQLite file. Several threads may use it; each opens its own connection."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._local, self._opened = threading.local(), list[sqlite3.Connection]()
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        while self._opened:
+            self._opened.pop().close()
+        self._local = threading.local()
+
+    @abstractmethod
+    def _connect(self) -> sqlite3.Connection: ...
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+            self._opened.append(connection)
+        return connection
+
+
+class MbTiles(SqliteTiles):
+    """The tiles of a file, as a provider; InputError: it is not an MBTiles file, or it holds vector tiles or none at all."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
         metadata = {str(name): str(value) for name, value in self._rows("SELECT name, value FROM metadata")}
         zooms = self._rows("SELECT MIN(zoom_level), MAX(zoom_level) FROM tiles")[0]
         _check(self.path, metadata, zooms)
@@ -54,29 +70,27 @@ class MbTiles(TileProvider):
             raise MissingError(f"{self.path} has no tile {z}/{x}/{y}", 404)
         return TileReply(bytes(rows[0][0]))
 
-    def close(self) -> None:
-        """Close the connections of all threads."""
-        while self._opened:
-            self._opened.pop().close()
-        self._local = threading.local()
+    def _connect(self) -> sqlite3.Connection:
+        if not self.path.is_file():
+            raise InputError(f"{self.path} does not exist")
+        address = self.path.resolve().as_uri()
+        connection = sqlite3.connect(f"{address}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        except sqlite3.OperationalError:  # a file in WAL mode on a medium that cannot be written
+            connection.close()
+            connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        return connection
 
     def _rows(self, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
-        connection = getattr(self._local, "connection", None)
         try:
-            if connection is None:
-                connection = _open(self.path)
-                self._local.connection = connection
-                self._opened.append(connection)
-            return list(connection.execute(query, values).fetchall())
+            return self._connection().execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise InputError(f"{self.path} cannot be read as MBTiles ({error})") from None
 
     def _extent(self, z: int) -> Box:
-        """Bounds of the tiles of a zoom, for a file without them in its metadata."""
-        query = (
-            "SELECT MIN(tile_column), MAX(tile_column), MIN(tile_row), MAX(tile_row) FROM tiles WHERE zoom_level = ?"
-        )
-        left, right, low, high = self._rows(query, (z,))[0]
+        columns = "MIN(tile_column), MAX(tile_column), MIN(tile_row), MAX(tile_row)"
+        left, right, low, high = self._rows(f"SELECT {columns} FROM tiles WHERE zoom_level = ?", (z,))[0]
         level = self.grid.levels[z]
         upper, lower = level.box(left, 2**z - 1 - high), level.box(right, 2**z - 1 - low)
         return self.grid.degrees((upper[0], lower[1], lower[2], upper[3]))
@@ -85,20 +99,6 @@ class MbTiles(TileProvider):
 def open_mbtiles(path: Path | str) -> TileSource:
     """Open an MBTiles file as an aerial source; see `MbTiles`."""
     return TileSource(MbTiles(path))
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Open a file for reading; on a medium that cannot be written, one in WAL mode must be opened as immutable."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    address = path.resolve().as_uri()
-    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, check_same_thread=False, timeout=30)
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
-    except sqlite3.OperationalError:
-        connection.close()
-        connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-    return connection
 
 
 def _check(path: Path, metadata: dict[str, str], zooms: tuple[Any, ...]) -> None:
@@ -113,13 +113,12 @@ def _check(path: Path, metadata: dict[str, str], zooms: tuple[Any, ...]) -> None
 
 
 def _bounds(path: Path, text: str | None) -> Box | None:
-    """Bounds of the metadata, within the world of Web Mercator."""
     if not text:
         return None
     try:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError:
         west = south = east = north = math.nan
-    if not (abs(west) <= 180 and abs(east) <= 180 and -90 <= south < north <= 90 and west != east):
+    if not is_box((west, south, east, north)):
         raise InputError(f"{path}: its bounds {text!r} are not west,south,east,north in degrees; correct its metadata")
-    return west, max(south, _WORLD[1]), east, min(north, _WORLD[3])
+    return west, max(south, WORLD[1]), east, min(north, WORLD[3])

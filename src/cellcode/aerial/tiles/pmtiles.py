@@ -5,7 +5,6 @@ Only written: its Python reader is a hundred times slower than that of MBTiles.
 
 import io
 import logging
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,16 +39,12 @@ def export(
     max_zoom: int = 17,
     min_zoom: int | None = None,
 ) -> int:
-    """Write WebP tiles, transparent where there is no imagery; tiles below the largest zoom are made of finer ones.
+    """Write WebP tiles, transparent where there is no imagery, and return their number; coarser tiles are made of finer ones.
 
     Args:
         region: whose tiles are written; None: the source's footprint.
-        out: file to write, ending in .pmtiles.
         max_zoom: of the tiles cut from the source; at 52 degrees zoom 17 has 0.7 m a pixel.
         min_zoom: None: eight less.
-
-    Returns:
-        The number of tiles.
 
     Raises:
         UsageError: the zooms are not in order.
@@ -69,11 +64,9 @@ def export(
     written = 0
     with atomic_path(Path(out)) as temporary, temporary.open("wb") as file:
         archive = writer.Writer(file)
-        total = sum(1 for _ in _tiles(shape, max_zoom))
-        with Meter("writing tiles", total) as meter:
+        with Meter("writing tiles", _count(shape, max_zoom)) as meter:
 
             def made(key: Key) -> Image.Image | None:
-                """Cut or put together a tile, and write it."""
                 nonlocal written
                 if not _touches(shape, key):
                     return None
@@ -91,7 +84,8 @@ def export(
         refuse_transient(source.missing, f"{out} is not written; run this again, what was fetched is kept")
         if not written:
             raise InputError(f"there is no imagery in the region, {out} is not written")
-        archive.finalize(_header(tile, shape, min_zoom, max_zoom), _metadata(source))
+        metadata = {"attribution": source.attribution, "licence": source.licence, "type": "baselayer"}
+        archive.finalize(_header(tile, shape, min_zoom, max_zoom), metadata)
     masked = summary(source.missing)
     logger.info("%d tiles in %s%s", written, out, f"; masked: {masked}" if masked else "")
     return written
@@ -118,15 +112,11 @@ def read_tile(source: AerialSource, z: int, x: int, y: int, side_px: int = TILE_
     return image.resize((side_px, side_px), Image.Resampling.BILINEAR, box)
 
 
-def _tiles(shape: shapely.Geometry, zoom: int, key: Key = (0, 0, 0)) -> Iterator[Key]:
-    """Yield the tiles of a zoom that touch a shape."""
+def _count(shape: shapely.Geometry, zoom: int, key: Key = (0, 0, 0)) -> int:
+    """How many tiles of a zoom touch a shape."""
     if not _touches(shape, key):
-        return
-    if key[0] == zoom:
-        yield key
-        return
-    for child in _children(key):
-        yield from _tiles(shape, zoom, child)
+        return 0
+    return 1 if key[0] == zoom else sum(_count(shape, zoom, child) for child in _children(key))
 
 
 def _touches(shape: shapely.Geometry, key: Key) -> bool:
@@ -167,7 +157,3 @@ def _header(tile: Any, shape: shapely.Geometry, min_zoom: int, max_zoom: int) ->
         **{f"{name}_e7": round(degrees * 1e7) for name, degrees in corners.items()},
         **{f"center_{name}_e7": round(degrees * 1e7) for name, degrees in centre.items()},
     }
-
-
-def _metadata(source: AerialSource) -> dict[str, str]:
-    return {"attribution": source.attribution, "licence": source.licence, "type": "baselayer"}

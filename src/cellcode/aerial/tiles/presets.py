@@ -39,13 +39,7 @@ class Preset:
     @property
     def facts(self) -> Facts:
         """What takes precedence over what the service says of itself."""
-        return Facts(
-            max_zoom=self.max_zoom,
-            bounds=self.bounds,
-            attribution=self.attribution,
-            licence=self.licence,
-            date=self.date,
-        )
+        return Facts(0, self.max_zoom, self.bounds, self.attribution, self.licence, self.date)
 
     def client(self) -> Client:
         """A client that keeps to the provider's rate."""
@@ -57,13 +51,15 @@ class Forbidden:
     """A provider whose terms forbid to download and keep its imagery."""
 
     provider: str
-    names: tuple[str, ...]
-    hosts: tuple[str, ...]
+    names: list[str]
+    hosts: list[str]
     reason: str
 
-    def owns(self, host: str) -> bool:
-        """Return True if a host is the provider's."""
-        return any(host == known or host.endswith(f".{known}") for known in self.hosts)
+    def refusal(self) -> UsageError:
+        """Return the error of asking for it."""
+        return UsageError(
+            f"imagery of {self.provider} may not be downloaded: {self.reason}; `cellcode presets` lists open imagery"
+        )
 
 
 def presets() -> list[Preset]:
@@ -72,11 +68,7 @@ def presets() -> list[Preset]:
 
 
 def find(name: str) -> Preset:
-    """Return the preset of a name.
-
-    Raises:
-        UsageError: there is none of this name (the nearest is named), or the provider forbids it (the reason is given).
-    """
+    """Return the preset of a name. UsageError: there is none (the nearest is named), or its provider forbids it."""
     known, forbidden = _read()
     wanted = name.lower().replace(" ", "-").replace("_", "-")
     for preset in known:
@@ -84,7 +76,7 @@ def find(name: str) -> Preset:
             return preset
     for each in forbidden:
         if wanted in each.names:
-            raise UsageError(_refusal(each))
+            raise each.refusal()
     near = difflib.get_close_matches(wanted, [preset.name for preset in known], n=1, cutoff=0.0)
     raise UsageError(
         f"aerial source {name} is neither a file nor a preset; the nearest preset is {near[0]}, see `cellcode presets`"
@@ -95,8 +87,8 @@ def refuse_forbidden(address: str) -> None:
     """Raise UsageError if an address, which may be a template, leads to a provider who forbids it."""
     for host in _hosts(address):
         for each in _read()[1]:
-            if each.owns(host):
-                raise UsageError(_refusal(each))
+            if f".{host}".endswith(tuple(f".{known}" for known in each.hosts)):
+                raise each.refusal()
 
 
 def _hosts(address: str) -> Iterator[str]:
@@ -109,16 +101,8 @@ def _hosts(address: str) -> Iterator[str]:
         yield (urlsplit(_PLACE.sub("x", chosen)).hostname or "").lower()
 
 
-def _refusal(forbidden: Forbidden) -> str:
-    return f"imagery of {forbidden.provider} may not be downloaded: {forbidden.reason}; `cellcode presets` lists open imagery"
-
-
 @functools.cache
 def _read() -> tuple[tuple[Preset, ...], tuple[Forbidden, ...]]:
     values: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("presets.yaml").read_text(encoding="utf-8"))
     known = tuple(Preset(**{**each, "bounds": tuple(each["bounds"])}) for each in values["presets"])
-    forbidden = tuple(
-        Forbidden(each["provider"], tuple(each["names"]), tuple(each["hosts"]), each["reason"])
-        for each in values["forbidden"]
-    )
-    return known, forbidden
+    return known, tuple(Forbidden(**each) for each in values["forbidden"])

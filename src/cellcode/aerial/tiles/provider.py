@@ -1,8 +1,7 @@
 """What a service or a file of tiles offers, so that one crop routine and one cache serve all of them.
 
 A provider says where its tiles lie (`grid`) and fetches one. `TileSource` makes an aerial source of it, and `cached` one that
-caches downloads. Services that render any box (WMS, ArcGIS) are providers as well: they are
-requested with the boxes of a grid's tiles, `grid.levels[z].box(x, y)`.
+caches downloads. Services that render any box (WMS, ArcGIS) are asked for the boxes of a grid's tiles.
 """
 
 import io
@@ -63,9 +62,7 @@ class TileProvider(ABC):
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """Fetch a tile of level `z`, column `x` and row `y`, counted from the upper left.
 
-        Raises:
-            MissingError: the tile does not exist.
-            RemoteError: it cannot be fetched.
+        MissingError: the tile does not exist. RemoteError: it cannot be fetched.
         """
 
     def close(self) -> None:  # noqa: B027 - a default
@@ -73,10 +70,7 @@ class TileProvider(ABC):
 
 
 def decode(body: bytes, side_px: int | None = None) -> Image.Image:
-    """Decode a tile to RGB, or to RGBA where it has transparency.
-
-    Args:
-        side_px: decode to about this size or larger where the format can do that at less cost (JPEG).
+    """Decode a tile to RGB, or to RGBA where it has transparency; a JPEG to about `side_px` or larger, which costs less.
 
     Raises:
         ValueError: it is not an image of 8 bits per channel, is damaged, or is too large for a tile.

@@ -10,18 +10,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cellcode.aerial.crops import crop_corners, sides, warp
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.tiles.decoder import Decoder, Tile
 from cellcode.aerial.tiles.grid import Level
 from cellcode.aerial.tiles.provider import Key, TileProvider
-from cellcode.aerial.warp import crop_corners, sides, warp
 from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.types import Bools, Float64, UInt8
@@ -32,27 +31,8 @@ _MARGIN_PX = 2  # of the window around the crop, for interpolation
 _UPRIGHT_PX = 0.02  # how far a corner may be from a rectangle that is resampled as one
 
 
-class Window(NamedTuple):
-    """Tiles put together.
-
-    Attributes:
-        image: RGB.
-        mask: "L", 255 where there is imagery; None: everywhere.
-        corners: of the crop, (4, 2) pixels from the window's corner: upper left, lower left, lower right, upper right.
-    """
-
-    image: Image.Image
-    mask: Image.Image | None
-    corners: Float64
-
-
 class TileSource(AerialSource):
-    """An aerial source made of tiles; can be read from several threads.
-
-    Args:
-        provider: of the tiles.
-        decoder: that decodes and checks them; None: one of its own.
-    """
+    """An aerial source made of tiles; can be read from several threads."""
 
     def __init__(self, provider: TileProvider, decoder: Decoder | None = None) -> None:
         self.provider = provider
@@ -68,17 +48,12 @@ class TileSource(AerialSource):
         return self._tiles.missing
 
     def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
-        """See `AerialSource.read`.
-
-        Raises:
-            InputError: the service sends nothing at all (see `Failures`), or the file is damaged.
-        """
-        pixels, mask, complete = np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool), True
+        """See `AerialSource.read`. InputError: the service sends nothing at all (see `Failures`), or the file is damaged."""
+        cut, complete = None, True
         corners = self._corners(lat_deg, lon_deg, size_m, bearing_deg)
         if np.isfinite(corners).all():
-            window, complete = self._window(corners, size_px)
-            if window is not None:
-                pixels, mask = _cut(window, size_px)
+            cut, complete = self._cut(corners, size_px)
+        pixels, mask = cut or (np.zeros((size_px, size_px, 3), np.uint8), np.zeros((size_px, size_px), bool))
         return Crop(pixels, mask, self.attribution, self.date, complete)
 
     def footprint(self) -> Region:
@@ -100,8 +75,8 @@ class TileSource(AerialSource):
             x = x + grid.period * np.round((middle - x) / grid.period)
         return np.stack([x, y], axis=1)
 
-    def _window(self, corners: Float64, size_px: int) -> tuple[Window | None, bool]:
-        """Put together the tiles under a crop; None where there are none; and True if a later request would give no more."""
+    def _cut(self, corners: Float64, size_px: int) -> tuple[tuple[UInt8, Bools] | None, bool]:
+        """Cut a crop out of the tiles under it; None where there are none; and True if a later request would give no more."""
         resolution = float(sides(corners).min()) / size_px
         z, side_px = self._level(corners, resolution)
         level = self.provider.grid.levels[z]
@@ -114,7 +89,8 @@ class TileSource(AerialSource):
         images = {place: tile.image for place, tile in tiles.items() if tile.image is not None}
         if not images:
             return None, complete
-        return _stitch(images, low.tolist(), (high - low).tolist(), shown_px, at - low), complete
+        image, seen = _stitch(images, low.tolist(), (high - low).tolist(), shown_px)
+        return _square(image, seen, at - low, size_px), complete
 
     def _level(self, corners: Float64, resolution: float) -> tuple[int, int]:
         """Return the level to read, and the pixels along its tiles; where no level says those, the tile in the middle does."""
@@ -136,17 +112,16 @@ class TileSource(AerialSource):
                 f"a crop needs {(right - left) * (bottom - top)} tiles of {self.provider.host}, whose coarsest level is "
                 f"{min(self.provider.grid.levels)}; read a smaller crop or add coarser levels"
             )
-        keys = {}
-        for row in range(top, bottom):
-            for column in range(left, right):
-                wrapped = self._wrapped(level, column)
-                if level.has(wrapped, row) and _meet(level.box(wrapped, row), self._reach):
-                    keys[int(column), int(row)] = (z, wrapped, int(row))
+        keys = {
+            (int(column), int(row)): (z, wrapped, int(row))
+            for row in range(top, bottom)
+            for column in range(left, right)
+            if level.has(wrapped := self._wrapped(level, column), row) and _meet(level.box(wrapped, row), self._reach)
+        }
         self._fetch(keys.values(), shown_px)
         return {place: self._tiles.get(key, shown_px) for place, key in keys.items()}
 
     def _fetch(self, keys: Iterable[Key], shown_px: int) -> None:
-        """Bring tiles of a service into memory, several at the same time."""
         if self._threads is None:
             return
         absent = [key for key in keys if not self._tiles.is_loaded(key, shown_px)]
@@ -180,40 +155,36 @@ def _shown_px(level: Level, side_px: int, resolution: float) -> int:
 
 
 def _meet(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Return True if two boxes (left, bottom, right, top) have a common area."""
     return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def _stitch(
-    images: dict[tuple[int, int], Image.Image], low: Sequence[int], size: Sequence[int], side_px: int, corners: Float64
-) -> Window:
-    """Put tiles together to a window of `size` pixels whose corner is at `low`."""
-    size = (size[0], size[1])
-    canvas = Image.new("RGB", size, None)  # what no tile covers is masked, whatever it holds
-    mask: Image.Image | None = None
+    images: dict[tuple[int, int], Image.Image], low: Sequence[int], size: Sequence[int], side_px: int
+) -> tuple[Image.Image, Image.Image | None]:
+    """Put tiles together to a window of `size` pixels whose corner is at `low`, and its mask; None: imagery everywhere."""
+    width, height = size
+    canvas = Image.new("RGB", (width, height), None)  # what no tile covers is masked, whatever it holds
     covered = 0
     for (column, row), image in images.items():
-        place = (column * side_px - low[0], row * side_px - low[1])
-        canvas.paste(image, place)
-        right, bottom = min(place[0] + side_px, size[0]), min(place[1] + side_px, size[1])
-        covered += (right - max(place[0], 0)) * (bottom - max(place[1], 0))
-    if covered < size[0] * size[1] or any(image.mode == "RGBA" for image in images.values()):
-        mask = Image.new("L", size)
-        for (column, row), image in images.items():
-            seen = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
-            mask.paste(seen, (column * side_px - low[0], row * side_px - low[1]))
-    return Window(canvas, mask, corners)
+        left, top = column * side_px - low[0], row * side_px - low[1]
+        canvas.paste(image, (left, top))
+        covered += (min(left + side_px, width) - max(left, 0)) * (min(top + side_px, height) - max(top, 0))
+    if covered >= width * height and all(image.mode == "RGB" for image in images.values()):
+        return canvas, None
+    mask = Image.new("L", (width, height))
+    for (column, row), image in images.items():
+        seen = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
+        mask.paste(seen, (column * side_px - low[0], row * side_px - low[1]))
+    return canvas, mask
 
 
-def _cut(window: Window, size_px: int) -> tuple[UInt8, Bools]:
-    """Cut the crop out of its window."""
-    upper_left, lower_right = window.corners[0], window.corners[2]
-    (left, top), (right, bottom) = upper_left, lower_right
+def _square(image: Image.Image, mask: Image.Image | None, corners: Float64, size_px: int) -> tuple[UInt8, Bools]:
+    """Cut the crop, of corners in pixels from the window's (UL, LL, LR, UR), out of its window."""
+    (left, top), _, (right, bottom), _ = corners.tolist()
     rectangle = np.array([(left, top), (left, bottom), (right, bottom), (right, top)])
-    upright = right > left and bottom > top and bool((np.abs(rectangle - window.corners) <= _UPRIGHT_PX).all())
-    if window.mask is None and upright:
-        box = (float(left), float(top), float(right), float(bottom))
-        image = window.image.resize((size_px, size_px), Image.Resampling.BILINEAR, box)
-        return np.asarray(image).copy(), np.ones((size_px, size_px), bool)
-    mask = np.full(window.image.size[::-1], 255, np.uint8) if window.mask is None else np.asarray(window.mask)
-    return warp(np.dstack([np.asarray(window.image), mask]), window.corners, size_px)
+    upright = right > left and bottom > top and bool((np.abs(rectangle - corners) <= _UPRIGHT_PX).all())
+    if mask is None and upright:
+        resized = image.resize((size_px, size_px), Image.Resampling.BILINEAR, (left, top, right, bottom))
+        return np.asarray(resized).copy(), np.ones((size_px, size_px), bool)
+    seen = np.full(image.size[::-1], 255, np.uint8) if mask is None else np.asarray(mask)
+    return warp(np.dstack([np.asarray(image), seen]), corners, size_px)

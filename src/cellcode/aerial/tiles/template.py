@@ -34,7 +34,6 @@ class TemplateTiles(ServiceTiles):
             `{env:NAME}` for the value of an environment variable, which is where a key belongs. The facts may follow it as
             a fragment: `#max_zoom=19&bounds=3,50,7,54&attribution=...`.
         facts: of the tiles; a fragment takes precedence over them.
-        client: that sends the requests; None: one of its own.
 
     Raises:
         UsageError: the template has unknown or too few placeholders, or a variable is not set.

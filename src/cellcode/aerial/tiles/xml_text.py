@@ -10,14 +10,7 @@ from cellcode.errors import InputError
 
 
 def parse(body: bytes, shown: str) -> Element:
-    """Parse a document that came from anyone.
-
-    Args:
-        shown: its address, for messages.
-
-    Raises:
-        InputError: it is not XML, or declares entities.
-    """
+    """Parse a document that came from anyone; InputError, which names it as `shown`, if it is not XML or declares entities."""
     try:
         document: Element = fromstring(body)
     except (ParseError, DefusedXmlException, ValueError) as error:
@@ -45,7 +38,7 @@ def child(element: Element, name: str) -> Element | None:
     return next(children(element, name), None)
 
 
-def child_text(element: Element, name: str) -> str:
-    """Return the text of the first child of a local name; empty if there is none."""
-    found = child(element, name)
+def child_text(element: Element | None, name: str) -> str:
+    """Return the text of the first child of a local name; empty if there is none, or no element."""
+    found = child(element, name) if element is not None else None
     return (found.text or "").strip() if found is not None else ""

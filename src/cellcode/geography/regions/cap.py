@@ -22,11 +22,7 @@ _REACH = 1.25  # radians times 2^level: no point of a cell is farther from its c
 
 @dataclass(frozen=True)
 class CapArea:
-    """The points within `radius_m` metres (great-circle distance) of a point.
-
-    Raises:
-        UsageError: the centre is not on the globe, or the radius is not above 0 and at most half the circumference.
-    """
+    """The points within `radius_m` metres (great-circle distance) of a point; UsageError if that is no circle on the globe."""
 
     lat: float
     lon: float
@@ -54,10 +50,8 @@ class CapArea:
     def outline(self) -> BaseGeometry:
         """A polygon of 72 corners on the circle."""
         if self.radius_m > np.pi / 2 * EARTH_RADIUS_M:  # what surrounds more than a hemisphere is drawn by its rest
-            rest_m = np.pi * EARTH_RADIUS_M - self.radius_m
-            rest = (
-                CapArea(-self.lat, float(wrap_lon(self.lon + 180)), rest_m).outline if rest_m > 0 else shapely.Polygon()
-            )
+            across, rest_m = float(wrap_lon(self.lon + 180)), np.pi * EARTH_RADIUS_M - self.radius_m
+            rest = CapArea(-self.lat, across, rest_m).outline if rest_m > 0 else shapely.Polygon()
             return polygon.WORLD.difference(rest)
         ring = geojson.continuous(_circle(self.lat, self.lon, self.radius_m))
         return geojson.on_map(shapely.Polygon(geojson.over_pole(ring, 90.0 if self.lat > 0 else -90.0)))
@@ -99,10 +93,8 @@ class _DistanceSieve:
         self._axes = np.array([[y, z, x], [-x, z, y], [-x, -y, z], [-z, -y, -x], [-z, x, -y], [y, x, -z]]).T
 
     def start(self, level: int) -> Cells:
-        """Return cells that hold the cap: a block around it where it lies on one face, which spares most of the way down."""
-        return self._block(level) or covering.everything(min(level, 4))
-
-    def _block(self, level: int) -> Cells | None:
+        # A block around the cap where it lies on one face spares most of the way down.
+        coarse = covering.everything(min(level, 4))
         face = int(self._axes[2].argmax())
         along_u, along_v, normal = self._axes[:, face].tolist()
         angles = []
@@ -111,10 +103,10 @@ class _DistanceSieve:
             middle, ratio = math.atan2(along, normal), math.sin(min(self._angle, 1.5)) / math.sqrt(1 - across * across)
             half = math.asin(min(ratio, 1))
             if abs(middle) + half >= math.pi / 4:
-                return None
+                return coarse
             angles.append((middle - half, middle + half))
         low, high = projection.uv_to_st(np.tan(np.array(angles))).T.tolist()
-        return covering.block(face, low, high, level)
+        return covering.block(face, low, high, level) or coarse
 
     def sort(self, cells: Cells) -> tuple[Bools, Bools]:
         chord2, reach = self._chord2(cells), _REACH * 2.0**-cells.level

@@ -13,7 +13,7 @@ from cellcode.errors import InputError
 from cellcode.geography import s2
 from cellcode.geography.distance import EARTH_RADIUS_M
 from cellcode.geography.regions import polygon
-from cellcode.geography.s2 import hilbert, projection, ranges, squares
+from cellcode.geography.s2 import hilbert, projection, ranges
 from cellcode.types import Bools, Float64, Ids, Int64, Ranges
 
 _FINE_LEVEL = 6  # sides of coarser cells are drawn with the corners of this level, about 1.5 degrees apart
@@ -35,11 +35,7 @@ class CellsArea:
 
     @classmethod
     def of(cls, ids: npt.ArrayLike) -> Self:
-        """Return the area of any cells; those inside others are dropped.
-
-        Raises:
-            InputError: there is none, or one is no cell; the sentence names the first.
-        """
+        """Return the area of any cells; those inside others are dropped. InputError: there is none, or one is no cell."""
         try:
             ids = np.atleast_1d(np.asarray(ids, np.uint64)).ravel()
         except (TypeError, ValueError, OverflowError):
@@ -70,7 +66,7 @@ class CellsArea:
     def bounds(self) -> tuple[float, float, float, float]:
         """West, south, east, north of the cells; west > east where their widest gap in longitude is on the map."""
         face, s, t, _ = self._squares
-        (west, south), (east, north) = squares.boxes(face, s, t)
+        (west, south), (east, north) = projection.boxes(face, s, t)
         order = np.argsort(west)
         west, east = west[order], np.maximum.accumulate(east[order])
         gaps = np.append(west[1:] - east[:-1], west[0] + 360 - east[-1])
@@ -92,7 +88,7 @@ class CellsArea:
         for one in np.unique(level):
             of_level = level == one
             pieces = 1 << max(0, _FINE_LEVEL - int(one))
-            rings += squares.rings(face[of_level], s[:, of_level], t[:, of_level], pieces)
+            rings += projection.rings(face[of_level], s[:, of_level], t[:, of_level], pieces)
         # The grid closes slits where the corner of a cell lies on the side of a larger one.
         return shapely.union_all([shapely.Polygon(ring) for ring in rings], grid_size=1e-9)
 
@@ -110,8 +106,7 @@ class CellsArea:
         ends = np.unique(np.concatenate([first, last]))
         ends = ends[self.contains(*s2.cell_centers(ends))]
         step = np.uint64(2) * s2.lowest_bit(first)
-        between = last - first > step
-        middle = np.stack([first + step, last - step], axis=1)[between]
+        middle = np.stack([first + step, last - step], axis=1)[last - first > step]
         return ranges.join(np.concatenate([middle, np.stack([ends, ends], axis=1)]), level)
 
     def area_m2(self) -> float:

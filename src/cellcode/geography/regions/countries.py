@@ -23,17 +23,12 @@ PRESETS = {"BEDENL": ("BE", "DE", "NL"), "EuropeWest": ("AT", "BE", "CH", "DE", 
 
 
 def outline(text: str) -> BaseGeometry:
-    """Return the shape of codes (two or three letters) and presets joined by `+`, in any case of letters.
-
-    Raises:
-        UsageError: one of them is unknown; the sentence names the nearest.
-    """
+    """Return the shape of codes (two or three letters) and presets joined by `+`; UsageError names the nearest to another."""
     codes = {code for word in text.split("+") for code in _codes(word.strip(), text)}
     return shapely.union_all([row["outline"] for row in table() if row["code"] in codes])
 
 
 def _codes(word: str, text: str) -> tuple[str, ...]:
-    """Return the alpha-2 codes that a word stands for."""
     known = {name.casefold(): codes for name, codes in PRESETS.items()}
     near = {name.casefold(): name for name in PRESETS}
     for row in table():

@@ -17,17 +17,11 @@ MAX_BOUNDARY = 5_000_000  # cells on a boundary at once: about 2 GB
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Cells of one level with their places in the quadtree, which spares their children the way down from the face.
+    """Cells of one level with their places in the quadtree, which spares their children the way down from the face."""
 
-    Attributes:
-        level: of all of them.
-        ids: (N,) uint64.
-        place: (4, N) int64: face, column i and row j in cells of the level, and the state of the Hilbert curve.
-    """
-
-    level: int
-    ids: Ids
-    place: Int64
+    level: int  # of all of them
+    ids: Ids  # (N,) uint64
+    place: Int64  # (4, N) int64: face, column i and row j in cells of the level, and the state of the Hilbert curve
 
     def chosen(self, keep: Bools) -> Self:
         """Return some of the cells, in the same order."""
@@ -56,23 +50,16 @@ class Sieve(Protocol):
 
         Called once a level; the cells are the children of those that met the boundary the last time.
         """
-        ...
 
     def holds(self, cells: Cells) -> Bools:
         """Tell which cells, (N,), have their centre in the area."""
-        ...
 
 
 def cover(sieve: Sieve, level: int, start: Cells | None = None) -> Ranges:
     """Return the cells of `level` with their centre in an area; (R, 2), R may be 0.
 
-    Args:
-        sieve: the area.
-        level: of the cells.
-        start: cells of a coarser level or the same that hold the whole area; without it, all of the Earth.
-
-    Raises:
-        InputError: more than MAX_BOUNDARY cells meet the boundary.
+    `start`, by default all of the Earth, are cells of a coarser level or the same that hold the area. InputError: more than
+    MAX_BOUNDARY cells meet the boundary.
     """
     cells, found = start or everything(min(level, 1)), []
     while cells.level < level and len(cells.ids):
@@ -80,10 +67,8 @@ def cover(sieve: Sieve, level: int, start: Cells | None = None) -> Ranges:
         found.append(ranges.spans(cells.ids[inside], level))
         cells = cells.chosen(edge)
         if len(cells.ids) > MAX_BOUNDARY // 4:
-            raise InputError(
-                f"the boundary of the region runs through too many cells of level {level}; choose a coarser level or a "
-                "smaller region"
-            )
+            words = f"the boundary of the region runs through too many cells of level {level}"
+            raise InputError(f"{words}; choose a coarser level or a smaller region")
         cells = cells.split()
     found.append(ranges.spans(cells.ids[sieve.holds(cells)], level))
     return ranges.join(np.concatenate(found), level)

@@ -15,11 +15,7 @@ from cellcode.types import Float64
 
 
 def read(source: dict[str, Any] | Path | str) -> BaseGeometry:
-    """Return the area of a GeoJSON object or file as a shape within -180..180 degrees.
-
-    Raises:
-        InputError: the file or object is no valid area; the sentence says why.
-    """
+    """Return the area of a GeoJSON object or file as a shape within -180..180 degrees; InputError says why it is none."""
     name = "GeoJSON region" if isinstance(source, dict) else str(source)
     value = source if isinstance(source, dict) else read_json(Path(source))
     polygons = list(_polygons(value, name))
@@ -54,7 +50,6 @@ def on_map(shape: BaseGeometry) -> BaseGeometry:
 
 
 def _polygons(value: Any, name: str) -> list[list[Float64]]:
-    """Collect the rings of every polygon in a GeoJSON value."""
     kind = value.get("type") if isinstance(value, dict) else None
     try:
         if kind == "Polygon":
@@ -79,9 +74,8 @@ def _ring(points: Any, name: str) -> Float64:
     if len(ring) < 4 or not np.isfinite(ring).all():
         raise InputError(f"{name}: a ring needs at least four positions, all finite")
     if np.abs(ring[:, 1]).max() > 90:
-        raise InputError(
-            f"{name}: latitude {ring[np.abs(ring[:, 1]).argmax(), 1]} is not in -90..90 (longitude is first)"
-        )
+        latitude = ring[np.abs(ring[:, 1]).argmax(), 1]
+        raise InputError(f"{name}: latitude {latitude} is not in -90..90 (longitude is first)")
     if ring[0, 1] != ring[-1, 1] or (ring[0, 0] - ring[-1, 0]) % 360:
         raise InputError(f"{name}: a ring is not closed; its last position must repeat its first")
     if np.abs(ring[:, 0]).max() > 540:
@@ -90,15 +84,17 @@ def _ring(points: Any, name: str) -> Float64:
 
 
 def _unrolled(rings: list[Float64], name: str) -> BaseGeometry:
-    """Make a shape within -180..180 out of rings that may cross the antimeridian or surround a pole."""
     if not rings:
         raise InputError(f"{name}: a polygon has no rings")
     outer, *holes = [continuous(ring) for ring in rings]
-    whole = _simple(_around_pole(outer), name)
-    shape = whole
+    shape = whole = _simple(_around_pole(outer), name)
     # Cut out one by one, because rings around a pole are closed over it and touch there.
     for hole in holes:
-        inner = _simple(_near(_around_pole(hole), outer), name)
+        closed = _around_pole(hole)
+        shift = 360 * np.round(
+            (outer[:, 0].mean() - closed[:, 0].mean()) / 360
+        )  # to where the outer ring was unrolled to
+        inner = _simple(closed + np.array([shift, 0.0]), name)
         if not shape.intersects(inner) or not whole.covers(inner):
             raise InputError(f"{name}: a hole lies outside its polygon or in another hole")
         shape = shape.difference(inner)
@@ -115,9 +111,3 @@ def _simple(ring: Float64, name: str) -> BaseGeometry:
 def _around_pole(ring: Float64) -> Float64:
     """Close a ring that runs once around the Earth over the pole on its side."""
     return over_pole(ring, 90.0 if ring[:, 1].mean() > 0 else -90.0)
-
-
-def _near(hole: Float64, outer: Float64) -> Float64:
-    """Shift a hole by full turns to where its outer ring was unrolled to."""
-    shift = 360 * np.round((outer[:, 0].mean() - hole[:, 0].mean()) / 360)
-    return np.asarray(hole + np.array([shift, 0.0]))

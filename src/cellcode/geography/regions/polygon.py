@@ -13,7 +13,7 @@ from cellcode.geography import s2
 from cellcode.geography.distance import EARTH_RADIUS_M
 from cellcode.geography.regions import covering
 from cellcode.geography.regions.covering import Cells
-from cellcode.geography.s2 import squares
+from cellcode.geography.s2 import projection
 from cellcode.types import Bools, Float64, Int64, Ranges
 
 WORLD = shapely.box(-180, -90, 180, 90)
@@ -46,8 +46,7 @@ class PolygonArea:
         on_seam = np.abs(lon) == 180  # one meridian with two names
         if on_seam.any():
             inside = inside | (on_seam & shapely.intersects_xy(self.shape, -lon, lat))
-        poles = np.abs(lat) == 90  # a pole has every longitude
-        if poles.any():
+        if (np.abs(lat) == 90).any():  # a pole has every longitude
             for pole in (-90.0, 90.0):
                 if self.shape.intersects(shapely.LineString([(-180, pole), (180, pole)])):
                     inside = inside | (lat == pole)
@@ -73,11 +72,7 @@ class PolygonArea:
 
 
 def box(west: float, south: float, east: float, north: float) -> PolygonArea:
-    """Return a box in degrees; west > east crosses the antimeridian.
-
-    Raises:
-        UsageError: a coordinate is not on the globe, or south is above north.
-    """
+    """Return a box; west > east crosses the antimeridian. UsageError: not on the globe, or south is above north."""
     named = {"west": west, "south": south, "east": east, "north": north}
     for name, value in named.items():
         limit = 180 if name in ("west", "east") else 90
@@ -126,21 +121,16 @@ class EdgeSieve:
         """Tell which cells lie inside and which boxes of cells meet an edge; see `covering.Sieve`."""
         face, i, j, _ = cells.place
         scale, count = 2.0**-cells.level, len(face)
-        low, high = squares.boxes(face, np.stack([i, i + 1]) * scale, np.stack([j, j + 1]) * scale)
+        low, high = projection.boxes(face, np.stack([i, i + 1]) * scale, np.stack([j, j + 1]) * scale)
         center, reach = (low + high) / 2, (high - low) / 2 + _PAD_DEG
         if self._cell is None:
             pairs = [self._meeting(center, reach, np.full(self._middle.shape[1], row), None) for row in range(count)]
         else:
             # Blocks of parents become blocks of children.
-            pairs = [
-                self._meeting(
-                    center,
-                    reach,
-                    (4 * self._cell[first : first + _BLOCK, None] + np.arange(4)).ravel(),
-                    np.repeat(self._edge[first : first + _BLOCK], 4),
-                )
-                for first in range(0, len(self._cell), _BLOCK)
-            ]
+            blocks = [slice(first, first + _BLOCK) for first in range(0, len(self._cell), _BLOCK)]
+            children = ((4 * self._cell[part, None] + np.arange(4)).ravel() for part in blocks)
+            edges = (np.repeat(self._edge[part], 4) for part in blocks)
+            pairs = [self._meeting(center, reach, *both) for both in zip(children, edges, strict=True)]
         if pairs:
             self._cell, self._edge = (np.concatenate(column) for column in zip(*pairs, strict=True))
         on_edge = np.zeros(count, bool)

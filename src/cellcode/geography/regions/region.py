@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -9,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
-from cellcode.errors import EmptyRegionError, InputError
+from cellcode.errors import EmptyRegionError, InputError, UsageError
 from cellcode.geography import s2
 from cellcode.geography.distance import wrap_lon
-from cellcode.geography.regions import geojson, notation, polygon
+from cellcode.geography.regions import countries, geojson, polygon
 from cellcode.geography.regions.cap import CapArea
 from cellcode.geography.regions.cell_set import CellsArea
-from cellcode.geography.regions.notation import Area
 from cellcode.geography.regions.polygon import PolygonArea
 from cellcode.geography.s2 import ranges
 from cellcode.types import Bools, Ids, Ranges
 
 MAX_CELLS = 200_000_000
+Area = PolygonArea | CapArea | CellsArea
+_NAMES = re.compile(r"[^\W\d_]+(\s*\+\s*[^\W\d_]+)*")  # words of letters alone, joined by +
 
 
 class Region:
@@ -37,11 +39,7 @@ class Region:
 
     @classmethod
     def bbox(cls, west: float, south: float, east: float, north: float) -> Self:
-        """Return a box; west > east crosses the antimeridian.
-
-        Raises:
-            UsageError: a coordinate is not on the globe, or south is above north.
-        """
+        """Return a box; west > east crosses the antimeridian. UsageError: not on the globe, or south is above north."""
         return cls._of(polygon.box(west, south, east, north))
 
     @classmethod
@@ -49,8 +47,7 @@ class Region:
         """Return the area of a GeoJSON object or file: polygons, also in collections and features, with holes.
 
         A ring whose longitudes leave -180..180, or jump by more than 180 degrees from one vertex to the next, crosses the
-        antimeridian and is unrolled. A ring that closes only after a full turn around the Earth surrounds the pole on the
-        side of its mean latitude.
+        antimeridian. One that closes only after a full turn surrounds the pole on the side of its mean latitude.
 
         Raises:
             InputError: the file or object is no valid area; the sentence says why.
@@ -59,23 +56,12 @@ class Region:
 
     @classmethod
     def cap(cls, lat_deg: float, lon_deg: float, radius_m: float) -> Self:
-        """Return the points within `radius_m` of a point (great-circle distance).
-
-        Raises:
-            UsageError: the point is not on the globe, or the radius is not between 0 and half the circumference.
-        """
+        """Return the points within `radius_m` of a point (great-circle distance); see `CapArea`."""
         return cls._of(CapArea(lat_deg, lon_deg, radius_m))
 
     @classmethod
     def of_cells(cls, ids: npt.ArrayLike) -> Self:
-        """Return the area of S2 cells, (N,) uint64 of any levels; they may overlap.
-
-        A finer cell than the given ones belongs to the region if it lies in one of them; a coarser one if the leaf cell
-        at its centre does, which is one of the four that meet there: the one `s2.cell_ids` puts the centre in.
-
-        Raises:
-            InputError: no ids, or one that is no cell; the sentence names the first.
-        """
+        """Return the area of S2 cells, (N,) uint64 of any levels; they may overlap. See `CellsArea`."""
         return cls._of(CellsArea.of(ids))
 
     @classmethod
@@ -84,15 +70,14 @@ class Region:
 
         The forms are `west,south,east,north` in degrees (west > east crosses the antimeridian), the path of a GeoJSON file,
         `cap:LAT,LON,RADIUS_M` for the points within a distance of a point, `cells:TOKEN,TOKEN,...` or `cells:FILE`
-        (a text file with one token per line) for S2 cells of any levels, and codes of countries (ISO 3166-1) and presets
-        joined by `+`, such as `BE+DE+NL`; see `geography.countries`. `not:` before any of them means the rest of the
-        Earth.
+        (a text file with one token per line) for S2 cells of any levels, and codes of countries (ISO 3166-1) and presets joined
+        by `+`, such as `BE+DE+NL`; see `regions.countries`. `not:` before any of them means the rest of the Earth.
 
         Raises:
             UsageError: the text has none of these forms, or numbers out of range.
             InputError: the file that it names is no region.
         """
-        return cls._of(*notation.parse(str(text)))
+        return cls._of(*_parsed(str(text)))
 
     @overload
     @classmethod
@@ -161,11 +146,8 @@ class Region:
     def ranges(self, level: int) -> Ranges:
         """Return the cells of `level` whose centre is in the region as ranges of ids.
 
-        Only cells on the boundary are looked at one by one, so the cost follows the length of the boundary.
-
-        Returns:
-            (R, 2) uint64: first and last id, inclusive, of runs of cells without a gap; sorted, R >= 1. See
-            `geography.ranges` for what can be done with them.
+        Only cells on the boundary are looked at one by one, so the cost follows the length of the boundary. Returns (R, 2)
+        uint64: first and last id, inclusive, of runs of cells without a gap; sorted, R >= 1. See `geography.ranges`.
 
         Raises:
             EmptyRegionError: no cell has its centre there.
@@ -179,17 +161,11 @@ class Region:
         return found
 
     def cells(self, level: int) -> Ids:
-        """Return the sorted ids of the cells of `level` whose centre is in the region; (N,) uint64, N >= 1.
-
-        Raises:
-            InputError: no cell has its centre there, or there would be more than MAX_CELLS.
-        """
+        """Return the sorted ids, (N,), of the cells of `level` with their centre inside; InputError: none or over MAX_CELLS."""
         estimate = self.count_estimate(level)
         if estimate > MAX_CELLS:
-            raise InputError(
-                f"the region has about {estimate:,} cells of level {level}, the limit is {MAX_CELLS:,}; choose a coarser "
-                "level or a smaller region"
-            )
+            about = f"the region has about {estimate:,} cells of level {level}, the limit is {MAX_CELLS:,}"
+            raise InputError(f"{about}; choose a coarser level or a smaller region")
         return ranges.expand(self.ranges(level), level)
 
     def count_estimate(self, level: int) -> int:
@@ -212,3 +188,51 @@ class Region:
         west, south, east, north = self._area.bounds
         text = f"west {west:.5f}, south {south:.5f}, east {east:.5f}, north {north:.5f}"
         return ("all but " if self._inverted else "") + f"{text} ({self._area.area_m2() / 1e6:.2f} km2)"
+
+
+def _parsed(text: str) -> tuple[Area, bool]:
+    inverted = text.strip().startswith("not:")
+    rest = text.strip().removeprefix("not:").strip()
+    if rest.startswith("cap:"):
+        return CapArea(*_numbers(text, rest.removeprefix("cap:"), "cap:LAT,LON,RADIUS_M", 3)), inverted
+    if rest.startswith("cells:"):
+        return _cells(text, rest.removeprefix("cells:").strip()), inverted
+    if Path(rest).is_file():
+        return PolygonArea(geojson.read(Path(rest))), inverted
+    if rest.count(",") == 3:
+        return polygon.box(*_numbers(text, rest, "west,south,east,north", 4)), inverted
+    if _NAMES.fullmatch(rest):
+        return PolygonArea(countries.outline(rest)), inverted
+    raise UsageError(
+        f"region {text!r} is neither west,south,east,north in degrees nor a GeoJSON file, nor cap:LAT,LON,RADIUS_M, "
+        "cells:TOKEN,..., cells:FILE or codes of countries such as BE+DE+NL; not: before any of them means the rest of the "
+        "Earth"
+    )
+
+
+def _numbers(text: str, values: str, form: str, count: int) -> list[float]:
+    try:
+        numbers = [float(value) for value in values.split(",")]
+        if len(numbers) == count:
+            return numbers
+    except ValueError:
+        pass
+    raise UsageError(f"region {text!r}: {form} must be {'three' if count == 3 else 'four'} numbers")
+
+
+def _cells(text: str, rest: str) -> CellsArea:
+    if not Path(rest).is_file():
+        try:
+            return CellsArea.of(s2.from_tokens([token.strip() for token in rest.split(",")]))
+        except InputError as error:
+            raise UsageError(f"region {text!r}: {error}, and no file of tokens has that name") from None
+    try:
+        tokens = [line.strip() for line in Path(rest).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{rest} cannot be read as a text file with one cell token per line") from None
+    if not tokens:
+        raise InputError(f"{rest} holds no cell tokens; it must have one per line")
+    try:
+        return CellsArea.of(s2.from_tokens(tokens))
+    except InputError as error:
+        raise InputError(f"{rest}: {error}; the file must have one token per line") from None

@@ -66,14 +66,8 @@ def intersection(one: Ranges, other: Ranges, level: int) -> Ranges:
 def rows_of_ranges(ids_sorted: Ids, ranges: Ranges) -> Int64:
     """Return the rows of a sorted table of ids that lie in ranges, as slices.
 
-    Two binary searches per range: of a memory-mapped table only the pages on their way are read.
-
-    Args:
-        ids_sorted: (N,) uint64, ascending.
-        ranges: (R, 2) uint64 of the table's level.
-
-    Returns:
-        (R', 2) int64 [start, stop) rows, ascending, none empty, slices that follow each other without a gap joined.
+    Two binary searches per range: of a memory-mapped table only the pages on their way are read. Returns (R', 2) int64 rows,
+    [start, stop), ascending, none empty, slices that follow each other without a gap joined.
     """
     ranges = np.asarray(ranges, np.uint64)  # another type would make numpy convert the whole table
     start = np.searchsorted(ids_sorted, ranges[:, 0], side="left")
