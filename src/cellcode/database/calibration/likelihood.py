@@ -7,6 +7,7 @@ finds the basin, L-BFGS its bottom.
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,15 +89,7 @@ class Model:
         with torch.no_grad():
             best = self._point(start) if start is not None else self._searched(weights)
         point = best.clone().requires_grad_(True)
-        optimiser = torch.optim.LBFGS([point], max_iter=60, line_search_fn="strong_wolfe", tolerance_change=1e-6)
-
-        def closure() -> Tensor:
-            optimiser.zero_grad()
-            loss = self._loss(point, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        _minimise(point, lambda: self._loss(point, weights), 60)
         found = point.detach() if torch.isfinite(point).all() else best
         with torch.no_grad():
             return self._figures(found, -float(self._loss(found, weights, prior=False)))
@@ -172,14 +165,22 @@ def fit_temperature(similarities: Similarities, scores: Float32, start: float) -
     logits, near = torch.from_numpy(scores), torch.from_numpy(similarities.near)
     log_count = torch.from_numpy(np.log(similarities.stands_for))
     cold = torch.tensor(-math.log(start), requires_grad=True)
-    optimiser = torch.optim.LBFGS([cold], max_iter=20, line_search_fn="strong_wolfe", tolerance_change=1e-6)
+
+    def loss() -> Tensor:
+        scaled = logits * cold.exp() + log_count
+        return (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
+
+    _minimise(cold, loss, 20)
+    return float((-cold.detach()).exp()) if torch.isfinite(cold) else start
+
+
+def _minimise(point: Tensor, loss: Callable[[], Tensor], steps: int) -> None:
+    optimiser = torch.optim.LBFGS([point], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-6)
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        scaled = logits * cold.exp() + log_count
-        loss = (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return float((-cold.detach()).exp()) if torch.isfinite(cold) else start

@@ -16,6 +16,20 @@ from cellcode.types import Bools, Float32
 
 CURVE_KAPPAS = tuple(float(2.0**e) for e in np.arange(-3, 3.01, 0.5))
 CURVE_FACTORS = tuple(float(2.0**e) for e in np.arange(-1, 2.01, 0.25))
+WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)  # tried beside the share, those on one side of it
+KEPT_OF_GAIN = 0.25  # of what fusion gains in cells with a prototype
+KEPT_OF_AERIAL = 0.9  # of the recall of aerial embeddings alone, in cells without a prototype
+
+
+class Scorer(Protocol):
+    """A calibration."""
+
+    def scores(self, similarities: Similarities) -> Float32:
+        """Return (V, M)."""
+
+
+C = TypeVar("C", bound=Scorer)
+F = TypeVar("F")
 
 
 def top_scores(similarities: Similarities, scores: Float32) -> Float32:
@@ -98,22 +112,6 @@ def _shares(hits: Bools, visited: Bools) -> dict[str, float | None]:
     """Share of hits in each group, to four decimals; None for an empty one."""
     groups = {"all": np.ones(len(hits), bool), "with_prototype": visited, "without_prototype": ~visited}
     return {name: round(float(hits[group].mean()), 4) if group.any() else None for name, group in groups.items()}
-
-
-WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)  # tried beside the share, those on one side of it
-KEPT_OF_GAIN = 0.25  # of what fusion gains in cells with a prototype
-KEPT_OF_AERIAL = 0.9  # of the recall of aerial embeddings alone, in cells without a prototype
-
-
-class Scorer(Protocol):
-    """A calibration."""
-
-    def scores(self, similarities: Similarities) -> Float32:
-        """Return (V, M)."""
-
-
-C = TypeVar("C", bound=Scorer)
-F = TypeVar("F")
 
 
 def choose(

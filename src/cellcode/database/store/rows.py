@@ -18,6 +18,11 @@ from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.runs import CellFacts
 from cellcode.types import Bools, Datetimes, Ids, Int32, Int64
 
+SCHEMA = pa.schema({
+    "cell": pa.uint64(), "photos": pa.int32(), "dates": pa.int32(), "first_date": pa.date32(), "last_date": pa.date32(),
+    "has_prototype": pa.bool_(), "has_aerial": pa.bool_(), "imagery_date": pa.date32(),
+})  # fmt: skip
+
 
 class RowWriter:
     """Write an array of shape (any, *row) as .npy, some rows at a time; a context manager.
@@ -88,20 +93,6 @@ class RowReader:
             if os.preadv(file, (target[start:stop],), place) != stop - start:
                 raise InputError(f"{self._file.name} was truncated while it was searched; build the database again")
         return out
-
-
-SCHEMA = pa.schema(
-    [
-        ("cell", pa.uint64()),
-        ("photos", pa.int32()),
-        ("dates", pa.int32()),
-        ("first_date", pa.date32()),
-        ("last_date", pa.date32()),
-        ("has_prototype", pa.bool_()),
-        ("has_aerial", pa.bool_()),
-        ("imagery_date", pa.date32()),
-    ]
-)
 
 
 @dataclass(frozen=True)
