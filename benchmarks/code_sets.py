@@ -16,9 +16,8 @@ from code_statistics import CodeStatistics, describe, fit
 from cellcode import config as configuration
 from cellcode.database import Calibration, Database
 from cellcode.database.building.writer import Writer, count_kinds
-from cellcode.database.store.facts import SCHEMA, Facts
 from cellcode.database.store.layout import CELLS, CODES, IDS
-from cellcode.database.store.npy_file import RowWriter
+from cellcode.database.store.rows import SCHEMA, Facts, RowWriter
 from cellcode.files import atomic_folder
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder

@@ -19,7 +19,7 @@ from torch import Tensor
 from cellcode.database import Database
 from cellcode.database.building.write import RADIUS_CELLS
 from cellcode.database.calibration import tradeoff
-from cellcode.database.calibration.imputation import Imputation
+from cellcode.database.calibration.regressions import Imputation
 from cellcode.database.calibration.similarity import MAX_ENTRIES, Similarities, Terms, compare
 from cellcode.errors import InputError
 from cellcode.geography import s2

@@ -4,8 +4,7 @@ import pytest
 from cellcode import Locator, build
 from cellcode.database import Calibration, Database
 from cellcode.database.calibration import radii
-from cellcode.database.calibration.imputation import Imputation
-from cellcode.database.calibration.in_region import Inside, features
+from cellcode.database.calibration.regressions import Imputation, Inside, features
 from cellcode.database.calibration.similarity import Terms
 from cellcode.errors import InputError
 from cellcode.geography import Region, distance, s2

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from cellcode.database import Database, clip, compress
-from cellcode.database.store.facts import Facts
+from cellcode.database.store.rows import Facts
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
 from cellcode.geography import Region

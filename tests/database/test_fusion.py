@@ -4,7 +4,7 @@ import torch
 
 from cellcode.database import Calibration
 from cellcode.database.building.fusion import fuse, upsample
-from cellcode.database.calibration.imputation import Imputation
+from cellcode.database.calibration.regressions import Imputation
 from cellcode.geography import Region, s2
 from cellcode.model.prototypes.whole import Prototypes
 

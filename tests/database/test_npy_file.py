@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellcode.database.store.npy_file import RowReader, RowWriter
+from cellcode.database.store.rows import RowReader, RowWriter
 from cellcode.errors import InputError
 
 

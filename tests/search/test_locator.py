@@ -11,7 +11,7 @@ from PIL import Image
 from cellcode import Locator, client, locate
 from cellcode.config import MachineConfig
 from cellcode.database import Database
-from cellcode.database.calibration.in_region import Inside
+from cellcode.database.calibration.regressions import Inside
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoError, PhotoTable

@@ -44,9 +44,9 @@ Lines = list[tuple[str, str]]
 
 def _difference(path: Path, other: Path) -> Lines:
     from cellcode.database import Database
-    from cellcode.database.store import difference
+    from cellcode.database.store.database import differences
 
-    return difference.describe(Database.open(path), Database.open(other))
+    return differences(Database.open(path), Database.open(other))
 
 
 def _photos(manifest: dict[str, Any], path: Path) -> Lines:

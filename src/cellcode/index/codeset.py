@@ -27,23 +27,14 @@ class CodeTable(Protocol):
 
 @dataclass(frozen=True)
 class CodeSet:
-    """Codes of N cells; row i of every array is the same cell. Arrays may be memory-mapped.
+    """Codes of N cells; row i of every array is the same cell. Arrays may be memory-mapped."""
 
-    Attributes:
-        ids: (N,) uint64, sorted.
-        exact: (N, D) float16: what every score is computed from.
-        coarse: (N, D) int8; `scale * coarse` is close to `exact`. None: `exact` is scanned instead.
-        scale: step of the int8 codes.
-        coarse_error: largest euclidean distance of a row of `scale * coarse` from `exact`.
-        longest: largest euclidean length of a row of `exact`, or a bound of it; 0: it is measured.
-    """
-
-    ids: Ids
-    exact: CodeTable
-    coarse: Int8 | None = None
+    ids: Ids  # (N,), sorted
+    exact: CodeTable  # (N, D) float16: what every score is computed from
+    coarse: Int8 | None = None  # (N, D); `scale * coarse` is close to `exact`; None: `exact` is scanned instead
     scale: float = 1.0
-    coarse_error: float = 0.0
-    longest: float = 0.0
+    coarse_error: float = 0.0  # largest euclidean distance of a row of `scale * coarse` from `exact`
+    longest: float = 0.0  # largest euclidean length of a row of `exact`, or a bound of it; 0: it is measured
 
     def __post_init__(self) -> None:
         """Measure what was not given: bounds of errors rest on it."""
@@ -53,7 +44,6 @@ class CodeSet:
             object.__setattr__(self, "longest", max(lengths, default=0.0) * (1 + 1e-6))
 
     def __len__(self) -> int:
-        """N."""
         return len(self.ids)
 
     @property
@@ -68,25 +58,15 @@ class CodeSet:
 
 
 class Found(NamedTuple):
-    """The best rows of B queries, best first; equal scores go to the smaller row.
-
-    Attributes:
-        rows: (B, K) int64.
-        scores: (B, K) float32.
-        log_mass: (B,) float64, log of the sum of exp(score / temperature) over the rows searched; None without a temperature.
-    """
+    """The best rows of B queries, (B, K), best first; equal scores go to the smaller row."""
 
     rows: Int64
     scores: Float32
-    log_mass: Float64 | None
+    log_mass: Float64 | None  # (B,), of exp(score / temperature) over the rows searched; None without a temperature
 
 
 def checked(queries: npt.ArrayLike, dim: int) -> Float32:
-    """Return queries as (B, D) float32.
-
-    Raises:
-        InputError: another shape or width, or values that are not finite, or all 0.
-    """
+    """Return queries as (B, D) float32; InputError: another shape or width, or values that are not finite, or all 0."""
     try:
         made = np.array(queries, np.float32, order="C")  # a copy: torch does not know read-only arrays
     except (TypeError, ValueError):
@@ -98,12 +78,12 @@ def checked(queries: npt.ArrayLike, dim: int) -> Float32:
         raise InputError(
             f"the queries are {made.shape[1]} wide, the codes {dim}; they come from another encoder than this database's"
         )
-    if not np.isfinite(made).all():
-        row = int(np.flatnonzero(~np.isfinite(made).all(axis=1))[0])
-        raise InputError(f"query {row} holds values that are not finite; the photo's embedding is damaged")
-    if not made.any(axis=1).all():
-        row = int(np.flatnonzero(~made.any(axis=1))[0])
-        raise InputError(f"query {row} is all zeros and matches every cell equally; the photo's embedding is damaged")
+    for bad, what in (
+        (~np.isfinite(made).all(axis=1), "holds values that are not finite"),
+        (~made.any(axis=1), "is all zeros and matches every cell equally"),
+    ):
+        if bad.any():
+            raise InputError(f"query {int(bad.argmax())} {what}; the photo's embedding is damaged")
     return made
 
 
@@ -111,8 +91,7 @@ def rows_of(slices: Int64) -> Int64:
     """Return every row of some slices, (n,) int64, in their order; slices are (R, 2), none empty, R at least 1."""
     counts = slices[:, 1] - slices[:, 0]
     ends = np.cumsum(counts)
-    rows: Int64 = np.arange(ends[-1]) + np.repeat(slices[:, 0] - (ends - counts), counts)
-    return rows
+    return np.asarray(np.arange(ends[-1]) + np.repeat(slices[:, 0] - (ends - counts), counts), np.int64)
 
 
 def score(codes: CodeSet, query: Float32, rows: Int64) -> Float32:

@@ -31,16 +31,13 @@ TIED = 65536  # candidates of a query that are scored at a time
 
 
 def scan(codes: CodeSet, queries: Float32, k: int, slices: Int64, temperature: float | None = None) -> Found:
-    """Find the k best rows of each query among slices of rows.
+    """Find the k (at most all) best rows of each query, (B, D), among slices of rows.
 
     Args:
-        queries: (B, D).
-        k: at most the number of rows.
         slices: (R, 2) int64, first and past-the-last row, sorted and disjoint.
         temperature: for `Found.log_mass`.
 
-    Raises:
-        InputError: an exact score is farther from the scanned one than it can be: the codes are not of the same cells.
+    InputError: an exact score is farther from the scanned one than it can be: the codes are not of the same cells.
     """
     # Products in bfloat16 are several times faster where the CPU has them; a mass wants finer scores.
     half = codes.coarse is not None and temperature is None and len(queries) >= HALF_QUERIES and has_bfloat16()
@@ -85,15 +82,12 @@ class _KthBest:
 
     @property
     def bound(self) -> Tensor:
-        """(B,)."""
         return self.largest[-1]
 
     def candidates(self, scores: Tensor, margin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raise the bound by a block and return what is at most `margin` below it: row in the block, query, score; (M,) each.
+        """Raise the bound by a block, (n, B), n a multiple of GROUP; return what is at most `margin`, (B,), below it.
 
-        Args:
-            scores: (n, B), n a multiple of GROUP.
-            margin: (B,).
+        Row in the block, query, score; (M,) each.
         """
         # Rows per group: a power of two, and few enough for four times k groups.
         size = min(GROUP, 1 << max(1, len(scores) // (4 * self.k)).bit_length() - 1)
@@ -128,14 +122,11 @@ class _LogMass:
         self.log = np.logaddexp(self.log, (top.double() / self.temperature + total.log()).numpy())
 
     def add_rows(self, query: Tensor, scores: Tensor) -> None:
-        """Add scanned scores of single rows: queries and scores, (n,) each."""
         np.logaddexp.at(self.log, query.numpy(), scores.double().numpy() / self.temperature)
 
     def add_exact(self, query: int, scores: Float32) -> None:
-        """Add exact scores of rows of one query, (n,)."""
-        self.log[query] = np.logaddexp(
-            self.log[query], np.logaddexp.reduce(scores.astype(np.float64) / self.temperature)
-        )
+        mass = np.logaddexp.reduce(scores.astype(np.float64) / self.temperature)
+        self.log[query] = np.logaddexp(self.log[query], mass)
 
 
 def _score_again(codes: CodeSet, query: Float32, rows: Int64, scanned: Float32, error: float) -> Iterator[Float32]:
@@ -208,13 +199,9 @@ def _parts(slices: Int64, size: int) -> Iterator[Int64]:
 def _widen(pieces: list[npt.NDArray[Any]], block: Tensor) -> None:
     """Copy runs of codes one after the other into a block of another type, by what does it fastest."""
     if len(pieces) == 1:
-        block.copy_(_tensor(pieces[0]))
+        # torch does not know read-only arrays: those are copied.
+        block.copy_(torch.from_numpy(pieces[0] if pieces[0].flags.writeable else pieces[0].copy()))
     elif pieces[0].dtype == np.int8 and block.dtype == torch.float32:
         np.concatenate(pieces, out=block.numpy(), casting="unsafe")  # one pass over many short runs
     else:
         block.copy_(torch.from_numpy(np.concatenate(pieces)))
-
-
-def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
-    """View an array as a tensor. torch does not know read-only arrays: those are copied."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())

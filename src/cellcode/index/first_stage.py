@@ -18,28 +18,25 @@ import numpy.typing as npt
 
 from cellcode.errors import InputError
 from cellcode.index.codeset import rows_of
-from cellcode.index.directions import Directions, find
-from cellcode.index.quantise import centroids, product_quantiser
+from cellcode.index.quantise import Directions, centroids, find_directions, product_quantiser
 from cellcode.types import Float32, Ids, Int64
 
 CENTROIDS = 16
 WIDTH = 2  # numbers per piece
 Over = Literal["cells", "parents"]
+Starts = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """Quantised codes of cells or of parents.
+    """Quantised codes of cells or of parents: a faiss index.
 
-    Attributes:
-        index: a faiss index.
-        directions: maps of codes and queries, (d, D).
-        starts: (P + 1,) integers; None: entry j is row j, else it stands for the rows `starts[j]` to `starts[j + 1]`.
+    Entry j is row j; with `starts`, (P + 1,), it stands for the rows `starts[j]` to `starts[j + 1]`.
     """
 
     index: Any
     directions: Directions
-    starts: npt.NDArray[np.integer] | None
+    starts: Starts | None
 
     @property
     def over(self) -> Over:
@@ -106,9 +103,7 @@ class FirstStage:
 class Builder:
     """Makes a first stage from codes that come in blocks, in the order of their rows; `train` or `FirstStage.like` make one.
 
-    Args:
-        centroids: (levels, pieces, 16, 2) float32.
-        directions: maps of codes and queries, (2 pieces, D).
+    Centroids are (levels, pieces, 16, 2), directions (2 pieces, D).
     """
 
     def __init__(self, centroids: Float32, directions: Directions) -> None:
@@ -123,30 +118,25 @@ class Builder:
 
     def add(self, codes: Float32) -> None:
         """Add the codes of entries, (n, D)."""
-        left, parts = np.ascontiguousarray(codes @ self.directions.for_codes.T), []
+        parts = [np.ascontiguousarray(codes @ self.directions.for_codes.T)]
         for quantiser in self._quantisers[:-1]:
-            parts.append(left)
-            left = left - quantiser.decode(quantiser.compute_codes(left))
-        parts.append(left)
+            parts.append(parts[-1] - quantiser.decode(quantiser.compute_codes(parts[-1])))
         self._index.add(np.ascontiguousarray(np.concatenate(parts, axis=1)))
 
-    def made(self, starts: npt.NDArray[np.integer] | None) -> FirstStage:
+    def made(self, starts: Starts | None) -> FirstStage:
         """Return the first stage of what was added."""
         return FirstStage(self._index, self.directions, starts)
 
 
 def train(sample: Float32, queries: Float32 | None, dims: int, levels: int, seed: int = 0) -> Builder:
-    """Find directions and centroids.
+    """Find directions and centroids from codes of entries, (M, D), and photos, (V, D); see `find_directions`.
 
     Args:
-        sample: (M, D) codes of entries.
-        queries: (V, D), photos whose directions matter; see `directions.find`.
         dims: components that are kept, even, at most D.
         levels: how often codes are quantised; an entry takes `dims * levels / 4` bytes.
-        seed: of the clustering.
     """
     pieces = dims // WIDTH
-    directions = find(sample, queries, dims, pieces)
+    directions = find_directions(sample, queries, dims, pieces)
     left, made = np.ascontiguousarray(sample @ directions.for_codes.T), []
     for level in range(levels):
         made.append(centroids(left, pieces, CENTROIDS, seed + level))
@@ -155,13 +145,10 @@ def train(sample: Float32, queries: Float32 | None, dims: int, levels: int, seed
     return Builder(np.stack(made), directions)
 
 
-def load(
-    path: Path, directions: Directions, starts: npt.NDArray[np.integer] | None, entries: int, levels: int
-) -> FirstStage:
+def load(path: Path, directions: Directions, starts: Starts | None, entries: int, levels: int) -> FirstStage:
     """Read an index whole: mapped, faiss reads it page by page, and slowly.
 
-    Raises:
-        InputError: the file is no such index, or holds another number of entries or another width.
+    InputError: the file is no such index, or holds another number of entries or another width.
     """
     import faiss
 
@@ -181,22 +168,13 @@ def load(
 
 
 def parent_starts(parents: Ids) -> Int64:
-    """Return the first row of each run of equal parents and, last, the number of rows; (P + 1,) int64.
-
-    Args:
-        parents: (N,) uint64, the parent of each row; cells of a parent are neighbours in the order of ids.
-    """
+    """Return the first row of each run of equal parents, (N,), and, last, the number of rows; (P + 1,) int64."""
     changes = np.flatnonzero(parents[1:] != parents[:-1]) + 1
     return np.concatenate([[0], changes, [len(parents)]]).astype(np.int64)
 
 
-def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
-    """Return the mean code of each run of rows, (P, D); a parent with fewer cells than four has the mean of those.
-
-    Args:
-        codes: (N, D).
-        starts: (P + 1,), counted from the first of these rows; the last is N.
-    """
+def means(codes: Float32, starts: Starts) -> Float32:
+    """Return the mean of each run of codes (N, D), `starts[j]` to `starts[j + 1]`, (P, D): a parent may lack some cells."""
     first, counts = starts[:-1].astype(np.int64), np.diff(starts).astype(np.int64)
     sums = codes[first]
     for row in range(1, int(counts.max())):  # a few steps over all runs: much faster than numpy's reduceat
@@ -205,6 +183,6 @@ def means(codes: Float32, starts: npt.NDArray[np.integer]) -> Float32:
     return np.asarray(sums / counts[:, None], np.float32)
 
 
-def expand(starts: npt.NDArray[np.integer], entries: Int64) -> Int64:
+def expand(starts: Starts, entries: Int64) -> Int64:
     """Return the rows of some entries, in their order."""
     return rows_of(np.stack([starts[entries], starts[entries + 1]], axis=1).astype(np.int64))

@@ -1,18 +1,62 @@
-"""Codes in fewer bytes: int8 with one step for the whole database, and product quantisation with 256 centroids per piece."""
+"""Codes in fewer bytes: int8 with one step for all, product quantisation, and the coordinates that are quantised."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellcode.index.directions import Directions, find
-from cellcode.types import Float16, Float32, Int8, Int64, UInt8
+from cellcode.types import Float16, Float32, Float64, Int8, Int64, UInt8
 
-TRAINING_ROWS = 65536
-CENTROIDS = 256
+FLOOR = 1e-2  # share of the queries' mean energy that every direction is given: later photos may use it more
+TRAINING_ROWS, CENTROIDS = 65536, 256
+
+
+class Directions(NamedTuple):
+    """Linear maps, (d, D), that keep products: (for_queries q) . (for_codes c) = q . c, if no component is dropped."""
+
+    for_codes: Float32
+    for_queries: Float32
+
+
+def find_directions(sample: Float32, queries: Float32 | None, keep: int, pieces: int) -> Directions:
+    """Find the coordinates for product quantisation.
+
+    The mean square error of scores is e' M e, with e the error of a code and M the second moment of queries. So codes
+    are multiplied with the square root of M: the euclidean error that k-means minimises is then that of scores. Of the
+    principal components of the result the `keep` largest are dealt out to the pieces so that each holds about the same
+    product of variances (the parametric solution of Ge et al., Optimized Product Quantization, CVPR 2013).
+
+    The sample is (M, D), `keep` is divisible by `pieces`. Queries are (V, D); without them, or with fewer than half of D, all
+    directions have the same weight.
+    """
+    dim = sample.shape[1]
+    weigh = np.eye(dim)
+    if queries is not None and len(queries) >= dim // 2:
+        moment = queries.astype(np.float64).T @ queries.astype(np.float64) / len(queries)
+        values, vectors = np.linalg.eigh(moment + FLOOR * np.trace(moment) / dim * np.eye(dim))
+        weigh = (vectors * np.sqrt(values)) @ vectors.T
+    weighed = sample.astype(np.float64) @ weigh
+    # Not centred: components that are dropped should be small, not just constant.
+    values, vectors = np.linalg.eigh(weighed.T @ weighed / len(weighed))
+    order = np.argsort(-values)[:keep]
+    order = order[_balanced(np.maximum(values[order], 1e-12), pieces)]
+    for_codes, for_queries = vectors[:, order].T @ weigh, vectors[:, order].T @ np.linalg.inv(weigh)
+    return Directions(for_codes.astype(np.float32), for_queries.astype(np.float32))
+
+
+def _balanced(variances: Float64, pieces: int) -> Int64:
+    """Deal components to pieces, largest first, always to the piece of the smallest product that is not full."""
+    size = len(variances) // pieces
+    dealt: list[list[int]] = [[] for _ in range(pieces)]
+    product = np.zeros(pieces)  # as logarithms
+    for component in np.argsort(-variances):
+        piece = min((p for p in range(pieces) if len(dealt[p]) < size), key=lambda p: float(product[p]))
+        dealt[piece].append(int(component))
+        product[piece] += np.log(variances[component] / variances.min()) + 1e-9
+    return np.array([component for piece in dealt for component in piece], np.int64)
 
 
 def int8_step(largest: float) -> float:
@@ -21,11 +65,7 @@ def int8_step(largest: float) -> float:
 
 
 def to_int8(codes: Float16, step: float) -> tuple[Int8, float]:
-    """Round codes to multiples of a step.
-
-    Returns:
-        (n, D) int8, and the largest euclidean distance of a row of `step * int8` from its code.
-    """
+    """Round codes to multiples of a step, (n, D), and return the largest euclidean distance of `step * int8` from its code."""
     exact = torch.from_numpy(codes).float()
     narrow = (exact / step).round_().clamp_(-127, 127)
     error = float((exact - narrow * step).norm(dim=1).max()) if len(codes) else 0.0
@@ -34,15 +74,10 @@ def to_int8(codes: Float16, step: float) -> tuple[Int8, float]:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Product quantisation: a code in the coordinates of `directions` is cut into pieces, each the nearest of 256 centroids.
+    """Product quantisation: a code in the coordinates of `directions` is cut into pieces, each the nearest of 256 centroids."""
 
-    Attributes:
-        centroids: (pieces, 256, D / pieces) float32.
-        directions: maps of codes and queries, (D, D) each.
-    """
-
-    centroids: Float32
-    directions: Directions
+    centroids: Float32  # (pieces, 256, D / pieces)
+    directions: Directions  # (D, D) each
 
     @property
     def pieces(self) -> int:
@@ -73,13 +108,8 @@ class Codebook:
 
 
 def train(sample: Float32, pieces: int, queries: Float32 | None = None, seed: int = 0) -> Codebook:
-    """Find a codebook of `pieces` bytes per code.
-
-    Args:
-        sample: (M, D) codes; D is divisible by `pieces`.
-        queries: (V, D), photos whose directions matter; see `directions.find`.
-    """
-    directions = find(sample, queries, sample.shape[1], pieces)
+    """Find a codebook of `pieces` bytes per code from codes (M, D); see `find_directions` for the photos, (V, D)."""
+    directions = find_directions(sample, queries, sample.shape[1], pieces)
     return Codebook(centroids(sample @ directions.for_codes.T, pieces, CENTROIDS, seed), directions)
 
 
@@ -115,9 +145,7 @@ class PackedCodes:
         self.dtype = np.dtype(np.float16)
 
     def __len__(self) -> int:
-        """N."""
         return len(self.numbers)
 
     def __getitem__(self, rows: slice | Int64) -> Float16:
-        """Decode some rows."""
         return self.codebook.decode(self.numbers[rows])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -23,25 +23,15 @@ MULTIPLY = 1 / 8  # what multiplying with a query costs beside reading the codes
 
 @dataclass(frozen=True)
 class Settings:
-    """How a database is searched in two stages, and what that was checked to give.
+    """How a database is searched in two stages, and what that was checked to give."""
 
-    Attributes:
-        over: what an entry of the first stage stands for.
-        components: of a code that are quantised.
-        levels: how often; an entry takes `components * levels / 4` bytes.
-        stage_entries: how many the first stage has.
-        entries: for each k, how many entries are scored again when the k best are wanted.
-        kept: for each k, the share of brute force's k best that was found on the validation photos.
-        queries: validation photos that it was checked with; 0: nothing was checked.
-    """
-
-    over: Over
-    components: int
-    levels: int
-    stage_entries: int
-    entries: Mapping[int, int]
-    kept: Mapping[int, float]
-    queries: int
+    over: Over  # what an entry of the first stage stands for
+    components: int  # of a code that are quantised
+    levels: int  # how often; an entry takes `components * levels / 4` bytes
+    stage_entries: int  # how many the first stage has
+    entries: Mapping[int, int]  # for each k, how many entries are scored again when the k best are wanted
+    kept: Mapping[int, float]  # for each k, the share of brute force's k best that was found on the validation photos
+    queries: int  # validation photos that it was checked with; 0: nothing was checked
 
     @property
     def entry_bytes(self) -> int:
@@ -54,24 +44,21 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
-        return asdict(self) | {
-            name: {str(k): value for k, value in getattr(self, name).items()} for name in ("entries", "kept")
-        }
+        texts = {name: {str(k): each for k, each in getattr(self, name).items()} for name in ("entries", "kept")}
+        return asdict(self) | texts
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> Self:
         """Read what `to_json` returned."""
-        entries, kept = ({int(k): each for k, each in value[name].items()} for name in ("entries", "kept"))
-        over, components, levels = value["over"], value["components"], value["levels"]
-        return cls(over, components, levels, value["stage_entries"], entries, kept, value["queries"])
+        numbers = {name: {int(k): each for k, each in value[name].items()} for name in ("entries", "kept")}
+        return cls(**{field.name: (value | numbers)[field.name] for field in fields(cls)})
 
 
 def brute_force(codes: CodeSet, queries: Float32, most: int = max(TARGETS)) -> Found:
     """Return the truth to tune against: the (at most) `most` best rows of each query."""
     k = min(most, len(codes))
-    parts = [
-        exact.scan(codes, queries[row : row + BATCH], k, codes.everything) for row in range(0, len(queries), BATCH)
-    ]
+    batches = (queries[row : row + BATCH] for row in range(0, len(queries), BATCH))
+    parts = [exact.scan(codes, batch, k, codes.everything) for batch in batches]
     return Found(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]), None)
 
 
@@ -82,12 +69,8 @@ def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
     exact.
     """
     reach = min(LADDER[-1], stage.entries)
-    places = np.concatenate(
-        [
-            _places(stage, queries[row : row + BATCH], truth.rows[row : row + BATCH], reach)
-            for row in range(0, len(queries), BATCH)
-        ]
-    )
+    batches = [slice(row, row + BATCH) for row in range(0, len(queries), BATCH)]
+    places = np.concatenate([_places(stage, queries[batch], truth.rows[batch], reach) for batch in batches])
     entries: dict[int, int] = {}
     kept: dict[int, float] = {}
     for k, target in TARGETS.items():
@@ -100,18 +83,14 @@ def check(stage: FirstStage, queries: Float32, truth: Found) -> Settings:
         chosen = min(enough + 1, len(LADDER) - 1)
         entries[k] = max([min(LADDER[chosen], reach), *entries.values()])
         kept[k] = float((places[:, :k] < entries[k]).mean())
-    return Settings(
-        stage.over, len(stage.directions.for_codes), stage.levels, stage.entries, entries, kept, len(queries)
-    )
+    dims = len(stage.directions.for_codes)
+    return Settings(stage.over, dims, stage.levels, stage.entries, entries, kept, len(queries))
 
 
 def cost(settings: Settings, entries: int | None, cells: int, share: float = 1.0) -> float:
-    """Return what a query costs in two stages, in bytes read; infinite without a number of entries.
+    """Return what a query costs in two stages over a share of the cells, in bytes read.
 
-    Args:
-        entries: to be scored again.
-        cells: N.
-        share: of the cells that is searched.
+    It is infinite without a number of entries to be scored again.
     """
     if entries is None:
         return math.inf

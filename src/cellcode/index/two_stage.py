@@ -48,11 +48,6 @@ def candidates(stage: FirstStage, queries: Float32, k: int, entries: int, slices
 
     The first stage knows no region, so it returns more entries, in proportion to what lies outside. If as many are left as a
     search without a region would score again, the answer is as good.
-
-    Args:
-        queries: (B, D).
-        entries: to be scored again.
-        slices: (R, 2) rows to search.
     """
     wanted = int((slices[:, 1] - slices[:, 0]).sum())
     if wanted == stage.rows:
@@ -61,9 +56,8 @@ def candidates(stage: FirstStage, queries: Float32, k: int, entries: int, slices
     share = wanted / stage.rows
     found = []
     for rows in stage.search(queries, math.ceil(SPARE * entries / share)):
-        inside = rows[
-            np.searchsorted(slices[:, 0], rows, side="right") > np.searchsorted(slices[:, 1], rows, side="right")
-        ]
+        begun, ended = (np.searchsorted(edges, rows, side="right") for edges in slices.T)
+        inside = rows[begun > ended]
         if len(inside) < max(k, entries * stage.rows_an_entry()):
             return None
         found.append(inside)

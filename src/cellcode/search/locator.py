@@ -13,8 +13,8 @@ from cellcode.client.answers import Answer, Candidate, Failure
 from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.database.calibration import radii
-from cellcode.database.calibration.in_region import RANKS
 from cellcode.database.calibration.radii import REACH
+from cellcode.database.calibration.regressions import RANKS
 from cellcode.errors import UsageError
 from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges

@@ -1,4 +1,1 @@
-"""Building a database: plan, encoding, shards, fusion, writing; here or on a cluster.
-
-An interrupted build resumes.
-"""
+"""Building a database: plan, encoding, shards, fusion, writing; here or on a cluster. A build that stops resumes."""

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import yaml
@@ -32,27 +32,25 @@ from cellcode.types import Ids
 
 
 class Inputs(NamedTuple):
-    """What every shard of a build is made from, as a worker can open it.
-
-    Attributes:
-        run, aerial, reuse: paths of the run, the imagery and the earlier database.
-        config: the build's configuration as YAML.
-        plugins: the working directory, whose modules may be plug-ins, and the modules that the user named.
-    """
+    """What every shard of a build is made from, as a worker can open it: paths, and the configuration as YAML."""
 
     run: str
     config: str
     aerial: str | None = None
     reuse: str | None = None
-    plugins: tuple[str, ...] = (".",)
+    plugins: tuple[str, ...] = (
+        ".",
+    )  # the working directory, whose modules may be plug-ins, and modules the user named
+
+    @classmethod
+    def of(cls, run: Run, aerial: str | None = None, reuse: str | None = None) -> Self:
+        """Describe a run that is open."""
+        settings = configuration.dump(run.config, machine=True)
+        return cls(str(Path(run.folder).resolve()), settings, aerial, reuse, (os.getcwd(), *plugins.allowed()))
 
 
 def encode(inputs: Inputs, ids: Ids, folder: str) -> str | None:
-    """Encode the cells of a shard into a folder, which appears when it is finished; one that is there is left alone.
-
-    Returns:
-        What of the imagery cannot be fetched now, in which case there is no folder; None if nothing is missing.
-    """
+    """Encode the cells of a shard into a folder, unless it is there; see `shards.write_whole`."""
     if Path(folder).is_dir():
         return None
     run, source, reuse = _opened(inputs)
@@ -63,27 +61,19 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     """Embed packed photos over a Ray cluster, one shard per task; shards that are there are not embedded again.
 
     Writes OUT/SPLIT/NAME.npy for each shard: (n, D) float32 of unit length in the order of its photos, 0 where a photo
-    is damaged.
-
-    Returns:
-        The folder OUT/SPLIT.
+    is damaged; returns OUT/SPLIT.
     """
     run = run if isinstance(run, Run) else Run.load(run)
     packed = packed if isinstance(packed, PackedPhotos) else PackedPhotos.open(packed)
     folder = Path(out).resolve() / split
     names = packed.shards(split).names
-    inputs = Inputs(
-        str(Path(run.folder).resolve()),
-        configuration.dump(run.config, machine=True),
-        plugins=(os.getcwd(), *plugins.allowed()),
-    )
+    inputs = Inputs.of(run)
     place = packed.place if "://" in packed.place else str(Path(packed.place).resolve())
     left = [name for name in names if not (folder / f"{name}.npy").is_file()]
+    calls = ((inputs, place, split, name, str(folder / f"{name}.npy")) for name in left)
     with Meter("embedding photos", len(names)) as meter:
         meter.advance(len(names) - len(left))
-        for _ in over_ranges(
-            _embed_shard, ((inputs, place, split, name, str(folder / f"{name}.npy")) for name in left), cluster
-        ):
+        for _ in over_ranges(_embed_shard, calls, cluster):
             meter.advance()
     return folder
 
@@ -115,9 +105,8 @@ def _opened(inputs: Inputs) -> tuple[Run, AerialSource | None, Reuse | None]:
     if folder not in sys.path:
         sys.path.append(folder)  # last, as where the build was started
     plugins.allow(*modules)
-    run = replace(
-        Run.load(inputs.run), config=configuration.parse(yaml.safe_load(inputs.config), "the build's configuration")
-    )
+    settings = configuration.parse(yaml.safe_load(inputs.config), "the build's configuration")
+    run = replace(Run.load(inputs.run), config=settings)
     source = open_source(inputs.aerial) if inputs.aerial is not None else None
     reuse = Reuse(Database.open(inputs.reuse)) if inputs.reuse is not None else None
     return run, source, reuse

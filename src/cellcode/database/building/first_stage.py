@@ -1,12 +1,12 @@
 """Which first stage of the search a database gets: several are tried, brute force on validation photos decides."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellcode.config import BuildConfig
@@ -19,8 +19,7 @@ from cellcode.progress import Meter
 from cellcode.types import Float16, Float32
 
 logger = logging.getLogger(__name__)
-BLOCK = 65536
-SAMPLE = 65536  # codes that directions and centroids are found on
+BLOCK, SAMPLE = 65536, 65536  # codes widened at a time, and those that directions and centroids are found on
 MIN_QUERIES = 200  # fewer cannot tell 99.5 %
 MAX_CHECKED = 512  # queries that are answered by brute force
 
@@ -78,7 +77,7 @@ def refill(
     return settings
 
 
-def _starts(codes: CodeSet, over: first_stage.Over, level: int) -> npt.NDArray[np.integer] | None:
+def _starts(codes: CodeSet, over: first_stage.Over, level: int) -> first_stage.Starts | None:
     """Return the first rows of the parents of cells; None for a stage over cells."""
     return first_stage.parent_starts(s2.parents(codes.ids, max(level - 1, 0))) if over == "parents" else None
 
@@ -92,15 +91,14 @@ def _save(stage: FirstStage, folder: Path) -> None:
 
 def _choices(dim: int, rule: BuildConfig) -> Iterator[tuple[first_stage.Over, int, int]]:
     """Yield what to try, smallest first: over what, components, levels."""
-    shapes = [(dim // shrink, 2) for shrink in (8, 4, 2, 1)]
     kinds: tuple[first_stage.Over, ...] = ("parents", "cells")
-    for over in kinds:
-        for dims, levels in shapes:
-            if rule.first_stage in ("auto", over) and dims >= 2 and dims % 2 == 0:
-                yield over, dims, levels
+    for over, shrink in itertools.product(kinds, (8, 4, 2, 1)):
+        dims = dim // shrink
+        if rule.first_stage in ("auto", over) and dims >= 2 and dims % 2 == 0:
+            yield over, dims, 2
 
 
-def _sample(codes: CodeSet, starts: npt.NDArray[np.integer] | None) -> Float32:
+def _sample(codes: CodeSet, starts: first_stage.Starts | None) -> Float32:
     """Codes of evenly spaced entries."""
     count = len(codes) if starts is None else len(starts) - 1
     chosen = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
@@ -111,12 +109,13 @@ def _sample(codes: CodeSet, starts: npt.NDArray[np.integer] | None) -> Float32:
     return first_stage.means(codes.exact[rows].astype(np.float32), np.concatenate([[0], np.cumsum(sizes)]))
 
 
-def _fill(builder: Builder, codes: CodeSet, starts: npt.NDArray[np.integer] | None) -> FirstStage:
+def _fill(builder: Builder, codes: CodeSet, starts: first_stage.Starts | None) -> FirstStage:
     """Add every entry, block by block; blocks end where entries do."""
     count = len(codes) if starts is None else len(starts) - 1
+    block_entries = BLOCK if starts is None else BLOCK // 4
     with Meter("quantising codes", count) as meter:
-        for first in range(0, count, BLOCK // (1 if starts is None else 4)):
-            last = min(first + BLOCK // (1 if starts is None else 4), count)
+        for first in range(0, count, block_entries):
+            last = min(first + block_entries, count)
             if starts is None:
                 builder.add(_widened(codes.exact[first:last]))
             else:
@@ -132,7 +131,6 @@ def _widened(codes: Float16) -> Float32:
 
 
 def _describe(stage: FirstStage, settings: tune.Settings) -> str:
-    kept = ", ".join(
-        f"{settings.kept[k]:.2%} of the {k} best with {count} scored again" for k, count in settings.entries.items()
-    )
+    found = ((settings.kept[k], k, count) for k, count in settings.entries.items())
+    kept = ", ".join(f"{share:.2%} of the {k} best with {count} scored again" for share, k, count in found)
     return f"{stage.entry_bytes} bytes per {stage.over[:-1]}: {kept or 'does not keep the best'}"

@@ -16,10 +16,8 @@ from cellcode.types import Bools, Float16, Float32, Ids
 def upsample(prototypes: Prototypes, ids: Ids, how: Literal["copy", "interpolate"]) -> Float32:
     """Give each cell a prototype through the S2 hierarchy (method, grade A; the choice between the two is ours).
 
-    "copy" takes the parent's; "interpolate" takes the one that training would use for a photo at the cell's centre.
-
-    Args:
-        ids: (N,) uint64, cells of one level at or below the prototypes'.
+    "copy" takes the parent's; "interpolate" takes the one that training would use for a photo at the cell's centre. Cells
+    are of one level at or below the prototypes'.
 
     Returns:
         (N, D) float32 of unit length; zeros for cells whose own parent is not in the table, even if a neighbour is.
@@ -50,14 +48,7 @@ def fuse(
     """Combine the terms of each cell; not renormalised, so that a score is the weighted sum of two similarities.
 
     Both terms: z^A + kappa z^P (the paper). One term: a factor times it, and where there is imagery alone a weight times
-    the prototype imputed from it (ours; see `calibration` and `imputation`).
-
-    Args:
-        aerial, prototypes: (N, D) of unit length, zeros where a cell lacks the term; None when no cell has it.
-        has_aerial, has_prototype: (N,).
-
-    Returns:
-        (N, D) float32.
+    the prototype imputed from it (ours; see `calibration.fit` and `regressions`). For the arguments see `Terms`.
     """
     on_aerial, on_prototypes = calibration.factors(has_aerial, has_prototype)
     parts = [

@@ -1,7 +1,6 @@
 """Which cells a database may cover, and the shards it is built in: decided and checked before any work starts."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +15,12 @@ from cellcode.types import Bools, Ids
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells that may enter the database, as ranges; they are listed one shard at a time.
+    """Cells that may enter the database, as ranges; they are listed one shard at a time."""
 
-    Attributes:
-        ranges: (R, 2) uint64, first and last cell of each range, of `level`, sorted.
-        level: of the cells.
-        shards: (S,) uint64, the S2 cells that hold them, sorted.
-        asked: cells of the region, also those that cannot have a code.
-    """
-
-    ranges: Ids
+    ranges: Ids  # (R, 2), first and last cell of each range, of `level`, sorted
     level: int
-    shards: Ids
-    asked: int
+    shards: Ids  # (S,), the S2 cells that hold them, sorted
+    asked: int  # cells of the region, also those that cannot have a code
 
     @property
     def total(self) -> int:
@@ -49,9 +41,7 @@ def choose(run: Run, source: AerialSource | None, region: Region | None) -> Plan
     """Return the cells of the region that may have a code.
 
     Without a region: the cells of the imagery's footprint; without imagery either, the cells with training photos.
-
-    Raises:
-        InputError: run, imagery and region leave nothing to build; the sentence says which of them is missing.
+    InputError: run, imagery and region leave nothing to build; the sentence says which of them is missing.
     """
     level = run.config.levels.cell
     if source is not None and run.aerial is None:
@@ -60,33 +50,27 @@ def choose(run: Run, source: AerialSource | None, region: Region | None) -> Plan
         )
     if source is None and run.prototypes is None:
         raise InputError(f"{run.folder} has no prototypes, its codes come from imagery alone: build with --aerial")
-    possible = _possible(run, source, level)
-    if region is None:
-        spans = source.footprint().ranges(level) if source is not None else ranges.merge(run.facts.ids)
-    else:
-        spans = region.ranges(level)
+    # A region may be far larger than the imagery and the prototypes' cells.
+    possible = [source.footprint().ranges(level)] if source is not None else []
+    if run.prototypes is not None:
+        possible.append(ranges.spans(run.prototypes.ids, level))
+    everywhere = possible[0] if source is not None else ranges.merge(run.facts.ids)
+    spans = region.ranges(level) if region is not None else everywhere
     asked = ranges.count(spans, level)
-    spans = ranges.intersection(spans, possible, level)
+    spans = ranges.intersection(spans, ranges.join(np.concatenate(possible), level), level)
     shard_level = max(level - run.config.build.shard_depth, 0)
     plan = Plan(spans, level, _ancestors(spans, shard_level), asked)
-    if source is not None and not any(covered(source, ids).any() for ids in _each(plan)):
+    parts = map(plan.cells, plan.shards)
+    if source is not None and not any(covered(source, ids).any() for ids in parts):
         raise InputError(
             f"the imagery covers none of the {asked} cells of the region; check both, or build without --aerial"
         )
-    if source is None and not any(has_prototype(run, ids).any() for ids in _each(plan)):
+    if source is None and not any(has_prototype(run, ids).any() for ids in parts):
         raise InputError(
             f"none of the {asked} cells of the region has training photos around it; give imagery with "
             "--aerial or another region"
         )
     return plan
-
-
-def _possible(run: Run, source: AerialSource | None, level: int) -> Ids:
-    """Ranges of the cells under the imagery or in a prototype's cell: a region may be far larger."""
-    found = [source.footprint().ranges(level)] if source is not None else []
-    if run.prototypes is not None:
-        found.append(ranges.spans(run.prototypes.ids, level))
-    return ranges.join(np.concatenate(found), level)
 
 
 def covered(source: AerialSource | None, ids: Ids) -> Bools:
@@ -112,8 +96,7 @@ def bounds(ids: Ids, block: int = 65536) -> tuple[float, float, float, float]:
     ordered = np.sort(s2.cell_centers(coarse)[1])
     gaps = np.diff(ordered, append=ordered[0] + 360)
     # In the middle of the gap, so that no cell begins west of the start.
-    widest = int(gaps.argmax())
-    start = float(ordered[widest] + gaps[widest] / 2)
+    start = float(ordered[gaps.argmax()] + gaps.max() / 2)
     west, south, east, north = np.inf, np.inf, -np.inf, -np.inf
     for first in range(0, len(ids), block):
         part = ids[first : first + block]
@@ -126,10 +109,6 @@ def bounds(ids: Ids, block: int = 65536) -> tuple[float, float, float, float]:
         return -180.0, south, 180.0, north
     west, east = ((start + end + 180) % 360 - 180 for end in (west, east))
     return west, south, east, north
-
-
-def _each(plan: Plan) -> Iterator[Ids]:
-    return (plan.cells(shard) for shard in plan.shards)
 
 
 def _ancestors(spans: Ids, level: int) -> Ids:

@@ -29,7 +29,6 @@ from cellcode.model import inference
 from cellcode.runs import Run
 from cellcode.types import Bools, Datetimes, Float16, Float32, Ids, Int64, UInt8
 
-NAMES = ("ids", "aerial", "prototypes", "has_aerial", "has_prototype", "digests", "imagery_date")
 COUNTS = "counts.json"
 MASKED = "masked"  # in the counts: what of the imagery was missing, and how often
 
@@ -78,9 +77,7 @@ def write_shard(run: Run, source: AerialSource | None, ids: Ids, folder: Path, r
         prototypes = upsample(run.prototypes, ids, run.config.build.upsampling)
         narrow = prototypes.astype(np.float16)
         counts["prototype_error"] = row_error(prototypes, narrow)
-    shard = Shard(
-        ids[kept], aerial[kept], narrow[kept], has_aerial[kept], near_photos[kept], digests[kept], dates[kept]
-    )
+    shard = Shard(*(each[kept] for each in (ids, aerial, narrow, has_aerial, near_photos, digests, dates)))
     counts |= {"cells": len(shard.ids), "left_out": len(ids) - len(shard.ids)}
     with atomic_folder(folder) as temporary:
         for name, values in shard._asdict().items():
@@ -106,7 +103,7 @@ def _missing(source: AerialSource | None) -> Counter[Missing]:
 
 def read_shard(folder: Path) -> Shard:
     """Open a shard that `write_shard` wrote, memory-mapped."""
-    return Shard(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES))
+    return Shard(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Shard._fields))
 
 
 def masked(folders: Iterable[Path]) -> Counter[Missing]:
@@ -161,16 +158,13 @@ def _aerial_terms(
 
 
 class _Tiles(NamedTuple):
-    """Tiles with enough imagery: rows (m,), pixels as the encoder takes them, uint8, digests (m,) uint64, dates (m,).
-
-    And how many of all that were read are incomplete.
-    """
+    """Tiles with enough imagery, pixels as the encoder takes them."""
 
     rows: Int64
     pixels: UInt8
     digests: Ids
     dates: Datetimes
-    incomplete: int
+    incomplete: int  # of all that were read
 
 
 def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
@@ -181,18 +175,14 @@ def _tiles(run: Run, source: AerialSource | None, ids: Ids) -> Iterator[_Tiles]:
     batches = [rows[first : first + batch] for first in range(0, len(rows), batch)]
     with ThreadPoolExecutor(1) as reader:
         pending = [reader.submit(_read, run, source, ids, some) for some in batches[:1]]
-        for following in [*batches[1:], None]:
-            if not pending:
-                return
+        for number in range(len(batches)):
             tiles = pending.pop().result()
-            if following is not None:
-                pending.append(reader.submit(_read, run, source, ids, following))
+            pending += [reader.submit(_read, run, source, ids, some) for some in batches[number + 1 : number + 2]]
             yield tiles
 
 
 def _read(run: Run, source: AerialSource, ids: Ids, rows: Int64) -> _Tiles:
-    tile = run.config.tile
-    lat, lon = s2.cell_centers(ids[rows])
+    tile, (lat, lon) = run.config.tile, s2.cell_centers(ids[rows])
     views = [read_crops(source, lat, lon, size_m=tile.size_m * scale, size_px=tile.size_px) for scale in tile.scales]
     first, *wider = views
     incomplete = int((~np.logical_and.reduce([crops.complete for crops in views])).sum())
@@ -205,13 +195,10 @@ def _read(run: Run, source: AerialSource, ids: Ids, rows: Int64) -> _Tiles:
 
 
 def _digest(pixels: UInt8) -> int:
-    """Digest of a tile that is never 0."""
-    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little") | 1
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little") | 1  # never 0
 
 
 def _encode(run: Run, pixels: UInt8) -> Float32:
-    """Return the aerial embeddings of tiles, (m, D) float32 of unit length."""
     assert run.aerial is not None  # checked when the build was planned
     device = choose_device(run.config.machine.device)
-    encoder = run.aerial.to(device)
-    return inference.embed(encoder, pixels, run.config.machine.precision, device, len(pixels))
+    return inference.embed(run.aerial.to(device), pixels, run.config.machine.precision, device, len(pixels))

@@ -20,8 +20,7 @@ from cellcode.database.calibration.fit import Calibration
 from cellcode.database.calibration.similarity import Terms
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database, open_codes
-from cellcode.database.store.facts import Facts
-from cellcode.database.store.npy_file import RowWriter
+from cellcode.database.store.rows import Facts, RowWriter
 from cellcode.files import sampled_digest, sha256, write_json
 from cellcode.index.codeset import CodeSet
 from cellcode.index.first_stage import FirstStage
@@ -39,12 +38,7 @@ INHERITED = (
 
 
 class Writer:
-    """Writes the files of a database into a folder, in this order: rows of cells, codes, search files, manifest.
-
-    Args:
-        folder: exists; holds no database yet.
-        config: of the run.
-    """
+    """Writes the files of a database into an empty folder, in this order: rows of cells, codes, search files, manifest."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder, self.config = folder, config
@@ -106,39 +100,26 @@ class Writer:
         return error
 
     def codes(self, known: dict[str, Any] | None = None) -> CodeSet:
-        """Open the codes that were written, for searches.
+        """Open the codes that were written, for searches; int8 codes are written, and bounds measured, unless these are known.
 
-        Args:
-            known: bounds of the codes (`int8_step`, `int8_error`, `longest`), which are then not measured; int8 codes are
-                written unless these are given.
+        Bounds are `int8_step`, `int8_error` and `longest`.
         """
-        codes = open_codes(
-            self.folder, len(self.ids), self.config.model.dim, packed=(self.folder / layout.PACKED).is_file()
-        )
+        packed = (self.folder / layout.PACKED).is_file()
+        codes = open_codes(self.folder, len(self.ids), self.config.model.dim, packed)
         if known is None:
             assert isinstance(codes, np.ndarray)  # packed codes have bounds of their own
             known = write_coarse(codes, self.folder)
         self._rounding = {name: known[name] for name in ("int8_step", "int8_error", "longest")}
         coarse = self.folder / layout.COARSE
-        return CodeSet(
-            self.ids,
-            codes,
-            np.load(coarse, mmap_mode="c") if coarse.is_file() else None,
-            known["int8_step"],
-            known["int8_error"],
-            known["longest"],
-        )
+        narrow = np.load(coarse, mmap_mode="c") if coarse.is_file() else None
+        return CodeSet(self.ids, codes, narrow, *self._rounding.values())
 
     def first_stage(
         self, codes: CodeSet, queries: Float32, level: int, of: FirstStage | None = None, *, new: bool = False
     ) -> Settings | None:
         """Write the validation photos, and a first stage of the search where there is a good one; return its settings.
 
-        Args:
-            queries: (V, D), of validation photos.
-            level: S2 level of the cells.
-            of: the first stage whose directions and centroids are used; None: there is none.
-            new: a first stage is trained for these codes.
+        A new one is trained for these codes, or has the directions and centroids of another, if there is one.
         """
         np.save(self.folder / layout.QUERIES, queries)
         rule = self.config.build
@@ -149,26 +130,16 @@ class Writer:
     def finish(
         self, cells: dict[str, int], calibration: Calibration, search: Settings | None, values: dict[str, Any]
     ) -> None:
-        """Write the manifest, which makes the folder a database.
-
-        Args:
-            cells: counts by kind; see `count_kinds`.
-            values: further keys of the manifest; `codes` without the bounds that `codes()` measured.
-        """
-        measured = {
-            "cells": cells,
-            "codes": values["codes"] | self._rounding,
-            "search": search.to_json() if search is not None else None,
-        }
+        """Write the manifest, which makes the folder a database; for `cells` see `count_kinds`, `values` are further keys."""
+        found = search.to_json() if search is not None else None
+        measured = {"cells": cells, "codes": values["codes"] | self._rounding, "search": found}
         write_manifest(self.folder, self.ids, calibration, values | measured)
 
 
 def interleave(ids: Sequence[Ids], rows: Sequence[Int64 | slice] | None = None) -> Int64:
-    """Return rows of several sorted arrays in the order of their ids, (S, 3): number of the array, first, past the last row.
+    """Return (chosen) rows of several sorted arrays in the order of their ids, of which no two arrays share any.
 
-    Args:
-        ids: no id is among the chosen rows of two arrays.
-        rows: the rows that are taken from each; None: all.
+    They are spans, (S, 3): number of the array, first, past the last row.
     """
     taken = [np.arange(len(each)) for each in ids]
     if rows is not None:
@@ -184,9 +155,7 @@ def interleave(ids: Sequence[Ids], rows: Sequence[Int64 | slice] | None = None) 
 def write_coarse(codes: Float16, folder: Path) -> dict[str, float]:
     """Write the int8 codes, (N, D), with one step for all of them, as small as the largest value allows.
 
-    Returns:
-        `int8_step`; `int8_error`, the largest distance of an int8 code from its code; `longest`, the length of the longest
-        code. The last two are rounded up.
+    Returns `int8_step`; the largest distance of an int8 code from its code, and the length of the longest code, rounded up.
     """
     blocks = range(0, len(codes), BLOCK)
     step = int8_step(max(float(np.abs(codes[first : first + BLOCK]).max()) for first in blocks))
@@ -222,13 +191,10 @@ def count_kinds(has_aerial: Bools, has_prototype: Bools, left_out: int = 0) -> d
 def write_manifest(folder: Path, ids: Ids, calibration: Calibration, values: dict[str, Any]) -> None:
     """Write the manifest: the given keys, the calibration, and checksums of the files."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    paths = {name: folder / name for name in names}
     files = {
-        name: {
-            "bytes": (folder / name).stat().st_size,
-            "sample": sampled_digest(folder / name),
-            "sha256": sha256(folder / name),
-        }
-        for name in names
+        name: {"bytes": path.stat().st_size, "sample": sampled_digest(path), "sha256": sha256(path)}
+        for name, path in paths.items()
     }
     parts = "".join(str(files[name]["sha256"]) for name in layout.DEFINING if name in files)
     # `repr` of the calibration is part of the format: other names of its fields would be other identities.

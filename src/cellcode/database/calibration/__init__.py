@@ -1,4 +1,1 @@
-"""Calibration: kappa, weights of one-term cells, imputed prototypes, radii, and in-region probability.
-
-Fitted on validation photos of the run.
-"""
+"""Calibration: weights of both terms, imputed prototypes, radii and in-region probability, from validation photos."""

@@ -14,10 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from cellcode.database.calibration import likelihood, tradeoff, weighting
-from cellcode.database.calibration.imputation import MIN_CELLS, Imputation
-from cellcode.database.calibration.in_region import Inside
-from cellcode.database.calibration.likelihood import Free
+from cellcode.database.calibration import likelihood, tradeoff
+from cellcode.database.calibration.likelihood import Figures, Free
+from cellcode.database.calibration.regressions import MIN_CELLS, Imputation, Inside
 from cellcode.database.calibration.similarity import Similarities, Terms, compare
 from cellcode.runs import Validation
 from cellcode.types import Bools, Float32, Ids
@@ -30,32 +29,20 @@ INSIDE_SHARE = 0.95  # share of validation photos whose best score counts as ins
 
 @dataclass(frozen=True)
 class Calibration:
-    """Figures that make scores of different cells comparable and turn them into probabilities.
+    """Figures that make scores of different cells comparable and turn them into probabilities."""
 
-    Attributes:
-        kappa: weight of the prototype in cells with both terms; the aerial embedding has weight 1.
-        aerial_only: factor on the aerial embedding of cells without a prototype.
-        prototype_only: factor on the prototype of cells without imagery.
-        temperature: the posterior of a photo over the cells is softmax(scores / temperature).
-        outside_score: a photo whose best score is lower is taken to be outside the region; None: not known.
-        photos: validation photos that the fit used.
-        imputed: weight of the prototype that is imputed for cells without one; 0: none is imputed.
-        imputation: the regression that predicts it; None where `imputed` is 0.
-        share_50, share_90: a circle that holds this share of the posterior held 50 % and 90 % of the validation photos.
-        inside: distinguishes photos of the region from others; None where no out-of-region photos were given.
-    """
-
-    kappa: float = 1.0
-    aerial_only: float = 1.0
-    prototype_only: float = 1.0
-    temperature: float = DEFAULT_TEMPERATURE
-    outside_score: float | None = None
-    photos: int = 0
-    imputed: float = 0.0
-    imputation: Imputation | None = None
+    kappa: float = 1.0  # weight of the prototype in cells with both terms; the aerial embedding has weight 1
+    aerial_only: float = 1.0  # factor on the aerial embedding of cells without a prototype
+    prototype_only: float = 1.0  # factor on the prototype of cells without imagery
+    temperature: float = DEFAULT_TEMPERATURE  # the posterior of a photo over the cells is softmax(scores / temperature)
+    outside_score: float | None = None  # a photo whose best score is lower is taken to be outside; None: not known
+    photos: int = 0  # validation photos that the fit used
+    imputed: float = 0.0  # weight of the prototype that is imputed for cells without one; 0: none is imputed
+    imputation: Imputation | None = None  # the regression that predicts it; None where `imputed` is 0
+    # A circle that holds this share of the posterior held 50 % and 90 % of the validation photos.
     share_50: float = 0.5
     share_90: float = 0.9
-    inside: Inside | None = None
+    inside: Inside | None = None  # tells photos of the region; None where no out-of-region photos were given
 
     def factors(self, has_aerial: Bools, has_prototype: Bools) -> tuple[Float32, Float32]:
         """Return the weights of the aerial embedding and of the prototype in each cell, two (N,)."""
@@ -86,17 +73,15 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Return the figures as the manifest keeps them; the regression of `imputation` is a file, here its digest."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["imputation"] = self.imputation.digest if self.imputation is not None else None
-        values["inside"] = asdict(self.inside) if self.inside is not None else None
-        return values
+        inside = asdict(self.inside) if self.inside is not None else None
+        return values | {
+            "imputation": self.imputation.digest if self.imputation is not None else None,
+            "inside": inside,
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any], imputation: Imputation | None = None) -> Self:
-        """The inverse of `to_json`; keys that an earlier version did not have get their default.
-
-        Raises:
-            ValueError: the regression is not the one that the figures belong to.
-        """
+        """The inverse of `to_json`; keys that are missing get their default; ValueError: it has another regression."""
         if values.get("imputation") != (imputation.digest if imputation is not None else None):
             raise ValueError("the imputed prototypes are of another database")
         inside = values.get("inside")
@@ -106,29 +91,20 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is fitted, on which data; see `fit` for the arguments of that name.
-
-    Attributes:
-        imputation: predicts the prototypes of cells with imagery only; None: they get none.
-        free: the figures that the photos determine.
-        cosine: mean of z^A . z^P over the cells with both terms; None where there are none.
-    """
+    """What is fitted, on which data; see `fit` for the arguments of that name."""
 
     similarities: Similarities
     imputation: Imputation | None
     free: Free
-    cosine: float | None
+    cosine: float | None  # mean of z^A . z^P over the cells with both terms; None where there are none
     kappa: float | None
 
     @cached_property
     def model(self) -> likelihood.Model:
-        """The likelihood."""
         kappa = 1.0 if self.kappa is None else self.kappa
         return likelihood.Model(self.similarities, self.cosine, self.free, kappa, DEFAULT_TEMPERATURE)
 
-    def solve(
-        self, unvisited_weight: float | None, start: likelihood.Figures | None
-    ) -> tuple[Calibration, likelihood.Figures]:
+    def solve(self, unvisited_weight: float | None, start: Figures | None) -> tuple[Calibration, Figures]:
         """Return the calibration of largest likelihood under a weight of unvisited photos, and its figures."""
         figures = self.model.maximise(_photo_weights(self.similarities, unvisited_weight), start)
         values = asdict(figures)
@@ -156,17 +132,14 @@ def fit(
 
     Args:
         ids: (N,) uint64, the cells of the database.
-        terms: their two terms.
         radius_m: photos with no cell of the database within it are left out.
         kappa: given, it is used as is.
         unvisited_weight: weight of the photos whose nearest cell has no prototype, 0..1; None: their share, or
-            the nearest weight at which both groups of photos reach the recall that they are owed; see `weighting`.
+            the nearest weight at which both groups of photos reach the recall that they are owed; see `tradeoff`.
         impute: impute prototypes for the cells that have imagery only.
-        seed: of the random choice of cells and photos where there are too many of them; see `similarity.compare`.
+        seed: see `similarity.compare`.
 
-    Returns:
-        The calibration, and a JSON-like report: photos by group, recall@1 within the radius of each way to combine, and
-        recall over kappa and factor.
+    The second of the results is the manifest's report; see `tradeoff.report`.
     """
     imputation = _imputation(terms) if impute else None
     similarities = compare(validation, ids, terms, radius_m, seed, imputation)
@@ -174,7 +147,7 @@ def fit(
     for line in _fallbacks(similarities, free, kappa, len(validation.lat_deg)):
         logger.info("calibration: %s", line)
     problem = _Problem(similarities, imputation, free, _mean_cosine(terms), kappa)
-    calibration, figures, weight = weighting.choose(similarities, problem.solve, unvisited_weight, free.aerial_only)
+    calibration, figures, weight = tradeoff.choose(similarities, problem.solve, unvisited_weight, free.aerial_only)
     scores = calibration.scores(similarities)
     if free.temperature and free.aerial_only and weight is not None:
         # The weight balances cells of both kinds; probabilities are to hold for the photos as they are.
@@ -209,7 +182,6 @@ def _imputation(terms: Terms) -> Imputation | None:
 
 
 def _photo_weights(similarities: Similarities, unvisited_weight: float | None) -> Float32:
-    """Weights that sum to 1."""
     unvisited = ~similarities.visited
     count = int(unvisited.sum())
     weights = np.full(len(unvisited), 1 / max(len(unvisited), 1), np.float32)
@@ -252,7 +224,6 @@ def _identifiable(similarities: Similarities, kappa: float | None, imputes: bool
 
 
 def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offered: int) -> list[str]:
-    """Return sentences about what was not fitted, and what was left out."""
     cells, photos = similarities.cells_of, similarities.photos_of
     lines = []
     if offered > similarities.photos_near:
@@ -275,7 +246,6 @@ def _fallbacks(similarities: Similarities, free: Free, kappa: float | None, offe
 
 
 def _summary(calibration: Calibration, report: dict[str, Any]) -> str:
-    """Return the figures and the recall of each way to combine the terms, in several lines."""
     c, photos = calibration, report["photos"]
     lines = [
         f"calibration: kappa {c.kappa:.3g}, aerial-only weight {c.aerial_only:.3g}, imputed-prototype weight {c.imputed:.3g}, "

@@ -7,6 +7,7 @@ finds the basin, L-BFGS its bottom.
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,8 @@ class Model:
     """The loss as a function of five logarithms.
 
     Those of kappa, of the two factors (over the length of a code with both terms, or 1 where no cell has both), of the
-    temperature, and of the weight of imputed prototypes (over kappa).
-
-    Args:
-        similarities: V photos against cells.
-        cosine: mean of z^A . z^P over the cells with both terms; None where no cell has both.
-        kappa, temperature: used where they are not free.
+    temperature, and of the weight of imputed prototypes (over kappa). `cosine` is the mean of z^A . z^P over the cells with
+    both terms, None where no cell has both; `kappa` and `temperature` are used where they are not free.
     """
 
     def __init__(
@@ -72,68 +69,44 @@ class Model:
         self.both, self.aerial_only, self.prototype_only = (
             [torch.from_numpy(term[self.photos][:, cells]) for term in terms]
             for cells, terms in zip(
-                kinds, [(s.aerial, s.prototypes), (s.aerial, s.imputed), (s.prototypes,)], strict=True
+                kinds, ((s.aerial, s.prototypes), (s.aerial, s.imputed), (s.prototypes,)), strict=True
             )
         )
         self.near = torch.from_numpy(s.near[self.photos][:, order])
         self.log_count = torch.from_numpy(np.log(s.stands_for[order]))
 
     def maximise(self, photo_weights: Float32, start: Figures | None = None) -> Figures:
-        """Return the figures of largest likelihood; those that are not free stay at their fallbacks.
+        """Return the figures of largest likelihood under weights of the photos, (V,); what is not free keeps its fallback.
 
-        Args:
-            photo_weights: (V,), sum 1.
-            start: figures to begin with, instead of a grid.
+        It begins at `start`, or at the best point of a grid.
         """
         weights, free = torch.from_numpy(photo_weights[self.photos]), self.free
         weights = weights / weights.sum().clamp(min=1e-12)
         if not any((free.kappa, free.aerial_only, free.prototype_only, free.temperature)):
-            return self._figures(self._fixed(), None)
+            return self._figures(
+                torch.tensor([0.0, 0.0, 0.0, math.log(self.fixed_temperature), math.log(IMPUTED)]), None
+            )
         with torch.no_grad():
             best = self._point(start) if start is not None else self._searched(weights)
         point = best.clone().requires_grad_(True)
-        optimiser = torch.optim.LBFGS([point], max_iter=60, line_search_fn="strong_wolfe", tolerance_change=1e-6)
-
-        def closure() -> Tensor:
-            optimiser.zero_grad()
-            loss = self._loss(point, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        _minimise(point, lambda: self._loss(point, weights), 60)
         found = point.detach() if torch.isfinite(point).all() else best
         with torch.no_grad():
             return self._figures(found, -float(self._loss(found, weights, prior=False)))
 
-    def _fixed(self) -> Tensor:
-        return torch.tensor([0.0, 0.0, 0.0, math.log(self.fixed_temperature), math.log(IMPUTED)])
-
     def _point(self, figures: Figures) -> Tensor:
         """The inverse of `_parts`."""
-        length = float(self._length(torch.tensor(figures.kappa)))
-        tiny = 1e-6
-        return torch.tensor(
-            [
-                math.log(max(figures.kappa, tiny)),
-                math.log(figures.aerial_only / length),
-                math.log(figures.prototype_only / length),
-                math.log(figures.temperature),
-                math.log(max(figures.imputed, tiny) / max(figures.kappa, tiny)),
-            ]
-        )
+        length, kappa = float(self._length(torch.tensor(figures.kappa))), max(figures.kappa, 1e-6)
+        factors = (figures.aerial_only / length, figures.prototype_only / length)
+        values = (kappa, *factors, figures.temperature, max(figures.imputed, 1e-6) / kappa)
+        return torch.tensor([math.log(value) for value in values])
 
     def _searched(self, weights: Tensor) -> Tensor:
         """The best point of a grid over what is free, on evenly spaced photos: a point costs about a millisecond."""
         keep = slice(None, None, max(1, len(self.near) * len(self.log_count) // GRID_ENTRIES))
-        axes = [
-            [math.log(x) for x in values] if is_free else [0.0]
-            for values, is_free in (
-                (KAPPAS, self.free.kappa),
-                (FACTORS, self.free.aerial_only),
-                (FACTORS, self.free.prototype_only),
-                (TEMPERATURES, self.free.temperature),
-            )
-        ]
+        given = (self.free.kappa, self.free.aerial_only, self.free.prototype_only, self.free.temperature)
+        tried = (KAPPAS, FACTORS, FACTORS, TEMPERATURES)
+        axes = [[math.log(x) for x in each] if is_free else [0.0] for each, is_free in zip(tried, given, strict=True)]
         points = [torch.tensor([*point, math.log(IMPUTED)]) for point in itertools.product(*axes)]
         thin = weights[keep] / weights[keep].sum().clamp(min=1e-12)
         return min(points, key=lambda point: float(self._loss(point, thin, photos=keep)))
@@ -192,14 +165,22 @@ def fit_temperature(similarities: Similarities, scores: Float32, start: float) -
     logits, near = torch.from_numpy(scores), torch.from_numpy(similarities.near)
     log_count = torch.from_numpy(np.log(similarities.stands_for))
     cold = torch.tensor(-math.log(start), requires_grad=True)
-    optimiser = torch.optim.LBFGS([cold], max_iter=20, line_search_fn="strong_wolfe", tolerance_change=1e-6)
+
+    def loss() -> Tensor:
+        scaled = logits * cold.exp() + log_count
+        return (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
+
+    _minimise(cold, loss, 20)
+    return float((-cold.detach()).exp()) if torch.isfinite(cold) else start
+
+
+def _minimise(point: Tensor, loss: Callable[[], Tensor], steps: int) -> None:
+    optimiser = torch.optim.LBFGS([point], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-6)
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        scaled = logits * cold.exp() + log_count
-        loss = (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return float((-cold.detach()).exp()) if torch.isfinite(cold) else start

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from cellcode.database.calibration.fit import MIN_PHOTOS, Calibration
-from cellcode.database.calibration.in_region import Inside, features
+from cellcode.database.calibration.regressions import Inside, features
 from cellcode.geography import distance, s2
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.index import exact
@@ -28,11 +28,7 @@ BATCH = 64
 
 
 def everywhere(ids: Ids, slices: Int64 | None = None) -> tuple[Float64, Float64]:
-    """Return centres of at most EVERYWHERE evenly spaced cells, in degrees.
-
-    Args:
-        slices: (S, 2), first and past-the-last rows of the cells that count; None: all. There may be none.
-    """
+    """Return centres of at most EVERYWHERE evenly spaced cells, in degrees; of those in slices, (S, 2), if they are given."""
     slices = np.array([[0, len(ids)]]) if slices is None else slices
     ends = np.cumsum(slices[:, 1] - slices[:, 0])
     count = int(ends[-1]) if len(ends) else 0
@@ -46,12 +42,8 @@ def held(
 ) -> tuple[Float64, Float64]:
     """Return radii around the first cell, rising, and the mass of the posterior within each; it is linear in between.
 
-    A cell's mass is spread evenly over the distances from half a cell before its centre to half a cell beyond.
-
-    Args:
-        lat_deg, lon_deg, probability: (K,) of the best cells, best first.
-        rest: cells over which the mass that they lack is spread; see `everywhere`.
-        cell_m: mean edge of a cell.
+    A cell's mass is spread evenly over the distances from half a cell before its centre to half a cell beyond. The first three
+    arguments are of the best cells, (K,), best first; the mass that they lack is spread over `rest`, see `everywhere`.
     """
     lat, lon = np.concatenate([lat_deg, rest[0]]), np.concatenate([lon_deg, rest[1]])
     lacking = max(0.0, 1.0 - float(probability.sum())) if len(rest[0]) else 0.0
@@ -82,14 +74,8 @@ def fit(
 ) -> Calibration:
     """Return the calibration with the shares of both circles and, given out-of-region photos, `inside`.
 
-    The database is searched as it will be by its users.
-
-    Args:
-        codes: of the database.
-        validation: photos whose cell is not in the database are left out.
-        out_of_region: (E, D) embeddings of photos that were not taken in the region; None: `inside` is not fitted.
-        level: S2 level of its cells.
-        seed: of the choice of photos where there are too many.
+    The database is searched as it will be by its users; photos whose cell it lacks are left out. `out_of_region` are
+    embeddings of photos that were not taken in the region, (E, D), `level` is that of the cells.
     """
     own = s2.cell_ids(validation.lat_deg, validation.lon_deg, level)
     chosen = np.flatnonzero(rows_of_ids(codes.ids, own) >= 0)
@@ -101,9 +87,11 @@ def fit(
         found = exact.scan(codes, validation.queries[rows], reach, codes.everything, calibration.temperature)
         assert found.log_mass is not None
         posterior = np.exp(found.scores.astype(np.float64) / calibration.temperature - found.log_mass[:, None])
-        best = [s2.cell_centers(np.asarray(codes.ids[cells])) for cells in found.rows]
-        for photo, (lat, lon), probability in zip(rows, best, posterior, strict=True):
-            shares.append(_share_of(validation, int(photo), lat, lon, probability, rest, cell_m))
+        for photo, cells, probability in zip(rows, found.rows, posterior, strict=True):
+            lat, lon = s2.cell_centers(np.asarray(codes.ids[cells]))
+            # Mass of the circle around the answer that reaches the photo's true position.
+            error_m = distance.haversine_m(validation.lat_deg[photo], validation.lon_deg[photo], lat[0], lon[0])
+            shares.append(float(np.interp(error_m, *held(lat, lon, probability, rest, cell_m))))
         seen.append(features(validation.queries[rows], found.scores))
     if len(shares) < MIN_PHOTOS:
         if out_of_region is not None:
@@ -131,17 +119,3 @@ def fit(
 def _conformal(values: Float64, share: float) -> float:
     """Return the value of rank ceil((n + 1) share): another one like them is at most it with this probability."""
     return float(np.sort(values)[min(math.ceil((len(values) + 1) * share), len(values)) - 1])
-
-
-def _share_of(
-    validation: Validation,
-    photo: int,
-    lat: Float64,
-    lon: Float64,
-    probability: Float64,
-    rest: tuple[Float64, Float64],
-    cell_m: float,
-) -> float:
-    """Mass of the circle around the answer that reaches a photo's true position."""
-    error_m = distance.haversine_m(validation.lat_deg[photo], validation.lon_deg[photo], lat[0], lon[0])
-    return float(np.interp(error_m, *held(lat, lon, probability, rest, cell_m)))

@@ -20,12 +20,7 @@ KINDS = ("both", "aerial_only", "prototype_only")
 
 
 class Terms(NamedTuple):
-    """The two terms of N cells.
-
-    Attributes:
-        aerial, prototypes: (N, D) of unit length, zeros in cells that lack the term; None when none has it.
-        has_aerial, has_prototype: (N,).
-    """
+    """The two terms of N cells, (N, D) of unit length, zeros in cells that lack the term; None when none has it."""
 
     aerial: npt.NDArray[np.floating] | None
     prototypes: npt.NDArray[np.floating] | None
@@ -39,29 +34,19 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Similarities:
-    """Validation photos against cells. V photos that have a cell near them, M cells (all, or a sample).
+    """Validation photos against cells. V photos that have a cell near them, M cells (all, or a sample)."""
 
-    Attributes:
-        aerial, prototypes: (V, M) float32, cosine of each photo and each term; zeros where a cell lacks it.
-        imputed: (V, M) float32, product of each photo and the prototype imputed for the cell; zeros where it is not needed.
-        has_aerial, has_prototype: (M,).
-        near: (V, M), the cell's centre is within the radius of the photo.
-        nearest: (V,), the cell nearest to each photo.
-        stands_for: (M,) float32, how many cells of the database each one stands for (1 without sampling).
-        cells: number of cells of the database.
-        photos_near: photos with a cell near them, before sampling.
-    """
-
+    # (V, M), products of each photo and each term, and the prototype imputed for the cell; zeros where there is none.
     aerial: Float32
     prototypes: Float32
     imputed: Float32
-    has_aerial: Bools
+    has_aerial: Bools  # (M,), as is the next
     has_prototype: Bools
-    near: Bools
-    nearest: Int64
-    stands_for: Float32
-    cells: int
-    photos_near: int
+    near: Bools  # (V, M), the cell's centre is within the radius of the photo
+    nearest: Int64  # (V,), the cell nearest to each photo
+    stands_for: Float32  # (M,), how many cells of the database each one stands for (1 without sampling)
+    cells: int  # of the database
+    photos_near: int  # with a cell near them, before sampling
 
     @property
     def photos(self) -> int:
@@ -117,36 +102,27 @@ def compare(
     for photo, cells in enumerate(near):
         mask[photo, np.searchsorted(rows, cells)] = True
     # The nearest cell is one of those within the radius.
-    nearest = np.array(
-        [
-            cells[np.argmin(_apart_m(validation.lat_deg[v], validation.lon_deg[v], ids[cells]))]
-            for v, cells in zip(photos, near, strict=True)
-        ],
-        np.int64,
-    )
+    places = zip(validation.lat_deg[photos], validation.lon_deg[photos], near, strict=True)
+    nearest = np.array([cells[np.argmin(_apart_m(lat, lon, ids[cells]))] for lat, lon, cells in places], np.int64)
     queries = validation.queries[photos]
     aerial = _products(queries, terms.aerial, rows)
     imputed = np.zeros((1, 1), np.float32)  # stands for all
     if imputation is not None:
         turned, constant = imputation.transposed(queries)
-        imputed = (_products(turned, terms.aerial, rows) + constant[:, None]) * _lone(terms, rows)
+        lone = terms.has_aerial[rows] & ~terms.has_prototype[rows]
+        imputed = (_products(turned, terms.aerial, rows) + constant[:, None]) * lone
     return Similarities(
-        aerial=aerial,
-        prototypes=_products(queries, terms.prototypes, rows),
-        imputed=np.broadcast_to(imputed, aerial.shape),
-        has_aerial=terms.has_aerial[rows],
-        has_prototype=terms.has_prototype[rows],
+        aerial,
+        _products(queries, terms.prototypes, rows),
+        np.broadcast_to(imputed, aerial.shape),
+        terms.has_aerial[rows],
+        terms.has_prototype[rows],
         near=mask,
         nearest=np.searchsorted(rows, nearest).astype(np.int64),
         stands_for=stands_for,
         cells=len(ids),
         photos_near=photos_near,
     )
-
-
-def _lone(terms: Terms, rows: Int64) -> Bools:
-    """Cells that have imagery alone."""
-    return terms.has_aerial[rows] & ~terms.has_prototype[rows]
 
 
 def _near(validation: Validation, ids: Ids, radius_m: float) -> list[Int64]:

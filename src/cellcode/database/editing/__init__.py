@@ -1,4 +1,1 @@
-"""Databases out of databases: grow, clip, split, merge, compress, new imagery.
-
-Cells that are not edited remain byte-identical.
-"""
+"""Databases out of databases; cells that are not edited remain byte-identical."""

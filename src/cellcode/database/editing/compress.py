@@ -10,7 +10,7 @@ from cellcode.database.building.first_stage import MAX_CHECKED
 from cellcode.database.building.writer import Writer, inherited
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database
-from cellcode.database.store.npy_file import RowWriter
+from cellcode.database.store.rows import RowWriter
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.index import quantise, tune
@@ -20,18 +20,14 @@ from cellcode.progress import Meter
 from cellcode.types import Float32
 
 logger = logging.getLogger(__name__)
-BLOCK = 65536
-SAMPLE = 65536
+BLOCK, SAMPLE = 65536, 65536
 
 
 def compress(database: Database | Path | str, code_bytes: int, *, out: Path | str) -> Database:
     """Write a database whose codes take `code_bytes` each; it has no int8 codes and no terms.
 
     The share of validation photos whose best cell is that of the float16 codes is the manifest's `codes.agreement_at_1`.
-
-    Raises:
-        UsageError: the width of the codes is not divisible by `code_bytes`.
-        InputError: the database is compressed already.
+    UsageError: the width of the codes is not divisible by `code_bytes`; InputError: the database is compressed already.
     """
     whole, out = Database.of(database), Path(out)
     layout.refuse_to_overwrite(out, [whole.folder])
@@ -64,11 +60,8 @@ def compress(database: Database | Path | str, code_bytes: int, *, out: Path | st
         }
         writer.finish(whole.manifest["cells"], whole.calibration, search, values)
     small = Database.open(out)
-    shown = (
-        f", the best cell is that of the float16 codes for {agreement:.1%} of the validation photos"
-        if agreement
-        else ""
-    )
+    shown = f", the best cell is that of the float16 codes for {agreement or 0:.1%} of the validation photos"
+    shown = shown if agreement else ""
     logger.info("%d bytes per code%s; database %s in %s", code_bytes, shown, small.identity, out)
     return small
 

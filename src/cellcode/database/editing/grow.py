@@ -18,8 +18,8 @@ from cellcode.database.building.fusion import upsample
 from cellcode.database.editing import new_prototypes
 from cellcode.database.editing.replace_cells import Cells, check_replaceable, current, replace_cells
 from cellcode.database.store.database import Database
-from cellcode.database.store.facts import Facts
 from cellcode.database.store.layout import refuse_to_overwrite
+from cellcode.database.store.rows import Facts
 from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.model.prototypes.whole import Prototypes
@@ -51,9 +51,8 @@ def grow(
         out: the folder to write; a database that is there already is replaced, but not the one it is made from.
         machine: device and precision; None: chosen by what the machine has.
 
-    Raises:
-        InputError: no photo lies in the database or can be read, or the database is compressed or does not keep its terms.
-            Raised before any work, except for photos that cannot be read.
+    InputError: no photo lies in the database or can be read, or the database is compressed or does not keep its terms. It is
+    raised before any work, except for photos that cannot be read.
     """
     started, whole, region, out = time.monotonic(), Database.of(database), Region.of(region), Path(out)
     whole = replace(whole, config=configuration.resolve(whole.config, machine=machine))
@@ -65,10 +64,8 @@ def grow(
     values = {
         "training_photos": whole.manifest["training_photos"] + len(used),
         "made_from": {"how": "grow", "databases": [whole.identity], "photos": len(used), "cells": gained + merged},
-        **{
-            name: sorted({*whole.manifest[name], *(text for text in used.column(column) if text)})
-            for name, column in (("licences", "licence"), ("attributions", "attribution"))
-        },
+        "licences": sorted({*whole.manifest["licences"], *filter(None, used.column("licence"))}),
+        "attributions": sorted({*whole.manifest["attributions"], *filter(None, used.column("attribution"))}),
     }
     grown = replace_cells(whole, cells, out, values)
     seconds = time.monotonic() - started
@@ -121,15 +118,13 @@ def _grown(database: Database, photos: PhotoTable, queries: Float32, region: Reg
     now = current(database, ids)
     table, new = _table(database, touched, level)
     config, trained = database.config, int(database.manifest["training_photos"])
-    new_prototypes.fit(
-        table, new, queries, photos.lat_deg, photos.lon_deg, database.queries, trained, config.loss.scale
-    )
+    place = photos.lat_deg, photos.lon_deg
+    new_prototypes.fit(table, new, queries, *place, database.queries, trained, config.loss.scale)
     fitted, had = upsample(table, ids, config.build.upsampling), now.facts.has_prototype
     parent = np.searchsorted(touched, s2.parents(ids, level))
     before = np.bincount(parent, now.facts.photos, len(touched))[parent, None]
-    added = np.bincount(np.searchsorted(touched, s2.parents(known.ids, level)), known.photos, len(touched))[
-        parent, None
-    ]
+    own = np.searchsorted(touched, s2.parents(known.ids, level))
+    added = np.bincount(own, known.photos, len(touched))[parent, None]
     old = _with_siblings(now.prototypes.astype(np.float32), had, parent, len(touched))
     mean = np.maximum(before, 1) * old + added * fitted
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)

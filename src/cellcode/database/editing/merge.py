@@ -23,11 +23,8 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
 
     Codes are kept where all calibrations weight terms alike. Otherwise they are computed again from the terms, with the
     calibration of the first database, which is logged. The figures of confidence are those of the first database (the first
-    that has `inside`, where codes are kept).
-
-    Raises:
-        InputError: they are of different runs, share a cell, are compressed, or have different calibrations and do not keep
-            their terms.
+    that has `inside`, where codes are kept). InputError: they are of different runs, share a cell, are compressed, or have
+    different calibrations and do not keep their terms.
     """
     opened, out = [Database.of(database) for database in databases], Path(out)
     layout.refuse_to_overwrite(out, [each.folder for each in opened])
@@ -56,7 +53,6 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
 
 
 def _check_mergeable(opened: list[Database]) -> None:
-    """Raise InputError unless the databases can be merged."""
     if len(opened) < 2:
         raise InputError("merging needs at least two databases")
     first, differ = opened[0], _calibrations_differ(opened)
@@ -78,7 +74,6 @@ def _check_mergeable(opened: list[Database]) -> None:
 
 
 def _check_disjoint(opened: list[Database]) -> None:
-    """Raise InputError if two databases share a cell."""
     ids = np.concatenate([each.ids for each in opened])
     owner = np.repeat(np.arange(len(opened)), [len(each.ids) for each in opened])
     order = np.argsort(ids, kind="stable")

@@ -36,13 +36,10 @@ def fit(
     photos' embeddings less the mean of the others.
 
     Args:
-        prototypes: the table; the old rows stay.
-        new: (P,), the rows to fit.
-        queries: (n, D) unit length, the photos' embeddings.
-        lat_deg, lon_deg: (n,) their positions.
+        new: (P,), the rows to fit; the others stay.
+        queries, lat_deg, lon_deg: embeddings, (n, D) of unit length, and positions of the photos.
         others: (m, D) embeddings of photos from all over the region; they may be of the new cells as well. m may be 0.
         stand_for: how many photos of the region `others` are a sample of: those that the old rows were trained on.
-        scale: of similarities in the softmax.
     """
     index, weight = prototypes.neighbours(lat_deg, lon_deg)
     fixed, moving = torch.from_numpy(np.flatnonzero(~new)), torch.from_numpy(np.flatnonzero(new))

@@ -12,8 +12,8 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.config import MachineConfig
 from cellcode.database.building import plan, shards
-from cellcode.database.building.concatenate import smooth_aerial
 from cellcode.database.building.shards import Reuse, Shard
+from cellcode.database.building.write import smooth_aerial
 from cellcode.database.editing.replace_cells import Cells, check_replaceable, current, replace_cells
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database
@@ -21,7 +21,7 @@ from cellcode.errors import InputError
 from cellcode.geography import Region, s2
 from cellcode.progress import Meter
 from cellcode.runs import Run
-from cellcode.types import Float16
+from cellcode.types import Float16, Ids
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,8 @@ def reimage(
         out: the folder to write; a database that is there already is replaced, but not the one it is made from.
         machine: device and precision; None: chosen by what the machine has.
 
-    Raises:
-        InputError: the run has another aerial encoder or level, the imagery covers no cell of the region, or the database is
-            compressed or does not keep its terms, all raised before any work; or no tile has enough imagery.
+    InputError: the run has another aerial encoder or level, the imagery covers no cell of the region, or the database is
+    compressed or does not keep its terms, all raised before any work; or no tile has enough imagery.
     """
     whole, out = Database.of(database), Path(out)
     run = run if isinstance(run, Run) else Run.load(run)
@@ -107,23 +106,24 @@ def _encoded(run: Run, source: AerialSource, wanted: plan.Plan, folder: Path, re
 def _with_imagery(database: Database, made: Shard, folder: Path) -> Cells:
     """Return the new contents of the cells with new imagery, and of those beside them where embeddings are smoothed."""
     sigma_cells = database.config.build.aerial_smoothing_cells
-    ids = made.ids
-    if sigma_cells:
-        beside = np.unique(s2.all_neighbors(made.ids))
-        ids = np.union1d(made.ids, beside[np.isin(beside, database.ids)])
+    ids = _with_neighbours(database, made.ids) if sigma_cells else made.ids
     now, at = current(database, ids), np.searchsorted(ids, made.ids)
-    tiles, digests, prototypes = now.tiles.copy(), now.digests.copy(), now.prototypes.copy()
+    tiles, digests = now.tiles.copy(), now.digests.copy()
     tiles[at], digests[at] = made.aerial, made.digests
     facts = replace(now.facts, has_aerial=now.facts.has_aerial.copy(), imagery_date=now.facts.imagery_date.copy())
     facts.has_aerial[at], facts.imagery_date[at] = True, made.imagery_date
-    cells = replace(now, aerial=tiles, tiles=tiles, digests=digests, prototypes=prototypes, facts=facts)
+    cells = replace(now, aerial=tiles, tiles=tiles, digests=digests, facts=facts)
     return replace(cells, aerial=_smoothed(database, cells, folder, sigma_cells)) if sigma_cells else cells
+
+
+def _with_neighbours(database: Database, ids: Ids) -> Ids:
+    around = np.unique(s2.all_neighbors(ids))
+    return np.union1d(ids, around[np.isin(around, database.ids)])
 
 
 def _smoothed(database: Database, cells: Cells, folder: Path, sigma_cells: float) -> Float16:
     """Smooth the aerial embeddings of some cells as the build does: with those of the cells around them."""
-    around = np.unique(s2.all_neighbors(cells.ids))
-    ids = np.union1d(cells.ids, around[np.isin(around, database.ids)])
+    ids = _with_neighbours(database, cells.ids)
     wide, at = current(database, ids), np.searchsorted(ids, cells.ids)
     tiles, has_aerial = wide.tiles.copy(), wide.facts.has_aerial.copy()
     tiles[at], has_aerial[at] = cells.tiles, cells.facts.has_aerial

@@ -12,7 +12,7 @@ from cellcode.database.building.fusion import fuse, row_error
 from cellcode.database.building.writer import Writer, count_kinds, inherited, interleave
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database
-from cellcode.database.store.facts import Facts
+from cellcode.database.store.rows import Facts
 from cellcode.errors import InputError
 from cellcode.files import atomic_folder
 from cellcode.geography.s2.ranges import rows_of_ids
@@ -24,21 +24,13 @@ HALF_ERROR = 2.0**-11  # relative rounding of float16, and so the largest distan
 
 @dataclass(frozen=True)
 class Cells:
-    """New contents of n cells, sorted by id.
-
-    Attributes:
-        ids: (n,) uint64.
-        aerial, prototypes: (n, D) float16, zeros where a cell lacks the term.
-        tiles: (n, D) float16, aerial embeddings before smoothing.
-        digests: (n,) uint64, of the tiles; 0: none.
-        facts: of the cells.
-    """
+    """New contents of n cells, sorted by id."""
 
     ids: Ids
-    aerial: Float16
+    aerial: Float16  # (n, D), as are the next two; zeros where a cell lacks the term
     prototypes: Float16
-    tiles: Float16
-    digests: Ids
+    tiles: Float16  # aerial embeddings before smoothing
+    digests: Ids  # of the tiles; 0: none
     facts: Facts
 
 
@@ -70,15 +62,7 @@ def current(database: Database, ids: Ids) -> Cells:
 
 
 def replace_cells(database: Database, cells: Cells, out: Path, values: dict[str, Any]) -> Database:
-    """Write the database with some cells replaced or added, under the same calibration.
-
-    Args:
-        out: the folder to write; a database that is there already is replaced, but not the one it is made from.
-        values: keys of the manifest that differ from the database's.
-
-    Returns:
-        The new database, open.
-    """
+    """Write the database with some cells replaced or added, under the same calibration; `values` go into its manifest."""
     layout.refuse_to_overwrite(out, [database.folder])
     _warn_if_uncalibrated(database, cells)
     has_aerial, has_prototype = cells.facts.has_aerial, cells.facts.has_prototype
@@ -103,11 +87,9 @@ def replace_cells(database: Database, cells: Cells, out: Path, values: dict[str,
         facts = writer.copy_facts([database.facts, cells.facts], spans)
         writer.copy(database.folder)
         search = writer.first_stage(writer.codes(), database.queries, database.level, database.first_stage)
-        before = inherited(database)
-        errors = _errors(database, cells.facts, row_error(exact, codes))
+        bounds = database.manifest["codes"] | _errors(database, cells.facts, row_error(exact, codes))
         counted = count_kinds(facts.has_aerial, facts.has_prototype)
-        changed = before | {"codes": before["codes"] | errors} | values
-        writer.finish(counted, database.calibration, search, changed)
+        writer.finish(counted, database.calibration, search, inherited(database) | {"codes": bounds} | values)
     return Database.open(out)
 
 

@@ -1,32 +1,61 @@
-"""A database cut into shards, to be searched on several machines or merged again."""
+"""Parts of a database: what lies in a region, or shards to be searched on several machines or merged again."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cellcode.database.editing.clip import clip
+from cellcode.database.building.writer import Writer, count_kinds, inherited
+from cellcode.database.calibration.regressions import RANKS
+from cellcode.database.store import layout
 from cellcode.database.store.database import Database
 from cellcode.database.store.shards import write_shards
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.geography import Region, s2
+from cellcode.geography.s2 import ranges
 
 logger = logging.getLogger(__name__)
 SHARD_DEPTH = 5  # shards are made of S2 cells of 4 ** 5 cells
 
 
+def clip(database: Database | Path | str, region: Region | Path | str, *, out: Path | str) -> Database:
+    """Write the part of a database that lies in a region: cells with their centre inside, with the same codes.
+
+    An exact search of the part returns what an exact search of the whole returns when it is restricted to the region. A
+    database that is at `out` already is replaced. InputError: no cell of the database lies in the region.
+    """
+    whole, region, out = Database.of(database), Region.of(region), Path(out)
+    layout.refuse_to_overwrite(out, [whole.folder])
+    slices = ranges.rows_of_ranges(whole.ids, region.ranges(whole.level))
+    if not len(slices):
+        raise InputError(f"no cell of {whole.folder} lies in the region {region.describe()}; check its coordinates")
+    spans = np.concatenate([np.zeros((len(slices), 1), np.int64), slices], axis=1)
+    with atomic_folder(out) as folder:
+        writer = Writer(folder, whole.config)
+        for name in layout.ROW_FILES:
+            if name in whole.manifest["files"]:
+                writer.copy_rows(name, [whole.rows(name)], spans)
+        facts = writer.copy_facts([whole.facts], spans)
+        writer.copy(whole.folder, *(name for name in (layout.CODEBOOK,) if name in whole.manifest["files"]))
+        codes = writer.codes(whole.manifest["codes"])
+        search = writer.first_stage(codes, whole.queries, whole.level, whole.first_stage)
+        calibration = whole.calibration
+        if len(codes) < RANKS:
+            calibration = replace(calibration, inside=None)  # it needs the RANKS best scores
+        values = inherited(whole) | {"made_from": {"how": "clip", "databases": [whole.identity]}}
+        writer.finish(count_kinds(facts.has_aerial, facts.has_prototype), calibration, search, values)
+    clipped = Database.open(out)
+    logger.info("%d of %d cells; database %s in %s", len(clipped.ids), len(whole.ids), clipped.identity, out)
+    return clipped
+
+
 def split(database: Database | Path | str, shards: int, *, out: Path | str) -> list[Database]:
     """Cut a database into shards of about as many cells.
 
-    A shard is made of whole S2 cells, so that a region touches few of them; a small database may give fewer.
-
-    Args:
-        out: the folder for the shards, named 000.cells, 001.cells and so on.
-
-    Raises:
-        UsageError: fewer than one shard.
-        InputError: `out` is not empty.
+    A shard is made of whole S2 cells, so that a region touches few of them; a small database may give fewer. They are named
+    000.cells, 001.cells and so on, in a folder that must be empty.
     """
     if shards < 1:
         raise UsageError(f"the number of shards must be at least 1, not {shards}")

@@ -1,4 +1,1 @@
-"""The database folder: its layout, opening and checking it, and the files it is made of.
-
-Knows nothing of how a database is built.
-"""
+"""The database folder: its layout, opening and checking it, and its files. Knows nothing of how one is built."""

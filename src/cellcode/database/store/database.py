@@ -18,51 +18,41 @@ from safetensors.torch import load_file
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.database.calibration.fit import Calibration
-from cellcode.database.calibration.imputation import Imputation
+from cellcode.database.calibration.regressions import Imputation
 from cellcode.database.store import layout
-from cellcode.database.store.facts import Facts
-from cellcode.database.store.npy_file import RowReader
+from cellcode.database.store.rows import Facts, RowReader
 from cellcode.errors import InputError
 from cellcode.files import sha256
 from cellcode.index.codeset import CodeSet, CodeTable
-from cellcode.index.directions import Directions
 from cellcode.index.first_stage import FirstStage
 from cellcode.index.first_stage import load as load_first_stage
-from cellcode.index.quantise import Codebook, PackedCodes
+from cellcode.index.quantise import Codebook, Directions, PackedCodes
 from cellcode.index.tune import Settings
 from cellcode.model.encoder import Encoder
 from cellcode.runs import architecture
 from cellcode.types import Float16, Float32, Ids
 
+BLOCK = 65536  # cells that are compared at once
+Lines = list[tuple[str, str]]
 SCATTERED_BYTES = 4 << 30  # codes larger than this are not mapped where rows are scattered
 
 
 @dataclass(frozen=True)
 class Database:
-    """An open database; `Database.open` makes one.
-
-    Attributes:
-        manifest: manifest.json; docs/formats.md has its keys.
-        config: the configuration of the run.
-        ids: (N,) uint64, sorted, memory-mapped.
-        codes: (N, D) float16, memory-mapped, or packed into fewer bytes and decoded when rows are taken; row i belongs to
-            ids[i].
-    """
+    """An open database; `Database.open` makes one. Row i of all arrays is cell ids[i]; they are memory-mapped."""
 
     folder: Path
     manifest: dict[str, Any]
-    config: Config
-    ids: Ids
-    codes: Float16 | PackedCodes
+    config: Config  # of the run
+    ids: Ids  # (N,), sorted
+    codes: Float16 | PackedCodes  # (N, D), or packed into fewer bytes and decoded when rows are taken
     calibration: Calibration
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
         """Open a database; nothing large is read.
 
-        Raises:
-            InputError: the folder holds no database, one of another version, or files that are missing, truncated or do
-                not belong together.
+        InputError: it is none, one of another version, or has files that are missing, truncated or do not belong together.
         """
         folder = Path(folder)
         manifest = layout.read_manifest(folder)
@@ -77,14 +67,7 @@ class Database:
             ) from None
         ids = mapped(folder / layout.IDS, (rows,), np.uint64)
         codes = open_codes(folder, rows, dim, packed=layout.PACKED in manifest["files"])
-        return cls(
-            folder=folder,
-            manifest=manifest,
-            config=configuration.load_saved(folder / layout.CONFIG),
-            ids=ids,
-            codes=codes,
-            calibration=calibration,
-        )
+        return cls(folder, manifest, configuration.load_saved(folder / layout.CONFIG), ids, codes, calibration)
 
     @classmethod
     def of(cls, database: Database | Path | str) -> Database:
@@ -96,14 +79,9 @@ class Database:
         """The codes as the search takes them."""
         facts = self.manifest["codes"]
         has_coarse = layout.COARSE in self.manifest["files"]
-        return CodeSet(
-            ids=self.ids,
-            exact=self._code_rows(),
-            coarse=mapped(self.folder / layout.COARSE, self.codes.shape, np.int8) if has_coarse else None,
-            scale=facts["int8_step"],
-            coarse_error=facts["int8_error"],
-            longest=facts["longest"],
-        )
+        coarse = mapped(self.folder / layout.COARSE, self.codes.shape, np.int8) if has_coarse else None
+        bounds = facts["int8_step"], facts["int8_error"], facts["longest"]
+        return CodeSet(self.ids, self._code_rows(), coarse, *bounds)
 
     def _code_rows(self) -> CodeTable:
         """The codes, large ones read where rows are scattered (which Windows cannot)."""
@@ -131,12 +109,10 @@ class Database:
                     f"{self.folder / layout.STARTS} ends with row {starts[-1]}, {layout.IDS} holds {len(self.ids)}; build the "
                     "database again"
                 )
-        turn, ask = np.array(
-            mapped(self.folder / layout.DIRECTIONS, (2, settings.components, self.code_set.dim), np.float32)
-        )
-        return load_first_stage(
-            self.folder / layout.FIRST_STAGE, Directions(turn, ask), starts, settings.stage_entries, settings.levels
-        )
+        shape = (2, settings.components, self.code_set.dim)
+        directions = Directions(*np.array(mapped(self.folder / layout.DIRECTIONS, shape, np.float32)))
+        path = self.folder / layout.FIRST_STAGE
+        return load_first_stage(path, directions, starts, settings.stage_entries, settings.levels)
 
     @cached_property
     def facts(self) -> Facts:
@@ -165,11 +141,8 @@ class Database:
 
     def tile_digests(self) -> Ids | None:
         """Return a digest of each cell's tile, (N,) uint64, 0 where it has none; None if the build kept none."""
-        return (
-            mapped(self.folder / layout.DIGESTS, self.ids.shape, np.uint64)
-            if layout.DIGESTS in self.manifest["files"]
-            else None
-        )
+        kept = layout.DIGESTS in self.manifest["files"]
+        return mapped(self.folder / layout.DIGESTS, self.ids.shape, np.uint64) if kept else None
 
     @cached_property
     def queries(self) -> Float32:
@@ -177,11 +150,7 @@ class Database:
         return np.array(mapped(self.folder / layout.QUERIES, (None, self.code_set.dim), np.float32))
 
     def encoder(self) -> Encoder:
-        """Return the ground encoder that the codes were made for, on the CPU; loaded at the first call.
-
-        Raises:
-            InputError: the encoder in the folder is not the one of this database.
-        """
+        """Return the ground encoder of the codes, on the CPU, loaded at the first call; InputError where it is another."""
         return self._encoder
 
     @property
@@ -197,9 +166,8 @@ class Database:
     @property
     def bytes(self) -> int:
         """Size of what an exact answer needs: ids and codes."""
-        if isinstance(self.codes, PackedCodes):
-            return int(self.ids.nbytes + self.codes.numbers.nbytes)
-        return int(self.ids.nbytes + self.codes.nbytes)
+        codes = self.codes.numbers if isinstance(self.codes, PackedCodes) else self.codes
+        return int(self.ids.nbytes + codes.nbytes)
 
     @property
     def region_bounds(self) -> tuple[float, float, float, float]:
@@ -208,11 +176,7 @@ class Database:
         return west, south, east, north
 
     def verify(self) -> None:
-        """Compare the checksum of every file with the manifest, and the order of the ids; reads everything.
-
-        Raises:
-            InputError: names the first file that was changed.
-        """
+        """Compare every file's checksum with the manifest, and check the order of ids; InputError names the first changed."""
         for name, facts in self.manifest["files"].items():
             if sha256(self.folder / name) != facts["sha256"]:
                 raise InputError(f"{self.folder / name} was changed after the database was built; build it again")
@@ -247,15 +211,9 @@ class Database:
 
 
 def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Map a numpy file.
+    """Map a numpy file; InputError unless it holds the shape (None: any number) and type that the manifest promises.
 
     Copy on write: nothing is ever written, but torch takes only arrays that could be.
-
-    Args:
-        shape: what the manifest promises; None: any number.
-
-    Raises:
-        InputError: it cannot be read, or holds something else than the manifest promises.
     """
     try:
         array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
@@ -263,9 +221,8 @@ def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> n
         raise InputError(f"{path} is not a readable numpy file; build the database again") from None
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits or array.dtype != dtype:
-        held, promised = (
-            " x ".join("any" if size is None else str(size) for size in each) for each in (array.shape, shape)
-        )
+        sizes = (array.shape, shape)
+        held, promised = (" x ".join("any" if size is None else str(size) for size in each) for each in sizes)
         raise InputError(
             f"{path} holds {held} {array.dtype} values, not the {promised} {np.dtype(dtype)} that its manifest promises; "
             "build the database again"
@@ -274,11 +231,7 @@ def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> n
 
 
 def open_codes(folder: Path, rows: int, dim: int, packed: bool) -> Float16 | PackedCodes:
-    """Map the codes of a database, (rows, dim), which are float16 or packed.
-
-    Raises:
-        InputError: see `mapped`; or the codebook of packed codes cannot be read.
-    """
+    """Map the codes of a database, (rows, dim), which are float16 or packed; see `mapped`."""
     if not packed:
         return mapped(folder / layout.CODES, (rows, dim), np.float16)
     try:
@@ -287,3 +240,35 @@ def open_codes(folder: Path, rows: int, dim: int, packed: bool) -> Float16 | Pac
     except (SafetensorError, KeyError):
         raise InputError(f"{folder / layout.CODEBOOK} is not a readable codebook; build the database again") from None
     return PackedCodes(mapped(folder / layout.PACKED, (rows, codebook.pieces), np.uint8), codebook)
+
+
+def differences(one: Database, other: Database) -> Lines:
+    """Return a line for everything that differs, first whether answers do."""
+    alike = one.identity == other.identity
+    text = f"{one.identity}: exact searches of both answer alike" if alike else f"{one.identity} -> {other.identity}"
+    lines = [("identity", text)]
+    for name in ("run", "levels", "dim", "codes", "imagery", "calibration", "search", "licences", "attributions"):
+        lines += _changed(name, one.manifest[name], other.manifest[name])
+    lines += [("configuration", text) for text in configuration.differences(one.config, other.config)]
+    return lines + _cells(one, other)
+
+
+def _changed(name: str, before: Any, after: Any) -> Lines:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [key for key in before | after if before.get(key) != after.get(key)]
+        return [(f"{name}.{key}", f"{before.get(key)} -> {after.get(key)}") for key in keys]
+    return [(name, f"{before} -> {after}")] if before != after else []
+
+
+def _cells(one: Database, other: Database) -> Lines:
+    both, rows, other_rows = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
+    lines = [("cells", f"{len(both)} in both, {len(one.ids) - len(both)} gone, {len(other.ids) - len(both)} new")]
+    if one.code_set.dim != other.code_set.dim or not len(both):
+        return lines
+    changed, largest = 0, 0.0
+    for first in range(0, len(both), BLOCK):
+        part = slice(first, first + BLOCK)
+        before, after = one.codes[rows[part]].astype(np.float32), other.codes[other_rows[part]].astype(np.float32)
+        apart = np.linalg.norm(before - after, axis=1)
+        changed, largest = changed + int((apart > 0).sum()), max(largest, float(apart.max()))
+    return [*lines, ("codes", f"{changed} of {len(both)} differ, by at most {largest:.3g}")]

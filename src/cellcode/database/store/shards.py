@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from cellcode.database.calibration.fit import Calibration
 from cellcode.database.store.database import Database
-from cellcode.database.store.facts import Facts
 from cellcode.database.store.layout import MANIFEST
+from cellcode.database.store.rows import Facts
 from cellcode.errors import InputError
 from cellcode.files import read_json, write_json
 from cellcode.geography import s2
 from cellcode.index.codeset import CodeSet
-from cellcode.index.first_stage import FirstStage
 from cellcode.index.tune import Settings
 from cellcode.model.encoder import Encoder
 from cellcode.types import Float16, Float32, Ids, Int64
@@ -27,11 +26,7 @@ SHARDS, FORMAT, VERSION = "shards.json", "cellcode-database-shards", 1
 
 
 def open_database(cells: Database | Path | str) -> Database:
-    """Return a database: an open one as it is, else the one in a folder, or the one that a folder of shards was cut from.
-
-    Raises:
-        InputError: the folder holds neither, or is damaged; see `Database.open` and `ShardedDatabase.open`.
-    """
+    """Return a database: an open one as it is, else the one in a folder, or the one that a folder of shards was cut from."""
     if isinstance(cells, Database):
         return cells
     folder = Path(cells)
@@ -46,10 +41,8 @@ def open_database(cells: Database | Path | str) -> Database:
 def write_shards(folder: Path, whole: Database, shards: Sequence[Database]) -> None:
     """Write shards.json: which shards belong to the folder, and what the manifest of the whole database says."""
     facts = {name: value for name, value in whole.manifest.items() if name != "files"}
-    listed = [
-        {"name": each.folder.name, "identity": each.identity, "cells": len(each.ids)}
-        for each in sorted(shards, key=lambda shard: shard.folder.name)
-    ]
+    ordered = sorted(shards, key=lambda shard: shard.folder.name)
+    listed = [{"name": each.folder.name, "identity": each.identity, "cells": len(each.ids)} for each in ordered]
     write_json(folder / SHARDS, {"format": FORMAT, "version": VERSION, "shards": listed, "database": facts})
 
 
@@ -58,20 +51,15 @@ class ShardedDatabase(Database):
     """The shards of one database as one database; exact searches give the answers of the whole, bit for bit.
 
     It has no first stage of its own; `search.shards` has the search of shards that have one.
-
-    Attributes:
-        shards: in the order of their ids; the ids of one all lie before those of the next.
     """
 
-    shards: tuple[Database, ...] = ()
+    shards: tuple[Database, ...] = ()  # the ids of one all lie before those of the next
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
         """Open a folder of shards; nothing large is read but the ids.
 
-        Raises:
-            InputError: a shard is missing, damaged, of another run than the others or not of this folder, or nothing lists
-                the shards.
+        InputError: a shard is missing, damaged, of another run or not of this folder, or nothing lists the shards.
         """
         folder = Path(folder)
         found = _databases_in(folder)
@@ -99,15 +87,10 @@ class ShardedDatabase(Database):
                 )
         if overlapping:
             raise same_cells(*(shards[number].folder for number in overlapping[0]))
-        return cls(
-            folder=folder,
-            manifest=manifest,
-            config=shards[0].config,
-            ids=np.concatenate([shard.ids for shard in shards]),
-            codes=cast("Float16", _Rows([shard.codes for shard in shards])),
-            calibration=Calibration.from_json(manifest["calibration"], shards[0].calibration.imputation),
-            shards=tuple(shards),
-        )
+        ids = np.concatenate([shard.ids for shard in shards])
+        codes = cast("Float16", _Rows([shard.codes for shard in shards]))
+        calibration = Calibration.from_json(manifest["calibration"], shards[0].calibration.imputation)
+        return cls(folder, manifest, shards[0].config, ids, codes, calibration, tuple(shards))
 
     @cached_property
     def code_set(self) -> CodeSet:
@@ -126,11 +109,6 @@ class ShardedDatabase(Database):
     @cached_property
     def search_settings(self) -> Settings | None:
         """None: there is no first stage of the whole."""
-        return None
-
-    @cached_property
-    def first_stage(self) -> FirstStage | None:
-        """None; see `search_settings`."""
         return None
 
     @cached_property
@@ -195,18 +173,17 @@ class _Rows:
     def _range(self, first: int, last: int, step: int) -> npt.NDArray[Any]:
         if step != 1:
             return self[np.arange(first, last, step)]
-        pieces = []
-        for table, end in zip(self._tables, self._ends.tolist(), strict=True):
-            start = end - len(table)
-            if first < end and last > start:
-                pieces.append(table[max(first - start, 0) : min(last - start, len(table))])
+        starts = [0, *self._ends.tolist()]
+        parts = zip(self._tables, starts[:-1], starts[1:], strict=True)
+        pieces = [
+            table[max(first - start, 0) : last - start] for table, start, end in parts if start < last and first < end
+        ]
         if not pieces:
             return np.asarray(self._tables[0][:0])
         return np.asarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
 
 
 def _joined(tables: list[Float16 | None]) -> Float16 | None:
-    """Return the rows of all tables; None if a shard lacks its own."""
     kept = [table for table in tables if table is not None]
     return cast("Float16", _Rows(kept)) if len(kept) == len(tables) else None
 
@@ -217,33 +194,21 @@ def _databases_in(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Shard:
-    """What must be known of a shard to search it beside others.
+    """What must be known of a shard to search it beside others."""
 
-    Attributes:
-        name: its folder.
-        identity: of its database.
-        cells: how many it has.
-        first, last: smallest and largest id.
-        dim: width of its codes.
-        level: S2 level of its cells.
-        run: identity of the run that its codes were made with.
-        factors: what its calibration does to the terms of a code.
-    """
-
-    name: str
+    name: str  # its folder
     identity: str
     cells: int
-    first: int
-    last: int
+    first: int  # smallest id
+    last: int  # largest id
     dim: int
     level: int
-    run: str
-    factors: tuple[float | str | None, ...]
+    run: str  # identity of the run that its codes were made with
+    factors: tuple[float | str | None, ...]  # what its calibration does to the terms of a code
 
     @classmethod
     def of(cls, database: Database) -> Self:
         """Describe an open database."""
-        calibration = database.calibration
         return cls(
             name=str(database.folder),
             identity=database.identity,
@@ -253,7 +218,7 @@ class Shard:
             dim=int(database.codes.shape[1]),
             level=database.level,
             run=str(database.manifest["run"]["identity"]),
-            factors=calibration.comparable,
+            factors=database.calibration.comparable,
         )
 
     def __str__(self) -> str:
@@ -262,13 +227,9 @@ class Shard:
 
 
 def check_shards(shards: Sequence[Shard]) -> list[tuple[int, int]]:
-    """Check that scores of different shards can be compared.
+    """Check that scores of different shards can be compared: InputError where run, width, level or calibration differ.
 
-    Returns:
-        Pairs of shards whose ranges of ids overlap: only their ids can tell whether they share a cell.
-
-    Raises:
-        InputError: shards of different runs, widths or calibrations, or a folder given twice.
+    Returns pairs of shards whose ranges of ids overlap: only their ids can tell whether they share a cell.
     """
     for one, other in pairwise(shards):
         if (one.run, one.dim, one.level) != (other.run, other.dim, other.level):
