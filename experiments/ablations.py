@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.database import Database, build, grow
-from cellcode.evaluation import queries
 from cellcode.evaluation.metrics import Result, difference_95, interval_95
-from cellcode.evaluation.systems import evaluate_systems
+from cellcode.evaluation.systems import embed, evaluate_systems
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.table.splits import by_position
@@ -50,7 +49,7 @@ def recalls(cells: Database, tested: dict[str, PhotoTable], keep: Path) -> dict[
     found: dict[str, dict[str, Any]] = {}
     rule = cells.config.evaluation.model_copy(update={"radii_m": (RADIUS_M,), "ranks": (1, 10)})
     for area, table in tested.items():
-        asked, good, _, _ = queries.embed(locator, table.files, f"reading photos, {area} area")
+        asked, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
         table = table.select(good)
         nobody = table.select(np.zeros(len(table), bool))
         results = {result.name: result for result in evaluate_systems(locator, asked, table, nobody, rule)}

@@ -13,7 +13,7 @@ import numpy as np
 from cellcode.errors import UsageError
 from cellcode.geography import Region, s2
 from cellcode.simulation.noise import uniform
-from cellcode.simulation.place import outline, to_degrees
+from cellcode.simulation.overhead import outline, to_degrees
 from cellcode.simulation.scene import PHOTO_DAYS
 from cellcode.simulation.survey import (
     DEVICES,

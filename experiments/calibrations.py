@@ -203,14 +203,14 @@ def compare_methods(
 
 def measure(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """The work of a stage: the table of the benchmark's database, on its test photos of the same area."""
-    from cellcode.evaluation import queries
+    from cellcode.evaluation.systems import embed
     from cellcode.search import Locator
     from experiments import measures, trainings, worlds
 
     database = measures.opened(needs[built])
     run = trainings.trained(needs[built.replace("build-", "train-")])
     table = worlds.parts(needs["region"]).same_area
-    asked, good, _, _ = queries.embed(Locator(database), table.files, "reading tested photos")
+    asked, good, _, _ = embed(Locator(database), table.files, "reading tested photos")
     test = Validation(table.lat_deg[good], table.lon_deg[good], asked)
     weight = database.manifest["calibration_report"].get("unvisited_weight")
     return {"unvisited_weight": weight, "rows": compare_methods(database, run.validation, test)}

@@ -9,8 +9,9 @@ import numpy as np
 
 from cellcode.aerial import open_source
 from cellcode.database import Database, build
-from cellcode.evaluation import confidence, evaluate, metrics, queries, ranked, summary
+from cellcode.evaluation import confidence, evaluate, metrics, ranked, summary
 from cellcode.evaluation.confidence import Stated
+from cellcode.evaluation.systems import embed
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
@@ -127,7 +128,7 @@ def strangers(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, 
     locator = Locator(opened(needs[built]))
 
     def inside(table: PhotoTable, name: str) -> Stated:
-        asked, _, _, _ = queries.embed(locator, table.files, f"reading photos, {name}")
+        asked, _, _, _ = embed(locator, table.files, f"reading photos, {name}")
         return confidence.ask(locator, asked, ablations.RADIUS_M)
 
     own, found = inside(worlds.parts(needs["region"]).same_area, "region"), {}
@@ -146,7 +147,7 @@ def several(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, An
     cells, parts = opened(needs[built]), worlds.parts(needs["region"])
     locator, found = Locator(cells), {}
     for kind, table in (("place", parts.same_area), ("walk", parts.walks)):
-        asked, good, _, _ = queries.embed(locator, table.files, f"reading photos, {kind}s")
+        asked, good, _, _ = embed(locator, table.files, f"reading photos, {kind}s")
         table = table.select(good)
         lat, lon = table.lat_deg, table.lon_deg
         groups, order = together.places(lat, lon), np.arange(len(table))

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cellcode.config import Config, shipped
-from cellcode.config.renamed import RENAMED
+from cellcode.config.loading import RENAMED
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = """\

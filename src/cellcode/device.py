@@ -28,16 +28,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return a context in which products run in bfloat16 where that pays.
-
-    Args:
-        precision: "bfloat16", "float32", or "auto": bfloat16 on CUDA and on CPUs with instructions for it.
-        device: where the products run.
-    """
+    """Return a context of products in bfloat16: by its name, or by "auto" on CUDA and on CPUs with instructions for it."""
     fast = device.type == "cuda" or (device.type == "cpu" and has_bfloat16())
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and fast)
-    )
+    enabled = precision == "bfloat16" or (precision == "auto" and fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def send(array: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:

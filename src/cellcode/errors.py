@@ -26,13 +26,7 @@ class EmptyRegionError(InputError):
 
 
 class MissingExtraError(CellcodeError):
-    """An optional dependency is needed and not installed.
-
-    Args:
-        package: the distribution that is missing.
-        extra: the extra of cellcode that brings it.
-        purpose: what it is needed for, as a noun phrase.
-    """
+    """A package, which an extra of cellcode brings, is needed for a purpose (a noun phrase) and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

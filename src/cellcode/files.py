@@ -42,13 +42,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(made: Path, path: Path) -> None:
     """Put a finished folder in the place of `path`, on the same file system; what was there is removed."""
-    if path.exists():
-        retired = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    retired = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    if replaced := path.exists():
         os.replace(path, retired)
-        os.replace(made, path)
+    os.replace(made, path)
+    if replaced:
         shutil.rmtree(retired)
-    else:
-        os.replace(made, path)
 
 
 @contextmanager

@@ -21,9 +21,7 @@ NAMES = ("cellcode", "experiments")
 def install(format: Format = "text", *, quiet: bool = False) -> None:
     """Send the library's messages to stderr from now on.
 
-    Args:
-        format: "text" for people, without time stamps on a terminal and with them elsewhere; "json": one object per line.
-        quiet: only warnings and errors, and no progress.
+    "text" is for people, without time stamps on a terminal; "json" is one object per line. Quiet: warnings and errors only.
     """
     uninstall()
     handler = StderrHandler(format)
@@ -75,11 +73,10 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        text = self.format(record)
         if self.console is not None:
-            self.console.out(text, highlight=False)
+            self.console.out(self.format(record), highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 class TextFormatter(logging.Formatter):
@@ -100,9 +97,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line = {
-            "time": moment.isoformat(timespec="milliseconds"),
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -40,17 +40,11 @@ def allowed() -> list[str]:
 
 @dataclass(frozen=True)
 class Found(Generic[T]):
-    """What a name stands for.
-
-    Attributes:
-        factory: a class or function; what its arguments are is up to the kind.
-        argument: what follows the name: the text behind the colon of a prefix, the query behind `module:Name?`; may be empty.
-        module: the module of a `module:Name`; None for a built-in or an entry point.
-    """
+    """What a name stands for: a class or function, whose arguments are up to the kind."""
 
     factory: Callable[..., T]
-    argument: str = ""
-    module: str | None = None
+    argument: str = ""  # what follows the name: the text behind the colon of a prefix, the query behind `module:Name?`
+    module: str | None = None  # of a `module:Name`
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,8 @@ class Registry(Generic[T]):
 
     def knows(self, text: str) -> bool:
         """Return True if a text is, or begins with, the name of a built-in or an entry point; nothing is imported."""
-        prefix = text.partition(":")[0]
-        return any(each in self.names() for each in (text, f"{prefix}:", prefix if ":" in text else text))
+        prefix, colon, _ = text.partition(":")
+        return any(each in self.names() for each in (text, f"{prefix}:", prefix if colon else text))
 
     def is_plugin(self, text: str) -> bool:
         """Return True if a text has the form `module:...` and no built-in or entry point has that name."""
@@ -124,23 +118,20 @@ class Registry(Generic[T]):
         except Exception as error:
             raise PluginError(f"{self.kind} {text}: building it raised {described(error)}") from error
         if not isinstance(made, self.base):
-            raise PluginError(
-                f"{self.kind} {text}: expected a {_public(self.base)}, and it returned a {type(made).__name__}"
-            )
+            returned = type(made).__name__
+            raise PluginError(f"{self.kind} {text}: expected a {_public(self.base)}, and it returned a {returned}")
         return made
 
     def require_allowed(self, text: str, where: object) -> None:
-        """Check that what a run or database asks for may be imported.
-
-        Args:
-            where: the file that asks for it, for the message.
+        """Check that what a run or database asks for may be imported; `where` is the file that asks for it.
 
         Raises:
             PluginError: it is a `module:Name` whose module the user has not named, or no installed entry point.
         """
         if self.is_plugin(text):
             module = text.partition(":")[0]
-            if not _is_named(module) and not self._is_imported(text):
+            is_named = any(module == each or module.startswith(f"{each}.") for each in allowed())
+            if not is_named and not self._is_imported(text):
                 raise PluginError(
                     f"{where} asks for the {self.kind} {text}, code of the module {module}, which is not imported unless you "
                     f"name it: if you trust it, add --plugin {module} or set {ENVIRONMENT}={module}"
@@ -160,24 +151,30 @@ class Registry(Generic[T]):
         name, _, query = rest.partition("?")
         if hasattr(holder, name):
             return Found(self._checked(text, getattr(holder, name)), query, module)
-        own = list(_classes(holder, self.base)) if self.bare else []
+        own = [
+            each
+            for each in vars(holder).values()
+            if self.bare
+            and inspect.isclass(each)
+            and issubclass(each, self.base)
+            and each.__module__ == holder.__name__
+        ]
         if len(own) == 1:
             return Found(own[0], rest, module)
         number = f"{len(own)} classes of the kind" if own else f"no {name}"
-        raise PluginError(f"{self.kind} {text}: the module {module} ({_place(holder)}) has {number}")
+        place = getattr(holder, "__file__", None) or "built in"
+        raise PluginError(f"{self.kind} {text}: the module {module} ({place}) has {number}")
 
     def _loaded(self, text: str, entry: EntryPoint) -> object:
         try:
             return entry.load()
         except Exception as error:
-            raise PluginError(
-                f"{self.kind} {text}: loading the entry point {entry.value} raised {described(error)}"
-            ) from error
+            what = f"loading the entry point {entry.value}"
+            raise PluginError(f"{self.kind} {text}: {what} raised {described(error)}") from error
 
     def _checked(self, text: str, target: object) -> Callable[..., T]:
         """Accept classes of the kind and Python functions, so that a name such as os:system calls nothing."""
-        fits = issubclass(target, self.base) if inspect.isclass(target) else inspect.isfunction(target)
-        if not fits:
+        if not (issubclass(target, self.base) if inspect.isclass(target) else inspect.isfunction(target)):
             raise PluginError(
                 f"{self.kind} {text}: expected a subclass of {_public(self.base)} or a function that returns one, not "
                 f"{'the class' if inspect.isclass(target) else 'a'} {getattr(target, '__name__', type(target).__name__)}"
@@ -199,30 +196,18 @@ class Registry(Generic[T]):
         return inspect.isclass(returned) and issubclass(returned, self.base)
 
 
-def _is_named(module: str) -> bool:
-    return any(module == each or module.startswith(f"{each}.") for each in allowed())
-
-
 def _imported(what: str, module: str) -> ModuleType:
     """Import a module that the user named, from the working directory too."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a file named like a package of the standard library hides nothing
     try:
         return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise PluginError(
-                f"{what}: there is no module {module}, neither installed nor in the working directory"
-            ) from None
-        raise PluginError(f"{what}: importing {module} raised {described(error)}") from error
     except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and (module == missing or module.startswith(f"{missing}.")):
+            reason = f"there is no module {module}, neither installed nor in the working directory"
+            raise PluginError(f"{what}: {reason}") from None
         raise PluginError(f"{what}: importing {module} raised {described(error)}") from error
-
-
-def _classes(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
-    for each in vars(module).values():
-        if inspect.isclass(each) and issubclass(each, base) and each.__module__ == module.__name__:
-            yield each
 
 
 def described(error: Exception) -> str:
@@ -236,7 +221,3 @@ def described(error: Exception) -> str:
 
 def _public(base: type) -> str:
     return f"{base.__module__.removesuffix('.protocol')}.{base.__name__}"
-
-
-def _place(module: ModuleType) -> str:
-    return getattr(module, "__file__", None) or "built in"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,10 +17,7 @@ LINE_EVERY_S = 10.0
 
 
 class Meter:
-    """Progress over a known number of steps.
-
-    Use as a context manager; call `advance` as work is done and `note` to show a short text (a loss, a rate).
-    """
+    """Progress over a known number of steps, as a context manager; call `advance` as work is done."""
 
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.done = description, total, 0
@@ -30,15 +26,11 @@ class Meter:
         self._bar: Progress | None = None
         console = log.console()
         if console is not None and not log.is_quiet():
+            text, note = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+            columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=console,
-                redirect_stdout=False,  # results go there, perhaps into a file
-            )
+                *columns, console=console, redirect_stdout=False
+            )  # results go to stdout, perhaps a file
             self._task = self._bar.add_task(description, total=total, text="")
 
     def __enter__(self) -> Meter:
@@ -46,9 +38,7 @@ class Meter:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar:
             self._bar.stop()
         elif kind is None:
@@ -65,8 +55,7 @@ class Meter:
             self._bar.update(self._task, advance=steps, text=self._text)
         elif time.monotonic() - self._last_line > LINE_EVERY_S:
             elapsed = time.monotonic() - self._start
-            left = elapsed / max(self.done, 1) * (self.total - self.done)
-            self._log(f"{left:.0f} s left")
+            self._log(f"{elapsed / max(self.done, 1) * (self.total - self.done):.0f} s left")
 
     def _log(self, tail: str) -> None:
         self._last_line = time.monotonic()

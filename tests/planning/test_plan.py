@@ -19,7 +19,7 @@ from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, s2
 from cellcode.photos import PhotoTable
 from cellcode.planning import Photos, make, pace, plan
-from cellcode.planning.imagery import tiles, training_windows
+from cellcode.planning.material import tiles, training_windows
 from cellcode.planning.pace import Pace
 from cellcode.runs import Run
 from cellcode.simulation import Simulation

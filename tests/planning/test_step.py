@@ -13,8 +13,7 @@ from cellcode.config import Config
 from cellcode.geography import Region
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.sharded import ShardedPrototypes
-from cellcode.planning.encoders import Cost, cost, costs, flop
-from cellcode.planning.step import Device, derive
+from cellcode.planning.step import Cost, Device, cost, costs, derive, flop
 
 Parse = Callable[..., Config]
 VIT = Cost(flop=55e9, kept_bytes=125e6, block_bytes=0.0, weights=89_000_000)

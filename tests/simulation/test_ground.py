@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cellcode.simulation.ground import DISTANCES_M, HEIGHT_PX, WIDTH_PX, Views, _first_hits, _rays, render
-from cellcode.simulation.materials import Material
+from cellcode.simulation.look import Material
 from cellcode.simulation.scene import PHOTO_DAYS, Scene, make_scene
 from cellcode.simulation.world import make_world
 

@@ -87,7 +87,7 @@ def test_a_quarter_of_the_cells_has_no_photo() -> None:
 
     world = make_world(2000, 5)
     survey = make_survey(world, 3000)
-    from cellcode.simulation.place import to_degrees
+    from cellcode.simulation.overhead import to_degrees
 
     x, y = candidates(world, 100_000, np.random.default_rng(0))
     reachable = np.unique(s2.cell_ids(*to_degrees(world.size_m, x, y), 16))
@@ -97,8 +97,7 @@ def test_a_quarter_of_the_cells_has_no_photo() -> None:
 
 def test_the_aerial_image_shows_the_world_where_it_says(town: Simulation) -> None:
     """Every photo stands on open ground of the raster: the colour under it is no crown, roof or water of the palette."""
-    from cellcode.simulation.overhead import render_strip
-    from cellcode.simulation.place import SOUTH_M, WEST_M
+    from cellcode.simulation.overhead import SOUTH_M, WEST_M, render_strip
     from cellcode.simulation.scene import AERIAL_DAY, make_scene
     from cellcode.simulation.world import make_world
 

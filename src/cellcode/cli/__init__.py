@@ -1,4 +1,4 @@
-"""The command line: one thin file per command. What a command does is in the other packages, imported when it runs."""
+"""The command line: one thin function per command. What a command does is in the other packages, imported when it runs."""
 
 import argparse
 import logging
@@ -9,29 +9,7 @@ from typing import Literal
 import typer
 
 from cellcode import log, plugins
-from cellcode.cli import (
-    build,
-    clip,
-    compress,
-    config,
-    demo,
-    evaluate,
-    export,
-    grow,
-    info,
-    ingest,
-    locate,
-    merge,
-    pack,
-    plan,
-    pmtiles,
-    presets,
-    serve,
-    simulate,
-    split,
-    train,
-    verify,
-)
+from cellcode.cli import databases, info, queries, recipe, sources
 from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, UsageError, sentence
 
@@ -72,29 +50,12 @@ def options(
 
 
 for verb in (
-    simulate,
-    plan,
-    ingest,
-    pack,
-    train,
-    build,
-    evaluate,
-    locate,
-    verify,
-    serve,
-    info,
-    presets,
-    clip,
-    split,
-    merge,
-    compress,
-    grow,
-    export,
-    pmtiles,
-    demo,
-):
-    app.command(name=verb.__name__.rsplit(".", 1)[1])(verb.command)
-app.add_typer(config.app)
+    sources.simulate, recipe.plan, sources.ingest, sources.pack, recipe.train, recipe.build, recipe.evaluate, queries.locate,
+    queries.verify, queries.serve, info.info, sources.presets, databases.clip, databases.split, databases.merge,
+    databases.compress, databases.grow, databases.export, sources.pmtiles, recipe.demo,
+):  # fmt: skip
+    app.command()(verb)
+app.add_typer(info.config)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -43,11 +43,7 @@ Precision = Annotated[
 Region = Annotated[str | None, Option(help=f"Only this region: {REGION_FORMS}")]
 
 
-def machine(
-    device: Literal["auto", "cpu", "cuda", "mps"] | None,
-    precision: Literal["auto", "float32", "bfloat16"] | None,
-    settings: MachineConfig | None = None,
-) -> MachineConfig:
+def machine(device: str | None, precision: str | None, settings: MachineConfig | None = None) -> MachineConfig:
     """Return machine settings with what --device and --precision change."""
     from cellcode.config import MachineConfig
 

@@ -1,26 +1,29 @@
-"""cellcode info."""
+"""Commands that show what is there: photo tables, runs, databases, rasters; and configurations."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from typer import Argument, Option
 
+from cellcode.cli.common import Overrides
 
-def command(
+
+def info(
     path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")],
     other: Annotated[Path | None, Argument(help="A second database to compare with.")] = None,
     verify: Annotated[bool, Option("--verify", help="Read the whole database and compare every checksum.")] = False,
 ) -> None:
     """Summarise a photo table, run, database or raster; or list the differences between two databases."""
+    from cellcode.database import Database
+    from cellcode.database.store.database import differences
     from cellcode.errors import InputError
     from cellcode.files import read_json
 
     if verify:
-        from cellcode.database import Database
-
         Database.open(path).verify()
     if other is not None:
-        lines = _difference(path, other)
+        lines = differences(Database.open(path), Database.open(other))
     elif path.is_file():
         lines = _raster(path)
     elif (path / "run.json").is_file():
@@ -40,13 +43,6 @@ def command(
 
 
 Lines = list[tuple[str, str]]
-
-
-def _difference(path: Path, other: Path) -> Lines:
-    from cellcode.database import Database
-    from cellcode.database.store.database import differences
-
-    return differences(Database.open(path), Database.open(other))
 
 
 def _photos(manifest: dict[str, Any], path: Path) -> Lines:
@@ -71,8 +67,7 @@ def _photos(manifest: dict[str, Any], path: Path) -> Lines:
         ("rejected", rejected),
         ("missing", missing),
         ("split rule", str(manifest.get("split_rule") or "the list's own")),
-        ("licences", ", ".join(manifest["licences"]) or "not stated"),
-        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+        *_terms(manifest),
         ("files in", str((path / manifest["root"]).resolve())),
     ]
 
@@ -90,8 +85,7 @@ def _run(manifest: dict[str, Any], path: Path) -> Lines:
         ("prototypes", f"{prototypes} of level {config.levels.prototype}" if prototypes is not None else "none"),
         ("photos", f"{manifest['training_photos']} for training, {manifest['validation_photos']} for validation"),
         ("bounds", _bounds(manifest["bounds"])),
-        ("licences", ", ".join(manifest["licences"]) or "not stated"),
-        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+        *_terms(manifest),
     ]
 
 
@@ -102,15 +96,12 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
     cells, calibration = manifest["cells"], database.calibration
     kinds = f"{cells['both']} with both terms, {cells['aerial_only']} imagery only, {cells['prototype_only']} prototype only"
     size = sum(facts["bytes"] for facts in manifest["files"].values())
-    outside, inside, codes = calibration.outside_score, calibration.inside, manifest["dim"]
+    dtype = f"{manifest['dim']} x {manifest['codes']['dtype']}"
     return [
         ("database", f"{manifest['identity']} in {path}"),
         ("run", f"{manifest['run']['name']} ({manifest['run']['identity']})"),
         ("cells", f"{cells['total']} of level {manifest['levels']['cell']} ({kinds})"),
-        (
-            "codes",
-            f"{codes} x {manifest['codes']['dtype']}, {database.bytes / 1e6:.2f} MB with ids; folder {size / 1e6:.2f} MB",
-        ),
+        ("codes", f"{dtype}, {database.bytes / 1e6:.2f} MB with ids; folder {size / 1e6:.2f} MB"),
         ("rounding", _rounding(manifest["codes"])),
         ("search", _search(database)),
         ("made from", _made_from(manifest.get("made_from"))),
@@ -119,17 +110,16 @@ def _database(manifest: dict[str, Any], path: Path) -> Lines:
         ("factors", f"{calibration.aerial_only:.3g} imagery only, {calibration.prototype_only:.3g} prototype only"),
         ("imputed prototypes", f"weight {calibration.imputed:.3g}" if calibration.imputed else "none"),
         ("temperature", f"{calibration.temperature:.3g}"),
-        ("outside below", _outside(outside, inside.threshold if inside is not None else None)),
+        ("outside below", _outside(calibration.outside_score, calibration.inside)),
         ("imagery", str((manifest["imagery"] or {}).get("date") or "none or undated")),
         ("training photos", str(manifest["training_photos"])),
-        ("licences", ", ".join(manifest["licences"]) or "not stated"),
-        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+        *_terms(manifest),
     ]
 
 
-def _outside(score: float | None, threshold: float | None) -> str:
-    if threshold is not None:
-        return f"probability {threshold:.3g} of being inside"
+def _outside(score: float | None, inside: Any) -> str:
+    if inside is not None:
+        return f"probability {inside.threshold:.3g} of being inside"
     return "unknown" if score is None else f"score {score:.3g}"
 
 
@@ -170,6 +160,13 @@ def _raster(path: Path) -> Lines:
     ]
 
 
+def _terms(manifest: dict[str, Any]) -> Lines:
+    return [
+        ("licences", ", ".join(manifest["licences"]) or "not stated"),
+        ("attributions", "; ".join(manifest["attributions"][:5]) or "not stated"),
+    ]
+
+
 def _encoder(encoder: Any, dim: int) -> str:
     return f"{encoder.backbone}, {encoder.aggregation.name}, {dim} dimensions"
 
@@ -177,3 +174,36 @@ def _encoder(encoder: Any, dim: int) -> str:
 def _bounds(bounds: Any) -> str:
     west, south, east, north = bounds
     return f"{south:.5f} to {north:.5f} N, {west:.5f} to {east:.5f} E"
+
+
+config = typer.Typer(name="config", help="List, print and check configurations.", no_args_is_help=True)
+
+
+@config.command(name="list")
+def list_shipped() -> None:
+    """List the shipped configurations."""
+    from cellcode.config import shipped
+
+    names = shipped()
+    for name, line in names.items():
+        print(f"{name.ljust(max(map(len, names)))}  {line}")
+
+
+@config.command()
+def show(
+    name: Annotated[Path, Argument(help="Name of a shipped configuration, or a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print a complete configuration: the file, what it extends, and the defaults."""
+    from cellcode import config as configuration
+
+    print(configuration.dump(configuration.load(name, overrides or ()), machine=True), end="")
+
+
+@config.command()
+def check(file: Annotated[Path, Argument(help="A YAML configuration.")]) -> None:
+    """Check a configuration: exit status 2 if a key or value is wrong, 1 if the file cannot be read."""
+    from cellcode import config as configuration
+
+    configuration.load(file)
+    print(f"{file}: valid")

@@ -5,48 +5,40 @@ An unknown key is an error that names the nearest known one. The resolved config
 without the machine settings.
 """
 
-from cellcode.config.base import Frozen
-from cellcode.config.config import Config
-from cellcode.config.database import BuildConfig, EvaluationConfig
-from cellcode.config.loading import differences, dump, load, load_saved, overridden, parse, parse_saved, resolve
-from cellcode.config.model import (
+from cellcode.config.config import (
     AggregationConfig,
+    AugmentationConfig,
+    BuildConfig,
+    Config,
     EncoderConfig,
+    EvaluationConfig,
+    Frozen,
     LevelsConfig,
     LossConfig,
+    MachineConfig,
     ModelConfig,
     PhotoConfig,
     PrototypesConfig,
+    StreamConfig,
     TileConfig,
+    TrainingConfig,
+    ValidationConfig,
 )
-from cellcode.config.shipped import shipped
-from cellcode.config.training import AugmentationConfig, MachineConfig, StreamConfig, TrainingConfig, ValidationConfig
+from cellcode.config.loading import (
+    differences,
+    dump,
+    load,
+    load_saved,
+    overridden,
+    parse,
+    parse_saved,
+    resolve,
+    shipped,
+)
 
 __all__ = [
-    "AggregationConfig",
-    "AugmentationConfig",
-    "BuildConfig",
-    "Config",
-    "EncoderConfig",
-    "EvaluationConfig",
-    "Frozen",
-    "LevelsConfig",
-    "LossConfig",
-    "MachineConfig",
-    "ModelConfig",
-    "PhotoConfig",
-    "PrototypesConfig",
-    "StreamConfig",
-    "TileConfig",
-    "TrainingConfig",
-    "ValidationConfig",
-    "differences",
-    "dump",
-    "load",
-    "load_saved",
-    "overridden",
-    "parse",
-    "parse_saved",
-    "resolve",
-    "shipped",
-]
+    "AggregationConfig", "AugmentationConfig", "BuildConfig", "Config", "EncoderConfig", "EvaluationConfig", "Frozen",
+    "LevelsConfig", "LossConfig", "MachineConfig", "ModelConfig", "PhotoConfig", "PrototypesConfig", "StreamConfig",
+    "TileConfig", "TrainingConfig", "ValidationConfig", "differences", "dump", "load", "load_saved", "overridden",
+    "parse", "parse_saved", "resolve", "shipped",
+]  # fmt: skip

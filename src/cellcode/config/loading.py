@@ -1,4 +1,4 @@
-"""Read, override, compare and write configurations."""
+"""Read, override, compare and write configurations: those that come with the package, and files that extend others."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -8,11 +8,86 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cellcode.config.config import Config
-from cellcode.config.renamed import RENAMED, translated
-from cellcode.config.shipped import find, read
-from cellcode.config.training import MachineConfig
-from cellcode.errors import UsageError
+from cellcode.config.config import Config, MachineConfig
+from cellcode.errors import InputError, UsageError
+
+FOLDER = Path(__file__).parents[1] / "configs"
+
+
+def shipped() -> dict[str, str]:
+    """Return the names of the configurations that come with the package, each with one line that describes it."""
+    files = sorted(FOLDER.glob("*.yaml"))
+    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
+
+
+def find(name: Path | str, folder: Path = Path()) -> Path:
+    """Return the file of a path relative to `folder`, or of the name of a shipped configuration such as `demo`."""
+    path = folder / name
+    own = FOLDER / f"{name}.yaml"
+    return own if not path.is_file() and own.parent == FOLDER and own.is_file() else path
+
+
+def read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML mapping over the file that it `extends`: its own keys win, block by block; lists are replaced.
+
+    Args:
+        extending: the files that led to this one, the first first.
+
+    Raises:
+        InputError: a file does not exist, is not a YAML mapping or extends itself; the sentence names the whole chain.
+    """
+    chain = (*extending, path)
+    where = ", extended by ".join(map(str, reversed(chain)))
+    if path.resolve() in [each.resolve() for each in extending]:
+        raise InputError(f"{where}: a configuration cannot extend itself")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = f"; shipped configurations: {', '.join(shipped())}" if not path.suffix else ""
+        raise InputError(f"{where}: the configuration cannot be read ({error.strerror}){hint}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{where} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values := {} if values is None else values, dict):
+        raise InputError(f"{where} must hold a mapping of configuration keys, not a {type(values).__name__}")
+    base = values.pop("extends", None)
+    if not isinstance(base, str | None):
+        kind = type(base).__name__
+        raise InputError(f"{where}: extends takes one file or one of {', '.join(shipped())}, not a {kind}")
+    return merged(read(find(base, path.parent), chain) if base is not None else {}, values)
+
+
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested mappings in which values of `own` replace those of `base`; an empty block changes nothing."""
+    values = dict(base)
+    for key, value in own.items():
+        block = values.get(key)
+        if isinstance(value, dict):
+            values[key] = merged(block if isinstance(block, dict) else {}, value)
+        elif value is not None or not isinstance(block, dict):
+            values[key] = value
+    return values
+
+
+RENAMED = {
+    "training.accumulation": "training.gradient_accumulation",
+    "training.gradient_norm": "training.max_grad_norm",
+    "training.ema": "training.ema_decay",
+    "training.tempering": "training.sampling_exponent",
+    "training.alike_places": "training.hard_group_size",
+    "training.device": "machine.device",
+    "training.precision": "machine.precision",
+    "stream.threads": "machine.threads",
+}
+
+
+def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of saved values under today's keys."""
+    values = merged({}, values)
+    for old, new in RENAMED.items():
+        (block, key), (new_block, new_key) = old.split("."), new.split(".")
+        if isinstance(values.get(block), dict) and key in values[block]:
+            values.setdefault(new_block, {})[new_key] = values[block].pop(key)
+    return values
 
 
 def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:
@@ -38,12 +113,7 @@ def parse(values: Mapping[str, Any], source: str = "configuration") -> Config:
 
 
 def load_saved(path: Path) -> Config:
-    """Read the configuration of a run or database; see `parse_saved`.
-
-    Raises:
-        InputError: the file does not exist or is not a YAML mapping.
-        UsageError: a key is unknown, or a value is out of its range.
-    """
+    """Read the configuration of a run or database; see `parse_saved`, and `load` for what is raised."""
     return parse_saved(read(path), str(path))
 
 
@@ -53,13 +123,7 @@ def parse_saved(values: Mapping[str, Any], source: str) -> Config:
 
 
 def resolve(config: Config | Path | str, overrides: Iterable[str] = (), machine: MachineConfig | None = None) -> Config:
-    """Return the configuration of what a recipe step is given.
-
-    Args:
-        config: a configuration, the path of a file, or the name of a shipped one.
-        overrides: `a.b=c`, applied last.
-        machine: machine settings in place of the configuration's; None: those.
-    """
+    """Return the configuration of what a recipe step is given: of a file or shipped, with overrides and machine settings."""
     made = overridden(config, overrides) if isinstance(config, Config) else load(config, overrides)
     return made if machine is None else made.model_copy(update={"machine": machine})
 
@@ -115,8 +179,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(item: Any) -> str:
-    location: tuple[str | int, ...] = item["loc"]
-    dotted = ".".join(str(part) for part in location)
+    dotted = ".".join(map(str, item["loc"]))
     if item["type"] != "extra_forbidden":
         return f"{dotted or 'configuration'}: {item['msg']}"
     if dotted in RENAMED:

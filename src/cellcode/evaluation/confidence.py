@@ -24,8 +24,7 @@ class Stated:
     """What the answers to N photos say of themselves. All (N,).
 
     Attributes:
-        cell: uint64, the answer.
-        probability: of that cell.
+        cell, probability: the answer.
         near: share of the posterior in cells with their centre within `radius_m` of the answer's.
         mean_lat_deg, mean_lon_deg: posterior mean position.
         radius_50_m, radius_90_m: circles around the answer that should hold the photo in half and nine tenths of all cases.
@@ -48,14 +47,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answers beside the truth. All (N,).
-
-    Attributes:
-        stated: the answers.
-        error_m: from the photo to the answer, a cell centre.
-        mean_error_m: from the photo to the posterior mean.
-        right_cell: bool, the photo was taken in the answer's cell.
-    """
+    """The answers beside the truth, all (N,): metres from the photo to the answer's centre and to the posterior mean."""
 
     stated: Stated
     error_m: Float64
@@ -105,37 +97,28 @@ def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str
         cell=np.concatenate(cells),
         probability=probability,
         near=np.minimum(near, 1.0),
+        inside=np.array(inside, np.float64),
+        in_region=np.array([answer.in_region is not False for answer in answers]),
+        inside_kind="inside_probability" if known else "best_score",
         mean_lat_deg=np.array([answer.mean_lat for answer in answers]),
         mean_lon_deg=np.array([answer.mean_lon for answer in answers]),
         radius_50_m=np.array([answer.radius_50_m for answer in answers]),
         radius_90_m=np.array([answer.radius_90_m for answer in answers]),
-        inside=np.array(inside, np.float64),
-        in_region=np.array([answer.in_region is not False for answer in answers]),
-        inside_kind="inside_probability" if known else "best_score",
     )
 
 
 def check(stated: Stated, table: PhotoTable, level: int) -> Checked:
     """Compare the answers with the true positions."""
     truth = (table.lat_deg, table.lon_deg)
-    return Checked(
-        stated=stated,
-        error_m=distance.haversine_m(*truth, *s2.cell_centers(stated.cell)),
-        mean_error_m=distance.haversine_m(*truth, stated.mean_lat_deg, stated.mean_lon_deg),
-        right_cell=s2.cell_ids(*truth, level) == stated.cell,
-    )
+    error_m = distance.haversine_m(*truth, *s2.cell_centers(stated.cell))
+    mean_error_m = distance.haversine_m(*truth, stated.mean_lat_deg, stated.mean_lon_deg)
+    return Checked(stated, error_m, mean_error_m, s2.cell_ids(*truth, level) == stated.cell)
 
 
 def summary(
     checked: Checked, groups: Mapping[str, Bools], radius_m: float, out_of_region: Stated | None
 ) -> dict[str, Any]:
-    """Return `confidence` of report.json.
-
-    Args:
-        groups: masks, (N,), of photos whose coverage is reported separately.
-        radius_m: the one of `Stated.near`.
-        out_of_region: answers to out-of-region photos; None: there are none.
-    """
+    """Return `confidence` of report.json; coverage also of `groups`, masks (N,). `radius_m` is the one of `Stated.near`."""
     stated, right = checked.stated, checked.error_m <= radius_m
     parts = {"all": np.ones(len(right), bool), **{name: mask for name, mask in groups.items() if mask.any()}}
     coverage = {name: {str(share): held(checked, share, mask) for share in (50, 90)} for name, mask in parts.items()}
@@ -166,13 +149,10 @@ def reliability(predicted: Float64, happened: Bools, bins: int = BINS) -> list[d
     Equal counts, not equal widths: no bin is then too small (Nguyen and O'Connor 2015).
     """
     order = np.argsort(predicted, kind="stable")
+    parts = [(predicted[rows], happened[rows]) for rows in np.array_split(order, min(bins, len(order)))]
     return [
-        {
-            "predicted": round(float(predicted[rows].mean()), 4),
-            "observed": round(float(happened[rows].mean()), 4),
-            "photos": len(rows),
-        }
-        for rows in np.array_split(order, min(bins, len(order)))
+        {"predicted": round(float(said.mean()), 4), "observed": round(float(seen.mean()), 4), "photos": len(said)}
+        for said, seen in parts
     ]
 
 
@@ -197,15 +177,12 @@ def held(checked: Checked, share: int, mask: Bools) -> float:
 
 
 def _refusals(inside: Stated, others: Stated | None) -> dict[str, Any]:
-    """How well photos of the region are separated from out-of-region photos."""
+    refused = {"inside": round(float((~inside.in_region).mean()), 4)}
     if others is None:
-        return {"auroc": None, "refused": {"inside": round(float((~inside.in_region).mean()), 4)}}
+        return {"auroc": None, "refused": refused}
     return {
         "auroc": round(auroc(inside.inside, others.inside), 4),
         "auroc_of": inside.inside_kind,
-        "refused": {
-            "inside": round(float((~inside.in_region).mean()), 4),
-            "elsewhere": round(float((~others.in_region).mean()), 4),
-        },
+        "refused": refused | {"elsewhere": round(float((~others.in_region).mean()), 4)},
         "elsewhere_photos": len(others.inside),
     }

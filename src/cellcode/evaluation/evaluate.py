@@ -12,10 +12,10 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.errors import InputError
-from cellcode.evaluation import confidence, figures, metrics, page, predictions, queries, slices
+from cellcode.evaluation import confidence, figures, metrics, slices, written
 from cellcode.evaluation.confidence import Stated
 from cellcode.evaluation.metrics import Bootstrap, Result
-from cellcode.evaluation.systems import evaluate_systems, to_nearest_cell
+from cellcode.evaluation.systems import embed, evaluate_systems, to_nearest_cell
 from cellcode.files import atomic_path, write_json
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
@@ -27,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` found.
-
-    Attributes:
-        values: report.json; docs/formats.md has its keys.
-        folder: where the files are; None if none were written.
-    """
+    """What `evaluate` found: report.json (docs/formats.md has its keys), and where the files are, if any were written."""
 
     values: dict[str, Any]
     folder: Path | None
@@ -44,7 +39,7 @@ class Report:
 
     def table(self) -> str:
         """Return the recall table as text."""
-        return page.text_table(self.values)
+        return written.text_table(self.values)
 
 
 def evaluate(
@@ -62,7 +57,6 @@ def evaluate(
 
     Args:
         cells: an open database, its folder, or a folder of its shards.
-        photos: a photo table, or its folder.
         out: folder for report.json, report.html, predictions.parquet and figures/*.png; None writes nothing.
         split: of the photo table; image retrieval searches the photos of its split "train".
         aerial: imagery that the gallery of figures shows; None: photos only.
@@ -85,8 +79,7 @@ def evaluate(
     gallery = table.of_split("train") if split != "train" else table.select(np.zeros(len(table), bool))
     with Locator.open(cells, cluster=cluster, machine=machine) as locator:
         values, material = _measured(locator, tested, gallery, split, outside, source)
-    folder = Path(out) if out is not None else None
-    if folder is not None:
+    if (folder := Path(out) if out is not None else None) is not None:
         _write(folder, values, material)
     for note in values["notes"]:
         logger.warning("%s", note)
@@ -96,16 +89,12 @@ def evaluate(
 
 
 def _measured(
-    locator: Locator,
-    tested: PhotoTable,
-    gallery: PhotoTable,
-    split: str,
-    outside: PhotoTable | None,
+    locator: Locator, tested: PhotoTable, gallery: PhotoTable, split: str, outside: PhotoTable | None,
     source: AerialSource | None,
-) -> tuple[dict[str, Any], figures.Material]:
+) -> tuple[dict[str, Any], figures.Material]:  # fmt: skip
     """Return report.json, and what figures are drawn from."""
     database, rule = locator.database, locator.database.config.evaluation
-    asked, good, unreadable, encoder_ms = queries.embed(locator, tested.files, "reading tested photos")
+    asked, good, unreadable, encoder_ms = embed(locator, tested.files, "reading tested photos")
     if not len(good):
         raise InputError(f"none of the {len(tested)} photos can be read; the first: {unreadable[0]}")
     tested = tested.select(good)
@@ -133,24 +122,18 @@ def _write(folder: Path, values: dict[str, Any], material: figures.Material) -> 
     values["notes"] += undrawn
     pictures = figures.encode(drawn)
     figures.save(pictures, folder / "figures")
-    predictions.write(material, folder / "predictions.parquet")
+    written.write_predictions(material, folder / "predictions.parquet")
     with atomic_path(folder / "report.html") as path:
-        path.write_text(page.render(values, pictures), encoding="utf-8")
+        path.write_text(written.render(values, pictures), encoding="utf-8")
     write_json(folder / "report.json", values)
 
 
 def summary(result: Result, mask: Bools, positions: Int64) -> dict[str, Any]:
-    """Return what report.json says of a system on the photos of a mask; see `metrics.summary`.
-
-    Args:
-        mask: (N,), photos that count.
-        positions: (N,), number of the place of each photo, for the intervals.
-    """
+    """Return what report.json says of a system on the photos of a mask, (N,); `positions`, (N,), are their places' numbers."""
     return metrics.summary(result, mask, Bootstrap(positions))
 
 
 def _groups(density: Int64) -> dict[str, Bools]:
-    """Masks of the photos whose prototype-level cell holds training photos, and of the others."""
     return {"with_training_photos": density > 0, "without_training_photos": density == 0}
 
 
@@ -171,7 +154,7 @@ def _overlap(database: Database, table: PhotoTable, radius_m: float) -> list[str
 def _ask_out_of_region(locator: Locator, table: PhotoTable | None, radius_m: float) -> tuple[Stated | None, list[str]]:
     if table is None:
         return None, []
-    asked, good, unreadable, _ = queries.embed(locator, table.files, "reading out-of-region photos")
+    asked, good, unreadable, _ = embed(locator, table.files, "reading out-of-region photos")
     if not len(good):
         return None, ["no out-of-region photo can be read, so their refusal is not measured"]
     notes = [f"{len(unreadable)} out-of-region photos cannot be read, the first: {unreadable[0]}"] if unreadable else []
@@ -179,25 +162,22 @@ def _ask_out_of_region(locator: Locator, table: PhotoTable | None, radius_m: flo
 
 
 def _values(
-    database: Database,
-    table: PhotoTable,
-    split: str,
-    results: list[Result],
-    made: list[slices.Slice],
-    groups: dict[str, Bools],
-    middle_m: float,
-) -> dict[str, Any]:
+    database: Database, table: PhotoTable, split: str, results: list[Result], made: list[slices.Slice],
+    groups: dict[str, Bools], middle_m: float,
+) -> dict[str, Any]:  # fmt: skip
     rule = database.config.evaluation
     places = Bootstrap(s2.cell_ids(table.lat_deg, table.lon_deg, database.config.levels.cell).view(np.int64))
     everyone = np.ones(len(table), bool)
-    systems = {}
-    for result in results:
-        found = metrics.summary(result, everyone, places)
-        found["database_bytes"] = result.database_bytes
-        found["times_ours"] = round(result.database_bytes / database.bytes, 3)
-        found["ms_per_query"] = result.ms_per_query
-        found["slices"] = {name: metrics.summary(result, mask, places) for name, mask in groups.items() if mask.any()}
-        systems[result.name] = found
+    systems = {
+        result.name: {
+            **metrics.summary(result, everyone, places),
+            "database_bytes": result.database_bytes,
+            "times_ours": round(result.database_bytes / database.bytes, 3),
+            "ms_per_query": result.ms_per_query,
+            "slices": {name: metrics.summary(result, mask, places) for name, mask in groups.items() if mask.any()},
+        }
+        for result in results
+    }
     return {
         "photos": len(table),
         # Cross area: no photo was trained on in any of the tested photos' cells.
@@ -208,11 +188,8 @@ def _values(
         "by": slices.recalls(made, results, middle_m, places),
         "radii_m": list(rule.radii_m),
         "ranks": list(rule.ranks),
-        "levels": database.manifest["levels"],
-        "cells": database.manifest["cells"],
-        "calibration": database.manifest["calibration"],
+        **{key: database.manifest[key] for key in ("levels", "cells", "calibration")},
         "database": {"identity": database.identity, "run": database.manifest["run"]},
-        "licences": database.manifest["licences"],
-        "attributions": database.manifest["attributions"],
+        **{key: database.manifest[key] for key in ("licences", "attributions")},
         "cellcode_version": cellcode.__version__,
     }

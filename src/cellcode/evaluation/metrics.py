@@ -17,7 +17,6 @@ class Result:
     """How one system did on N photos.
 
     Attributes:
-        name: of the system.
         hits: for each K and r_m, (N,) 1 where one of the top K answers lies within r; chance gives probabilities.
         error_m: (N,), distance of the first answer from the truth.
         database_bytes: what has to be kept to search.
@@ -34,15 +33,9 @@ class Result:
 
 
 def ranked(
-    name: str,
-    distances_m: Float64,
-    ranks: tuple[int, ...],
-    radii_m: tuple[float, ...],
-    database_bytes: int,
-    *,
-    cells: Ids | None = None,
-    ms_per_query: float | None = None,
-) -> Result:
+    name: str, distances_m: Float64, ranks: tuple[int, ...], radii_m: tuple[float, ...], database_bytes: int, *,
+    cells: Ids | None = None, ms_per_query: float | None = None,
+) -> Result:  # fmt: skip
     """Score the ranked answers of any system, also of another program.
 
     Args:
@@ -60,8 +53,7 @@ def ranked(
 def by_chance(distances_m: npt.NDArray[np.floating], ranks: tuple[int, ...], radii_m: tuple[float, ...]) -> Result:
     """Expected score of K distinct cells drawn at random: 1 - C(N - m, K) / C(N, K), m of N cells within the radius.
 
-    Args:
-        distances_m: (photos, N) of all cells from the truth.
+    `distances_m` is (photos, N), of all cells from the truth.
     """
     count = distances_m.shape[1]
     hits: dict[int, dict[float, Float64]] = {k: {} for k in ranks}
@@ -77,12 +69,9 @@ def by_chance(distances_m: npt.NDArray[np.floating], ranks: tuple[int, ...], rad
 
 
 class Bootstrap:
-    """Intervals by resampling positions, not photos: photos of one place succeed or fail together (Efron 1979).
+    """Intervals by resampling positions, (N,) numbers, not photos: those of one place succeed or fail together (Efron 1979).
 
     The resamples are drawn once, and every interval, of whatever system or slice, is of the same ones.
-
-    Args:
-        position: (N,) number of the place of each photo.
     """
 
     def __init__(self, position: Int64, seed: int = 0) -> None:
@@ -92,11 +81,9 @@ class Bootstrap:
         self._weights = rng.multinomial(self._places, np.full(self._places, 1 / self._places), RESAMPLES)
 
     def intervals_95(self, hits: Float64, mask: Bools | None = None) -> Float64:
-        """Return the bounds of the mean of each column, (M, 2).
+        """Return the bounds of the mean of each column of hits, (N, M), as (M, 2).
 
-        Args:
-            hits: (N, M); anything that is averaged over photos, differences as well.
-            mask: (N,), photos of a slice; None: all. Resamples without any of them say nothing and are left out.
+        A mask, (N,), selects photos of a slice. Resamples without any of them say nothing and are left out.
         """
         of = slice(None) if mask is None else mask
         place, hits = self._place[of], hits[of]
@@ -141,12 +128,7 @@ def summary(result: Result, mask: Bools, places: Bootstrap) -> dict[str, Any]:
 
 
 def auroc(positive: npt.NDArray[np.floating], negative: npt.NDArray[np.floating]) -> float:
-    """Return the chance that a score of one kind is above one of the other, ties counted half (Mann and Whitney 1947).
-
-    Args:
-        positive: (P,), P > 0.
-        negative: (N,), N > 0.
-    """
+    """Return the chance that a positive score is above a negative one, ties counted half (Mann and Whitney 1947)."""
     _, inverse, counts = np.unique(np.concatenate([positive, negative]), return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # mean rank of equal scores, from 1
     above = rank[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2

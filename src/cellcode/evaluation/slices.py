@@ -23,12 +23,7 @@ QUADRANTS = ("north", "east", "south", "west")
 
 @dataclass(frozen=True)
 class Slice:
-    """Tested photos in bins.
-
-    Attributes:
-        name: key in report.json.
-        bins: masks of the N photos by the bin's name, in the order they are shown; none is empty.
-    """
+    """Tested photos in bins: the key in report.json, and masks of the N photos in the order they are shown; none is empty."""
 
     name: str
     bins: Bins
@@ -58,11 +53,9 @@ class Trained:
 
     @classmethod
     def of(cls, database: Database, photos: PhotoTable) -> Trained:
-        """Collect them.
+        """Collect them; `photos`, of the split "train", are for their days.
 
-        Args:
-            photos: of the split "train", for their days; a database keeps the first and the last of each cell only, and
-                those are used where there are no such photos.
+        A database keeps the first and the last day of each cell only: they are used where there are no such photos.
         """
         facts, level = database.facts, database.config.levels.prototype
         has = facts.photos > 0
@@ -89,8 +82,7 @@ class Trained:
 def density(database: Database, table: PhotoTable) -> Int64:
     """Return the training photos in the prototype-level cell of each photo, (N,)."""
     trained = Trained.of(database, table.select(np.zeros(len(table), bool)))
-    rows = trained.rows(table, database.config.levels.prototype)
-    return np.append(trained.photos, 0)[rows]  # row -1: none
+    return np.append(trained.photos, 0)[trained.rows(table, database.config.levels.prototype)]  # row -1: none
 
 
 def cut(database: Database, table: PhotoTable, training: PhotoTable) -> tuple[list[Slice], list[str]]:
@@ -138,7 +130,6 @@ def recalls(slices: list[Slice], results: list[Result], radius_m: float, places:
 
 
 def _by_photos(trained: Trained, own: Int64) -> Bins:
-    """Cells without training photos, and four quarters of the cells with some."""
     bins = {"0 photos": own < 0}
     if len(trained.cells):
         count = np.where(own >= 0, trained.photos[own], 0)

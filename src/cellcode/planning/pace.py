@@ -8,24 +8,105 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from PIL import Image
 
-from cellcode.aerial import AerialSource
+from cellcode.aerial import AerialSource, Crop
 from cellcode.config import Config
 from cellcode.device import choose_device
-from cellcode.geography import Region
+from cellcode.geography import Region, s2
 from cellcode.model import inference
 from cellcode.model.encoder import Encoder
+from cellcode.photos import PhotoTable
 from cellcode.photos.reading.image import PhotoSpec, read_pixels
-from cellcode.planning import trial
-from cellcode.planning.encoders import flop
-from cellcode.planning.imagery import training_windows
-from cellcode.training.loop.trainer import Trainer
+from cellcode.photos.table.photo_table import SCHEMA
+from cellcode.planning.material import training_windows
+from cellcode.planning.step import flop
+from cellcode.training.data.photos import TablePhotos
+from cellcode.training.loop.checkpoints import Identity
+from cellcode.training.loop.trainer import Model, Trainer, TrainingSetup
+from cellcode.training.setup.factory import make_model, make_table
+from cellcode.training.setup.imagery import store_cells, tile_store
+from cellcode.types import Bools, Float64
 
 PHOTO_PX = (2048, 1536)
 MEASURED_S = 2.0  # for the steps of the training; at least one is taken after a first that does not count
 CROPS = 8
+MAX_PLACES = 50_000  # cells with prototypes; in a larger region a step takes somewhat longer than what is measured
+_FLOP = {"cuda": 2e14, "mps": 1e13, "cpu": 4e11}  # that a measurement may take on a device, so that it takes seconds
+
+
+def make_trainer(config: Config, region: Region, with_imagery: bool, folder: Path) -> tuple[Trainer, float]:
+    """Return a trainer of one batch, and the seconds that frozen blocks take for one of its photos; 0 if none are frozen.
+
+    The batch is smaller than the configuration's where that would take minutes. Files go to `folder`.
+    """
+    device, everywhere = choose_device(config.machine.device), _photos(region, config)
+    model = make_model(config, everywhere, with_imagery)
+    config = _one_batch(config, _batch_size(config, model, device))
+    rows = np.arange(config.training.batch_size) % len(everywhere)
+    shape = (len(rows), config.photo.height_px, config.photo.width_px, 3)
+    batch = TablePhotos(everywhere.table.select(rows), np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
+    source = _Plain(region)
+    store = tile_store(source, store_cells(batch, source, config), config, folder, None) if with_imagery else None
+    model.to(device)
+    started = time.perf_counter()
+    feed = batch.feed(config, model.ground, model.aerial, store, folder)
+    freeze_s = (time.perf_counter() - started) / len(batch) if config.training.regime != "full" else 0.0
+    table = make_table(config, everywhere, device)
+    return Trainer(TrainingSetup(config, model, feed, folder, Identity(config, "", None), device, table)), freeze_s
+
+
+def places(region: Region, level: int) -> tuple[Float64, Float64]:
+    """Return the centres of cells of a level, of coarser ones in a large region."""
+    while region.count_estimate(level) > MAX_PLACES:
+        level -= 1
+    return s2.cell_centers(region.cells(level))
+
+
+class _Plain(AerialSource):
+    identity = "plain"
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+
+    def read(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int, bearing_deg: float = 0.0) -> Crop:
+        """See `AerialSource.read`."""
+        return Crop(np.full((size_px, size_px, 3), 99, np.uint8), np.ones((size_px, size_px), bool))
+
+    def footprint(self) -> Region:
+        """See `AerialSource.footprint`."""
+        return self._region
+
+    def covers(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> Bools:
+        """Return that all points have imagery."""
+        return np.ones(np.shape(lat_deg), bool)
+
+
+def _photos(region: Region, config: Config) -> TablePhotos:
+    """Return photos without files, at the centres of prototype cells all over the region."""
+    same = {"file": "", "split": "train", "source": "", "width_px": 0, "height_px": 0}
+    lat, lon = places(region, config.levels.prototype)
+    rows = [{"lat_deg": a, "lon_deg": b, **same} for a, b in zip(lat.tolist(), lon.tolist(), strict=True)]
+    return TablePhotos(PhotoTable(pa.Table.from_pylist(rows, schema=SCHEMA), Path()))
+
+
+def _batch_size(config: Config, model: Model, device: torch.device) -> int:
+    training, per_place = config.training, config.training.photos_per_place
+    each = flop(model.ground, config.photo.height_px, config.photo.width_px)
+    if model.aerial is not None:
+        tiles = 1 / per_place + training.random_tiles / training.batch_size
+        each += tiles * flop(model.aerial, config.tile.size_px, config.tile.size_px)
+    return min(training.batch_size, max(2, round(_FLOP.get(device.type, 4e11) / (3 * each * per_place))) * per_place)
+
+
+def _one_batch(config: Config, count: int) -> Config:
+    whole = config.training
+    change = {"cached_views": 1, "gradient_accumulation": 1, "batch_size": count}
+    change["random_tiles"] = -(-whole.random_tiles * count // whole.batch_size)
+    return config.model_copy(update={"training": whole.model_copy(update=change)})
 
 
 @dataclass(frozen=True)
@@ -59,7 +140,6 @@ def measure(
     """Take a few steps of a training and cut a few crops.
 
     Args:
-        with_imagery: whether there will be an aerial encoder.
         local: imagery on this machine, to cut crops from.
         trains: whether this machine trains; otherwise no steps are taken, and `step_s` and `encode_s` are 0.
 
@@ -68,7 +148,7 @@ def measure(
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        trainer, freeze_s = trial.trainer(config, region, with_imagery, folder)
+        trainer, freeze_s = make_trainer(config, region, with_imagery, folder)
         model, tile, batch = trainer.model, config.tile, trainer.config.training.batch_size
         windows = [(window.side_m, window.side_px) for window in training_windows(config)]
         crops = [(tile.size_m * scale, tile.size_px) for scale in tile.scales]
@@ -86,7 +166,6 @@ def measure(
 
 
 def _steps(trainer: Trainer) -> float:
-    """Return the median seconds of a few steps."""
     trainer.model.train()
     trainer.step(0)
     taken: list[float] = []
@@ -105,10 +184,9 @@ def _photo(config: Config, folder: Path) -> float:
 
 
 def _encode(config: Config, encoder: Encoder) -> float:
-    """Return the seconds that embedding a tile takes."""
     scales, size = config.tile.scales, config.tile.size_px
     device = choose_device(config.machine.device)
-    affordable = max(2, round(trial.affordable_flop(device) / (4 * flop(encoder.eval(), size, size))))  # four times
+    affordable = max(2, round(_FLOP.get(device.type, 4e11) / (4 * flop(encoder.eval(), size, size))))  # four times
     count = min(config.build.batch_size, 64, affordable)
     tiles = np.zeros((count, *([len(scales)] if len(scales) > 1 else []), size, size, 3), np.uint8)
     return _median(lambda: inference.embed(encoder, tiles, config.machine.precision, device, count)) / count
@@ -116,7 +194,7 @@ def _encode(config: Config, encoder: Encoder) -> float:
 
 def _cut(source: AerialSource, region: Region, config: Config, squares: list[tuple[float, int]]) -> float:
     """Return the seconds that squares (metres, pixels) around a cell take; of neighbouring cells, as a build reads them."""
-    lat, lon = trial.places(region, config.levels.cell)
+    lat, lon = places(region, config.levels.cell)
     covered = np.flatnonzero(source.covers(lat, lon))
     if not len(covered):
         return 0.0
@@ -131,8 +209,7 @@ def _cut(source: AerialSource, region: Region, config: Config, squares: list[tup
 
 
 def _median(work: Callable[[], object]) -> float:
-    """Return the median seconds of the second to the fourth run."""
-    return float(np.median([_seconds(work) for _ in range(4)][1:]))
+    return float(np.median([_seconds(work) for _ in range(4)][1:]))  # the first warms up
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -11,11 +11,9 @@ from cellcode.database.building.write import MAX_QUERIES
 from cellcode.geography import Region
 from cellcode.geography.s2 import ranges
 from cellcode.http import Politeness
-from cellcode.planning.encoders import costs
-from cellcode.planning.imagery import tiles, training_windows
+from cellcode.planning.material import Photos, tiles, training_windows
 from cellcode.planning.pace import Pace, measure
-from cellcode.planning.photos import Photos
-from cellcode.planning.step import Device, Step, derive
+from cellcode.planning.step import Device, Step, costs, derive
 from cellcode.training.setup.imagery import RANDOM_PER_CELL
 
 COUNTED = 5_000_000  # cells up to which they are counted; a larger number is estimated from the area
@@ -29,12 +27,9 @@ class Plan:
     """What a region takes; sizes in bytes, times in seconds.
 
     Attributes:
-        cells: of the database's level; `prototype_cells` of the prototypes'.
-        photos: in the region; `training_photos` are left for training.
         visited_cells: cells of the database with training photos.
         tile_level, tiles: of a tile service; None without imagery, or where it is on this machine.
         disk_bytes: on the disk at the same time, photos and tiles included.
-        fetch_s, train_s, build_s: fetching everything, training, building the database.
         step: of a training on several processes, whose `train_s` it then is, and `build_s` that of one of their devices; None:
             all is done on this machine.
     """
@@ -124,26 +119,13 @@ def make(
     if processes is not None:
         step, training_s, encode_s = _derived(config, photos.training, visited[0], processes, with_imagery, device)
     return Plan(
-        area_m2=region.area_m2(),
-        prototype_level=config.levels.prototype,
-        prototype_cells=prototypes,
-        level=config.levels.cell,
-        cells=cells,
-        photos_from=photos.source,
-        photos=photos.count,
-        training_photos=photos.training,
-        visited_cells=visited[1],
-        photo_bytes=photo_bytes,
-        tile_level=needed.level if needed else None,
-        tiles=needed.count if needed else None,
-        imagery_bytes=imagery_bytes,
-        database_bytes=kept,
-        disk_bytes=disk + 2 * kept,  # a build keeps its shards to the end
-        fetch_s=photos_s + imagery_s,
-        train_s=training_s,
-        build_s=cells * (encode_s + pace.crop_s),
-        step=step,
-    )
+        area_m2=region.area_m2(), prototype_level=config.levels.prototype, prototype_cells=prototypes,
+        level=config.levels.cell, cells=cells, visited_cells=visited[1],
+        photos_from=photos.source, photos=photos.count, training_photos=photos.training, photo_bytes=photo_bytes,
+        tile_level=needed.level if needed else None, tiles=needed.count if needed else None, imagery_bytes=imagery_bytes,
+        database_bytes=kept, disk_bytes=disk + 2 * kept,  # a build keeps its shards to the end
+        fetch_s=photos_s + imagery_s, train_s=training_s, build_s=cells * (encode_s + pace.crop_s), step=step,
+    )  # fmt: skip
 
 
 def _derived(
@@ -158,10 +140,9 @@ def _derived(
 
 def _untrained(config: Config) -> Config:
     """Return the configuration with networks of random weights, which take as long, so that a plan fetches nothing."""
-    encoders = {name: getattr(config.model, name) for name in ("ground", "aerial")}
     fresh = {
         name: each.model_copy(update={"pretrained": False})
-        for name, each in encoders.items()
+        for name, each in (("ground", config.model.ground), ("aerial", config.model.aerial))
         if each.backbone.startswith("hf:")
     }
     return config.model_copy(update={"model": config.model.model_copy(update=fresh)})
@@ -178,30 +159,20 @@ def database_bytes(config: Config, cells: int, with_imagery: bool, pace: Pace) -
     dim = config.model.dim
     row = 8 + FACTS_BYTES + 3 * dim
     if config.build.keep_terms:
-        terms = int(bool(config.loss.query_prototype)) + with_imagery * (
-            1 + int(config.build.aerial_smoothing_cells > 0)
-        )
+        terms = bool(config.loss.query_prototype) + with_imagery * (1 + (config.build.aerial_smoothing_cells > 0))
         row += terms * 2 * dim + 8 * with_imagery
     return cells * row + pace.ground_bytes + 4 * dim * (MAX_QUERIES + dim) + FIXED_BYTES
 
 
 def training_bytes(config: Config, photos: int, prototypes: int, around: int, pace: Pace) -> int:
-    """Return the bytes of a training on the disk: imagery around cells, frozen features, checkpoints and run.
-
-    Args:
-        prototypes: how many there are.
-        around: windows of imagery: cells times dates.
-    """
+    """Return the bytes of a training on the disk: `around` windows of imagery, frozen features, checkpoints and run."""
     windows = around * sum(4 * window.side_px**2 for window in training_windows(config))
     frozen = config.training.cached_views * pace.frozen_bytes * photos if config.training.regime != "full" else 0
     dim, kept = config.model.dim, config.training.keep_checkpoints + int(config.training.validate_every_steps > 0)
     run = pace.encoder_bytes + 4 * dim * prototypes
     # A checkpoint has the weights, two moments and an average; of a sharded table it has the rows and two numbers for each.
-    table = (
-        16 * dim
-        if config.prototypes.table == "whole"
-        else dim * (4 if config.prototypes.storage == "float32" else 2) + 8
-    )
+    sharded = dim * (4 if config.prototypes.storage == "float32" else 2) + 8
+    table = 16 * dim if config.prototypes.table == "whole" else sharded
     return windows + frozen + run + kept * (4 * pace.encoder_bytes + table * prototypes)
 
 
@@ -215,11 +186,7 @@ def kept_windows(config: Config, visited: int, source: AerialSource | None) -> i
 
 
 def train_s(config: Config, photos: int, around: int, pace: Pace) -> float:
-    """Return the seconds of a training: photos and imagery read, frozen blocks passed, steps taken.
-
-    Args:
-        around: windows of imagery: cells times dates.
-    """
+    """Return the seconds of a training: photos and `around` windows read, frozen blocks passed, steps taken."""
     frozen = config.training.cached_views * used_photos(config, photos) * pace.freeze_s
     return photos * pace.photo_s + around * pace.window_s + frozen + batches(config, photos) * pace.step_s
 

@@ -1,13 +1,118 @@
 """A training step on several processes, derived from the configuration: memory, network and arithmetic of one process.
 
-For P prototypes of D numbers of s bytes on W processes, N places (photos, and tiles compared with prototypes) and R rows that
-a batch compares them with. docs/scaling.md has the table of these formulas.
+An image's share is measured with one image. For P prototypes of D numbers of s bytes on W processes, N places (photos, and
+tiles compared with prototypes) and R rows that a batch compares them with; docs/scaling.md has the table of these formulas.
 """
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from cellcode.config import Config
-from cellcode.planning.encoders import Cost
+from cellcode.device import autocast
+from cellcode.model.encoder import Encoder
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an image of one encoder costs.
+
+    Attributes:
+        flop: additions and multiplications of a forward pass.
+        kept_bytes: memory kept for the gradient.
+        block_bytes: the part of it kept for one block at a time only, with activation checkpointing.
+    """
+
+    flop: float
+    kept_bytes: float
+    block_bytes: float
+    weights: int
+
+
+def costs(config: Config, with_imagery: bool) -> tuple[Cost, Cost | None]:
+    """Return what an image costs the ground encoder and, with imagery, a tile the aerial one.
+
+    Raises:
+        MissingExtraError: the configuration's backbone needs a package that is not installed.
+    """
+    photo, tile, model = config.photo, config.tile, config.model
+    ground = cost(Encoder(model.ground, model.dim), photo.height_px, photo.width_px, config)
+    if not with_imagery:
+        return ground, None
+    aerial = Encoder(model.aerial, model.dim, len(tile.scales))
+    return ground, cost(aerial, tile.size_px, tile.size_px, config)
+
+
+def cost(encoder: Encoder, height_px: int, width_px: int, config: Config) -> Cost:
+    """Pass one and two images through an encoder on the CPU, in the configuration's precision.
+
+    The memory per image is the difference, so that weights and their copies do not count. Operations of attention are counted
+    as plain products of matrices.
+    """
+    encoder.train()
+    again, images = config.training.activation_checkpointing, _images(encoder, 2, height_px, width_px)
+    one, two = (_kept(encoder, images[:count], again, config.machine.precision) for count in (1, 2))
+    return Cost(
+        flop=flop(encoder, height_px, width_px),
+        kept_bytes=float(two[0] - one[0]),
+        block_bytes=float(two[1] - one[1]) if again else 0.0,
+        weights=sum(p.numel() for p in encoder.parameters()),
+    )
+
+
+def flop(encoder: Encoder, height_px: int, width_px: int) -> float:
+    """Return the operations of an image's forward pass."""
+    images, training = _images(encoder, 1, height_px, width_px), encoder.training
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder.eval()(images)
+    encoder.train(training)
+    return float(counter.get_total_flops())
+
+
+def _images(encoder: Encoder, count: int, height_px: int, width_px: int) -> Tensor:
+    scales = (encoder.scales,) if encoder.scales > 1 else ()
+    device = encoder.projection.weight.device
+    return torch.zeros((count, *scales, height_px, width_px, 3), dtype=torch.uint8, device=device)
+
+
+def _kept(encoder: Encoder, images: Tensor, again: bool, precision: str) -> tuple[int, int]:
+    """Return the bytes that a forward pass keeps, and those of the block that keeps most; `again`: inputs of blocks only."""
+    backbone, blocks = encoder.backbone, list[int]()
+    with autocast(precision, CPU):
+        x, inputs = encoder.prefix(images, 0), 0
+        x = x.flatten(0, 1) if encoder.scales > 1 else x
+        for number in range(len(backbone.blocks)):
+            inputs += x.untyped_storage().nbytes()
+            with (counted := _Counted()):
+                x = backbone.run(x.detach().requires_grad_(), number, number + 1)
+            blocks.append(counted.bytes)
+        with (counted := _Counted()):
+            vectors = encoder.aggregation(backbone.features(x.detach().requires_grad_()))
+            encoder.projection(vectors.reshape(-1, encoder.projection.in_features))
+    return (inputs if again else sum(blocks)) + counted.bytes, max(blocks)
+
+
+class _Counted(saved_tensors_hooks):
+    """Counts the memory of what is saved for the gradient, each piece once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Tensor] = {}  # held, so that no address is used twice
+        super().__init__(self._keep, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._seen.values())
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self._seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
 
 NEIGHBOURS = 9  # prototypes around a place, its own included
 MOMENTS = 2  # of AdamW, per weight
@@ -15,12 +120,7 @@ MOMENTS = 2  # of AdamW, per weight
 
 @dataclass(frozen=True)
 class Device:
-    """The device of one process.
-
-    Attributes:
-        tflops: sustained with these encoders, in 10^12 operations per second: about a third of the data sheet.
-        gbit_per_s: of its link to the others.
-    """
+    """The device of one process: TFLOP/s sustained, about a third of its data sheet, and the rate of its link to the others."""
 
     tflops: float = 100.0
     gbit_per_s: float = 100.0
@@ -31,7 +131,6 @@ class Step:
     """What a step takes of one process, by part. Memory and network in bytes, work in operations.
 
     Attributes:
-        processes: W.
         photos, tiles: of a step, of all processes.
         rows: of the table, that a batch is compared with in all processes, at most.
         on_device: memory of the device; `on_host`, of the process beside it.
@@ -67,12 +166,7 @@ class Step:
 def derive(
     config: Config, prototypes: int, processes: int, ground: Cost, aerial: Cost | None, device: Device | None = None
 ) -> Step:
-    """Derive a step.
-
-    Args:
-        prototypes: P.
-        ground, aerial: of an image; None without imagery.
-    """
+    """Derive a step with P `prototypes`; `aerial` is None without imagery."""
     device, training = device or Device(), config.training
     anchors = training.batch_size // training.photos_per_place
     photos = anchors * training.photos_per_place
@@ -87,21 +181,13 @@ def derive(
     encoding = sum(count * cost.flop for count, cost in images) * passes / processes
     work = {"encoders": encoding, "prototypes": 6.0 * config.model.dim * places * rows / processes}
     work = {name: training.gradient_accumulation * value for name, value in work.items()}
-    return Step(
-        processes=processes,
-        photos=photos * training.gradient_accumulation,
-        tiles=tiles * training.gradient_accumulation,
-        rows=rows,
-        on_device=_on_device(config, prototypes, places, rows, processes)
-        | {
-            "encoders and their optimiser": weights * _bytes_per_weight(config),
-            "activations": sum(count * (cost.kept_bytes + cost.block_bytes) for count, cost in images) / processes,
-        },
-        on_host=_on_host(config, prototypes),
-        network=network,
-        work=work,
-        seconds=sum(work.values()) / (device.tflops * 1e12) + 8 * sum(network.values()) / (device.gbit_per_s * 1e9),
-    )
+    on_device = _on_device(config, prototypes, places, rows, processes) | {
+        "encoders and their optimiser": weights * _bytes_per_weight(config),
+        "activations": sum(count * (cost.kept_bytes + cost.block_bytes) for count, cost in images) / processes,
+    }
+    seconds = sum(work.values()) / (device.tflops * 1e12) + 8 * sum(network.values()) / (device.gbit_per_s * 1e9)
+    photos, tiles = (training.gradient_accumulation * count for count in (photos, tiles))
+    return Step(processes, photos, tiles, rows, on_device, _on_host(config, prototypes), network, work, seconds)
 
 
 def _bytes_per_weight(config: Config) -> float:
@@ -111,7 +197,6 @@ def _bytes_per_weight(config: Config) -> float:
 
 
 def _summed(values: dict[str, float], scale: float, unit: str) -> str:
-    """Return a sum and its parts."""
     parts = ", ".join(f"{name} {value / scale:.3g}" for name, value in values.items())
     return f"{sum(values.values()) / scale:.3g} {unit}: {parts}"
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.simulation import occluders
-from cellcode.simulation.materials import COARSE_M, Material, Style
+from cellcode.simulation.look import COARSE_M, Material, Style
 from cellcode.simulation.noise import byte, hashed, uniform
 from cellcode.simulation.scene import SHADOW_M, Scene
 from cellcode.types import Bools, Float32, Float64, Int64, UInt8, UInt32
@@ -33,7 +33,7 @@ class Views:
         heading_deg: clockwise from the raster's north.
         fov_deg: horizontal field of view.
         camera_m: height above ground.
-        pitch_deg, roll_deg: small tilts; pitch is positive upwards.
+        pitch_deg: positive upwards.
         exposure, white_balance (B, 3), noise: of the camera.
         seed: of each photo's occluders and noise.
     """
@@ -61,20 +61,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Rays:
-    """Geometry of a batch: arrays broadcast to (B, H, W).
+    """Geometry of a batch: arrays broadcast to (B, H, W)."""
 
-    Attributes:
-        east, south: (B, W) direction of each column in the plane.
-        cosine: (B, W) of the angle between column and optical axis.
-        focal_px: (B, 1).
-        horizon_px: (B, W), row of the horizon in each column.
-    """
-
-    east: Float32
+    east: Float32  # (B, W), with `south` the direction of each column in the plane
     south: Float32
-    cosine: Float32
-    focal_px: Float32
-    horizon_px: Float32
+    cosine: Float32  # (B, W), of the angle between column and optical axis
+    focal_px: Float32  # (B, 1)
+    horizon_px: Float32  # (B, W), row of the horizon in each column
 
 
 def render(scene: Scene, views: Views) -> UInt8:
@@ -101,15 +94,12 @@ def render(scene: Scene, views: Views) -> UInt8:
     image = np.where(seen[..., None], image, _sky(scene, views, rays, below))
     depth_m = np.where(seen, distance_m, np.inf).astype(np.float32)
     for row in range(len(views)):
+        horizon_px, focal_px = float(rays.horizon_px[row].mean()), float(rays.focal_px[row, 0])
+        camera_m, light = float(views.camera_m[row]), scene.day.ambient[1] + 0.7 * scene.day.sunlight[1]
         occluders.draw(
-            image[row],
-            depth_m[row],
-            horizon_px=float(rays.horizon_px[row].mean()),
-            focal_px=float(rays.focal_px[row, 0]),
-            camera_m=float(views.camera_m[row]),
-            light=scene.day.ambient[1] + 0.7 * scene.day.sunlight[1],
+            image[row], depth_m[row], horizon_px=horizon_px, focal_px=focal_px, camera_m=camera_m, light=light,
             seed=int(views.seed[row]),
-        )
+        )  # fmt: skip
     return _develop(image, views)
 
 
@@ -148,8 +138,9 @@ def _along(views: Views, rays: Rays, distance_m: Float32) -> tuple[Float32, Floa
 
 def _look(raster: npt.NDArray[Any], x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> npt.NDArray[Any]:
     """Value of the raster under each point; beyond its edge the edge goes on."""
-    rows = np.clip(y.astype(np.int32), 0, raster.shape[0] - 1)
-    columns = np.clip(x.astype(np.int32), 0, raster.shape[1] - 1)
+    rows, columns = (
+        np.clip(at.astype(np.int32), 0, size - 1) for at, size in zip((y, x), raster.shape[:2], strict=True)
+    )
     picked: npt.NDArray[Any] = raster[rows, columns]
     return picked
 
@@ -171,9 +162,7 @@ def _surface(scene: Scene, x: Float32, y: Float32, above_m: Float32, solid: Bool
     facing = np.maximum(0, east * scene.sun[0] + south * scene.sun[1])
     upright = up < _look(scene.eaves_m, px, py) + 0.2
     wall = (kind == Material.BUILDING) & (upright | (_look(scene.eaves_m, px, py) == 0))
-    number = scene.world.building[
-        np.clip(py.astype(np.int32), 0, scene.world.size_m - 1), np.clip(px.astype(np.int32), 0, scene.world.size_m - 1)
-    ]
+    number = _look(scene.world.building, px, py)
     own = rgb[at]
     own[wall] = _facade(scene, number[wall], px[wall], py[wall], up[wall], east[wall], south[wall])
     # Crowns and roofs take some light from above, walls from the side only.

@@ -1,14 +1,28 @@
-"""How a world looks beyond its plan: facades, roofs, vegetation, and the camera that photographs it.
-
-A model trained on one look and asked about another meets what separates two countries: other building materials and rhythm,
-other plants, other cameras. Both looks fill the same plan, so that nothing else differs.
-"""
+"""What a rendered world is made of, and how it looks: materials, facades, roofs, vegetation, and the camera."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
 from cellcode.types import Float32
+
+COARSE_M = 16  # large-scale noise is evaluated on this grid and interpolated
+BUILDINGS = 1 << 18  # buildings are known by this many hashed numbers; two far ones may share one, which does no harm
+COAST_M = 250  # what lies nearer to the sea is coast
+TOWN, SUBURB, FOREST = 0.55, -0.25, 0.75  # thresholds on the fields `urban` and `wood`
+
+
+# What the surface is made of.
+Material = IntEnum(
+    "Material",
+    "GRASS ASPHALT PAVEMENT MARKING CROP PLOUGHED MEADOW FOREST_FLOOR WATER COURTYARD GRAVEL TREE HEDGE BUILDING SPORT POOL "
+    "SHORE CAR_PARK",
+    start=0,
+)
+# What differs between districts; three figures each, colours or measures.
+Style = IntEnum("Style", "WALLS ROOFS ROADS PAVING GREEN SOIL WINDOWS", start=0)
+
 
 Range = tuple[float, float]
 
@@ -32,12 +46,9 @@ class Look:
         walls, roofs: (N, 3) float32 colours that buildings choose from, RGB shares.
         street_pitch_m: distances of streets along both axes.
         more_storeys: added to every building.
-        storey_m: height of a storey on facades.
         window_period, window_width: factors on the distance and the width of windows.
         trees: factor on their number.
-        flat_roofs: every roof is flat.
         green, earth: factors on the colours of plants and of soil, RGB.
-        camera: what photographs it.
     """
 
     walls: Float32
@@ -78,21 +89,9 @@ LOOKS = {
             [(0.72, 0.46, 0.32), (0.66, 0.40, 0.28), (0.78, 0.72, 0.64), (0.84, 0.82, 0.78), (0.58, 0.54, 0.50)],
             np.float32,
         ),
-        street_pitch_m=(70.0, 110.0),
-        more_storeys=1,
-        storey_m=3.6,
-        window_period=1.45,
-        window_width=0.7,
-        trees=0.45,
-        flat_roofs=True,
-        green=(1.25, 1.0, 0.95),
-        earth=(1.25, 1.1, 0.85),
-        camera=Camera(
-            fov_deg=(50, 75),
-            height_m=(2.2, 2.8),
-            exposure=(0.8, 1.5),
-            white_balance=((1.0, 1.25), (0.9, 1.1), (0.75, 1.0)),
-            noise=(0.02, 0.05),
-        ),
+        street_pitch_m=(70.0, 110.0), more_storeys=1, storey_m=3.6, window_period=1.45, window_width=0.7, trees=0.45,
+        flat_roofs=True, green=(1.25, 1.0, 0.95), earth=(1.25, 1.1, 0.85),
+        camera=Camera(fov_deg=(50, 75), height_m=(2.2, 2.8), exposure=(0.8, 1.5),
+                      white_balance=((1.0, 1.25), (0.9, 1.1), (0.75, 1.0)), noise=(0.02, 0.05)),
     ),
 }  # fmt: skip

@@ -16,12 +16,7 @@ SKIN = np.array([(0.86, 0.68, 0.56), (0.60, 0.44, 0.33), (0.38, 0.27, 0.20)], np
 def draw(
     image: Float32, depth_m: Float32, *, horizon_px: float, focal_px: float, camera_m: float, light: float, seed: int
 ) -> None:
-    """Draw zero to three occluders into one photo.
-
-    Args:
-        image: (H, W, 3), changed in place.
-        depth_m: (H, W), distance of what the photo shows; occluders behind it stay hidden. Changed in place.
-    """
+    """Draw zero to three occluders into a photo, (H, W, 3), where its depth, (H, W), is larger; both change in place."""
     rng = np.random.default_rng([seed, 2])
     stand = sorted((_Occluder(rng) for _ in range(rng.integers(0, MOST + 1))), key=lambda each: -each.distance_m)
     for each in stand:
@@ -36,10 +31,8 @@ class _Occluder:
         self.paint = PAINTS[rng.integers(len(PAINTS))] * float(rng.uniform(0.7, 1.1))
         self.other = PAINTS[rng.integers(len(PAINTS))] * 0.8
         self.skin = SKIN[rng.integers(len(SKIN))]
-        self.width_m = (
-            float(rng.choice([4.3, 1.8]) * rng.uniform(0.9, 1.15)) if self.is_car else float(rng.uniform(0.45, 0.6))
-        )
-        self.height_m = float(rng.uniform(1.4, 1.9)) if self.is_car else float(rng.uniform(1.5, 1.9))
+        width_m = rng.choice([4.3, 1.8]) * rng.uniform(0.9, 1.15) if self.is_car else rng.uniform(0.45, 0.6)
+        self.width_m, self.height_m = float(width_m), float(rng.uniform(1.4 if self.is_car else 1.5, 1.9))
 
     def draw(
         self, image: Float32, depth_m: Float32, horizon_px: float, focal_px: float, camera_m: float, light: float
@@ -49,15 +42,13 @@ class _Occluder:
         bottom, top = horizon_px + camera_m * scale, horizon_px + (camera_m - self.height_m) * scale
         middle = self.column * width
         first, last = max(0, round(top)), min(height, round(bottom))
-        left, right = (
-            max(0, round(middle - self.width_m * scale / 2)),
-            min(width, round(middle + self.width_m * scale / 2)),
-        )
+        half = self.width_m * scale / 2
+        left, right = max(0, round(middle - half)), min(width, round(middle + half))
         if last <= first or right <= left:
             return
         # Position inside the figure: up 0 at its feet, across -1 to 1.
         up = ((bottom - np.arange(first, last) - 0.5) / (bottom - top))[:, None]
-        across = ((np.arange(left, right) + 0.5 - middle) / (self.width_m * scale / 2))[None, :]
+        across = ((np.arange(left, right) + 0.5 - middle) / half)[None, :]
         colour, shape = self._car(up, across) if self.is_car else self._person(up, across)
         window = (slice(first, last), slice(left, right))
         shown = shape & (depth_m[window] > self.distance_m)
@@ -72,8 +63,7 @@ class _Occluder:
         colour[glass & shape] = (0.16, 0.19, 0.22)
         wheel = (up < 0.28) & (np.abs(np.abs(across) - 0.62) < 0.16)
         colour[wheel & shape] = 0.05
-        shape &= (up > 0.1) | wheel
-        return colour, shape
+        return colour, shape & ((up > 0.1) | wheel)
 
     def _person(self, up: Float64, across: Float64) -> tuple[Float32, Bools]:
         head = (up > 0.86) & (np.abs(across) < 0.35)

@@ -13,8 +13,7 @@ from datetime import datetime
 
 import numpy as np
 
-from cellcode.simulation.look import Look
-from cellcode.simulation.materials import BUILDINGS, COARSE_M, Material, Style
+from cellcode.simulation.look import BUILDINGS, COARSE_M, Look, Material, Style
 from cellcode.simulation.noise import uniform
 from cellcode.simulation.world import World
 from cellcode.types import Bools, Float32, Int64, UInt8
@@ -91,8 +90,7 @@ class Scene:
     """What can be seen on a day; rasters as in `World`.
 
     Attributes:
-        height_m, eaves_m: float32, with the day's buildings.
-        material: uint8, with the day's buildings.
+        height_m, eaves_m, material: float32 and uint8, with the day's buildings.
         colour: (size, size, 3) uint8, the surface from above in even light.
         light: (size / SHADOW_M, ...) float32, share of direct sunlight that reaches the surface.
         wall: (BUILDINGS, 3) float32.
@@ -126,17 +124,8 @@ def make_scene(world: World, day: Day) -> Scene:
     choice = world.look.walls
     walls = choice[(uniform(world.seed + 80, numbers, state) ** 1.3 * len(choice)).astype(int)]
     walls = walls * (0.8 + 0.4 * uniform(world.seed + 81, numbers, state))[:, None]
-    return Scene(
-        world=world,
-        day=day,
-        height_m=height,
-        eaves_m=eaves,
-        material=material,
-        colour=_colours(world, day, material, height, eaves, state),
-        light=_sunlit(height, sun),
-        wall=walls.astype(np.float32),
-        sun=sun,
-    )
+    colour = _colours(world, day, material, height, eaves, state)
+    return Scene(world, day, height, eaves, material, colour, _sunlit(height, sun), walls.astype(np.float32), sun)
 
 
 def _buildings(seed: int, day: int) -> tuple[Int64, Bools, Float32]:
@@ -233,8 +222,7 @@ def _sunlit(height: Float32, sun: tuple[float, float, float]) -> Float32:
     """March from every point towards the sun; 1 where nothing is higher than the ray."""
     low = np.ascontiguousarray(height[::SHADOW_M, ::SHADOW_M])
     size = len(low)
-    slope = sun[2] / math.hypot(sun[0], sun[1])
-    east, south = sun[0] / math.hypot(sun[0], sun[1]), sun[1] / math.hypot(sun[0], sun[1])
+    slope, east, south = (part / math.hypot(sun[0], sun[1]) for part in (sun[2], sun[0], sun[1]))
     reach = min(80, math.ceil(float(low.max()) / slope / SHADOW_M))
     padded = np.pad(low, reach + 1)
     lit = np.ones((size, size), np.float32)

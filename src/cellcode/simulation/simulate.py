@@ -18,8 +18,7 @@ from cellcode.progress import Meter
 from cellcode.simulation import ground
 from cellcode.simulation.jpeg import MAKER, Shot, write_photo
 from cellcode.simulation.look import LOOKS
-from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, write_aerial
-from cellcode.simulation.place import convergence_deg, outline
+from cellcode.simulation.overhead import ATTRIBUTION, LICENCE, convergence_deg, outline, write_aerial
 from cellcode.simulation.scene import AERIAL_DAY, PHOTO_DAYS, Scene, make_scene
 from cellcode.simulation.survey import Survey, make_survey
 from cellcode.simulation.world import World, make_world
@@ -37,14 +36,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulation left.
-
-    Attributes:
-        photos_dir: folder of JPEGs.
-        aerial_path: GeoTIFF.
-        truth_path: CSV of the photos with position, heading and split, in the schema of a CSV source.
-        region: the world's outline.
-    """
+    """What a simulation left: JPEGs, a GeoTIFF, a CSV of the photos as a source takes it, and the world's outline."""
 
     out: Path
     photos_dir: Path
@@ -68,8 +60,6 @@ def simulate(
 
     Args:
         size_km: edge of the world, 0.5 to 16; memory and time grow with the area.
-        photos: how many are taken.
-        seed: of everything.
         workers: threads; None: one per core.
         look: "north" or "south": facades, roofs, plants and cameras of a world.
         coast: the west of the world is sea.
@@ -94,15 +84,13 @@ def simulate(
     world = make_world(size_m, seed, look, coast)
     plan = survey(world, photos)
     shots = _shots(plan, size_m)
-    named = "demo" if survey is make_survey else "custom"
-    facts = {"size_m": size_m, "photos": photos, "seed": seed, "look": look, "coast": coast, "survey": named}
-    write_json(out / MANIFEST, {**facts, "licence": LICENCE})
+    facts = {"size_m": size_m, "photos": photos, "seed": seed, "look": look, "coast": coast}
+    write_json(out / MANIFEST, {**facts, "survey": "demo" if survey is make_survey else "custom", "licence": LICENCE})
     write_aerial(make_scene(world, AERIAL_DAY), out / "aerial.tif")
     with atomic_folder(out / "photos") as folder, Meter("rendering photos", photos) as meter:
-        for day in range(len(PHOTO_DAYS)):
-            rows = np.flatnonzero(plan.day == day)
-            if len(rows):
-                _take_photos(make_scene(world, PHOTO_DAYS[day]), plan, shots, rows, folder, workers, meter)
+        for number, day in enumerate(PHOTO_DAYS):
+            if len(rows := np.flatnonzero(plan.day == number)):
+                _take_photos(make_scene(world, day), plan, shots, rows, folder, workers, meter)
     _write_truth(plan, shots, out / "truth.csv")
     logger.info("%d photos, %s and %s rendered (seed %d)", photos, out / "aerial.tif", out / "truth.csv", seed)
     return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", outline(size_m))
@@ -111,25 +99,18 @@ def simulate(
 def _shots(survey: Survey, size_m: int) -> list[Shot]:
     """What each photo's EXIF says; photos of a day are taken within half an hour, so that its sun holds for all of them."""
     views = survey.views
-    heading = (views.heading_deg + convergence_deg(size_m, views.x_m, views.y_m)) % 360
+    headings = (views.heading_deg + convergence_deg(size_m, views.x_m, views.y_m)) % 360
+    places = np.stack([survey.lat_deg, survey.lon_deg, headings, views.fov_deg], axis=1).tolist()
+    rows = enumerate(zip(places, survey.day.tolist(), survey.device.tolist(), strict=True))
     return [
-        Shot(
-            float(survey.lat_deg[row]),
-            float(survey.lon_deg[row]),
-            float(heading[row]),
-            float(views.fov_deg[row]),
-            PHOTO_DAYS[day].time + timedelta(seconds=row % 1800),
-            f"phone {survey.device[row] + 1}",
-        )
-        for row, day in enumerate(survey.day.tolist())
+        Shot(lat, lon, heading, fov, PHOTO_DAYS[day].time + timedelta(seconds=row % 1800), f"phone {device + 1}")
+        for row, ((lat, lon, heading, fov), day, device) in rows
     ]
 
 
 def _take_photos(
     scene: Scene, survey: Survey, shots: Sequence[Shot], rows: Int64, folder: Path, workers: int | None, meter: Meter
 ) -> None:
-    """Render and write the photos of one day."""
-
     def work(first: int) -> int:
         batch = rows[first : first + BATCH]
         pictures = ground.render(scene, survey.views.take(batch))
@@ -147,22 +128,12 @@ def _write_truth(survey: Survey, shots: Sequence[Shot], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row, (shot, walk) in enumerate(zip(shots, survey.walk.tolist(), strict=True)):
-            writer.writerow(
-                [
-                    f"photos/{_name(row)}",
-                    f"{shot.lat_deg:.9f}",
-                    f"{shot.lon_deg:.9f}",
-                    f"{shot.heading_deg:.3f}",
-                    shot.captured_at.isoformat(),
-                    f"{shot.captured_at.date()} {shot.device}" if walk < 0 else f"walk {walk}",
-                    f"{MAKER} {shot.device}",
-                    str(survey.split[row]),
-                    f"{shot.fov_deg:.3f}",
-                    LICENCE,
-                    ATTRIBUTION,
-                    str(survey.land_use[row]),
-                ]
-            )
+            sequence = f"{shot.captured_at.date()} {shot.device}" if walk < 0 else f"walk {walk}"
+            writer.writerow([
+                f"photos/{_name(row)}", f"{shot.lat_deg:.9f}", f"{shot.lon_deg:.9f}", f"{shot.heading_deg:.3f}",
+                shot.captured_at.isoformat(), sequence, f"{MAKER} {shot.device}", str(survey.split[row]),
+                f"{shot.fov_deg:.3f}", LICENCE, ATTRIBUTION, str(survey.land_use[row]),
+            ])  # fmt: skip
 
 
 def _name(row: int) -> str:

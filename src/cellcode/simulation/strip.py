@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cellcode.simulation.look import Look
-from cellcode.simulation.materials import BUILDINGS, FOREST, SUBURB, TOWN, Material
+from cellcode.simulation.look import BUILDINGS, FOREST, SUBURB, TOWN, Look, Material
 from cellcode.simulation.noise import byte, hashed, pick, uniform
 from cellcode.types import Bools, Float32, Int64, UInt8
 
 BEACH_M = 40
+TREES_ON = (Material.GRASS, Material.COURTYARD, Material.MEADOW, Material.FOREST_FLOOR)
 
 
 @dataclass
@@ -35,7 +35,6 @@ class Strip:
     """Rows of a world while they are filled; arrays of shape (R, size) unless another one is given.
 
     Attributes:
-        seed, look: of the world.
         x: (1, size) float32, metres to the east.
         y: (R, 1) float32, metres to the south.
         u, v: x and y as the noise bends them; streets are straight in these.
@@ -96,10 +95,8 @@ def _country(strip: Strip) -> None:
     east, north = _lattice(u * 0.9 + v * 0.25, seed + 30, 150.0), _lattice(v * 0.9 - u * 0.25, seed + 31, 210.0)
     parcel = hashed(seed + 32, east.index, north.index)
     kind = pick(parcel, 3, 8)
-    grown = np.array(
-        [Material.CROP] * 4 + [Material.PLOUGHED, Material.MEADOW, Material.MEADOW, Material.GRASS], np.uint8
-    )[kind]
-    material[country] = grown[country]
+    grown = [Material.CROP] * 4 + [Material.PLOUGHED, Material.MEADOW, Material.MEADOW, Material.GRASS]
+    material[country] = np.array(grown, np.uint8)[kind][country]
     number[country] = (parcel % np.uint32(BUILDINGS))[country]
     edge = np.minimum(np.minimum(east.before_m, east.after_m), np.minimum(north.before_m, north.after_m))
     hedge = country & (edge < 1.2) & (pick(parcel, 12, 3) == 0)
@@ -140,9 +137,8 @@ def _blocks(strip: Strip) -> None:
     tower = town & (pick(block, 18, 13) == 0)
     car_park = (town | suburb) & (pick(block, 22, 23) == 0)
     built &= ~park & ~car_park & ~tower
-    storeys = np.where(
-        town, 2 + np.floor(4.9 * (0.6 * byte(chance, 4) + 0.4 * strip.mood)), 1 + (byte(chance, 4) > 0.55)
-    ).astype(np.float32)
+    luck = byte(chance, 4)
+    storeys = np.where(town, 2 + np.floor(4.9 * (0.6 * luck + 0.4 * strip.mood)), 1 + (luck > 0.55)).astype(np.float32)
     wall = (storeys + strip.look.more_storeys) * strip.look.storey_m + 0.6
     flat = (pick(block, 26, 3) == 0) | strip.look.flat_roofs
     ridge = np.minimum(into, deep - into) * np.where(flat, 0.05, 0.75)
@@ -154,10 +150,8 @@ def _blocks(strip: Strip) -> None:
     material[park & (depth_m > 24) & (pick(block, 5, 2) == 0)] = Material.SPORT
     material[tower] = Material.GRASS
     material[car_park] = Material.CAR_PARK
-    pool = (
-        suburb & ~park & (np.abs(into - deep - 9) < 2.5) & (np.abs(inside - width / 2) < 4) & (byte(chance, 20) < 0.18)
-    )
-    material[pool] = Material.POOL
+    pool = suburb & ~park & (np.abs(into - deep - 9) < 2.5) & (np.abs(inside - width / 2) < 4)
+    material[pool & (byte(chance, 20) < 0.18)] = Material.POOL
     fence = suburb & ~park & ~car_park & (np.abs(depth_m - 8.2) < 0.6) & (pick(block, 12, 3) > 0) & (inside > 3.2)
     material[fence], height[fence] = Material.HEDGE, (0.9 + 0.9 * byte(chance, 12))[fence]
     built |= slab
@@ -175,17 +169,10 @@ def _trees(strip: Strip) -> None:
     i, j = np.floor(x / 7).astype(np.int64), np.floor(y / 7).astype(np.int64)
     tree = hashed(strip.seed + 50, i, j)
     radius = 1.6 + 1.8 * byte(tree, 0)
-    center_x, center_y = (
-        i * 7 + radius + (7 - 2 * radius) * byte(tree, 8),
-        j * 7 + radius + (7 - 2 * radius) * byte(tree, 16),
-    )
+    center_x, center_y = (at * 7 + radius + (7 - 2 * radius) * byte(tree, shift) for at, shift in ((i, 8), (j, 16)))
     off = np.hypot(x - center_x, y - center_y)
-    open_ground = (height == 0) & np.isin(
-        material, (Material.GRASS, Material.COURTYARD, Material.MEADOW, Material.FOREST_FLOOR)
-    )
-    likely = np.where(
-        material == Material.FOREST_FLOOR, 0.92, np.where(strip.town, 0.16, np.where(strip.suburb, 0.2, 0.015))
-    )
+    open_ground = (height == 0) & np.isin(material, TREES_ON)
+    likely = np.select([material == Material.FOREST_FLOOR, strip.town, strip.suburb], [0.92, 0.16, 0.2], 0.015)
     likely = likely * np.clip(1 + 0.5 * strip.wood, 0.2, 2) * strip.look.trees
     crown = open_ground & (off < radius) & (byte(tree, 24) < likely)
     material[crown] = Material.TREE

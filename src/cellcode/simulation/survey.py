@@ -12,12 +12,12 @@ import numpy as np
 from cellcode.errors import UsageError
 from cellcode.geography import s2
 from cellcode.simulation.ground import Views
-from cellcode.simulation.materials import COARSE_M, Material
+from cellcode.simulation.look import COARSE_M, Material
 from cellcode.simulation.noise import uniform
-from cellcode.simulation.place import to_degrees
+from cellcode.simulation.overhead import to_degrees
 from cellcode.simulation.scene import PHOTO_DAYS
 from cellcode.simulation.world import World
-from cellcode.types import Bools, Float64, Int64, Strings, UInt64
+from cellcode.types import Bools, Float32, Float64, Int64, Strings, UInt64
 
 WALKABLE = (
     Material.ASPHALT, Material.PAVEMENT, Material.MARKING, Material.GRAVEL, Material.CAR_PARK, Material.SHORE,
@@ -32,16 +32,13 @@ DEVICES = 6
 
 @dataclass(frozen=True)
 class Survey:
-    """Photos to take.
+    """Photos to take, all (N,).
 
     Attributes:
-        views: cameras, (N,).
-        lat_deg, lon_deg: their positions.
-        day: (N,), index into PHOTO_DAYS.
-        device: (N,), number of the camera.
-        split: (N,) str.
-        walk: (N,), number of the walk that a photo is a step of, -1 for single photos.
-        land_use: (N,) str; see `World.land_use`.
+        day: index into PHOTO_DAYS.
+        device: number of the camera.
+        walk: number of the walk that a photo is a step of, -1 for single photos.
+        land_use: see `World.land_use`.
     """
 
     views: Views
@@ -66,24 +63,12 @@ def make_survey(world: World, photos: int) -> Survey:
     views = cameras(world, x, y, rng)
     reserved = in_block(world, x, y, 0, RESERVED_BLOCKS) | in_area(world, distinct[cell], 0, RESERVED_CELLS)
     day = np.where(reserved, len(PHOTO_DAYS) - 1, ordinary_days(world, distinct[cell], rng))
-    return Survey(
-        views=views,
-        lat_deg=lat,
-        lon_deg=lon,
-        day=day,
-        device=rng.integers(0, DEVICES, photos),
-        split=np.where(reserved, "test", "train"),
-        walk=np.full(photos, -1),
-        land_use=world.land_use(x, y),
-    )
+    device, split = rng.integers(0, DEVICES, photos), np.where(reserved, "test", "train")
+    return Survey(views, lat, lon, day, device, split, np.full(photos, -1), world.land_use(x, y))
 
 
 def draw(chance: Float64, count: int, world: World, rng: np.random.Generator) -> Int64:
-    """Draw `count` different candidates.
-
-    Raises:
-        UsageError: there are fewer.
-    """
+    """Draw `count` different candidates; `UsageError` where there are fewer."""
     if np.count_nonzero(chance) < count:
         raise UsageError(
             f"a world of {world.size_m / 1000:g} km has no room for {count} photos; take fewer, or a larger one"
@@ -108,7 +93,7 @@ def popularity(world: World, cells: UInt64, cell: Int64, x: Float64, y: Float64)
     """Expected share of photos of each cell: more in town, very uneven everywhere, none in the least popular ones."""
     urban = world.urban[(y / COARSE_M).astype(int), (x / COARSE_M).astype(int)]
     mean_urban = np.bincount(cell, urban) / np.bincount(cell)
-    luck = uniform(world.seed + 100, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)).astype(np.float64)
+    luck = _luck(world, 100, cells).astype(np.float64)
     pull = mean_urban + 1.6 * (luck - 0.5)
     share = np.exp(1.1 * mean_urban + 1.8 * (luck - 0.5))
     share[pull < np.quantile(pull, UNVISITED_SHARE)] = 0
@@ -123,35 +108,30 @@ def in_block(world: World, x: Float64, y: Float64, low: float, high: float) -> B
 
 def in_area(world: World, cells: UInt64, low: float, high: float) -> Bools:
     """Tell which level-16 cells lie in the share low..high of level-15 cells."""
-    parents = s2.parents(cells, LEVEL - 1)
-    area = uniform(world.seed + 102, parents & np.uint64(0xFFFFFFFF), parents >> np.uint64(32))
+    area = _luck(world, 102, s2.parents(cells, LEVEL - 1))
     return np.asarray((area >= low) & (area < high))
 
 
 def ordinary_days(world: World, cells: UInt64, rng: np.random.Generator) -> Int64:
     """A cell has been visited on one to all of the days but the last."""
     last = len(PHOTO_DAYS) - 1
-    visits = 1 + (
-        uniform(world.seed + 103, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) ** 0.5 * last
-    ).astype(int)
-    first = (uniform(world.seed + 104, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32)) * last).astype(int)
+    visits = 1 + (_luck(world, 103, cells) ** 0.5 * last).astype(int)
+    first = (_luck(world, 104, cells) * last).astype(int)
     return np.asarray((first + rng.integers(0, visits)) % last)
+
+
+def _luck(world: World, salt: int, cells: UInt64) -> Float32:
+    return uniform(world.seed + salt, cells & np.uint64(0xFFFFFFFF), cells >> np.uint64(32))
 
 
 def cameras(world: World, x: Float64, y: Float64, rng: np.random.Generator) -> Views:
     """Draw a camera for each point."""
     count, camera = len(x), world.look.camera
     lowest, highest = np.array(camera.white_balance).T
-    return Views(
-        x_m=x,
-        y_m=y,
-        heading_deg=rng.uniform(0, 360, count),
-        fov_deg=rng.uniform(*camera.fov_deg, count),
-        camera_m=rng.uniform(*camera.height_m, count),
-        pitch_deg=rng.normal(0, 2, count),
-        roll_deg=rng.normal(0, 1, count),
-        exposure=rng.uniform(*camera.exposure, count),
-        white_balance=rng.uniform(lowest, highest, (count, 3)),
-        noise=rng.uniform(*camera.noise, count),
+    return Views(  # drawn in this order
+        x_m=x, y_m=y, heading_deg=rng.uniform(0, 360, count), fov_deg=rng.uniform(*camera.fov_deg, count),
+        camera_m=rng.uniform(*camera.height_m, count), pitch_deg=rng.normal(0, 2, count),
+        roll_deg=rng.normal(0, 1, count), exposure=rng.uniform(*camera.exposure, count),
+        white_balance=rng.uniform(lowest, highest, (count, 3)), noise=rng.uniform(*camera.noise, count),
         seed=rng.integers(0, 1 << 31, count),
-    )
+    )  # fmt: skip

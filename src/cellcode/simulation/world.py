@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cellcode.simulation.look import LOOKS, Look
-from cellcode.simulation.materials import COARSE_M, COAST_M, FOREST, SUBURB, TOWN, Style
+from cellcode.simulation.look import COARSE_M, COAST_M, FOREST, LOOKS, SUBURB, TOWN, Look, Style
 from cellcode.simulation.noise import hashed, smooth
 from cellcode.simulation.strip import Strip
 from cellcode.types import Float16, Float32, Float64, Strings, UInt8, UInt32
@@ -37,8 +36,6 @@ class World:
         wood: float32 on the coarse grid: above 0.75 the country is forest.
         sea_m: float32 on the coarse grid, rough distance from the sea, negative in it; infinite in a world without a coast.
         texture: uint8, fine grain of the ground.
-        seed: of everything.
-        look: what its buildings, plants and cameras are like.
     """
 
     size_m: int
@@ -63,12 +60,7 @@ class World:
 
 
 def make_world(size_m: int, seed: int, look: str = "north", coast: bool = False) -> World:
-    """Build the rasters, some rows at a time.
-
-    Args:
-        look: one of LOOKS.
-        coast: the west of the world is sea.
-    """
+    """Build the rasters, some rows at a time; `look` is one of LOOKS, and with a coast the west is sea."""
     fields, shape = _Fields(size_m, seed, coast), (size_m, size_m)
     height, eaves = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
     material, building, texture = np.zeros(shape, np.uint8), np.zeros(shape, np.uint32), np.zeros(shape, np.uint8)
@@ -83,16 +75,9 @@ def _fill(world: World, rows: slice, fields: _Fields) -> None:
     y = np.arange(world.size_m, dtype=np.float32)[rows, None]
     x = np.arange(world.size_m, dtype=np.float32)[None, :]
     rows = slice(rows.start, rows.start + len(y))
-    strip = Strip(
-        seed=world.seed,
-        look=world.look,
-        x=x,
-        y=y,
-        u=x + fields.at(fields.bend[0], rows),
-        v=y + fields.at(fields.bend[1], rows),
-        urban=fields.at(fields.urban, rows),
-        wood=fields.at(fields.wood, rows),
-    )
+    u, v = x + fields.at(fields.bend[0], rows), y + fields.at(fields.bend[1], rows)
+    urban, wood = fields.at(fields.urban, rows), fields.at(fields.wood, rows)
+    strip = Strip(world.seed, world.look, x=x, y=y, u=u, v=v, urban=urban, wood=wood)
     river, wet = np.abs(fields.at(fields.river, rows)), fields.at(fields.wet, rows)
     strip.fill(water=(river < 0.045) | (wet < -1.45), shore=(river < 0.075) | (wet < -1.3))
     if np.isfinite(world.sea_m).all():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cellcode.evaluation.figures import curves, gallery, maps, trust
-from cellcode.evaluation.figures.material import CannotDrawError, Material
+from cellcode.evaluation.figures import curves, maps
+from cellcode.evaluation.figures.canvas import CannotDrawError, Material
 from cellcode.files import atomic_path
 
 __all__ = ["FIGURES", "CannotDrawError", "Material", "all_figures", "encode", "save"]
@@ -15,29 +15,18 @@ __all__ = ["FIGURES", "CannotDrawError", "Material", "all_figures", "encode", "s
 DPI = 120
 # In the order of the page.
 FIGURES: dict[str, Callable[[Material], Figure]] = {
-    "hit_map": maps.hit_map,
-    "error_curves": curves.error_curves,
-    "density": curves.density,
-    "rank_gallery": gallery.rank_gallery,
-    "query_similarity": maps.query_similarity,
-    "prototype_components": maps.prototype_components,
-    "code_components": maps.code_components,
-    "self_similarity": maps.self_similarity,
-    "kappa": curves.kappa,
-    "reliability": trust.reliability,
-    "accuracy_against_coverage": trust.accuracy_against_coverage,
-    "radius_coverage": trust.radius_coverage,
-    "outside": trust.outside,
-}
+    figure.__name__: figure
+    for figure in (
+        maps.hit_map, curves.error_curves, curves.density, maps.rank_gallery, maps.query_similarity,
+        maps.prototype_components, maps.code_components, maps.self_similarity, curves.kappa, curves.reliability,
+        curves.accuracy_against_coverage, curves.radius_coverage, curves.outside,
+    )
+}  # fmt: skip
 OPTIONAL = {"outside"}  # not worth a sentence where what it shows was not given
 
 
 def all_figures(material: Material) -> tuple[dict[str, Figure], list[str]]:
-    """Draw everything the database and the photos allow.
-
-    Returns:
-        Figures by name, and a sentence for each one that cannot be drawn.
-    """
+    """Draw what the database and the photos allow; return figures by name, and a sentence for each that cannot be drawn."""
     drawn, notes = {}, []
     for name, draw in FIGURES.items():
         try:

@@ -1,14 +1,115 @@
-"""Cells on a map."""
+"""What figures are drawn from and on: an evaluation, the look, and a map of cells."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 
+from cellcode.aerial import AerialSource
+from cellcode.database import Database
+from cellcode.evaluation.confidence import Checked, Stated
+from cellcode.evaluation.metrics import Result
 from cellcode.geography import distance, s2
-from cellcode.types import Float64, Ids
+from cellcode.photos import PhotoTable
+from cellcode.types import Bools, Float32, Float64, Ids
+
+
+class CannotDrawError(Exception):
+    """The database or the photos lack what a figure shows; the sentence says what."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """An evaluation, as figures need it.
+
+    Attributes:
+        table: the N tested photos.
+        queries: (N, D) float32, the photos as the ground encoder sees them.
+        results: of the systems, the hybrid first.
+        seen: (N,) bool, the prototype-level cell of the photo has training photos.
+        values: report.json.
+        aerial: imagery for the gallery.
+        out_of_region: answers to out-of-region photos.
+    """
+
+    database: Database
+    table: PhotoTable
+    queries: Float32
+    results: list[Result]
+    checked: Checked
+    seen: Bools
+    values: dict[str, Any]
+    aerial: AerialSource | None = None
+    out_of_region: Stated | None = None
+
+    @property
+    def hybrid(self) -> Result:
+        """How the database did."""
+        return self.results[0]
+
+    @property
+    def radius_m(self) -> float:
+        """The middle radius: within it a photo counts as found."""
+        return float(self.values["confidence"]["radius_m"])
+
+
+BLUE, VERMILLION, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+SKY, PURPLE, ORANGE, GREY = "#56B4E9", "#CC79A7", "#E69F00", "#767676"
+COLOURS = {
+    "hybrid": BLACK, "prototypes": BLUE, "aerial": GREEN, "image_retrieval": VERMILLION, "nearest_photo": ORANGE,
+    "nearest_cell": GREY,
+}  # fmt: skip
+STYLES = {
+    "hybrid": "-", "prototypes": "--", "aerial": "-.", "image_retrieval": ":", "nearest_photo": "--", "nearest_cell": ":",
+}  # fmt: skip
+MARKERS = {"hybrid": "o", "prototypes": "s", "aerial": "^", "image_retrieval": "D"}
+NAMES = {
+    "hybrid": "hybrid (cell codes)",
+    "prototypes": "prototypes only",
+    "aerial": "aerial only",
+    "image_retrieval": "image retrieval",
+    "nearest_photo": "nearest training photo (oracle)",
+    "nearest_cell": "nearest cell (oracle)",
+    "chance": "chance",
+}
+WIDTH_IN = 8.0
+LOOK: Any = {
+    "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "legend.fontsize": 11, "xtick.labelsize": 11,
+    "ytick.labelsize": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left",
+    "figure.titlesize": 14,
+}  # fmt: skip
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Give what a function draws the look; fonts are chosen when axes are made."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with mpl.rc_context(LOOK):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """Return an empty figure."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def grid(axes: Axes) -> None:
+    """Draw a faint grid behind curves."""
+    axes.set_axisbelow(True)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+
 
 MOST_CELLS = 20_000  # more would be smaller than a pixel: they are drawn as their parents
 
@@ -27,12 +128,7 @@ def coarsened(ids: Ids, values: npt.NDArray[Any]) -> tuple[Ids, Float64]:
 
 
 class Map:
-    """Axes in kilometres east and north of a point, in true proportion.
-
-    Args:
-        axes: to draw on.
-        ids: cells whose middle is the origin.
-    """
+    """Axes in kilometres east and north of the middle of some cells, in true proportion."""
 
     def __init__(self, axes: Axes, ids: Ids) -> None:
         self.axes = axes
@@ -41,8 +137,7 @@ class Map:
         self.lat0_deg, self.lon0_deg = (float(np.min(each) + np.ptp(each) / 2) for each in (lat, lon))
         axes.set_aspect("equal")
         axes.locator_params(nbins=6)
-        axes.set_xlabel("km east")
-        axes.set_ylabel("km north")
+        axes.set(xlabel="km east", ylabel="km north")
 
     def km(self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> tuple[Float64, Float64]:
         """Return where points are drawn."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 
-from cellcode.config.base import Frozen
+from cellcode.config.config import Frozen
 from cellcode.errors import UsageError
 
 

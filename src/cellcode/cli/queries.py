@@ -1,16 +1,15 @@
-"""cellcode locate."""
+"""Commands that ask a database where photos were taken."""
 
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from cellcode.cli.common import AsJson, Cells, Cluster, Device, Precision, Region, machine
+from cellcode.cli.common import Aerial, AsJson, Cells, Cluster, Device, Precision, Region, machine
 
 if TYPE_CHECKING:
     from cellcode.search import Locator
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def command(
+def locate(
     database: Cells,
     photos: Annotated[list[Path], Argument(help="Photos, or folders that are searched for them.")],
     top: Annotated[int, Option(help="Number of candidates.")] = 5,
@@ -37,6 +36,7 @@ def command(
 ) -> None:
     """Locate photos."""
     from cellcode.errors import UsageError
+    from cellcode.photos.sources.folder import photo_files
     from cellcode.search import Locator, answer_files
 
     if motion is not None and not together:
@@ -45,27 +45,18 @@ def command(
         answer_files.check(out)
         if as_json:
             raise UsageError("--json prints and --out writes a file; give one of them")
-    every = list(_photos(photos))
+    # In place of a folder, the photos that `cellcode ingest` would find in it.
+    every = [file for path in photos for file in (photo_files(path) if path.is_dir() else [path])]
     with Locator.open(database, cluster=cluster, machine=machine(device, precision)) as locator:
         if together:
             _together(locator, every, motion, top, region, as_json, out)
             return
-        if out is None:
-            located, failed = _print(locator, every, top, region, as_json)
-        else:
-            located, failed = _write(locator, every, top, region, out)
+        counts = _write(locator, every, top, region, out) if out else _print(locator, every, top, region, as_json)
+    located, failed = counts
     if out is not None or len(every) > 1:
         _report(located, failed)
     if failed:
         raise Exit(1)
-
-
-def _photos(given: list[Path]) -> Iterator[Path]:
-    """Yield the files given, and in place of each folder the photos that `cellcode ingest` would find in it."""
-    from cellcode.photos.sources.folder import photo_files
-
-    for path in given:
-        yield from photo_files(path) if path.is_dir() else [path]
 
 
 def _print(locator: "Locator", photos: list[Path], top: int, region: str | None, as_json: bool) -> tuple[int, int]:
@@ -86,7 +77,6 @@ def _print(locator: "Locator", photos: list[Path], top: int, region: str | None,
 
 
 def _write(locator: "Locator", photos: list[Path], top: int, region: str | None, out: Path) -> tuple[int, int]:
-    """Write all answers to a file, print its name; return as `_print`."""
     from cellcode.search.unfinished import locate_to, partial_path
 
     try:
@@ -104,15 +94,9 @@ def _report(located: int, failed: int) -> None:
 
 
 def _together(
-    locator: "Locator",
-    photos: list[Path],
-    motion: Path | None,
-    top: int,
-    region: str | None,
-    as_json: bool,
+    locator: "Locator", photos: list[Path], motion: Path | None, top: int, region: str | None, as_json: bool,
     out: Path | None,
-) -> None:
-    """Print or write one answer for all photos."""
+) -> None:  # fmt: skip
     from cellcode.photos import PhotoError
     from cellcode.search import answer_files
     from cellcode.search import together as joint
@@ -149,15 +133,81 @@ def describe(result: object) -> str:
         return f"{result.file}: not located; {result.message}"
     assert isinstance(result, Answer)
     sure = {True: "", False: "  NOT SURE: it may lie outside the region", None: ""}[result.in_region]
-    lines = [
+    missing = [f"  not searched: {', '.join(result.search.missing)}"] if result.search.missing else []
+    candidates = [
+        f"  {number}. {each.lat:.6f}, {each.lon:.6f}  cell {each.cell}  score {each.score:.3f}  "
+        f"probability {each.probability:.1%}"
+        for number, each in enumerate(result.candidates, 1)
+    ]
+    where = (
         f"{result.file}: {result.lat:.6f}, {result.lon:.6f}  (half of such photos are within {result.radius_50_m:.0f} m, "
         f"90 % within {result.radius_90_m:.0f} m){sure}"
-    ]
-    if result.search.missing:
-        lines.append(f"  not searched: {', '.join(result.search.missing)}")
-    for number, each in enumerate(result.candidates, 1):
-        lines.append(
-            f"  {number}. {each.lat:.6f}, {each.lon:.6f}  cell {each.cell}  score {each.score:.3f}  "
-            f"probability {each.probability:.1%}"
+    )
+    return "\n".join([where, *missing, *candidates])
+
+
+def verify(
+    database: Cells,
+    photo: Annotated[Path, Argument(help="A photo.")],
+    claim: Annotated[str, Option(help="The place to check: LAT,LON in degrees.")],
+    as_json: AsJson = False,
+    cluster: Cluster = None,
+    device: Device = None,
+    precision: Precision = None,
+) -> None:
+    """Report how plausible it is that a photo was taken at a place."""
+    from cellcode.search import Locator, claims
+
+    place = claims.parse_claim(claim)
+    with Locator.open(database, cluster=cluster, machine=machine(device, precision)) as locator:
+        found = claims.verify(locator, photo, *place)
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+        return
+    print(f"{photo}: {found.verdict.replace('_', ' ')}. {found.reason}")
+    if found.claim.cell is not None:
+        print(
+            f"  cell {found.claim.cell} scores better than {found.claim.percentile:.1f} % of all cells, "
+            f"probability {found.claim.probability:.1%}"
         )
-    return "\n".join(lines)
+    print(f"  answer {found.answer.lat:.6f}, {found.answer.lon:.6f}, {found.distance_m:.0f} m from the claim")
+
+
+def serve(
+    database: Cells,
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    aerial: Aerial = None,
+    keys: Annotated[Path | None, Option(help="File of API keys, one per line.")] = None,
+    rate: Annotated[float | None, Option(help="Photos per minute of one key, or of one address.")] = None,
+    cors: Annotated[
+        list[str] | None, Option(help="Origin of another page that may use the API; repeat for more.")
+    ] = None,
+    basemap: Annotated[
+        str | None,
+        Option(
+            help="https:// template of the online map that the page offers, by default OpenStreetMap's; none: offer none."
+        ),
+    ] = None,
+    engine: Annotated[str, Option(help="What runs the encoder: torch, or openvino (extra openvino).")] = "torch",
+    cluster: Cluster = None,
+    overrides: Annotated[
+        list[str] | None, Option("--set", help="A limit, as photo_bytes=5000000; repeat for more.")
+    ] = None,
+    device: Device = None,
+    precision: Precision = None,
+) -> None:
+    """Serve a page and an HTTP API that locate photos."""
+    from cellcode.errors import MissingExtraError
+
+    try:
+        from cellcode.serving import run, settings
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "cellcode":
+            raise
+        raise MissingExtraError(error.name or "fastapi", "serve", "the service") from None
+    limits = settings.parse(overrides or [], rate_per_minute=rate, cors=cors, basemap=basemap)
+    run.serve(
+        database, limits, host=host, port=port, aerial=aerial, key_file=keys, engine=engine, cluster=cluster,
+        machine=machine(device, precision),
+    )  # fmt: skip

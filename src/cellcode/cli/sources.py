@@ -1,15 +1,32 @@
-"""cellcode ingest: every option is one of `IngestOptions` or `SplitRule`, which have the descriptions, defaults and limits."""
+"""Commands that make, fetch and list photos and imagery."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from typer import Argument, Context, Option
 
-from cellcode.cli.common import REGION_FORMS
+from cellcode.cli.common import REGION_FORMS, Region
 from cellcode.errors import UsageError
 from cellcode.http import Politeness
 from cellcode.photos import IngestOptions, SplitRule
 from cellcode.photos.table.settings import Settings
+
+
+def simulate(
+    out: Annotated[Path, Option(help="Folder for photos/, aerial.tif and truth.csv.")],
+    size_km: Annotated[float, Option(help="Edge of the square world.")] = 4.0,
+    photos: Annotated[int, Option(help="Number of photos.")] = 12_000,
+    seed: Annotated[int, Option(help="Seed; another seed gives another world.")] = 0,
+    look: Annotated[str, Option(help="Style of facades, roofs, plants and cameras: north or south.")] = "north",
+    coast: Annotated[bool, Option("--coast", help="The west of the world is sea.")] = False,
+) -> None:
+    """Render a region: JPEGs with EXIF, an aerial GeoTIFF, the truth."""
+    from cellcode.simulation import simulate
+
+    made = simulate(out, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast)
+    print(made.out)
+
 
 S = TypeVar("S", bound=Settings)
 _LISTS, _FOLDERS, _SERVICES, _SPLITS = "Lists and archives", "Folders of photos", "Online services", "Splits"
@@ -28,7 +45,7 @@ def _split(name: str, *flags: str) -> Any:
     return _option(name, _SPLITS, *flags, model=SplitRule)
 
 
-def command(
+def ingest(
     context: Context,
     source: Annotated[
         str,
@@ -86,9 +103,71 @@ def _given(context: Context, model: type[S], **more: Any) -> S:
 
 
 def _ask(question: str) -> bool:
-    """Ask at a terminal; elsewhere nobody can answer."""
     import sys
 
     from typer import confirm
 
     return sys.stdin.isatty() and confirm(question, err=True)
+
+
+def pack(
+    photos: Annotated[Path, Argument(help="Photo table.")],
+    out: Annotated[Path, Option(help="Folder for the shards; an interrupted packing into it is continued.")],
+    config: Annotated[
+        Path | None,
+        Option(
+            help="The configuration of the training: its cells group the photos, its validation photos are set apart, "
+            "and images are encoded at its photo size times --factor. Without it images are copied as they are."
+        ),
+    ] = None,
+    factor: Annotated[
+        float, Option(min=1, help="Width and height of packed images, as a multiple of the configuration's.")
+    ] = 2.0,
+    originals: Annotated[bool, Option("--originals", help="Copy images as they are, with --config too.")] = False,
+    shard_photos: Annotated[int, Option(min=1, help="Photos of a shard, about.")] = 4096,
+    group_photos: Annotated[int, Option(min=1, help="Photos of one place that lie together, at most.")] = 8,
+    quality: Annotated[int, Option(min=1, max=100, help="Of JPEGs that are encoded again.")] = 90,
+    seed: Annotated[int, Option(help="Of the order.")] = 0,
+) -> None:
+    """Pack a photo table into shards that a training reads from end to end, from disk or a store such as S3."""
+    from cellcode import config as configuration
+    from cellcode.config import Config
+    from cellcode.photos.packed import pack
+    from cellcode.training.setup.data_setup import set_apart
+
+    settings = configuration.load(config) if config is not None else Config()
+    width, height = round(settings.photo.width_px * factor), round(settings.photo.height_px * factor)
+    size_px = (width, height) if config is not None and not originals else None
+    packing = pack.Packing(settings.levels.cell, group_photos, shard_photos, size_px, settings.photo.fit, quality, seed)
+    choose = partial(set_apart, config=settings) if config is not None else None
+    pack.run(photos, packing, out=out, set_apart=choose)
+    print(out)
+
+
+def presets() -> None:
+    """List the imagery that --aerial takes by name, with licences and the providers' conditions."""
+    from cellcode.aerial.tiles.presets import presets
+
+    for preset in presets():
+        west, south, east, north = preset.bounds
+        print(f"{preset.name}: {preset.title}")
+        print(f"  licence      {preset.licence}; {preset.attribution}")
+        print(f"  bounds       {south:g} to {north:g} N, {west:g} to {east:g} E, up to zoom {preset.max_zoom}")
+        print(f"  bulk use     {preset.bulk}; at most {preset.requests_per_s:g} requests per second")
+        if not preset.met:
+            print("  untested against the live service: compare a first crop with a map")
+
+
+def pmtiles(
+    aerial: Annotated[str, Argument(help="Aerial imagery: a path, a service or a preset (docs/aerial.md).")],
+    out: Annotated[Path, Option(help="The .pmtiles file to write.")],
+    region: Region = None,
+    max_zoom: Annotated[int, Option(help="Finest zoom; at 52 degrees zoom 17 has 0.7 m per pixel.")] = 17,
+    min_zoom: Annotated[int | None, Option(help="Coarsest zoom; default: eight less than the finest.")] = None,
+) -> None:
+    """Write the imagery of a region as one PMTiles file, for a map in a browser without a tile server."""
+    from cellcode.aerial import open_source
+    from cellcode.aerial.tiles import pmtiles
+
+    pmtiles.export(open_source(aerial), region, out, max_zoom=max_zoom, min_zoom=min_zoom)
+    print(out)
