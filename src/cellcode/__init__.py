@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from cellcode.photos import PhotoError, PhotoTable
     from cellcode.photos.ingest import ingest
     from cellcode.runs import Run
-    from cellcode.search import Answer, Locator
-    from cellcode.search.locate import locate
+    from cellcode.search import Answer, Locator, locate
     from cellcode.simulation.simulate import simulate
     from cellcode.training.train import train
 
@@ -50,7 +49,7 @@ _HOMES = {
     "build": "database.building.build",
     "evaluate": "evaluation.evaluate",
     "ingest": "photos.ingest",
-    "locate": "search.locate",
+    "locate": "search",
     "open_source": "aerial",
     "simulate": "simulation.simulate",
     "train": "training.train",

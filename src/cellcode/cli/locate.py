@@ -87,7 +87,7 @@ def _print(locator: "Locator", photos: list[Path], top: int, region: str | None,
 
 def _write(locator: "Locator", photos: list[Path], top: int, region: str | None, out: Path) -> tuple[int, int]:
     """Write all answers to a file, print its name; return as `_print`."""
-    from cellcode.search.unfinished import locate_to, partial_path
+    from cellcode.search.answer_files import locate_to, partial_path
 
     try:
         counts = locate_to(out, locator, photos, top=top, region=region)

@@ -44,11 +44,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._queue)
 
     async def submit(self, item: Item) -> Result:
-        """Return the result of an item.
-
-        Raises:
-            Problem: overloaded, too many wait.
-        """
+        """Return the result of an item; Problem overloaded: too many wait."""
         if len(self._queue) >= self._waiting:
             raise Problem("overloaded", f"{len(self._queue)} photos are waiting already", retry_after_s=1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -59,30 +55,29 @@ class Batcher(Generic[Item, Result]):
 
     async def _run(self) -> None:
         try:
-            await self._work_off()
+            while self._queue:
+                taken: list[tuple[Item, asyncio.Future[Result]]] = []
+                while self._queue and len(taken) < self._most:
+                    item, future = self._queue.popleft()
+                    if not future.done():  # its asker has gone
+                        taken.append((item, future))
+                if taken:
+                    await self._call(taken)
         finally:
             # Here and not in a callback of the task, which comes a turn later: what is queued in between would wait for ever.
             self._runners.discard(asyncio.current_task())
 
-    async def _work_off(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._queue:
-            taken: list[tuple[Item, asyncio.Future[Result]]] = []
-            while self._queue and len(taken) < self._most:
-                item, future = self._queue.popleft()
-                if not future.done():  # its asker has gone
-                    taken.append((item, future))
-            if not taken:
+    async def _call(self, taken: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        self.sizes(len(taken))
+        items = [item for item, _ in taken]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, items)
+        except Exception as error:
+            results = [error] * len(taken)
+        for (_, future), result in zip(taken, results, strict=True):
+            if future.done():
                 continue
-            self.sizes(len(taken))
-            try:
-                results = await loop.run_in_executor(self._threads, self._work, [item for item, _ in taken])
-            except Exception as error:
-                results = [error] * len(taken)
-            for (_, future), result in zip(taken, results, strict=True):
-                if future.done():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

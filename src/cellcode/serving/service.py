@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,30 +21,25 @@ from cellcode.photos.reading.exif import read_facts
 from cellcode.photos.reading.image import open_photo
 from cellcode.search import Answer, Locator
 from cellcode.search import together as joint
-from cellcode.search.posterior import probabilities
-from cellcode.serving import heat
+from cellcode.search.searcher import probabilities
 from cellcode.serving.batcher import Batcher
-from cellcode.serving.imagery import Imagery
+from cellcode.serving.maps import Imagery, aggregate
 from cellcode.serving.problems import Problem, problem_of
 from cellcode.serving.settings import Settings
 from cellcode.serving.uploads import Photo
 from cellcode.types import Float32, UInt8
 
 Result = TypeVar("Result")
+Position = tuple[float, float, float | None]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A photo after the encoder.
-
-    Attributes:
-        query: (D,) float32.
-        position: latitude, longitude and heading in degrees from its file; None where it has no position.
-    """
+    """A photo after the encoder: its query (D,), and latitude, longitude and heading in degrees if its file has them."""
 
     name: str
     query: Float32
-    position: tuple[float, float, float | None] | None
+    position: Position | None
 
 
 @dataclass(frozen=True)
@@ -72,30 +68,31 @@ class Service:
     def __init__(
         self, cells: Database | Path | str, settings: Settings, aerial: Path | str | None = None, **locator: Any
     ) -> None:
-        self.settings = settings
+        self.settings, self.users = settings, 0
         source = open_source(aerial) if aerial is not None else None
         self.locator = Locator.open(cells, calls=settings.encoder_calls, **locator)
         self.database = self.locator.database
         zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
         self.imagery = Imagery(source, *zooms) if source is not None else None
-        self.users = 0
         self._decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self._encoding = ThreadPoolExecutor(settings.encoder_calls, thread_name_prefix="encode")
         self._searching = ThreadPoolExecutor(1, thread_name_prefix="search")  # searchers are not for several threads
+        most, calls = settings.encoder_batch, settings.encoder_calls
         # Decoding is bounded with the queue: what is decoded waits there.
-        self.encoder = Batcher(
-            self._embed, settings.encoder_batch, settings.queue, self._encoding, settings.encoder_calls
-        )
-        self.searches = Batcher(self._answer, settings.encoder_batch, 2 * settings.queue, self._searching)
+        self.encoder = Batcher(self._embed, most, settings.queue, self._encoding, calls)
+        self.searches = Batcher(self._answer, most, 2 * settings.queue, self._searching)
         self._decodes = asyncio.Semaphore(settings.queue)
-        self._warm()
+        # Answer a grey photo: a service that cannot answer does not start, and the first user does not wait for loading.
+        size = self.database.config.photo
+        grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
+        self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
+
+    def crop_path(self, token: str | None) -> str | None:
+        """Return the address of the imagery around a cell, if there are both."""
+        return None if token is None or self.imagery is None else f"/v1/cells/{token}/aerial.jpg"
 
     async def see(self, photo: Photo) -> Seen:
-        """Decode and embed a photo.
-
-        Raises:
-            Problem: it cannot be read, or too many wait.
-        """
+        """Decode and embed a photo; Problem: it cannot be read, or too many wait."""
         if self.encoder.waiting >= self.settings.queue or self._decodes.locked():
             raise Problem("overloaded", f"{self.settings.queue} photos are waiting already", retry_after_s=1)
         loop = asyncio.get_running_loop()
@@ -110,9 +107,8 @@ class Service:
     async def fuse(self, seen: Sequence[Seen], top: int, region: Region | None) -> Answer:
         """Search for several photos of one place."""
         queries, names = np.stack([each.query for each in seen]), [each.name for each in seen]
-        return await self.search(
-            lambda: joint.answer_embeddings(self.locator, queries, names=names, top=top, region=region)
-        )
+        asked = partial(joint.answer_embeddings, self.locator, queries, names=names, top=top, region=region)
+        return await self.search(asked)
 
     async def heat(self, query: Float32, region: Region | None) -> dict[str, Any]:
         """Return the posterior as a map; `schemas.Heat`."""
@@ -130,13 +126,7 @@ class Service:
         if self.imagery is not None:
             self.imagery.close()
 
-    def _warm(self) -> None:
-        """Answer a grey photo: a service that cannot answer does not start, and the first user does not wait for loading."""
-        size = self.database.config.photo
-        grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
-        self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
-
-    def _decode(self, photo: Photo) -> tuple[UInt8, tuple[float, float, float | None] | None]:
+    def _decode(self, photo: Photo) -> tuple[UInt8, Position | None]:
         spec = PhotoSpec.of(self.database.config.photo, self.settings.photo_pixels)
         try:
             pixels = read_pixels(photo.data, spec)
@@ -173,12 +163,9 @@ class Service:
         cells = searcher.count(region)
         reach = cells if cells <= self.settings.heat_reach else self.settings.heat_cells
         hits = searcher.search(query[None], reach, region, temperature)
-        ids, mass = heat.aggregate(hits.cell_ids[0], probabilities(hits, temperature)[0], self.settings.heat_cells)
-        return {
-            "tokens": s2.tokens(ids),
-            "mass": [float(f"{share:.3g}") for share in mass],
-            "rest": max(0.0, 1.0 - float(mass.sum())),
-        }
+        ids, mass = aggregate(hits.cell_ids[0], probabilities(hits, temperature)[0], self.settings.heat_cells)
+        shares = [float(f"{share:.3g}") for share in mass]
+        return {"tokens": s2.tokens(ids), "mass": shares, "rest": max(0.0, 1.0 - float(mass.sum()))}
 
 
 class Holder:

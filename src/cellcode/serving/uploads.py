@@ -12,7 +12,7 @@ from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from cellcode.serving.problems import Problem
+from cellcode.serving.problems import Problem, invalid
 from cellcode.serving.schemas import EncodedPhoto
 from cellcode.serving.settings import Settings
 
@@ -23,12 +23,7 @@ FIELDS = 16
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo of a request.
-
-    Attributes:
-        name: as the client calls it.
-        data: the bytes of its file.
-    """
+    """A photo of a request: its name as the client calls it, and the bytes of its file."""
 
     name: str
     data: bytes
@@ -117,6 +112,9 @@ class _Reader:
     def _begin(self) -> None:
         self.part = _Part()
 
+    def _end(self) -> None:
+        self.ended = True
+
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self.part.header += data[start:end]
 
@@ -148,13 +146,9 @@ class _Reader:
             raise Problem("photo_too_large", f"{self.part.file}: larger than {self.settings.photo_bytes:,} bytes")
         self.bytes += end - start
         if self.most_bytes is not None and self.bytes > self.most_bytes + FIELD_BYTES:
-            raise Problem(
-                "photo_too_large", f"the photos of one request are larger than {self.most_bytes:,} bytes together"
-            )
+            said = f"the photos of one request are larger than {self.most_bytes:,} bytes together"
+            raise Problem("photo_too_large", said)
         self.part.body += data[start:end]
-
-    def _end(self) -> None:
-        self.ended = True
 
 
 def _value(part: _Part) -> Photo | tuple[str, str]:
@@ -197,7 +191,11 @@ async def read(
         return asked, photos
     if kind != "application/json":
         raise Problem("bad_request", "the body must be application/json or multipart/form-data")
-    body = await _body(request, settings.request_bytes * 4 // 3 + FIELD_BYTES)
+    body, limit = bytearray(), settings.request_bytes * 4 // 3 + FIELD_BYTES
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise Problem("photo_too_large", f"the body is larger than {limit:,} bytes")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
@@ -209,23 +207,12 @@ async def read(
     return asked, [_decoded(photo, settings.photo_bytes) for photo in encoded]
 
 
-async def _body(request: Request, most: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise Problem("photo_too_large", f"the body is larger than {most:,} bytes")
-    return bytes(body)
-
-
 def checked(model: type[Model], values: Any) -> Model:
     """Return values as a model; Problem bad_request that names the first field that does not fit."""
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Problem("bad_request", f"{where}: {first['msg']}") from None
+        raise invalid(error.errors(include_url=False, include_input=False)[0], whole="body") from None
 
 
 def _decoded(photo: EncodedPhoto, most: int) -> Photo:
