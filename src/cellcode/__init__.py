@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from cellcode.photos import PhotoError, PhotoTable
     from cellcode.photos.ingest import ingest
     from cellcode.runs import Run
-    from cellcode.search import Answer, Locator, locate
+    from cellcode.search import Answer, Locator
+    from cellcode.search.locator import locate
     from cellcode.simulation.simulate import simulate
     from cellcode.training.train import train
 
@@ -49,7 +50,7 @@ _HOMES = {
     "build": "database.building.build",
     "evaluate": "evaluation.evaluate",
     "ingest": "photos.ingest",
-    "locate": "search",
+    "locate": "search.locator",
     "open_source": "aerial",
     "simulate": "simulation.simulate",
     "train": "training.train",

@@ -20,8 +20,7 @@ class Candidate:
     """A cell that may hold the photo's position.
 
     Attributes:
-        lat, lon: its centre in degrees.
-        cell: its S2 token.
+        lat, lon, cell: its centre in degrees, and its S2 token.
         score: similarity of the photo and the cell's code.
         probability: share of the posterior over all cells searched.
     """
@@ -77,9 +76,8 @@ class Failure:
     """A photo that could not be located.
 
     Attributes:
-        message: the reason, one sentence.
+        message, action: the reason and what to do, a sentence each.
         code: stable, one of those that docs/serving.md lists.
-        action: what to do.
     """
 
     file: str

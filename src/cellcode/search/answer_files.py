@@ -23,27 +23,12 @@ from cellcode.search.locator import Locator
 
 Row = dict[str, Any]  # what `to_json` of an `Answer` or a `Failure` returns
 GROUP_ROWS = 4096  # rows of a Parquet file that are in memory at once
-
-_CANDIDATE = {
-    "lat": pa.float64(),
-    "lon": pa.float64(),
-    "cell": pa.string(),
-    "score": pa.float64(),
-    "probability": pa.float64(),
-}
-_FACTS = _CANDIDATE | {name: pa.bool_() if name == "in_region" else pa.float64() for name in FACTS}
-_SEARCH = {
-    "method": pa.string(),
-    "cells": pa.int64(),
-    "exact": pa.bool_(),
-    "scored_again": pa.int64(),
-    "missing": pa.list_(pa.string()),
-}
-SCHEMA = pa.schema(
-    {"file": pa.string(), "files": pa.list_(pa.string()), "error": pa.string()}
-    | _FACTS
-    | {"candidates": pa.list_(pa.struct(_CANDIDATE)), "search": pa.struct(_SEARCH)}
-)
+TEXT, TEXTS, REAL = pa.string(), pa.list_(pa.string()), pa.float64()
+_CANDIDATE = {"lat": REAL, "lon": REAL, "cell": TEXT, "score": REAL, "probability": REAL}
+_FACTS = _CANDIDATE | {name: pa.bool_() if name == "in_region" else REAL for name in FACTS}
+_SEARCH = {"method": TEXT, "cells": pa.int64(), "exact": pa.bool_(), "scored_again": pa.int64(), "missing": TEXTS}
+_NESTED = {"candidates": pa.list_(pa.struct(_CANDIDATE)), "search": pa.struct(_SEARCH)}
+SCHEMA = pa.schema({"file": TEXT, "files": TEXTS, "error": TEXT} | _FACTS | _NESTED)
 
 
 def check(out: Path) -> None:
@@ -172,10 +157,7 @@ class Unfinished:
         self._places[str(photo)] = size, changed, end
         line = {"bytes": size, "changed_ns": changed, "result": result.to_json()}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-
-    def flush(self) -> None:
-        """Hand what was added to the system, so that it outlives the process."""
-        self._file.flush()
+        self._file.flush()  # it outlives the process
 
     def result(self, photo: Path) -> Row:
         """Return what a photo was answered with, as JSON."""
@@ -241,7 +223,6 @@ def locate_to(
                     results = locator.locate_many(todo, top=top, region=searched)
                     for photo, result in zip(todo, results, strict=True):
                         kept.add(photo, result)
-                        kept.flush()
                         failed += isinstance(result, Failure)
                         meter.advance()
                 write(out, (kept.result(photo) for photo in photos), top)

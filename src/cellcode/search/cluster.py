@@ -66,7 +66,7 @@ class ShardActor:
         return count, self._searcher.search(queries, min(k, count), self._region, temperature)
 
     def ids(self) -> Ids:
-        """Return the ids of all cells, for the check of `common`."""
+        """Return the ids of all cells, for `common`."""
         return np.array(self._searcher.database.ids)
 
     def common(self, ids: Ids) -> int:
@@ -225,7 +225,6 @@ class ClusterSearcher:
         self._own_ray = True
 
     def _open(self) -> None:
-        """Start the actors and check that they are shards of one whole."""
         self._actors = [self._started(number) for number in range(len(self._folders))]
         facts, failed = self._ask(lambda actor: actor.facts.remote(), range(len(self._folders)))
         if failed:
@@ -297,7 +296,7 @@ class ClusterSearcher:
         return answers, dict(sorted(failed.items()))
 
     def _replaced(self, number: int, failed: Any) -> Any:
-        """End an actor and start another, unless another thread has done so already."""
+        # Unless another thread has done so already.
         with self._lock:
             if self._actors and self._actors[number] is failed:
                 with suppress(Exception):

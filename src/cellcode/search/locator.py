@@ -70,12 +70,7 @@ class Locator:
     ) -> Self:
         """Open a database, its folder, or a folder of shards as `cellcode split` writes it.
 
-        Args:
-            cluster: address of a Ray cluster that searches the shards; see `open_searcher`.
-            engine, calls, machine: see `Locator`.
-
-        Raises:
-            InputError: it is none, or damaged; see `open_searcher`.
+        `cluster` and errors are those of `open_searcher`, other arguments of `Locator`.
         """
         database, searcher, close = open_searcher(cells, cluster)
         try:
@@ -104,7 +99,7 @@ class Locator:
             region: only cells with their centre inside are considered.
 
         Raises:
-            PhotoError: it cannot be read; the sentence says why.
+            PhotoError: it cannot be read.
             InputError: no cell lies in the region.
             UsageError: `top` is below 1, or the region cannot be understood.
         """
@@ -122,11 +117,7 @@ class Locator:
                 yield failures[row] if row in failures else next(answers)
 
     def read(self, photos: Sequence[Source]) -> tuple[list[str], Float32, dict[int, Failure]]:
-        """Read photos in threads and embed those that can be read.
-
-        Returns:
-            Their names; their embeddings, (M, D) float32; the other photos by their number.
-        """
+        """Read photos in threads: names and embeddings, (M, D) float32, of those that can be read; the others by number."""
         with ThreadPoolExecutor(self.threads) as threads:
             read = list(threads.map(self.pixels, photos))
         failures = {row: made for row, made in enumerate(read) if isinstance(made, Failure)}
@@ -193,11 +184,7 @@ class Locator:
         return answers
 
     def _inside(self, queries: Float32, scores: Float32 | None) -> tuple[list[bool | None], list[float | None]]:
-        """Whether each photo was taken in the region of the database, and how probable that is.
-
-        Args:
-            scores: (B, K), the best of the whole database, best first; None: they are searched for.
-        """
+        # Of each photo. The scores (B, K) are the best of the whole database, best first; None: they are searched for.
         calibration = self.database.calibration
         inside, outside, unknown = calibration.inside, calibration.outside_score, [None] * len(queries)
         if queries.shape[1] != self.database.code_set.dim or (inside is None and outside is None):  # a path of photos
@@ -230,14 +217,6 @@ def locate(
     region: Where = None,
     machine: MachineConfig | None = None,
 ) -> Answer:
-    """Locate one photo in a database; see `Locator.locate`. A `Locator` is faster for more than one: it loads the encoder once.
-
-    Args:
-        cells: an open database, its folder, or a folder of its shards.
-        machine: device and precision of the encoder; see `Locator`.
-
-    Raises:
-        InputError: the database is damaged; or as `Locator.locate`.
-    """
+    """Locate one photo in a database; see `Locator.open` and `locate`. A `Locator` loads the encoder once for many photos."""
     with Locator.open(cells, machine=machine) as locator:
         return locator.locate(photo, top=top, region=region)

@@ -19,6 +19,7 @@ from cellcode.index.codeset import CodeSet, Found, checked
 from cellcode.types import Float32, Float64, Ids, Int64, Ranges
 
 Method = Literal["exact", "two_stage"]
+Scan = tuple[Found, Method, int]  # with the number of first-stage entries that were scored again
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class Hits:
     searched: Searched
 
     def __iter__(self) -> Iterator[npt.NDArray[np.generic]]:
-        """Yield cell_ids and scores."""
         return iter((self.cell_ids, self.scores))
 
 
@@ -84,9 +84,7 @@ class CodeSearcher:
         """See `Searcher`."""
         return _size(self._slices(region))
 
-    def _find(
-        self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None
-    ) -> tuple[Found, Method, int]:
+    def _find(self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None) -> Scan:
         return exact.scan(self.codes, queries, k, slices, temperature), "exact", 0
 
     def _slices(self, region: Region | None) -> Int64:
@@ -120,9 +118,7 @@ class DatabaseSearcher(CodeSearcher):
         """Open the database in a folder; InputError if it is none or damaged."""
         return cls(Database.open(folder))
 
-    def _find(
-        self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None
-    ) -> tuple[Found, Method, int]:
+    def _find(self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None) -> Scan:
         entries = self._entries(k, cells, len(queries))
         if entries is not None and (stage := self.database.first_stage) is not None:
             rows = two_stage.candidates(stage, queries, k, entries, slices)
@@ -133,13 +129,12 @@ class DatabaseSearcher(CodeSearcher):
 
     def _entries(self, k: int, cells: int, queries: int) -> int | None:
         """Number of first-stage entries to score again; None: the search is to be exact."""
-        settings = self.database.search_settings
+        settings, total = self.database.search_settings, len(self.codes)
         if settings is None or self.method == "exact":
             return None
         entries = settings.entries_for(k)
         if entries is None or self.method == "two_stage":
             return entries
-        total = len(self.codes)
         two_stages = tune.cost(settings, entries, total, cells / total)
         return entries if two_stages < tune.exact_cost(cells, self.codes.dim, queries) else None
 

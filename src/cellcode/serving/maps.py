@@ -34,35 +34,26 @@ class Imagery:
 
     def cell(self, lat_deg: float, lon_deg: float, level: int, size_px: int) -> bytes:
         """Return a JPEG around a cell's centre; Problem not_found: there is no imagery there."""
-        return _jpeg(self.source.read(lat_deg, lon_deg, CROP_CELLS * s2.mean_edge_m(level), size_px))
+        crop = self.source.read(lat_deg, lon_deg, CROP_CELLS * s2.mean_edge_m(level), size_px)
+        return _encoded(crop, np.where(crop.mask[..., None], crop.pixels, np.uint8(MISSING)), "JPEG")
 
     def tile(self, z: int, x: int, y: int) -> bytes:
-        """Return a web-mercator tile as WebP, transparent where there is no imagery.
+        """Return a web-mercator tile as WebP, transparent where there is no imagery; Problem not_found: none at all, or no tile.
 
         It is cut as a square in metres at the scale of its centre. From there to the edge of a tile of zoom 12 the scale of the
         projection changes by at most 0.08 %, a tenth of a pixel; by half of that with each further zoom.
-
-        Raises:
-            Problem: not_found, there is no imagery there, or no such tile.
         """
         if not self.min_zoom <= z <= self.max_zoom or not (0 <= x < 2**z and 0 <= y < 2**z):
             raise Problem("not_found", f"there is no tile {z}/{x}/{y}")
         lon_deg = (x + 0.5) / 2**z * 360 - 180
         lat = math.atan(math.sinh(math.pi * (1 - 2 * (y + 0.5) / 2**z)))
-        return _webp(self.source.read(math.degrees(lat), lon_deg, EQUATOR_M * math.cos(lat) / 2**z, TILE_PX))
+        crop = self.source.read(math.degrees(lat), lon_deg, EQUATOR_M * math.cos(lat) / 2**z, TILE_PX)
+        alpha = [] if crop.mask.all() else [np.where(crop.mask, np.uint8(255), np.uint8(0))]
+        return _encoded(crop, np.dstack([crop.pixels, *alpha]), "WEBP", method=1)  # the slower methods save little
 
     def close(self) -> None:
         """Let the threads end."""
         self.threads.shutdown(wait=False)
-
-
-def _jpeg(crop: Crop) -> bytes:
-    return _encoded(crop, np.where(crop.mask[..., None], crop.pixels, np.uint8(MISSING)), "JPEG")
-
-
-def _webp(crop: Crop) -> bytes:
-    alpha = [] if crop.mask.all() else [np.where(crop.mask, np.uint8(255), np.uint8(0))]
-    return _encoded(crop, np.dstack([crop.pixels, *alpha]), "WEBP", method=1)  # the slower methods save little
 
 
 def _encoded(crop: Crop, pixels: UInt8, kind: str, **options: int) -> bytes:

@@ -102,10 +102,10 @@ def _cell(service: Service, token: str) -> tuple[int, Ids, float, float]:
 def _facts(service: Service, own: state.State) -> DatabaseFacts:
     database, settings, imagery = service.database, own.settings, service.imagery
     calibration = database.calibration
-    pictures = None
+    pictures: dict[str, Any] | None = None
     if imagery is not None:
-        pictures = {"attribution": imagery.source.attribution, "date": imagery.source.date}
-        pictures |= {"min_zoom": imagery.min_zoom, "max_zoom": imagery.max_zoom}
+        pictures = {name: getattr(imagery.source, name) for name in ("attribution", "date")}
+        pictures |= {name: getattr(imagery, name) for name in ("min_zoom", "max_zoom")}
     values = {
         **database.manifest,  # levels, cells, training_photos, licences, attributions
         "name": database.manifest["run"]["name"],

@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from cellcode.geography import Region, distance
 from cellcode.search import Answer, claims
 from cellcode.search.together import fuse_queries
-from cellcode.serving import guard, regions, schemas, state, uploads
+from cellcode.serving import guard, schemas, state, uploads
 from cellcode.serving.problems import Problem
 from cellcode.serving.schemas import Heading, LocateRequest, LocateResponse, Top, VerifyRequest, VerifyResponse
-from cellcode.serving.service import Question, Seen, Service
+from cellcode.serving.service import Seen, Service
 from cellcode.serving.uploads import Photo
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
@@ -34,8 +34,8 @@ async def locate(request: Request) -> Response:
     own = state.of(request)
     async with own.work(request, own.settings.request_seconds) as service:
         asked, photos = await uploads.read(request, own.settings, LocateRequest)
-        own.charge(request, len(photos))
-        region = regions.parse(asked.region, own.settings.region_vertices, service.database.region_bounds)
+        own.rates.take(request.state.asker, len(photos))
+        region = uploads.region_of(asked.region, own.settings.region_vertices, service.database.region_bounds)
         seen = await see_all(service, photos, own.metrics)
         named = [(photo.name, each) for photo, each in zip(photos, seen, strict=True)]
         if asked.fuse:
@@ -66,11 +66,11 @@ async def verify(request: Request) -> Response:
     own = state.of(request)
     async with own.work(request, own.settings.request_seconds) as service:
         asked, photos = await uploads.read(request, own.settings, VerifyRequest, "photo")
-        own.charge(request, 1)
-        region = regions.parse(asked.region, own.settings.region_vertices, service.database.region_bounds)
+        own.rates.take(request.state.asker, 1)
+        region = uploads.region_of(asked.region, own.settings.region_vertices, service.database.region_bounds)
         seen = (await see_all(service, photos, own.metrics))[0]
         assert not isinstance(seen, Problem)  # the only photo: its problem was raised
-        answer = await service.answer(Question(seen.name, seen.query, asked.top, region))
+        answer = await service.answer(seen, asked.top, region)
         place = asked.lat, asked.lon
         judged = await service.search(lambda: claims.verification(service.locator, answer, seen.query, *place))
         crops = {"claim": judged.claim.cell, "answer": answer.cell}
@@ -145,8 +145,8 @@ async def _feed(request: Request, service: Service, lines: Lines) -> None:
             continue
         if settings is None:
             settings = uploads.checked(BatchSettings, fields)
-            region = regions.parse(settings.region, own.settings.region_vertices, service.database.region_bounds)
-        own.charge(request, 1)
+            region = uploads.region_of(settings.region, own.settings.region_vertices, service.database.region_bounds)
+        own.rates.take(request.state.asker, 1)
         await window.acquire()
         task = asyncio.create_task(answered(part, settings.top, settings.heading_deg))
         at_work.add(task)
@@ -208,7 +208,7 @@ async def one(
     service: Service, seen: Seen, top: int, region: Region | None, heading_deg: float | None, heat: bool = False
 ) -> dict[str, Any]:
     """Answer one embedded photo; `schemas.PhotoAnswer`."""
-    answer = await service.answer(Question(seen.name, seen.query, top, region))
+    answer = await service.answer(seen, top, region)
     return dressed(answer, [seen], heading_deg) | {"heat": await service.heat(seen.query, region) if heat else None}
 
 

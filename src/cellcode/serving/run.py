@@ -56,11 +56,9 @@ def serve(
     SIGHUP opens the folder again, and the imagery; if they answer, new requests use them, else the old ones stay.
 
     Args:
-        cells: folder of the database, or of its shards.
         host, port: address, which is logged; 0: any free port.
-        aerial: imagery for crops and the map.
         key_file: API keys, one per line.
-        locator: options of `Locator.open`: engine, cluster, machine.
+        cells, aerial, locator: see `Service`.
 
     Raises:
         InputError: the database, the imagery or the keys cannot be used, or the address is taken.

@@ -1,14 +1,18 @@
-"""An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding."""
+"""An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding.
+
+Micro-batching: what waits while calls are at work is answered together by the next.
+"""
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -22,13 +26,13 @@ from cellcode.photos.reading.image import open_photo
 from cellcode.search import Answer, Locator
 from cellcode.search import together as joint
 from cellcode.search.searcher import probabilities
-from cellcode.serving.batcher import Batcher
 from cellcode.serving.maps import Imagery, aggregate
 from cellcode.serving.problems import Problem, problem_of
 from cellcode.serving.settings import Settings
 from cellcode.serving.uploads import Photo
 from cellcode.types import Float32, UInt8
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Position = tuple[float, float, float | None]
 
@@ -42,14 +46,75 @@ class Seen:
     position: Position | None
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question about an embedded photo."""
+class Batcher(Generic[Item, Result]):
+    """Hands items to a function in threads, as many as wait and fit.
 
-    name: str
-    query: Float32
-    top: int
-    region: Region | None
+    No timer holds an item back: a lone one is worked on at once, and under load batches fill while the one before runs.
+
+    Args:
+        work: from items to as many results, in their order; a result that is an exception is raised to its asker.
+        most: items of one call.
+        waiting: items that may wait; more are refused.
+        threads: where the function is called.
+        calls: at work at the same time, at most.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        most: int,
+        waiting: int,
+        threads: ThreadPoolExecutor,
+        calls: int = 1,
+    ) -> None:
+        self._work, self._most, self._waiting, self._threads, self._calls = work, most, waiting, threads, calls
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._runners: set[asyncio.Task[None] | None] = set()
+        self.sizes: Callable[[int], object] = lambda size: None  # called with the size of each call
+
+    @property
+    def waiting(self) -> int:
+        """Items that no call has taken yet."""
+        return len(self._queue)
+
+    async def submit(self, item: Item) -> Result:
+        """Return the result of an item; Problem overloaded: too many wait."""
+        if len(self._queue) >= self._waiting:
+            raise Problem("overloaded", f"{len(self._queue)} photos are waiting already", retry_after_s=1)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if len(self._runners) < self._calls:
+            self._runners.add(asyncio.create_task(self._run()))
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                taken: list[tuple[Item, asyncio.Future[Result]]] = []
+                while self._queue and len(taken) < self._most:
+                    item, future = self._queue.popleft()
+                    if not future.done():  # its asker has gone
+                        taken.append((item, future))
+                if taken:
+                    await self._call(taken)
+        finally:
+            # Here and not in a callback of the task, which comes a turn later: what is queued in between would wait for ever.
+            self._runners.discard(asyncio.current_task())
+
+    async def _call(self, taken: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        self.sizes(len(taken))
+        items = [item for item, _ in taken]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, items)
+        except Exception as error:
+            results = [error] * len(taken)
+        for (_, future), result in zip(taken, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 class Service:
@@ -100,9 +165,9 @@ class Service:
             pixels, position = await loop.run_in_executor(self._decoding, self._decode, photo)
             return Seen(photo.name, await self.encoder.submit(pixels), position)
 
-    async def answer(self, question: Question) -> Answer:
+    async def answer(self, seen: Seen, top: int, region: Region | None) -> Answer:
         """Search for one embedded photo."""
-        return await self.searches.submit(question)
+        return await self.searches.submit((seen, top, region))
 
     async def fuse(self, seen: Sequence[Seen], top: int, region: Region | None) -> Answer:
         """Search for several photos of one place."""
@@ -142,14 +207,15 @@ class Service:
     def _embed(self, pixels: Sequence[UInt8]) -> Sequence[Float32]:
         return list(self.locator.embed(np.stack(pixels)))
 
-    def _answer(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
+    def _answer(self, questions: Sequence[tuple[Seen, int, Region | None]]) -> Sequence[Answer | Exception]:
         """Answer questions, those with the same region and number of candidates in one search."""
         groups: dict[tuple[int, Region | None], list[int]] = {}
-        for row, question in enumerate(questions):
-            groups.setdefault((question.top, question.region), []).append(row)
+        for row, (_, top, region) in enumerate(questions):
+            groups.setdefault((top, region), []).append(row)
         found: list[Answer | Exception] = [RuntimeError("not answered")] * len(questions)
         for (top, region), rows in groups.items():
-            names, queries = [questions[row].name for row in rows], np.stack([questions[row].query for row in rows])
+            seen = [questions[row][0] for row in rows]
+            names, queries = [each.name for each in seen], np.stack([each.query for each in seen])
             try:
                 answers: Sequence[Answer | Exception] = self.locator.answers(names, queries, top, region)
             except CellcodeError as error:

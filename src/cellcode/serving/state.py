@@ -97,11 +97,7 @@ class State:
 
     @asynccontextmanager
     async def work(self, request: Request, seconds: float) -> AsyncIterator[Service]:
-        """Hold the service for a request with photos.
-
-        Raises:
-            Problem: rate_limited, overloaded (too many are at work), or timeout.
-        """
+        """Hold the service for a request with photos; Problem: rate_limited, overloaded (too many at work), or timeout."""
         self.rates.take(request.state.asker, 0)
         if self.working >= self.settings.requests:
             raise Problem("overloaded", f"{self.working} requests are at work already", retry_after_s=1)
@@ -115,10 +111,6 @@ class State:
         finally:
             self.working -= 1
             self.metrics.working.dec()
-
-    def charge(self, request: Request, photos: int) -> None:
-        """Count photos against the asker's rate."""
-        self.rates.take(request.state.asker, photos)
 
 
 def of(request: Request) -> State:
