@@ -38,7 +38,7 @@ class Imagery:
         return _encoded(crop, np.where(crop.mask[..., None], crop.pixels, np.uint8(MISSING)), "JPEG")
 
     def tile(self, z: int, x: int, y: int) -> bytes:
-        """Return a web-mercator tile as WebP, transparent where there is no imagery; Problem not_found: none at all, or no tile.
+        """Return a web-mercator tile as WebP, transparent where there is no imagery; Problem not_found: no imagery, or no tile.
 
         It is cut as a square in metres at the scale of its centre. From there to the edge of a tile of zoom 12 the scale of the
         projection changes by at most 0.08 %, a tenth of a pixel; by half of that with each further zoom.
