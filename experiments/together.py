@@ -10,10 +10,8 @@ from cellcode.evaluation.confidence import calibration_error, reliability
 from cellcode.evaluation.metrics import interval_95
 from cellcode.geography import distance, s2
 from cellcode.search import Locator, Searcher
-from cellcode.search.posterior import probabilities
-from cellcode.search.searcher import Hits
-from cellcode.search.sequences import SequenceSearcher
-from cellcode.search.together import EXPONENT, fuse_queries
+from cellcode.search.searcher import Hits, probabilities
+from cellcode.search.together import EXPONENT, SequenceSearcher, fuse_queries
 from cellcode.types import Datetimes, Float32, Float64, Int64
 
 NONE = -1  # group of photos that belong to none

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cellcode.photos.ingest import ingest
     from cellcode.runs import Run
     from cellcode.search import Answer, Locator
-    from cellcode.search.locate import locate
+    from cellcode.search.locator import locate
     from cellcode.simulation.simulate import simulate
     from cellcode.training.train import train
 
@@ -43,7 +43,7 @@ _NAMES = {
     "database.building.build": "build",
     "evaluation.evaluate": "evaluate",
     "photos.ingest": "ingest",
-    "search.locate": "locate",
+    "search.locator": "locate",
     "simulation.simulate": "simulate",
     "training.train": "train",
 }

@@ -15,7 +15,7 @@ from cellcode import Locator
 from cellcode.database import Database
 from cellcode.errors import InputError, UsageError
 from cellcode.photos import PhotoTable
-from cellcode.search import Answer, Failure, answer_files, together, unfinished
+from cellcode.search import Answer, Failure, answer_files, together
 
 BAD = "not a photo"
 
@@ -145,15 +145,15 @@ def test_an_interrupted_call_goes_on_where_it_was(cut: Cut, some: list[Path], tm
     """The file is that of a call that was never interrupted, and only what has no answer yet is located."""
     out, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        unfinished.locate_to(out, cut, some, top=2)
+        answer_files.locate_to(out, cut, some, top=2)
     assert [path.name for path in tmp_path.iterdir()] == [partial.name]
     with partial.open("ab") as file:
         file.write(b'{"bytes": 12, "chang')  # killed while it wrote
     cut.after = len(some)
-    assert unfinished.locate_to(out, cut, some, top=2) == (3, 1)
+    assert answer_files.locate_to(out, cut, some, top=2) == (3, 1)
     assert cut.asked == (some[1], some[2], some[3])  # the first has an answer; the second could not be read
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    assert unfinished.locate_to(tmp_path / "whole.csv", cut, some, top=2) == (3, 1)
+    assert answer_files.locate_to(tmp_path / "whole.csv", cut, some, top=2) == (3, 1)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -162,10 +162,10 @@ def test_a_photo_that_changed_is_located_again(cut: Cut, town_photos: PhotoTable
     for file, source in zip(files, town_photos.files[:3], strict=True):
         file.write_bytes(source.read_bytes())
     with pytest.raises(KeyboardInterrupt):
-        unfinished.locate_to(tmp_path / "out.csv", cut, files)
+        answer_files.locate_to(tmp_path / "out.csv", cut, files)
     files[0].write_bytes(town_photos.files[5].read_bytes())
     cut.after = len(files)
-    unfinished.locate_to(tmp_path / "out.csv", cut, files)
+    answer_files.locate_to(tmp_path / "out.csv", cut, files)
     assert cut.asked == (files[0], files[2])
 
 
@@ -175,18 +175,18 @@ def test_answers_to_another_question_are_not_mixed_in(cut: Cut, some: list[Path]
     area.write_text(json.dumps({"type": "Polygon", "coordinates": box}))
     out = tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
-        unfinished.locate_to(out, cut, some, region=str(area))
+        answer_files.locate_to(out, cut, some, region=str(area))
     box[0][0][0] = box[0][4][0] = -21
     for region in (None, str(area)):
         with pytest.raises(InputError, match="another database, --top or --region"):
-            unfinished.locate_to(out, cut, some, region=region)
+            answer_files.locate_to(out, cut, some, region=region)
         area.write_text(json.dumps({"type": "Polygon", "coordinates": box}))
     assert not out.exists()
 
 
 def test_a_call_that_cannot_start_leaves_nothing(locator: Locator, some: list[Path], tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        unfinished.locate_to(tmp_path / "out.csv", locator, some, region="10,10,11,11")
+        answer_files.locate_to(tmp_path / "out.csv", locator, some, region="10,10,11,11")
     assert not list(tmp_path.iterdir())
 
 
@@ -194,12 +194,12 @@ def test_an_old_file_stays_until_the_new_one_is_complete(cut: Cut, some: list[Pa
     out = tmp_path / "out.csv"
     out.write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        unfinished.locate_to(out, cut, some)
+        answer_files.locate_to(out, cut, some)
     assert out.read_text() == "old"
 
 
 def test_answers_are_not_rounded_on_the_way(locator: Locator, some: list[Path], tmp_path: Path) -> None:
-    unfinished.locate_to(tmp_path / "out.parquet", locator, some, top=3)
+    answer_files.locate_to(tmp_path / "out.parquet", locator, some, top=3)
     read = pq.read_table(tmp_path / "out.parquet").to_pylist()
     for row, result in zip(read, locator.locate_many(some, top=3), strict=True):
         if isinstance(result, Answer):

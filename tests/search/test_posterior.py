@@ -3,7 +3,7 @@ import pytest
 
 from cellcode.database.calibration import radii
 from cellcode.geography import Region, distance, s2
-from cellcode.search.posterior import mean_position
+from cellcode.search.searcher import mean_position
 
 CELLS = Region.bbox(3.0, 52.0, 3.1, 52.05).cells(16)
 LAT, LON = s2.cell_centers(CELLS)

@@ -17,7 +17,7 @@ import uvicorn
 from cellcode.database import Database
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator
-from cellcode.serving import app
+from cellcode.serving import run
 from cellcode.serving.service import Service
 from cellcode.serving.settings import Settings
 from cellcode.serving.state import State
@@ -55,7 +55,7 @@ def starts(town_cells: Database, town: Simulation) -> Iterator[Start]:
         settings = Settings(**limits)
         state = State(settings, keys)
         state.put(Service(cells, settings, aerial))
-        server = uvicorn.Server(uvicorn.Config(app.create(state), access_log=False, log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(run.create(state), access_log=False, log_level="error"))
         listening = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cellcode.serving.batcher import Batcher
 from cellcode.serving.problems import Problem
+from cellcode.serving.service import Batcher
 
 
 def _doubled(items: Sequence[int]) -> list[int | Exception]:

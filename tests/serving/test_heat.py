@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cellcode.geography import Region, s2
-from cellcode.serving.heat import aggregate
+from cellcode.serving.maps import aggregate
 
 LEVEL = 16
 

@@ -13,7 +13,7 @@ from cellcode.client import Client, ServiceError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator, together
-from cellcode.search.posterior import probabilities
+from cellcode.search.searcher import probabilities
 
 Photos = list[tuple[str, bytes]]
 

@@ -10,7 +10,7 @@ import pytest
 from cellcode.client import Claim
 from cellcode.geography import distance, s2
 from cellcode.search import Locator, claims
-from cellcode.search.posterior import probabilities
+from cellcode.search.searcher import probabilities
 
 Photos = list[tuple[str, bytes]]
 

@@ -1,11 +1,18 @@
 """Answers as frozen dataclasses, on the standard library alone: those of `cellcode.search` and of the service."""
 
-import dataclasses
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Source = Path | str | bytes | BinaryIO  # of a photo: a path, the bytes of a file, or a file
+FACTS = ("radius_50_m", "radius_90_m", "in_region", "inside_probability", "mean_lat", "mean_lon")  # of `Answer.to_json`
+
+
+def name_of(photo: Source, other: str = "photo") -> str:
+    """Return what an answer calls a photo: its path as given, or `other` where it has none."""
+    return str(photo) if isinstance(photo, Path | str) else other
 
 
 @dataclass(frozen=True)
@@ -13,8 +20,7 @@ class Candidate:
     """A cell that may hold the photo's position.
 
     Attributes:
-        lat, lon: its centre in degrees.
-        cell: its S2 token.
+        lat, lon, cell: its centre in degrees, and its S2 token.
         score: similarity of the photo and the cell's code.
         probability: share of the posterior over all cells searched.
     """
@@ -70,10 +76,8 @@ class Failure:
     """A photo that could not be located.
 
     Attributes:
-        file: the photo.
-        message: the reason, one sentence.
+        message, action: the reason and what to do, a sentence each.
         code: stable, one of those that docs/serving.md lists.
-        action: what to do.
     """
 
     file: str
@@ -156,12 +160,7 @@ class Answer:
         return {
             **(several if self.files else {"file": self.file}),
             **asdict(self.best),
-            "radius_50_m": self.radius_50_m,
-            "radius_90_m": self.radius_90_m,
-            "in_region": self.in_region,
-            "inside_probability": self.inside_probability,
-            "mean_lat": self.mean_lat,
-            "mean_lon": self.mean_lon,
+            **{name: getattr(self, name) for name in FACTS},
             "candidates": [asdict(candidate) for candidate in self.candidates],
             "search": {**asdict(self.search), "missing": list(self.search.missing)},
         }
@@ -193,8 +192,7 @@ class Verification:
     """How plausible a claimed place is.
 
     Attributes:
-        verdict: plausible, implausible, outside_database or not_sure.
-        reason: one sentence.
+        verdict: plausible, implausible, outside_database or not_sure; `reason` says why in one sentence.
         distance_m, distances_m: from the claim to the answer, and to each of its candidates.
         within: "50" or "90": the smallest circle of the answer that holds the claim; None: neither does.
     """
@@ -254,8 +252,7 @@ class Served:
 def answer_of(value: dict[str, Any], name: str) -> Answer:
     """Return the answer of its JSON, under the name that the photo has here."""
     unreadable = tuple(failure_of(each, each["file"]) for each in value.get("unreadable", ()))
-    answer = made(Answer, {**value, "file": name, "unreadable": ()})
-    return dataclasses.replace(answer, unreadable=unreadable)
+    return replace(made(Answer, {**value, "file": name, "unreadable": ()}), unreadable=unreadable)
 
 
 def failure_of(value: dict[str, Any], name: str) -> Failure:
@@ -273,7 +270,7 @@ def _of(kind: Any, value: Any) -> Any:
         return None if value is None else _of(next(each for each in get_args(kind) if each is not NoneType), value)
     if get_origin(kind) is tuple:
         return tuple(_of(get_args(kind)[0], each) for each in value)
-    if dataclasses.is_dataclass(kind):
+    if is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{name: _of(hint, value[name]) for name, hint in hints.items() if name in value})  # type: ignore[operator]
     return value

@@ -1,14 +1,29 @@
-"""What one asks the service for."""
+"""What one asks the service for, and the body of such a request."""
 
+import json
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cellcode.client.answers import Answer, Cell, Failure, Served, Verification, answer_of, failure_of, made
-from cellcode.client.forms import Place, Source, file_bytes, file_name, form, multipart
+from cellcode.client.answers import (
+    Answer,
+    Cell,
+    Failure,
+    Served,
+    Source,
+    Verification,
+    answer_of,
+    failure_of,
+    made,
+    name_of,
+)
 from cellcode.client.transport import BUSY, ServiceError, Transport
 from cellcode.errors import InputError, UsageError
+
+Place = str | tuple[float, float, float, float] | dict[str, Any]  # "cap:LAT,LON,RADIUS_M", a box or GeoJSON
 
 
 class Client:
@@ -39,15 +54,15 @@ class Client:
     ) -> Answer:
         """Locate one photo: a path, the bytes of a file, or a file. One that cannot be read is a `ServiceError`."""
         fields = {"top": top, "region": region, "heading_deg": heading_deg, "heat": heat}
-        answers = self._service.json("POST", "/v1/locate", *form([photo], fields))["answers"]
-        return answer_of(answers[0], file_name(photo))
+        value = self._service.json("POST", "/v1/locate", *form([photo], fields))["answers"][0]
+        return answer_of(value, name_of(photo))
 
     def locate_together(self, photos: Sequence[Source], *, top: int = 5, region: Place | None = None) -> Answer:
         """Locate several photos of one place: one answer, whose `unreadable` names those left out."""
         if not photos:
             raise UsageError("there are no photos to locate together; give at least one")
-        body = form(photos, {"top": top, "region": region, "fuse": True})
-        value = self._service.json("POST", "/v1/locate", *body)["answers"][0]
+        fields = {"top": top, "region": region, "fuse": True}
+        value = self._service.json("POST", "/v1/locate", *form(photos, fields))["answers"][0]
         return answer_of(value, value["files"][0])
 
     def locate_many(
@@ -70,7 +85,7 @@ class Client:
         """Return how plausible it is that a photo was taken at a place, in degrees."""
         fields = {"lat": lat, "lon": lon, "region": region, "heading_deg": heading_deg}
         value = self._service.json("POST", "/v1/verify", *form([photo], fields))
-        return made(Verification, {**value, "answer": {**value["answer"], "file": file_name(photo)}})
+        return made(Verification, {**value, "answer": {**value["answer"], "file": name_of(photo)}})
 
     def database(self) -> Served:
         """Return what is searched, and what may be asked."""
@@ -90,9 +105,9 @@ class Client:
         sent: list[tuple[str, bytes]] = []
         for row, photo in enumerate(photos):
             try:
-                sent.append((file_name(photo), file_bytes(photo)))
+                sent.append((name_of(photo), file_bytes(photo)))
             except InputError as error:
-                unread[row] = Failure(file_name(photo), str(error))
+                unread[row] = Failure(name_of(photo), str(error))
         lines = self._lines(sent, fields)
         for row in range(len(photos)):
             yield unread[row] if row in unread else next(lines)
@@ -115,3 +130,39 @@ class Client:
                     patience = self._service.patience()
                 patience.wait(1.0, error)
             sent = sent[done:]
+
+
+def file_bytes(photo: Source) -> bytes:
+    """Return the bytes of a photo's file; InputError if it cannot be read."""
+    if isinstance(photo, bytes):
+        return photo
+    if not isinstance(photo, Path | str):
+        return photo.read()
+    try:
+        return Path(photo).read_bytes()
+    except OSError as error:
+        raise InputError(f"{photo} cannot be read ({error.strerror})") from None
+
+
+def form(photos: Sequence[Source], fields: dict[str, Any]) -> tuple[bytes, str]:
+    """Return `multipart` of photos that are still to be read."""
+    return multipart([(name_of(photo), file_bytes(photo)) for photo in photos], fields)
+
+
+def multipart(photos: Sequence[tuple[str, bytes]], fields: dict[str, Any]) -> tuple[bytes, str]:
+    """Return the body and content type of a form (RFC 7578). Of a photo's path only the name is sent."""
+    mark = uuid.uuid4().hex
+    given = {name: value for name, value in fields.items() if value is not None and value is not False}
+    parts = [(f'form-data; name="{name}"', _text(value).encode()) for name, value in given.items()]
+    for path, data in photos:
+        file = Path(path).name.encode("utf-8", "replace").decode()
+        file = file.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")  # as browsers do
+        parts.append((f'form-data; name="photo"; filename="{file}"\r\nContent-Type: application/octet-stream', data))
+    pieces = [f"--{mark}\r\nContent-Disposition: {head}\r\n\r\n".encode() + data + b"\r\n" for head, data in parts]
+    return b"".join([*pieces, f"--{mark}--\r\n".encode()]), f"multipart/form-data; boundary={mark}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(repr, map(float, value)))
+    return value if isinstance(value, str) else json.dumps(value)

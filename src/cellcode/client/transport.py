@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -20,8 +20,7 @@ class ServiceError(CellcodeError):
 
     Attributes:
         code: stable, as docs/serving.md lists them; "unreachable" where there was no answer.
-        message: one sentence.
-        action: what to do.
+        message, action: what is wrong, and what to do.
         status: of HTTP; None without an answer.
     """
 
@@ -52,10 +51,10 @@ class Transport:
         try:
             parts = urlsplit(url)
             self._host, self._port = parts.hostname or "", parts.port
+            if parts.scheme not in ("http", "https") or not self._host or parts.query or parts.fragment:
+                raise ValueError
         except ValueError:
             raise UsageError(f"{url!r} is no address of a service; give http://HOST:PORT or https://HOST") from None
-        if parts.scheme not in ("http", "https") or not self._host or parts.query or parts.fragment:
-            raise UsageError(f"{url!r} is no address of a service; give http://HOST:PORT or https://HOST")
         if key is not None and not (key and key.isascii() and key.isprintable()):
             raise UsageError("the API key must be printable ASCII; copy it from the key file as it is")
         self._url, self._timeout_s, self._wait_s = url.rstrip("/"), timeout_s, wait_s
@@ -83,10 +82,8 @@ class Transport:
         """
         with self._open("POST", path, body, kind, patience) as response:
             for _ in range(count):
-                try:
+                with self._reaching():
                     line = response.readline()
-                except (OSError, HTTPException) as error:
-                    raise self._unreachable(error) from None
                 if not line.endswith(b"\n"):
                     raise ServiceError("unreachable", f"{self._url} broke off in the middle of a batch", "ask again")
                 value = json.loads(line)
@@ -116,27 +113,28 @@ class Transport:
         connection = self._connection(self._host, self._port, timeout=self._timeout_s)
         headers = {**self._headers, **({"Content-Type": kind} if kind else {})}
         try:
-            with suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # one that refuses a body does not read on: it has answered
-                connection.request(method, self._prefix + path, body or None, headers)
-            return connection.getresponse()
-        except (OSError, HTTPException) as error:
+            with self._reaching():
+                with suppress(BrokenPipeError, ConnectionResetError):  # one that refuses a body has answered already
+                    connection.request(method, self._prefix + path, body or None, headers)
+                return connection.getresponse()
+        except ServiceError:
             connection.close()
-            raise self._unreachable(error) from None
+            raise
 
     def _read(self, response: HTTPResponse) -> bytes:
-        try:
-            with response:
-                return response.read()
-        except (OSError, HTTPException) as error:
-            raise self._unreachable(error) from None
+        with self._reaching(), response:
+            return response.read()
 
-    def _unreachable(self, error: Exception) -> ServiceError:
-        why = f"no answer in {self._timeout_s:g} s" if isinstance(error, TimeoutError) else str(error) or repr(error)
-        return ServiceError(
-            "unreachable", f"{self._url} cannot be reached ({why})", "check that the service runs there"
-        )
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, HTTPException) as error:
+            why = (
+                f"no answer in {self._timeout_s:g} s" if isinstance(error, TimeoutError) else str(error) or repr(error)
+            )
+            said = f"{self._url} cannot be reached ({why})"
+            raise ServiceError("unreachable", said, "check that the service runs there") from None
 
     def _refusal(self, response: HTTPResponse, body: bytes) -> ServiceError:
         try:

@@ -11,7 +11,7 @@ from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.progress import Meter
 from cellcode.search import Hits, Locator, Searcher
-from cellcode.search.posterior import probabilities
+from cellcode.search.searcher import probabilities
 from cellcode.types import Bools, Float32, Float64, Ids
 
 BATCH = 256

@@ -61,7 +61,7 @@ def evaluate(
         split: of the photo table; image retrieval searches the photos of its split "train".
         aerial: imagery that the gallery of figures shows; None: photos only.
         out_of_region: photos, of any split, that were taken outside the region and should be refused; None: not tested.
-        cluster: address of a Ray cluster that searches the shards; see `search.shards.open_searcher`.
+        cluster: address of a Ray cluster that searches the shards; see `search.sharded.open_searcher`.
         machine: device and precision of the encoder; see `Locator`.
 
     Raises:

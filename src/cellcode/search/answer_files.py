@@ -1,51 +1,38 @@
-"""Answers as files that other tools open: GeoJSON and CSV row by row, Parquet a few thousand rows at a time."""
+"""Answers as files that other tools open, and the location of many photos that ends in one and may be interrupted.
+
+GeoJSON and CSV are written row by row, Parquet a few thousand rows at a time.
+"""
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cellcode.errors import UsageError
-from cellcode.files import atomic_path
+from cellcode.client.answers import FACTS, Answer, Failure
+from cellcode.errors import InputError, UsageError
+from cellcode.files import atomic_path, locked, sha256
+from cellcode.geography import Region
+from cellcode.progress import Meter
+from cellcode.search.locator import Locator
 
 Row = dict[str, Any]  # what `to_json` of an `Answer` or a `Failure` returns
 GROUP_ROWS = 4096  # rows of a Parquet file that are in memory at once
-
-_CANDIDATE = [("lat", pa.float64()), ("lon", pa.float64()), ("cell", pa.string())]
-_CANDIDATE += [("score", pa.float64()), ("probability", pa.float64())]
-_SEARCH = [("method", pa.string()), ("cells", pa.int64()), ("exact", pa.bool_()), ("scored_again", pa.int64())]
-_FACTS = [
-    *_CANDIDATE,
-    ("radius_50_m", pa.float64()),
-    ("radius_90_m", pa.float64()),
-    ("in_region", pa.bool_()),
-    ("inside_probability", pa.float64()),
-    ("mean_lat", pa.float64()),
-    ("mean_lon", pa.float64()),
-]
-SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("files", pa.list_(pa.string())),
-        ("error", pa.string()),
-        *_FACTS,
-        ("candidates", pa.list_(pa.struct(_CANDIDATE))),
-        ("search", pa.struct([*_SEARCH, ("missing", pa.list_(pa.string()))])),
-    ]
-)
+TEXT, TEXTS, REAL = pa.string(), pa.list_(pa.string()), pa.float64()
+_CANDIDATE = {"lat": REAL, "lon": REAL, "cell": TEXT, "score": REAL, "probability": REAL}
+_FACTS = _CANDIDATE | {name: pa.bool_() if name == "in_region" else REAL for name in FACTS}
+_SEARCH = {"method": TEXT, "cells": pa.int64(), "exact": pa.bool_(), "scored_again": pa.int64(), "missing": TEXTS}
+_NESTED = {"candidates": pa.list_(pa.struct(_CANDIDATE)), "search": pa.struct(_SEARCH)}
+SCHEMA = pa.schema({"file": TEXT, "files": TEXTS, "error": TEXT} | _FACTS | _NESTED)
 
 
 def check(out: Path) -> None:
-    """Check before any work that a file of this name can be written.
-
-    Raises:
-        UsageError: its ending is unknown, or it is a folder.
-    """
+    """Check before any work that a file of this name can be written; UsageError: its ending is unknown, or it is a folder."""
     if out.suffix.lower() not in _WRITERS:
         raise UsageError(f"--out {out}: the name must end in .geojson, .csv or .parquet")
     if out.is_dir():
@@ -53,15 +40,12 @@ def check(out: Path) -> None:
 
 
 def write(out: Path, rows: Iterable[Row], top: int) -> None:
-    """Write answers and failures to a file whose ending says how; it appears when it is complete.
+    """Write answers and failures to a file; it appears when it is complete. UsageError: as `check`.
 
     Args:
         out: ends in .geojson, .csv or .parquet; see docs/formats.md for what each holds.
         rows: in the order in which they are written; only a few are in memory at a time.
         top: candidates of an answer; a CSV has columns for so many.
-
-    Raises:
-        UsageError: as `check`.
     """
     check(out)
     with atomic_path(out) as temporary:
@@ -70,10 +54,8 @@ def write(out: Path, rows: Iterable[Row], top: int) -> None:
 
 def csv_columns(top: int) -> list[str]:
     """Return the columns of a CSV: those of the answer, then `lat_2` to `probability_2` for the second candidate and so on."""
-    answer = ["file", "error", *(name for name, _ in _FACTS)]
-    search = [f"search_{name}" for name in ("method", "cells", "exact", "scored_again", "missing")]
-    others = [f"{name}_{rank}" for rank in range(2, top + 1) for name, _ in _CANDIDATE]
-    return [*answer, *search, *others]
+    others = [f"{name}_{rank}" for rank in range(2, top + 1) for name in _CANDIDATE]
+    return ["file", "error", *_FACTS, *(f"search_{name}" for name in _SEARCH), *others]
 
 
 def _geojson(path: Path, rows: Iterable[Row], top: int) -> None:
@@ -104,16 +86,10 @@ def _flat(row: Row) -> Row:
 
 
 def _parquet(path: Path, rows: Iterable[Row], top: int) -> None:
+    named = ({**row, "file": row["files"][0]} if "files" in row else row for row in rows)
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for some in _groups(rows):
-            named = [{**row, "file": row["files"][0]} if "files" in row else row for row in some]
-            writer.write_table(pa.Table.from_pylist(named, SCHEMA))
-
-
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    left = iter(rows)
-    while some := list(islice(left, GROUP_ROWS)):
-        yield some
+        while some := list(islice(named, GROUP_ROWS)):
+            writer.write_table(pa.Table.from_pylist(some, SCHEMA))
 
 
 def _readable(row: Row) -> Row:
@@ -133,3 +109,150 @@ _WRITERS: dict[str, Callable[[Path, Iterable[Row], int], None]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
+
+
+class Unfinished:
+    """Answers of a call that has not ended, one JSON object a line in OUT.partial.jsonl.
+
+    The first line says of which call; every other holds a photo's size and time of change beside its answer, so that a
+    photo that has changed since is located again. A line that was cut off is dropped. Use as a context manager.
+
+    Args:
+        out: the file that the call makes.
+        call: what the answers depend on besides the photos.
+
+    Raises:
+        InputError: the file is of a call that would give other answers.
+    """
+
+    def __init__(self, out: Path, call: dict[str, Any]) -> None:
+        self.path = partial_path(out)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._places: dict[str, tuple[int, int, int]] = {}  # of each photo: size, time of change, place of its line
+        self._header = json.dumps(call).encode() + b"\n"
+        self._file = self.path.open("a+b")
+        try:
+            self._take_up(call)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        if not self.path.stat().st_size:
+            self.path.unlink()
+
+    def answered(self, photo: Path) -> bool:
+        """Return True if the photo, as it is on disk now, has an answer here. One that could not be read has none."""
+        place = self._places.get(str(photo))
+        return place is not None and place[:2] == _state(photo)
+
+    def add(self, photo: Path, result: Answer | Failure) -> None:
+        """Keep what a photo was answered with."""
+        size, changed = _state(photo)
+        end = self._file.seek(0, os.SEEK_END) or self._file.write(self._header)
+        self._places[str(photo)] = size, changed, end
+        line = {"bytes": size, "changed_ns": changed, "result": result.to_json()}
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()  # it outlives the process
+
+    def result(self, photo: Path) -> Row:
+        """Return what a photo was answered with, as JSON."""
+        self._file.seek(self._places[str(photo)][2])
+        row: Row = json.loads(self._file.readline())["result"]
+        return row
+
+    def discard(self) -> None:
+        """Forget every answer: they are where they belong now."""
+        self._places.clear()
+        self._file.truncate(0)
+
+    def _take_up(self, call: dict[str, Any]) -> None:
+        self._file.seek(0)
+        while line := self._file.readline():
+            start = self._file.tell() - len(line)
+            value = _parsed(line)
+            if value is None:
+                self._file.truncate(start)
+                break
+            if start and "error" not in value["result"]:
+                self._places[value["result"]["file"]] = value["bytes"], value["changed_ns"], start
+            elif not start and value != call:
+                raise InputError(
+                    f"{self.path} holds the answers of an interrupted call with another database, --top or --region; "
+                    "repeat that call, or delete the file"
+                )
+
+
+def partial_path(out: Path) -> Path:
+    """Return where the answers are kept until `out` is complete."""
+    return out.with_name(f"{out.name}.partial.jsonl")
+
+
+def locate_to(
+    out: Path, locator: Locator, photos: Sequence[Path], *, top: int = 5, region: str | None = None
+) -> tuple[int, int]:
+    """Locate photos and write their answers to a file; see `write`.
+
+    The answers are kept in OUT.partial.jsonl until the file is complete. The same call resumes an interrupted one; photos that
+    have changed or could not be read are tried again.
+
+    Returns:
+        How many photos were located, and how many could not be read.
+
+    Raises:
+        UsageError: the ending of the name is unknown, `top` is below 1, or the region cannot be understood.
+        InputError: no cell lies in the region; another call's answers are kept beside `out`; another process writes it.
+    """
+    check(out)
+    searched = Region.of(region)
+    call = {"database": locator.database.identity, "top": top, "region": _region_key(region)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")
+    with locked(lock):
+        try:
+            with Unfinished(out, call) as kept:
+                todo = [photo for photo in photos if not kept.answered(photo)]
+                failed = 0
+                with Meter("locating", len(todo)) as meter:
+                    if len(todo) < len(photos):
+                        meter.note(f"{len(photos) - len(todo)} more kept from an interrupted call")
+                    results = locator.locate_many(todo, top=top, region=searched)
+                    for photo, result in zip(todo, results, strict=True):
+                        kept.add(photo, result)
+                        failed += isinstance(result, Failure)
+                        meter.advance()
+                write(out, (kept.result(photo) for photo in photos), top)
+                kept.discard()
+        finally:
+            lock.unlink(missing_ok=True)
+    return len(photos) - failed, failed
+
+
+def _state(photo: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns; -1 for both where there is no such file."""
+    try:
+        found = photo.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a whole line, None of one that was cut off."""
+    try:
+        value: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return value
+
+
+def _region_key(region: str | None) -> str | None:
+    """The region as it was given; a file's content goes with its name."""
+    if region is None:
+        return None
+    path = Path(region.strip().removeprefix("not:").strip().removeprefix("cells:").strip())
+    return f"{region} {sha256(path)}" if path.is_file() else region

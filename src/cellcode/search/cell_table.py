@@ -22,23 +22,12 @@ def export_parquet(database: Database, out: Path) -> Path:
 
     Columns: `cell` (uint64, the S2 id), `token`, `lat` and `lon` (float64, degrees WGS84, the cell's centre), `code` (a list of
     D float32, of fixed size). The inner product of a code and the embedding of a photo is the score of the cell. The schema's
-    metadata has the database's identity, level, dim, licences and attributions, as JSON under the key `cellcode`.
-
-    Args:
-        out: the file to write; it appears when it is complete.
-
-    Returns:
-        `out`.
+    metadata has the database's identity, level, dim, licences and attributions, as JSON under `cellcode`. Returns `out`.
     """
     dim, count = database.code_set.dim, len(database.ids)
-    facts = {
-        "database": database.identity,
-        "level": database.level,
-        "dim": dim,
-        "licences": database.manifest["licences"],
-        "attributions": database.manifest["attributions"],
-        "cellcode_version": cellcode.__version__,
-    }
+    facts = {"database": database.identity, "level": database.level, "dim": dim}
+    facts |= {name: database.manifest[name] for name in ("licences", "attributions")}
+    facts |= {"cellcode_version": cellcode.__version__}
     columns = {"cell": pa.uint64(), "token": pa.string(), "lat": pa.float64(), "lon": pa.float64()}
     schema = pa.schema(columns | {"code": pa.list_(pa.float32(), dim)}, {METADATA: json.dumps(facts)})
     rows = max(1, BATCH_BYTES // (4 * dim))

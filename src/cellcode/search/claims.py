@@ -5,17 +5,16 @@ times better the photo fits it than an average place; a verdict needs that and t
 """
 
 import math
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from cellcode.client.answers import Answer, Claim, Verification
+from cellcode.client.answers import Answer, Claim, Source, Verification, name_of
 from cellcode.database import Database
 from cellcode.errors import UsageError
-from cellcode.geography import Region, distance, s2
+from cellcode.geography import distance, s2
 from cellcode.geography.s2.ranges import rows_of_ids
-from cellcode.search.locator import Locator, Source, name_of
+from cellcode.search.locator import Locator, Where
 from cellcode.types import Float32, Int64
 
 Verdict = Literal["plausible", "implausible", "outside_database", "not_sure"]
@@ -36,21 +35,11 @@ def parse_claim(text: str) -> tuple[float, float]:
 
 
 def verify(
-    locator: Locator,
-    photo: Source,
-    lat_deg: float,
-    lon_deg: float,
-    *,
-    top: int = 5,
-    region: Region | Path | str | None = None,
+    locator: Locator, photo: Source, lat_deg: float, lon_deg: float, *, top: int = 5, region: Where = None
 ) -> Verification:
-    """Return how plausible it is that a photo was taken at a place; see `verification`.
+    """Return how plausible it is that a photo was taken at a place; `top`, `region` and errors are of `Locator.locate`.
 
-    Args:
-        photo, top, region: of the answer, as in `Locator.locate`; the claim is compared with all cells.
-
-    Raises:
-        PhotoError: the photo cannot be read.
+    The claim is compared with all cells.
     """
     query = locator.embed_one(photo)
     answer = locator.answers([name_of(photo)], query[None], top, region)[0]
@@ -58,24 +47,16 @@ def verify(
 
 
 def verification(locator: Locator, answer: Answer, query: Float32, lat_deg: float, lon_deg: float) -> Verification:
-    """Return how plausible it is that a photo was taken at a place.
-
-    Args:
-        answer: to the photo.
-        query: its embedding, (D,) float32.
-    """
+    """Return how plausible it is that a photo with this answer and embedding, (D,) float32, was taken at a place."""
     claimed = claim(locator, query, lat_deg, lon_deg)
     apart = apart_m(answer, lat_deg, lon_deg)
     verdict, reason = judge(claimed, answer, apart[0])
-    return Verification(verdict, reason, claimed, apart[0], within(answer, apart[0]), tuple(apart), answer)
+    within = "50" if apart[0] <= answer.radius_50_m else "90" if apart[0] <= answer.radius_90_m else None
+    return Verification(verdict, reason, claimed, apart[0], within, tuple(apart), answer)
 
 
 def claim(locator: Locator, query: Float32, lat_deg: float, lon_deg: float) -> Claim:
-    """Compare a place with all cells of the database, as the photo sees them.
-
-    Args:
-        query: (D,) float32.
-    """
+    """Compare a place with all cells of the database, as the photo with this embedding, (D,) float32, sees them."""
     database = locator.database
     own = s2.cell_ids([lat_deg], [lon_deg], database.level)
     if (row := rows_of_ids(database.ids, own)[0]) < 0:
@@ -116,11 +97,6 @@ def judge(claimed: Claim, answer: Answer, distance_m: float) -> tuple[Verdict, s
             f"the photo fits it {1 / max(times, 1e-9):.1f} times worse than an average place."
         )
     return "not_sure", "The photo speaks neither clearly for the claimed place nor clearly against it."
-
-
-def within(answer: Answer, distance_m: float) -> Literal["50", "90"] | None:
-    """Return the smallest circle of the answer that holds a place at this distance."""
-    return "50" if distance_m <= answer.radius_50_m else "90" if distance_m <= answer.radius_90_m else None
 
 
 def apart_m(answer: Answer, lat_deg: float, lon_deg: float) -> list[float]:

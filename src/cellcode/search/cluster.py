@@ -18,17 +18,79 @@ from typing import Any, Self
 
 import numpy as np
 
-from cellcode.database.store.shards import Shard, check_shards, same_cells
+from cellcode.database.store.shards import Shard, check_shards, common, same_cells
 from cellcode.errors import CellcodeError, MissingExtraError, UsageError
 from cellcode.geography import Region
-from cellcode.search.searcher import Hits, check_k, ranges_of
-from cellcode.search.shard_actor import ShardActor, ShardUnusable
+from cellcode.search.searcher import DatabaseSearcher, Hits, check_k, ranges_of
 from cellcode.search.sharded import merge
-from cellcode.types import Float32
+from cellcode.types import Float32, Ids
 
 OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own; questions and answers are small, codes never travel
 # One processor an actor: a second thread, or one that spins while it waits, would take it from another shard.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+class ShardUnusable(Exception):
+    """An actor cannot open its database; another one may."""
+
+
+class ShardActor:
+    """What runs on a node of the cluster: the searcher of one database, opened at the first call. Knows nothing of Ray.
+
+    Args:
+        expected: what the actor before this one had opened in the folder.
+    """
+
+    def __init__(self, folder: str, expected: Shard | None = None) -> None:
+        self.folder, self.expected = folder, expected
+        self._opened: DatabaseSearcher | None = None
+        self._region: Region | None = None
+
+    def facts(self) -> Shard:
+        """Describe the shard."""
+        return Shard.of(self._searcher.database)
+
+    def count(self, region: Region | None) -> int:
+        """See `Searcher`."""
+        if region != self._region:  # an equal one has its rows remembered by the searcher, which knows it by identity
+            self._region = region
+        return self._searcher.count(self._region)
+
+    def search(
+        self, queries: Float32, k: int, region: Region | None, temperature: float | None
+    ) -> tuple[int, Hits | None]:
+        """Return the number of cells in the region, and the best k of them or all; None if there are none."""
+        if not (count := self.count(region)):
+            return 0, None
+        queries = np.array(queries)  # Ray's arrays are read-only, which torch does not know
+        return count, self._searcher.search(queries, min(k, count), self._region, temperature)
+
+    def ids(self) -> Ids:
+        """Return the ids of all cells, for `common`."""
+        return np.array(self._searcher.database.ids)
+
+    def common(self, ids: Ids) -> int:
+        """Return how many of some sorted ids this shard has."""
+        return common(self._searcher.database.ids, ids)
+
+    def pid(self) -> int:
+        """Return the actor's process on its node."""
+        return os.getpid()
+
+    @property
+    def _searcher(self) -> DatabaseSearcher:
+        if self._opened is None:
+            import torch
+
+            torch.set_num_threads(1)
+            try:
+                opened = DatabaseSearcher.open(self.folder)
+            except CellcodeError as error:
+                raise ShardUnusable(str(error)) from None
+            if self.expected not in (None, Shard.of(opened.database)):
+                raise ShardUnusable("its database is another since the search was started; start it again")
+            self._opened = opened
+        return self._opened
 
 
 class ShardError(CellcodeError):
@@ -53,9 +115,7 @@ class ClusterSearcher:
         self.restarts, self.timeout_s, self.allow_partial = restarts, timeout_s, allow_partial
         self.shards: tuple[Shard, ...] = ()
         self._folders, self._resources = [str(folder) for folder in folders], list(resources)
-        self._ray = _ray()
-        self._own_ray = False
-        self._lock = threading.Lock()
+        self._ray, self._own_ray, self._lock = _ray(), False, threading.Lock()
         self._actors: list[Any] = []
 
     @classmethod
@@ -92,8 +152,8 @@ class ClusterSearcher:
             raise UsageError(f"there are {len(resources)} resources for {len(folders)} shards; give one for each")
         if restarts < 0 or not timeout_s > 0:
             raise UsageError(f"restarts ({restarts}) must not be negative, timeout_s ({timeout_s}) must be above 0")
-        placed = resources if resources is not None else [{} for _ in folders]
-        made = cls(folders, placed, restarts=restarts, timeout_s=timeout_s, allow_partial=allow_partial)
+        resources = resources if resources is not None else [{} for _ in folders]
+        made = cls(folders, resources, restarts=restarts, timeout_s=timeout_s, allow_partial=allow_partial)
         try:
             made._connect(address)
             made._open()
@@ -103,11 +163,7 @@ class ClusterSearcher:
         return made
 
     def count(self, region: Region | None = None) -> int:
-        """Return the number of cells in a region; where partial answers are allowed, of the shards that answer.
-
-        Raises:
-            ShardError: see `search`.
-        """
+        """Return the number of cells in a region; where partial answers are allowed, of the shards that answer."""
         if region is None and not self.allow_partial:
             return sum(shard.cells for shard in self.shards)
         counts, failed = self._ask(lambda actor: actor.count.remote(region), self._near(region))
@@ -143,17 +199,14 @@ class ClusterSearcher:
             self._ray.shutdown()
 
     def __enter__(self) -> Self:
-        """Return the searcher."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close it."""
         self.close()
 
     def _connect(self, address: str | None) -> None:
         if self._ray.is_initialized():
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is not None:
             try:
@@ -172,7 +225,6 @@ class ClusterSearcher:
         self._own_ray = True
 
     def _open(self) -> None:
-        """Start the actors and check that they are shards of one whole."""
         self._actors = [self._started(number) for number in range(len(self._folders))]
         facts, failed = self._ask(lambda actor: actor.facts.remote(), range(len(self._folders)))
         if failed:
@@ -184,7 +236,6 @@ class ClusterSearcher:
                 raise same_cells(self._folders[one], self._folders[other])
 
     def _started(self, number: int) -> Any:
-        """A new actor of a shard; Ray starts it in the background."""
         options = {
             "num_cpus": 1,
             "resources": self._resources[number],
@@ -207,10 +258,7 @@ class ClusterSearcher:
         ]
 
     def _ask(self, call: Callable[[Any], Any], numbers: Sequence[int]) -> tuple[dict[int, Any], dict[int, str]]:
-        """Ask some shards at once, and again where a new actor may help.
-
-        Returns:
-            Answers and reasons for having none, by the shard's number.
+        """Ask some shards at once, and again where a new actor may help: answers and reasons for none, by the shard's number.
 
         Raises:
             CellcodeError: the question itself is wrong.
@@ -248,7 +296,7 @@ class ClusterSearcher:
         return answers, dict(sorted(failed.items()))
 
     def _replaced(self, number: int, failed: Any) -> Any:
-        """End an actor and start another, unless another thread has done so already."""
+        # Unless another thread has done so already.
         with self._lock:
             if self._actors and self._actors[number] is failed:
                 with suppress(Exception):

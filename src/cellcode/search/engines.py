@@ -26,11 +26,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The encoder in torch.
-
-    Args:
-        machine: device and precision; None: the best device, bfloat16 where the processor has it.
-    """
+    """The encoder in torch; without a `machine` on the best device, in bfloat16 where the processor has it."""
 
     def __init__(self, database: Database, machine: MachineConfig | None = None) -> None:
         self._precision = (machine or database.config.machine).precision
@@ -43,13 +39,9 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """The encoder compiled by OpenVINO for the CPU, in the precision that it chooses for it.
+    """The encoder compiled by OpenVINO for the CPU, in the precision that it chooses for it; see `make`.
 
-    Args:
-        calls: at the same time; each has its share of the cores.
-
-    Raises:
-        MissingExtraError: the extra `openvino` is not installed.
+    Each of the `calls` at the same time has its share of the cores.
     """
 
     def __init__(self, database: Database, calls: int = 1) -> None:
@@ -60,11 +52,9 @@ class OpenVinoEngine:
         """See `Engine`."""
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
-        parts = []
-        for first in range(0, len(pixels), BATCH):
-            batch = np.ascontiguousarray(pixels[first : first + BATCH])
-            parts.append(np.array(self._own.request.infer([batch])[0], np.float32))  # a copy: its memory is used again
-        vectors = np.concatenate(parts)
+        batches = (np.ascontiguousarray(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH))
+        # Copies: the memory of a result is used again.
+        vectors = np.concatenate([np.array(self._own.request.infer([batch])[0], np.float32) for batch in batches])
         # Its products may be in bfloat16, the norm among them.
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
@@ -77,8 +67,7 @@ def make(name: str, database: Database, calls: int = 1, machine: MachineConfig |
         machine: device and precision of torch; OpenVINO runs on the CPU and chooses its precision.
 
     Raises:
-        UsageError: the name is unknown.
-        MissingExtraError: its extra is not installed.
+        UsageError: the name is unknown; MissingExtraError: its extra is not installed.
     """
     if name == "torch":
         return TorchEngine(database, machine)

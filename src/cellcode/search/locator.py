@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 
-from cellcode.client.answers import Answer, Candidate, Failure
+from cellcode.client.answers import Answer, Candidate, Failure, Source, name_of
 from cellcode.config import MachineConfig
 from cellcode.database import Database
 from cellcode.database.calibration import radii
@@ -20,14 +19,12 @@ from cellcode.geography import Region, s2
 from cellcode.geography.s2 import ranges
 from cellcode.photos import PhotoError, PhotoSpec, read_pixels
 from cellcode.search import engines
-from cellcode.search.posterior import mean_position, probabilities
-from cellcode.search.searcher import DatabaseSearcher, Hits, Searcher, check_k, ranges_of
-from cellcode.search.shards import open_searcher
+from cellcode.search.searcher import DatabaseSearcher, Searcher, check_k, mean_position, probabilities, ranges_of
+from cellcode.search.sharded import open_searcher
 from cellcode.types import Float32, Float64, UInt8
 
-BATCH = engines.BATCH
 FEW = 64  # sample cells in a region; with fewer its own cells are sampled
-Source = Path | str | bytes | BinaryIO
+Where = Region | Path | str | None  # cells to search: a region, or what `Region.parse` takes; None: all
 
 
 class Locator:
@@ -36,8 +33,7 @@ class Locator:
         answer = Locator.open("town.cells").locate("photo.jpg")
 
     Args:
-        database: an open database.
-        searcher: how its codes are searched; None: a `DatabaseSearcher`.
+        searcher: how the database's codes are searched; None: a `DatabaseSearcher`.
         engine: what runs the encoder, "torch" or "openvino".
         calls: threads that will call `embed` at the same time.
         machine: device and precision of the encoder, and threads that read photos; None: chosen for this machine.
@@ -57,9 +53,10 @@ class Locator:
         self.database = database
         self.searcher = searcher or DatabaseSearcher(database)
         self.threads = (machine.threads if machine is not None else 0) or os.cpu_count() or 1
+        self._spec = PhotoSpec.of(database.config.photo)
         self._centres = radii.everywhere(database.ids)
         self._engine = engines.make(engine, database, calls, machine)
-        self._close: Callable[[], None] | None = None
+        self._close: Callable[[], None] = lambda: None
 
     @classmethod
     def open(
@@ -73,12 +70,7 @@ class Locator:
     ) -> Self:
         """Open a database, its folder, or a folder of shards as `cellcode split` writes it.
 
-        Args:
-            cluster: address of a Ray cluster that searches the shards; see `open_searcher`.
-            engine, calls, machine: see `Locator`.
-
-        Raises:
-            InputError: it is none, or damaged; see `open_searcher`.
+        `cluster` and errors are those of `open_searcher`, other arguments of `Locator`.
         """
         database, searcher, close = open_searcher(cells, cluster)
         try:
@@ -91,49 +83,41 @@ class Locator:
 
     def close(self) -> None:
         """End what `open` started on a cluster; closing twice is harmless."""
-        if self._close is not None:
-            self._close()
+        self._close()
 
     def __enter__(self) -> Self:
-        """Return the locator."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close it."""
         self.close()
 
-    def locate(self, photo: Source, *, top: int = 5, region: Region | Path | str | None = None) -> Answer:
+    def locate(self, photo: Source, *, top: int = 5, region: Where = None) -> Answer:
         """Locate one photo.
 
         Args:
-            photo: a path, the bytes of a file, or a file.
             top: number of candidates.
-            region: only cells with their centre inside are considered; a `Region`, or what `Region.parse` takes.
+            region: only cells with their centre inside are considered.
 
         Raises:
-            PhotoError: it cannot be read; the sentence says why.
+            PhotoError: it cannot be read.
             InputError: no cell lies in the region.
             UsageError: `top` is below 1, or the region cannot be understood.
         """
         return self.answers([name_of(photo)], self.embed_one(photo)[None], top, region)[0]
 
     def locate_many(
-        self, photos: Sequence[Source], *, top: int = 5, region: Region | Path | str | None = None
+        self, photos: Sequence[Source], *, top: int = 5, region: Where = None
     ) -> Iterator[Answer | Failure]:
         """Locate photos in batches, in their order; one that cannot be read gives a `Failure` in its place."""
         where = Region.of(region)
-        for first in range(0, len(photos), BATCH):
-            names, queries, failures = self.read(photos[first : first + BATCH])
+        for first in range(0, len(photos), engines.BATCH):
+            names, queries, failures = self.read(photos[first : first + engines.BATCH])
             answers = iter(self.answers(names, queries, top, where) if names else [])
             for row in range(len(names) + len(failures)):
                 yield failures[row] if row in failures else next(answers)
 
     def read(self, photos: Sequence[Source]) -> tuple[list[str], Float32, dict[int, Failure]]:
-        """Read photos in threads and embed those that can be read.
-
-        Returns:
-            Their names; their embeddings, (M, D) float32; the other photos by their number.
-        """
+        """Read photos in threads: names and embeddings, (M, D) float32, of those that can be read; the others by number."""
         with ThreadPoolExecutor(self.threads) as threads:
             read = list(threads.map(self.pixels, photos))
         failures = {row: made for row, made in enumerate(read) if isinstance(made, Failure)}
@@ -147,30 +131,22 @@ class Locator:
 
     def embed_one(self, photo: Source) -> Float32:
         """Read and embed a photo; returns (D,) float32. PhotoError: it cannot be read."""
-        return np.asarray(self.embed(self._pixels(photo)[None])[0])
-
-    def _pixels(self, photo: Source) -> UInt8:
-        return read_pixels(photo, PhotoSpec.of(self.database.config.photo))
+        return np.asarray(self.embed(read_pixels(photo, self._spec)[None])[0])
 
     def pixels(self, photo: Source) -> UInt8 | Failure:
         """Return a photo as the encoder takes it, (height_px, width_px, 3) uint8, or why it cannot be read."""
         try:
-            return self._pixels(photo)
+            return read_pixels(photo, self._spec)
         except PhotoError as error:
             return Failure(name_of(photo), str(error))
 
     def answers(
-        self,
-        names: list[str],
-        queries: Float32,
-        top: int,
-        region: Region | Path | str | None,
-        searcher: Searcher | None = None,
+        self, names: list[str], queries: Float32, top: int, region: Where, searcher: Searcher | None = None
     ) -> list[Answer]:
         """Answer embedded photos.
 
         Args:
-            names: (B,), for `Answer.file`.
+            names: for `Answer.file`.
             queries: (B, D) float32; one that stands for several photos need not have unit length.
             top, region: as in `locate`.
             searcher: used in place of the locator's own.
@@ -184,45 +160,33 @@ class Locator:
         if hits.log_mass is None:
             raise UsageError(f"{type(searcher).__name__} does not return probabilities; ask it for cells directly")
         in_region, inside = self._inside(queries, hits.scores if region is None else None)
-        answers = self._described(names, hits, top, self._everywhere(region))
-        return [
-            replace(answer, in_region=in_region[row], inside_probability=inside[row])
-            for row, answer in enumerate(answers)
-        ]
-
-    def _described(
-        self, names: list[str], hits: Hits, top: int, everywhere: tuple[Float64, Float64]
-    ) -> Iterator[Answer]:
-        """Yield the answers that the hits are, without what they say of the region."""
-        calibration, cell_m = self.database.calibration, s2.mean_edge_m(self.database.level)
+        everywhere, cell_m = self._everywhere(region), s2.mean_edge_m(self.database.level)
         shares = probabilities(hits, calibration.temperature)
         lat, lon = (values.reshape(hits.cell_ids.shape) for values in s2.cell_centers(hits.cell_ids.ravel()))
         tokens = np.array(s2.tokens(hits.cell_ids[:, :top].ravel())).reshape(len(names), -1)
+        answers = []
         for row, name in enumerate(names):
             columns = (lat[row], lon[row], tokens[row], hits.scores[row], shares[row])
             within = radii.held(lat[row], lon[row], shares[row], everywhere, cell_m)
-            mean_lat, mean_lon = mean_position(lat[row], lon[row], shares[row])
-            yield Answer(
-                file=name,
-                # The tokens are the fewest: as many as are wanted.
-                candidates=tuple(map(Candidate, *(column[: tokens.shape[1]].tolist() for column in columns))),
-                radius_50_m=radii.radius_m(calibration.share_50, *within),
-                radius_90_m=radii.radius_m(calibration.share_90, *within),
-                in_region=None,
-                inside_probability=None,
-                mean_lat=mean_lat,
-                mean_lon=mean_lon,
-                search=hits.searched,
+            answers.append(
+                Answer(
+                    name,
+                    # The tokens are the fewest: as many as are wanted.
+                    tuple(map(Candidate, *(column[: tokens.shape[1]].tolist() for column in columns))),
+                    radii.radius_m(calibration.share_50, *within),
+                    radii.radius_m(calibration.share_90, *within),
+                    in_region[row],
+                    inside[row],
+                    *mean_position(lat[row], lon[row], shares[row]),
+                    search=hits.searched,
+                )
             )
+        return answers
 
     def _inside(self, queries: Float32, scores: Float32 | None) -> tuple[list[bool | None], list[float | None]]:
-        """Return for each photo whether it was taken in the region of the database, and how probable that is.
-
-        Args:
-            scores: (B, K), the best of the whole database, best first; None: they are searched for.
-        """
-        calibration, unknown = self.database.calibration, [None] * len(queries)
-        inside, outside = calibration.inside, calibration.outside_score
+        # Of each photo. The scores (B, K) are the best of the whole database, best first; None: they are searched for.
+        calibration = self.database.calibration
+        inside, outside, unknown = calibration.inside, calibration.outside_score, [None] * len(queries)
         if queries.shape[1] != self.database.code_set.dim or (inside is None and outside is None):  # a path of photos
             return [*unknown], [*unknown]
         if scores is None:
@@ -239,13 +203,20 @@ class Locator:
         lat, lon = self._centres
         if region is None:
             return lat, lon
-        inside = region.contains(lat, lon)
+        inside, ids = region.contains(lat, lon), self.database.ids
         if inside.sum() < FEW:  # a small part of a large database
-            ids = self.database.ids
             return radii.everywhere(ids, ranges.rows_of_ranges(ids, ranges_of(region, self.database.level)))
         return lat[inside], lon[inside]
 
 
-def name_of(photo: Source) -> str:
-    """Return what an answer calls a photo: its path as given, or "photo"."""
-    return str(photo) if isinstance(photo, Path | str) else "photo"
+def locate(
+    cells: Database | Path | str,
+    photo: Source,
+    *,
+    top: int = 5,
+    region: Where = None,
+    machine: MachineConfig | None = None,
+) -> Answer:
+    """Locate one photo in a database; see `Locator.open` and `locate`. A `Locator` loads the encoder once for many photos."""
+    with Locator.open(cells, machine=machine) as locator:
+        return locator.locate(photo, top=top, region=region)

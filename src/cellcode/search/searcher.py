@@ -1,4 +1,4 @@
-"""One interface for every way to search, and the search of one database."""
+"""One interface for every way to search, the search of one database, and from scores to probabilities."""
 
 import operator
 from collections.abc import Iterator
@@ -13,12 +13,13 @@ from cellcode.client.answers import Searched
 from cellcode.database import Database
 from cellcode.errors import EmptyRegionError, InputError, UsageError
 from cellcode.geography import Region
-from cellcode.geography.s2 import ranges
+from cellcode.geography.s2 import projection, ranges
 from cellcode.index import exact, tune, two_stage
 from cellcode.index.codeset import CodeSet, Found, checked
 from cellcode.types import Float32, Float64, Ids, Int64, Ranges
 
 Method = Literal["exact", "two_stage"]
+Scan = tuple[Found, Method, int]  # with the number of first-stage entries that were scored again
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class Hits:
     searched: Searched
 
     def __iter__(self) -> Iterator[npt.NDArray[np.generic]]:
-        """Yield cell_ids and scores."""
         return iter((self.cell_ids, self.scores))
 
 
@@ -63,12 +63,7 @@ class Searcher(Protocol):
 
 
 class CodeSearcher:
-    """Exact search of codes that are in memory or mapped.
-
-    Args:
-        codes: what is searched.
-        level: S2 level of its cells.
-    """
+    """Exact search of codes that are in memory or mapped; `level` is the S2 level of their cells."""
 
     def __init__(self, codes: CodeSet, level: int) -> None:
         self.codes, self.level = codes, level
@@ -78,8 +73,7 @@ class CodeSearcher:
     def search(self, queries: Float32, k: int, region: Region | None = None, temperature: float | None = None) -> Hits:
         """See `Searcher`."""
         asked, slices = checked(queries, self.codes.dim), self._slices(region)
-        cells = _size(slices)
-        k = check_k(k, cells, region)
+        k = check_k(k, cells := _size(slices), region)
         if temperature is not None and not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
         found, method, again = self._find(asked, k, slices, cells, temperature)
@@ -90,9 +84,7 @@ class CodeSearcher:
         """See `Searcher`."""
         return _size(self._slices(region))
 
-    def _find(
-        self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None
-    ) -> tuple[Found, Method, int]:
+    def _find(self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None) -> Scan:
         return exact.scan(self.codes, queries, k, slices, temperature), "exact", 0
 
     def _slices(self, region: Region | None) -> Int64:
@@ -111,7 +103,6 @@ class DatabaseSearcher(CodeSearcher):
     says what was done. Not for several threads at once.
 
     Args:
-        database: an open database.
         method: "auto", or one of the two always.
     """
 
@@ -127,12 +118,9 @@ class DatabaseSearcher(CodeSearcher):
         """Open the database in a folder; InputError if it is none or damaged."""
         return cls(Database.open(folder))
 
-    def _find(
-        self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None
-    ) -> tuple[Found, Method, int]:
+    def _find(self, queries: Float32, k: int, slices: Int64, cells: int, temperature: float | None) -> Scan:
         entries = self._entries(k, cells, len(queries))
-        stage = self.database.first_stage if entries is not None else None
-        if stage is not None and entries is not None:
+        if entries is not None and (stage := self.database.first_stage) is not None:
             rows = two_stage.candidates(stage, queries, k, entries, slices)
             if rows is not None:
                 tail = self._tail_of(slices) if temperature is not None else None
@@ -141,13 +129,12 @@ class DatabaseSearcher(CodeSearcher):
 
     def _entries(self, k: int, cells: int, queries: int) -> int | None:
         """Number of first-stage entries to score again; None: the search is to be exact."""
-        settings = self.database.search_settings
+        settings, total = self.database.search_settings, len(self.codes)
         if settings is None or self.method == "exact":
             return None
         entries = settings.entries_for(k)
         if entries is None or self.method == "two_stage":
             return entries
-        total = len(self.codes)
         two_stages = tune.cost(settings, entries, total, cells / total)
         return entries if two_stages < tune.exact_cost(cells, self.codes.dim, queries) else None
 
@@ -183,3 +170,19 @@ def ranges_of(region: Region, level: int) -> Ranges:
 
 def _size(slices: Int64) -> int:
     return int((slices[:, 1] - slices[:, 0]).sum())
+
+
+def probabilities(hits: Hits, temperature: float) -> Float64:
+    """Return the posterior (softmax) of each hit of a search with this temperature, (B, K); over all cells it sums to 1."""
+    assert hits.log_mass is not None
+    return np.asarray(np.exp(hits.scores.astype(np.float64) / temperature - hits.log_mass[:, None]))
+
+
+def mean_position(lat_deg: Float64, lon_deg: Float64, probability: Float64) -> tuple[float, float]:
+    """Return latitude and longitude of the posterior mean, in degrees: the mean unit vector, back on the sphere.
+
+    Args:
+        lat_deg, lon_deg, probability: (K,) of cells; their probabilities need not sum to 1.
+    """
+    lat, lon = projection.to_degrees(*np.stack(projection.to_xyz(lat_deg, lon_deg)) @ probability)
+    return float(lat), float(lon)

@@ -1,4 +1,4 @@
-"""Search of disjoint shards: the best of the best cells of every shard are the answer.
+"""Search of disjoint shards: the best of the best cells of every shard are the answer. Opening of what is searched.
 
 Shards are databases of one run with the same calibration, no cell in two of them; `cellcode split` cuts them out of one. A
 score is the same figure in whatever shard its cell lies (`index.codeset.score`), so cells and scores of joined exact
@@ -15,12 +15,13 @@ import numpy as np
 
 from cellcode.client.answers import Searched
 from cellcode.database import Database
-from cellcode.database.store.shards import Shard, check_shards, common, same_cells
+from cellcode.database.store.shards import Shard, ShardedDatabase, check_shards, common, open_database, same_cells
 from cellcode.errors import UsageError
 from cellcode.geography import Region
 from cellcode.search.searcher import DatabaseSearcher, Hits, Searcher, check_k
 from cellcode.types import Float32
 
+LOCAL = "local"  # address of a Ray of our own on this machine
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -96,3 +97,39 @@ def merge(parts: Sequence[Hits], k: int, missing: tuple[str, ...] = ()) -> Hits:
             missing=missing + tuple(name for each in searched for name in each.missing),
         ),
     )
+
+
+def open_searcher(
+    cells: Database | Path | str, cluster: str | None = None
+) -> tuple[Database, Searcher, Callable[[], None]]:
+    """Open what is searched.
+
+    Shards without a first stage are searched as one database. With one, each is searched in two stages, in a thread of its own.
+
+    Args:
+        cluster: search the shards on a Ray cluster: its address, "auto", or "local" for a Ray of our own on this machine.
+
+    Returns:
+        The database, its searcher, and what closes the searcher.
+
+    Raises:
+        InputError: no database, no complete set of shards, or a damaged file.
+        UsageError: a cluster is given and `cells` is a single database.
+        ShardError: shards do not start on the cluster.
+        MissingExtraError: Ray is not installed.
+    """
+    database = open_database(cells)
+    shards = database.shards if isinstance(database, ShardedDatabase) else ()
+    if cluster is not None:
+        if not shards:
+            raise UsageError(
+                f"{database.folder} is a single database; a cluster searches shards, `cellcode split` cuts them"
+            )
+        from cellcode.search.cluster import ClusterSearcher
+
+        address = None if cluster == LOCAL else cluster
+        remote = ClusterSearcher.start([shard.folder.resolve() for shard in shards], address=address)
+        return database, remote, remote.close
+    if any(shard.search_settings is not None for shard in shards):
+        return database, ShardedSearcher([DatabaseSearcher(shard) for shard in shards]), lambda: None
+    return database, DatabaseSearcher(database), lambda: None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -44,13 +45,7 @@ class ErrorBody(BaseModel):
 
 @dataclass
 class Problem(Exception):
-    """An error that is reported to the user of the service.
-
-    Attributes:
-        code: one of `CODES`.
-        message: one sentence.
-        retry_after_s: seconds until another try makes sense.
-    """
+    """An error that is reported to the user of the service; `code` is one of `CODES`, `message` one sentence."""
 
     code: str
     message: str
@@ -70,12 +65,17 @@ class Problem(Exception):
         return JSONResponse(body, status_code=CODES[self.code][0], headers=headers)
 
 
+def invalid(error: Any, whole: str = "") -> Problem:
+    """Return the problem that an error of pydantic's list is; `whole` names what has no fields."""
+    return Problem("bad_request", f"{'.'.join(map(str, error['loc'])) or whole}: {error['msg']}")
+
+
 def problem_of(error: CellcodeError) -> Problem:
     """Return the problem that an error of the other packages is."""
-    if isinstance(error, PhotoError):
-        code = "photo_too_large" if isinstance(error, PhotoTooLargeError) else "photo_unreadable"
-    elif isinstance(error, UsageError):
-        code = "bad_request"
-    else:
-        code = "region_empty" if isinstance(error, EmptyRegionError) else "internal"
-    return Problem(code, str(error))
+    kinds = {
+        PhotoTooLargeError: "photo_too_large",
+        PhotoError: "photo_unreadable",
+        UsageError: "bad_request",
+        EmptyRegionError: "region_empty",
+    }
+    return Problem(next((code for kind, code in kinds.items() if isinstance(error, kind)), "internal"), str(error))

@@ -1,28 +1,31 @@
-"""Routes that take photos: locate, verify, batch."""
+"""Routes that take photos: locate, verify, batch; and from what the search found to what they answer."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pydantic
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from cellcode.geography import Region
-from cellcode.search import claims
-from cellcode.serving import answers, documents, guard, regions, state, uploads
+from cellcode.geography import Region, distance
+from cellcode.search import Answer, claims
+from cellcode.search.together import fuse_queries
+from cellcode.serving import guard, schemas, state, uploads
 from cellcode.serving.problems import Problem
 from cellcode.serving.schemas import Heading, LocateRequest, LocateResponse, Top, VerifyRequest, VerifyResponse
-from cellcode.serving.service import Question, Seen, Service
+from cellcode.serving.service import Seen, Service
 from cellcode.serving.uploads import Photo
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
+Lines = asyncio.Queue[asyncio.Task[dict[str, Any]] | Problem | None]  # of a batch; None: it has ended
 
 
-@router.post("/locate", **documents.photos(LocateRequest, LocateResponse))
+@router.post("/locate", **schemas.photos(LocateRequest, LocateResponse))
 async def locate(request: Request) -> Response:
     """Locate photos.
 
@@ -31,30 +34,30 @@ async def locate(request: Request) -> Response:
     own = state.of(request)
     async with own.work(request, own.settings.request_seconds) as service:
         asked, photos = await uploads.read(request, own.settings, LocateRequest)
-        own.charge(request, len(photos))
-        region = regions.parse(asked.region, own.settings.region_vertices, service.database.region_bounds)
-        seen = await answers.see_all(service, photos, own.metrics)
-        names = [photo.name for photo in photos]
+        own.rates.take(request.state.asker, len(photos))
+        region = uploads.region_of(asked.region, own.settings.region_vertices, service.database.region_bounds)
+        seen = await see_all(service, photos, own.metrics)
+        named = [(photo.name, each) for photo, each in zip(photos, seen, strict=True)]
         if asked.fuse:
-            failed = [
-                answers.unreadable(name, each)
-                for name, each in zip(names, seen, strict=True)
-                if isinstance(each, Problem)
-            ]
+            failed = [unreadable(name, each) for name, each in named if isinstance(each, Problem)]
             good = [each for each in seen if not isinstance(each, Problem)]
-            found = [await answers.fused(service, good, failed, asked.top, region, asked.heading_deg, asked.heat)]
+            answer = await service.fuse(good, asked.top, region)
+            found = [dressed(answer, good, asked.heading_deg) | {"unreadable": failed}]
+            if asked.heat:
+                query = fuse_queries(np.stack([each.query for each in good]))
+                found[0]["heat"] = await service.heat(query, region)
         else:
 
             async def answered(name: str, each: Seen | Problem) -> dict[str, Any]:
                 if isinstance(each, Problem):
-                    return answers.unreadable(name, each)
-                return await answers.one(service, each, asked.top, region, asked.heading_deg, asked.heat)
+                    return unreadable(name, each)
+                return await one(service, each, asked.top, region, asked.heading_deg, asked.heat)
 
-            found = await asyncio.gather(*map(answered, names, seen))
+            found = await asyncio.gather(*(answered(name, each) for name, each in named))
         return JSONResponse({"answers": found})
 
 
-@router.post("/verify", **documents.photos(VerifyRequest, VerifyResponse, "photo"))
+@router.post("/verify", **schemas.photos(VerifyRequest, VerifyResponse, "photo"))
 async def verify(request: Request) -> Response:
     """Return how plausible it is that a photo was taken at a place.
 
@@ -63,22 +66,17 @@ async def verify(request: Request) -> Response:
     own = state.of(request)
     async with own.work(request, own.settings.request_seconds) as service:
         asked, photos = await uploads.read(request, own.settings, VerifyRequest, "photo")
-        own.charge(request, 1)
-        region = regions.parse(asked.region, own.settings.region_vertices, service.database.region_bounds)
-        seen = (await answers.see_all(service, photos, own.metrics))[0]
+        own.rates.take(request.state.asker, 1)
+        region = uploads.region_of(asked.region, own.settings.region_vertices, service.database.region_bounds)
+        seen = (await see_all(service, photos, own.metrics))[0]
         assert not isinstance(seen, Problem)  # the only photo: its problem was raised
-        answer = await service.answer(Question(seen.name, seen.query, asked.top, region))
-        judged = await service.search(
-            lambda: claims.verification(service.locator, answer, seen.query, asked.lat, asked.lon)
-        )
-        crops = {"claim": judged.claim.cell, "answer": answer.cell} if service.imagery is not None else {}
-        return JSONResponse(
-            judged.to_json()
-            | {
-                "answer": answers.dressed(answer, [seen], asked.heading_deg),
-                "aerial": {name: _crop(crops.get(name)) for name in ("claim", "answer")},
-            }
-        )
+        answer = await service.answer(seen, asked.top, region)
+        place = asked.lat, asked.lon
+        judged = await service.search(lambda: claims.verification(service.locator, answer, seen.query, *place))
+        crops = {"claim": judged.claim.cell, "answer": answer.cell}
+        aerial = {name: service.crop_path(token) for name, token in crops.items()}
+        shown = {"answer": dressed(answer, [seen], asked.heading_deg), "aerial": aerial}
+        return JSONResponse(judged.to_json() | shown)
 
 
 class BatchSettings(pydantic.BaseModel):
@@ -91,14 +89,14 @@ class BatchSettings(pydantic.BaseModel):
     heading_deg: Heading | None = None
 
 
-@router.post("/batch", **documents.batch(BatchSettings))
+@router.post("/batch", **schemas.batch(BatchSettings))
 async def batch(request: Request) -> Response:
     """Locate many photos: one line of JSON for each, in their order and as soon as it is known.
 
     Text fields come before the photos. The body is never held as a whole, so it may be large.
     """
     own = state.of(request)
-    lines: asyncio.Queue[asyncio.Task[dict[str, Any]] | Problem | None] = asyncio.Queue()
+    lines: Lines = asyncio.Queue()
 
     async def feed() -> None:
         try:
@@ -120,9 +118,7 @@ async def batch(request: Request) -> Response:
     return _Lines(_written(first, lines), feeder)
 
 
-async def _feed(
-    request: Request, service: Service, lines: asyncio.Queue[asyncio.Task[dict[str, Any]] | Problem | None]
-) -> None:
+async def _feed(request: Request, service: Service, lines: Lines) -> None:
     """Start on each photo as it arrives; a few at a time, so that memory does not grow with the batch."""
     own, fields = state.of(request), {}
     window = asyncio.Semaphore(2 * own.settings.encoder_batch)
@@ -134,10 +130,10 @@ async def _feed(
         try:
             seen = await service.see(photo)
             own.metrics.photos.labels("answered").inc()
-            return await answers.one(service, seen, top, region, heading_deg)
+            return await one(service, seen, top, region, heading_deg)
         except Problem as problem:
             own.metrics.photos.labels(problem.code).inc()
-            return answers.unreadable(photo.name, problem)
+            return unreadable(photo.name, problem)
         finally:
             window.release()
 
@@ -149,8 +145,8 @@ async def _feed(
             continue
         if settings is None:
             settings = uploads.checked(BatchSettings, fields)
-            region = regions.parse(settings.region, own.settings.region_vertices, service.database.region_bounds)
-        own.charge(request, 1)
+            region = uploads.region_of(settings.region, own.settings.region_vertices, service.database.region_bounds)
+        own.rates.take(request.state.asker, 1)
         await window.acquire()
         task = asyncio.create_task(answered(part, settings.top, settings.heading_deg))
         at_work.add(task)
@@ -161,10 +157,7 @@ async def _feed(
     await asyncio.gather(*at_work)
 
 
-async def _written(
-    first: asyncio.Task[dict[str, Any]] | None, lines: asyncio.Queue[asyncio.Task[dict[str, Any]] | Problem | None]
-) -> AsyncIterator[bytes]:
-    item: asyncio.Task[dict[str, Any]] | Problem | None = first
+async def _written(item: asyncio.Task[dict[str, Any]] | Problem | None, lines: Lines) -> AsyncIterator[bytes]:
     while item is not None:
         value = {"error": item.facts.model_dump()} if isinstance(item, Problem) else await item
         yield json.dumps(value, allow_nan=False).encode() + b"\n"
@@ -194,5 +187,41 @@ class _Lines(Response):
             self.feeder.cancel()
 
 
-def _crop(token: str | None) -> str | None:
-    return None if token is None else f"/v1/cells/{token}/aerial.jpg"
+async def see_all(service: Service, photos: list[Photo], metrics: guard.Metrics) -> list[Seen | Problem]:
+    """Decode and embed photos side by side; one that cannot be read gives its problem.
+
+    Raises:
+        Problem: too many photos wait, or none can be read: then that of the first.
+    """
+    found: list[Seen | Problem] = []
+    for result in await asyncio.gather(*(service.see(photo) for photo in photos), return_exceptions=True):
+        if isinstance(result, BaseException) and not (isinstance(result, Problem) and result.code != "overloaded"):
+            raise result
+        metrics.photos.labels(result.code if isinstance(result, Problem) else "answered").inc()
+        found.append(result)
+    if all(isinstance(each, Problem) for each in found) and isinstance(found[0], Problem):
+        raise found[0]
+    return found
+
+
+async def one(
+    service: Service, seen: Seen, top: int, region: Region | None, heading_deg: float | None, heat: bool = False
+) -> dict[str, Any]:
+    """Answer one embedded photo; `schemas.PhotoAnswer`."""
+    answer = await service.answer(seen, top, region)
+    return dressed(answer, [seen], heading_deg) | {"heat": await service.heat(seen.query, region) if heat else None}
+
+
+def dressed(answer: Answer, seen: list[Seen], heading_deg: float | None) -> dict[str, Any]:
+    """Return an answer's JSON with what the request and the files say: of them the first with a position."""
+    metadata = None
+    if (position := next((each.position for each in seen if each.position is not None), None)) is not None:
+        lat, lon, heading = position
+        apart = float(distance.haversine_m(answer.lat, answer.lon, lat, lon))
+        metadata = {"lat": lat, "lon": lon, "heading_deg": heading, "distance_m": apart}
+    return answer.to_json() | {"heading_deg": heading_deg, "metadata": metadata, "heat": None}
+
+
+def unreadable(name: str, problem: Problem) -> dict[str, Any]:
+    """Return `schemas.Unreadable`."""
+    return {"file": name, "error": problem.facts.model_dump()}

@@ -1,25 +1,43 @@
-"""The server process: addresses, signals, and its end."""
+"""The server process (addresses, signals, its end) and the application: routes, page, and what stands around them."""
 
 import asyncio
+import gzip
 import ipaddress
 import logging
+import mimetypes
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
+import cellcode
 from cellcode.errors import CellcodeError, InputError
-from cellcode.serving import app, keys
+from cellcode.serving import routes_database, routes_photos
+from cellcode.serving.guard import CODE, Guard
+from cellcode.serving.problems import Problem, invalid, problem_of
 from cellcode.serving.service import Service
 from cellcode.serving.settings import Settings
-from cellcode.serving.state import State
+from cellcode.serving.state import State, read_keys
 
 GRACE_SECONDS = 30
+STATIC = files("cellcode.serving") / "static"
 logger = logging.getLogger(__name__)
 
 
@@ -38,11 +56,9 @@ def serve(
     SIGHUP opens the folder again, and the imagery; if they answer, new requests use them, else the old ones stay.
 
     Args:
-        cells: folder of the database, or of its shards.
         host, port: address, which is logged; 0: any free port.
-        aerial: imagery for crops and the map.
         key_file: API keys, one per line.
-        locator: options of `Locator.open`: engine, cluster, machine.
+        cells, aerial, locator: see `Service`.
 
     Raises:
         InputError: the database, the imagery or the keys cannot be used, or the address is taken.
@@ -50,27 +66,18 @@ def serve(
     # Each call of the encoder has its share of the cores: two calls side by side lose less to waiting for one another, and
     # to the threads that decode, than the threads of one call do.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.encoder_calls))
-    accepted = keys.read(key_file) if key_file is not None else frozenset()
+    accepted = read_keys(key_file) if key_file is not None else frozenset()
     state = State(settings, accepted)
-
-    def make() -> Service:
-        return Service(cells, settings, aerial, **locator)
-
+    make = partial(Service, cells, settings, aerial, **locator)
     state.put(make())  # before the address is bound: a database that cannot be opened is a plain error
     listening = _bind(host, port)
     if not is_loopback(host) and not accepted:
-        logger.warning(
-            "%s can be reached by other machines and no keys are required; give --keys FILE, or "
-            "put a proxy with a login in front",
-            host,
+        said = (
+            "can be reached by other machines and no keys are required; give --keys FILE, or put a proxy with a login"
         )
-    config = uvicorn.Config(
-        app.create(state),
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
+        logger.warning("%s %s in front", host, said)
+    quiet: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False}
+    config = uvicorn.Config(create(state), timeout_graceful_shutdown=GRACE_SECONDS, **quiet)
     _Server(config, state, make).run(sockets=[listening])
 
 
@@ -88,8 +95,7 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._again)
         for each in sockets or []:
             host, port = each.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            logger.info("serving on http://%s:%d", shown, port)
+            logger.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     def _again(self) -> None:
         task = asyncio.get_running_loop().create_task(self._replace())
@@ -129,3 +135,91 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def create(state: State) -> FastAPI:
+    """Return the application of a state whose holder has a service."""
+    mimetypes.add_type("text/javascript", ".mjs")
+    app = FastAPI(
+        title="cellcode",
+        version=cellcode.__version__,
+        summary="Where was this photo taken?",
+        description="Scores, probabilities and radii mean what docs/serving.md says. Every error has the body ErrorBody.",
+        docs_url=None,  # it would load from other hosts
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.service = state
+    for routes in (routes_photos.router, routes_database.router, routes_database.health):
+        app.include_router(routes)
+    app.mount("/static", _Static(directory=str(STATIC)), name="static")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(str(STATIC / "index.html"), headers={"cache-control": "no-cache"})
+
+    _handle_errors(app)
+    # What stands around the routes, the innermost first.
+    app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=5)
+    if origins := list(state.settings.cors):
+        headers = ["authorization", "content-type"]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=headers)
+    app.add_middleware(Guard, metrics=state.metrics, basemap=state.settings.basemap)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.service.holder.close()
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> JSONResponse:
+        return _answered(request, error)
+
+    @app.exception_handler(CellcodeError)
+    async def known(request: Request, error: CellcodeError) -> JSONResponse:
+        return _answered(request, problem_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def unfit(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _answered(request, invalid(error.errors()[0]))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        response = _answered(request, Problem(codes.get(error.status_code, "bad_request"), str(error.detail)))
+        if error.headers:
+            response.headers.update(error.headers)
+        return response
+
+
+def _answered(request: Request, problem: Problem) -> JSONResponse:
+    request.scope[CODE] = problem.code
+    return problem.response()
+
+
+class _Static(StaticFiles):
+    """Files of the page, revalidated each time: an update never mixes versions. Large ones are kept compressed, as NAME.gz.
+
+    They are sent as they are, or unpacked to clients that do not take gzip.
+    """
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        found, status = super().lookup_path(path)
+        return (found, status) if status is not None else super().lookup_path(f"{path}.gz")
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response: Response = super().file_response(full_path, stat_result, scope, status_code)
+        if str(full_path).endswith(".gz"):
+            if "gzip" in Headers(scope=scope).get("accept-encoding", ""):
+                response.headers["content-encoding"] = "gzip"
+            else:
+                response = Response(gzip.decompress(Path(full_path).read_bytes()), media_type=response.media_type)
+            response.headers["vary"] = "Accept-Encoding"
+        response.headers["cache-control"] = "no-cache"
+        return response

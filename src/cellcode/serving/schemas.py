@@ -1,11 +1,14 @@
-"""What the service is asked and what it answers, as OpenAPI documents it. Degrees WGS84, metres, tokens of S2 cells."""
+"""What the service is asked and what it answers, as OpenAPI documents it. Degrees WGS84, metres, tokens of S2 cells.
+
+The routes whose bodies are read by hand are described at the end.
+"""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cellcode.client.answers import Claim, Heat, Metadata, Searched
-from cellcode.serving.problems import ErrorFacts
+from cellcode.serving.problems import CODES, ErrorBody, ErrorFacts
 from cellcode.serving.settings import Basemap
 
 Latitude = Annotated[float, Field(ge=-90, le=90)]
@@ -13,6 +16,12 @@ Longitude = Annotated[float, Field(ge=-180, le=180)]
 Heading = Annotated[float, Field(ge=0, le=360, description="degrees clockwise from north; echoed, not used")]
 Top = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PHOTO_ERRORS = (
+    "bad_request", "region_invalid", "photo_too_large", "too_many_photos", "photo_unreadable", "region_empty",
+    "rate_limited", "overloaded", "timeout",
+)  # fmt: skip
+_FILE = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
+_FILES = {"type": "array", "items": _FILE, "minItems": 1}
 
 
 class Asked(BaseModel):
@@ -207,3 +216,55 @@ class Health(BaseModel):
     """A sign of life."""
 
     status: Literal["ok", "starting"]
+
+
+def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of a route that are errors, by status."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for code in ("unauthorized", "internal", *codes):
+        status, action = CODES[code]
+        before = f"{found[status]['description']}; " if status in found else ""
+        found[status] = {"model": ErrorBody, "description": f"{before}{code}: {action}"}
+    return found
+
+
+def photos(request: type[BaseModel], response: type[BaseModel], one: str | None = None) -> dict[str, Any]:
+    """Return how a route is documented that takes photos as JSON or as multipart.
+
+    Args:
+        one: the field of the JSON that holds the one photo; None: a list `photos`.
+    """
+    schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return _route(schema, {"model": response}, one, {"application/json": {"schema": schema}})
+
+
+def batch(settings: type[BaseModel]) -> dict[str, Any]:
+    """Return how the batch is documented."""
+    line = {
+        "description": "one PhotoAnswer or Unreadable per line",
+        "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+    }
+    return _route(settings.model_json_schema(), line, None, {})
+
+
+def _route(schema: dict[str, Any], answer: dict[str, Any], one: str | None, others: dict[str, Any]) -> dict[str, Any]:
+    """How a route is documented whose form has the fields of a schema; `others` are its other kinds of body."""
+    fields = {name: _text(value) for name, value in schema["properties"].items() if name not in (one, "photos")}
+    required = ["photo", *(name for name in schema.get("required", []) if name not in (one, "photos"))]
+    properties = fields | {"photo": _FILE if one else _FILES}
+    form = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    content = {"multipart/form-data": {"schema": form}, **others}
+    return {
+        "response_model": None,
+        "responses": {200: answer, **errors(*PHOTO_ERRORS)},
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+    }
+
+
+def _text(value: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a form's field: of several kinds, the one that a text can spell."""
+    kinds = [kind for kind in value.get("anyOf", []) if kind.get("type") not in ("null", "array", "object")]
+    if not kinds:
+        return value
+    return {**{key: part for key, part in value.items() if key not in ("anyOf", "default")}, **kinds[0]}

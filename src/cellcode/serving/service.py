@@ -1,13 +1,18 @@
-"""An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding."""
+"""An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding.
+
+Micro-batching: what waits while calls are at work is answered together by the next.
+"""
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,40 +25,96 @@ from cellcode.photos.reading.exif import read_facts
 from cellcode.photos.reading.image import open_photo
 from cellcode.search import Answer, Locator
 from cellcode.search import together as joint
-from cellcode.search.posterior import probabilities
-from cellcode.serving import heat
-from cellcode.serving.batcher import Batcher
-from cellcode.serving.imagery import Imagery
+from cellcode.search.searcher import probabilities
+from cellcode.serving.maps import Imagery, aggregate
 from cellcode.serving.problems import Problem, problem_of
 from cellcode.serving.settings import Settings
 from cellcode.serving.uploads import Photo
 from cellcode.types import Float32, UInt8
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+Position = tuple[float, float, float | None]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A photo after the encoder.
+    """A photo after the encoder: its query (D,), and latitude, longitude and heading in degrees if its file has them."""
 
-    Attributes:
-        query: (D,) float32.
-        position: latitude, longitude and heading in degrees from its file; None where it has no position.
+    name: str
+    query: Float32
+    position: Position | None
+
+
+class Batcher(Generic[Item, Result]):
+    """Hands items to a function in threads, as many as wait and fit.
+
+    No timer holds an item back: a lone one is worked on at once, and under load batches fill while the one before runs.
+
+    Args:
+        work: from items to as many results, in their order; a result that is an exception is raised to its asker.
+        most: items of one call.
+        waiting: items that may wait; more are refused.
+        threads: where the function is called.
+        calls: at work at the same time, at most.
     """
 
-    name: str
-    query: Float32
-    position: tuple[float, float, float | None] | None
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        most: int,
+        waiting: int,
+        threads: ThreadPoolExecutor,
+        calls: int = 1,
+    ) -> None:
+        self._work, self._most, self._waiting, self._threads, self._calls = work, most, waiting, threads, calls
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._runners: set[asyncio.Task[None] | None] = set()
+        self.sizes: Callable[[int], object] = lambda size: None  # called with the size of each call
 
+    @property
+    def waiting(self) -> int:
+        """Items that no call has taken yet."""
+        return len(self._queue)
 
-@dataclass(frozen=True)
-class Question:
-    """A question about an embedded photo."""
+    async def submit(self, item: Item) -> Result:
+        """Return the result of an item; Problem overloaded: too many wait."""
+        if len(self._queue) >= self._waiting:
+            raise Problem("overloaded", f"{len(self._queue)} photos are waiting already", retry_after_s=1)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if len(self._runners) < self._calls:
+            self._runners.add(asyncio.create_task(self._run()))
+        return await future
 
-    name: str
-    query: Float32
-    top: int
-    region: Region | None
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                taken: list[tuple[Item, asyncio.Future[Result]]] = []
+                while self._queue and len(taken) < self._most:
+                    item, future = self._queue.popleft()
+                    if not future.done():  # its asker has gone
+                        taken.append((item, future))
+                if taken:
+                    await self._call(taken)
+        finally:
+            # Here and not in a callback of the task, which comes a turn later: what is queued in between would wait for ever.
+            self._runners.discard(asyncio.current_task())
+
+    async def _call(self, taken: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        self.sizes(len(taken))
+        items = [item for item, _ in taken]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, items)
+        except Exception as error:
+            results = [error] * len(taken)
+        for (_, future), result in zip(taken, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 class Service:
@@ -72,30 +133,31 @@ class Service:
     def __init__(
         self, cells: Database | Path | str, settings: Settings, aerial: Path | str | None = None, **locator: Any
     ) -> None:
-        self.settings = settings
+        self.settings, self.users = settings, 0
         source = open_source(aerial) if aerial is not None else None
         self.locator = Locator.open(cells, calls=settings.encoder_calls, **locator)
         self.database = self.locator.database
         zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
         self.imagery = Imagery(source, *zooms) if source is not None else None
-        self.users = 0
         self._decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self._encoding = ThreadPoolExecutor(settings.encoder_calls, thread_name_prefix="encode")
         self._searching = ThreadPoolExecutor(1, thread_name_prefix="search")  # searchers are not for several threads
+        most, calls = settings.encoder_batch, settings.encoder_calls
         # Decoding is bounded with the queue: what is decoded waits there.
-        self.encoder = Batcher(
-            self._embed, settings.encoder_batch, settings.queue, self._encoding, settings.encoder_calls
-        )
-        self.searches = Batcher(self._answer, settings.encoder_batch, 2 * settings.queue, self._searching)
+        self.encoder = Batcher(self._embed, most, settings.queue, self._encoding, calls)
+        self.searches = Batcher(self._answer, most, 2 * settings.queue, self._searching)
         self._decodes = asyncio.Semaphore(settings.queue)
-        self._warm()
+        # Answer a grey photo: a service that cannot answer does not start, and the first user does not wait for loading.
+        size = self.database.config.photo
+        grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
+        self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
+
+    def crop_path(self, token: str | None) -> str | None:
+        """Return the address of the imagery around a cell, if there are both."""
+        return None if token is None or self.imagery is None else f"/v1/cells/{token}/aerial.jpg"
 
     async def see(self, photo: Photo) -> Seen:
-        """Decode and embed a photo.
-
-        Raises:
-            Problem: it cannot be read, or too many wait.
-        """
+        """Decode and embed a photo; Problem: it cannot be read, or too many wait."""
         if self.encoder.waiting >= self.settings.queue or self._decodes.locked():
             raise Problem("overloaded", f"{self.settings.queue} photos are waiting already", retry_after_s=1)
         loop = asyncio.get_running_loop()
@@ -103,16 +165,15 @@ class Service:
             pixels, position = await loop.run_in_executor(self._decoding, self._decode, photo)
             return Seen(photo.name, await self.encoder.submit(pixels), position)
 
-    async def answer(self, question: Question) -> Answer:
+    async def answer(self, seen: Seen, top: int, region: Region | None) -> Answer:
         """Search for one embedded photo."""
-        return await self.searches.submit(question)
+        return await self.searches.submit((seen, top, region))
 
     async def fuse(self, seen: Sequence[Seen], top: int, region: Region | None) -> Answer:
         """Search for several photos of one place."""
         queries, names = np.stack([each.query for each in seen]), [each.name for each in seen]
-        return await self.search(
-            lambda: joint.answer_embeddings(self.locator, queries, names=names, top=top, region=region)
-        )
+        asked = partial(joint.answer_embeddings, self.locator, queries, names=names, top=top, region=region)
+        return await self.search(asked)
 
     async def heat(self, query: Float32, region: Region | None) -> dict[str, Any]:
         """Return the posterior as a map; `schemas.Heat`."""
@@ -130,13 +191,7 @@ class Service:
         if self.imagery is not None:
             self.imagery.close()
 
-    def _warm(self) -> None:
-        """Answer a grey photo: a service that cannot answer does not start, and the first user does not wait for loading."""
-        size = self.database.config.photo
-        grey = np.full((1, size.height_px, size.width_px, 3), 128, np.uint8)
-        self.locator.answers(["warm-up"], self.locator.embed(grey), 1, None)
-
-    def _decode(self, photo: Photo) -> tuple[UInt8, tuple[float, float, float | None] | None]:
+    def _decode(self, photo: Photo) -> tuple[UInt8, Position | None]:
         spec = PhotoSpec.of(self.database.config.photo, self.settings.photo_pixels)
         try:
             pixels = read_pixels(photo.data, spec)
@@ -152,14 +207,15 @@ class Service:
     def _embed(self, pixels: Sequence[UInt8]) -> Sequence[Float32]:
         return list(self.locator.embed(np.stack(pixels)))
 
-    def _answer(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
+    def _answer(self, questions: Sequence[tuple[Seen, int, Region | None]]) -> Sequence[Answer | Exception]:
         """Answer questions, those with the same region and number of candidates in one search."""
         groups: dict[tuple[int, Region | None], list[int]] = {}
-        for row, question in enumerate(questions):
-            groups.setdefault((question.top, question.region), []).append(row)
+        for row, (_, top, region) in enumerate(questions):
+            groups.setdefault((top, region), []).append(row)
         found: list[Answer | Exception] = [RuntimeError("not answered")] * len(questions)
         for (top, region), rows in groups.items():
-            names, queries = [questions[row].name for row in rows], np.stack([questions[row].query for row in rows])
+            seen = [questions[row][0] for row in rows]
+            names, queries = [each.name for each in seen], np.stack([each.query for each in seen])
             try:
                 answers: Sequence[Answer | Exception] = self.locator.answers(names, queries, top, region)
             except CellcodeError as error:
@@ -173,12 +229,9 @@ class Service:
         cells = searcher.count(region)
         reach = cells if cells <= self.settings.heat_reach else self.settings.heat_cells
         hits = searcher.search(query[None], reach, region, temperature)
-        ids, mass = heat.aggregate(hits.cell_ids[0], probabilities(hits, temperature)[0], self.settings.heat_cells)
-        return {
-            "tokens": s2.tokens(ids),
-            "mass": [float(f"{share:.3g}") for share in mass],
-            "rest": max(0.0, 1.0 - float(mass.sum())),
-        }
+        ids, mass = aggregate(hits.cell_ids[0], probabilities(hits, temperature)[0], self.settings.heat_cells)
+        shares = [float(f"{share:.3g}") for share in mass]
+        return {"tokens": s2.tokens(ids), "mass": shares, "rest": max(0.0, 1.0 - float(mass.sum()))}
 
 
 class Holder:

@@ -28,22 +28,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     photo_bytes: int = Field(20_000_000, ge=1, description="of one photo's file")
-    request_bytes: int = Field(
-        60_000_000,
-        ge=1,
-        description="of all photos of one request but a batch: times `requests`, what memory must hold",
-    )
+    # Times `requests` it is what memory must hold.
+    request_bytes: int = Field(60_000_000, ge=1, description="of all photos of one request but a batch")
     photo_pixels: int = Field(50_000_000, ge=1, description="of one photo, as its header says, before it is decoded")
     photos: int = Field(16, ge=1, description="in one request to locate")
     batch_photos: int = Field(1000, ge=1, description="in one batch")
     region_vertices: int = Field(2000, ge=4, description="of a region's polygons")
     top: int = Field(100, ge=1, description="candidates of an answer")
     heat_cells: int = Field(10_000, ge=4, description="polygons of a heat map")
-    heat_reach: int = Field(
-        200_000,
-        ge=1,
-        description="cells up to which a heat map is made of all; of more, the best `heat_cells` are shown",
-    )
+    # Of more cells than these, a heat map shows the best `heat_cells`.
+    heat_reach: int = Field(200_000, ge=1, description="cells up to which a heat map is made of all")
     request_seconds: float = Field(30.0, gt=0, description="until a request to locate or verify is given up")
     batch_seconds: float = Field(3600.0, gt=0, description="until a batch is given up")
     requests: int = Field(128, ge=1, description="with photos, at work at the same time")
@@ -74,9 +68,8 @@ def parse(overrides: Sequence[str], **options: Any) -> Settings:
             raise UsageError(f"--set {text}: a limit is given as name=value")
         values[name] = value
     if isinstance(url := values.get("basemap"), str):
-        values["basemap"] = (
-            None if url == "none" else {"url": url, **({} if url == Basemap().url else {"attribution": ""})}
-        )
+        named = {} if url == Basemap().url else {"attribution": ""}
+        values["basemap"] = None if url == "none" else {"url": url, **named}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

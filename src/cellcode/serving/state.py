@@ -1,27 +1,85 @@
-"""What the routes share, and the checks that every request with photos passes."""
+"""What the routes share, and the checks that every request with photos passes: keys out of a file, and rates."""
 
 import asyncio
+import hmac
+import math
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fastapi import Request
 
-from cellcode.serving import keys
-from cellcode.serving.metrics import Metrics
+from cellcode.errors import InputError
+from cellcode.serving.guard import Metrics
 from cellcode.serving.problems import Problem
 from cellcode.serving.service import Holder, Service
 from cellcode.serving.settings import Settings
 
+MIN_LENGTH = 16
+REMEMBERED = 10_000  # askers whose rate is known; the one longest silent is forgotten first
+
+
+def read_keys(path: Path) -> frozenset[str]:
+    """Read keys, one per line; empty lines and lines that start with # are skipped.
+
+    Raises:
+        InputError: the file cannot be read, holds no key, or one that is too short. Keys are never repeated in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = type(error).__name__
+        raise InputError(f"{path} cannot be read as a file of keys ({why}); it needs one per line") from None
+    keys = {number: key for number, line in enumerate(lines, 1) if (key := line.strip()) and not key.startswith("#")}
+    for number, key in keys.items():
+        if len(key) < MIN_LENGTH or not key.isascii() or " " in key:
+            raise InputError(f"{path}, line {number}: a key needs at least {MIN_LENGTH} ASCII characters, no spaces")
+    if not keys:
+        raise InputError(f"{path} holds no key; it needs one per line")
+    return frozenset(keys.values())
+
+
+def _key(keys: frozenset[str], authorization: str | None) -> str:
+    """The key of an Authorization header; Problem unauthorized if it holds none of the keys."""
+    kind, _, given = (authorization or "").partition(" ")
+    if kind.lower() != "bearer" or not given:
+        raise Problem("unauthorized", "this service needs a key")
+    # Every key is compared, each in constant time: the time it takes reveals nothing.
+    matches = [key for key in keys if hmac.compare_digest(key.encode(), given.strip().encode("utf-8", "replace"))]
+    if not matches:
+        raise Problem("unauthorized", "the key is not one of this service")
+    return matches[0]
+
+
+class Rates:
+    """A bucket of photos for each asker, refilled evenly and as large as a minute's worth; None: no limit."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.per_minute = per_minute
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, asker: str, photos: int = 1) -> None:
+        """Take photos out of the asker's bucket; the last ones may overdraw it. Problem rate_limited: it is empty."""
+        if self.per_minute is None:
+            return
+        now = time.monotonic()
+        left, at = self._buckets.pop(asker, (self.per_minute, now))
+        left, least = min(self.per_minute, left + (now - at) * self.per_minute / 60), min(1.0, self.per_minute)
+        if left < least:
+            self._buckets[asker] = (left, now)
+            wait = max(math.ceil((least - left) * 60 / self.per_minute), 1)
+            raise Problem("rate_limited", f"more than {self.per_minute:g} photos per minute", retry_after_s=wait)
+        self._buckets[asker] = (left - photos, now)
+        while len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+
 
 @dataclass
 class State:
-    """One running service.
-
-    Attributes:
-        keys: accepted API keys; empty: none are needed.
-        working: requests with photos that are not answered yet.
-    """
+    """One running service; `keys` that are empty let everyone in, `working` requests with photos are not answered yet."""
 
     settings: Settings
     keys: frozenset[str]
@@ -30,7 +88,7 @@ class State:
     working: int = 0
 
     def __post_init__(self) -> None:
-        self.rates = keys.Rates(self.settings.rate_per_minute)
+        self.rates = Rates(self.settings.rate_per_minute)
 
     def put(self, service: Service) -> None:
         """Let new requests use a service."""
@@ -39,11 +97,7 @@ class State:
 
     @asynccontextmanager
     async def work(self, request: Request, seconds: float) -> AsyncIterator[Service]:
-        """Hold the service for a request with photos.
-
-        Raises:
-            Problem: rate_limited, overloaded (too many are at work), or timeout.
-        """
+        """Hold the service for a request with photos; Problem: rate_limited, overloaded (too many at work), or timeout."""
         self.rates.take(request.state.asker, 0)
         if self.working >= self.settings.requests:
             raise Problem("overloaded", f"{self.working} requests are at work already", retry_after_s=1)
@@ -58,10 +112,6 @@ class State:
             self.working -= 1
             self.metrics.working.dec()
 
-    def charge(self, request: Request, photos: int) -> None:
-        """Count photos against the asker's rate."""
-        self.rates.take(request.state.asker, photos)
-
 
 def of(request: Request) -> State:
     """Return the state of the app that a request came to."""
@@ -70,12 +120,6 @@ def of(request: Request) -> State:
 
 
 def admit(request: Request) -> None:
-    """Let a request pass if it has a key, or none is needed; rates are of the key, or else of the address.
-
-    Raises:
-        Problem: unauthorized.
-    """
-    state = of(request)
-    address = request.client.host if request.client is not None else ""
-    given = request.headers.get("authorization")
-    request.state.asker = keys.check(state.keys, given) if state.keys else address
+    """Let a request pass if it has a key, or none is needed; rates are of the key, or else of the address."""
+    keys, address = of(request).keys, request.client.host if request.client is not None else ""
+    request.state.asker = _key(keys, request.headers.get("authorization")) if keys else address

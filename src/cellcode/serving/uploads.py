@@ -1,4 +1,4 @@
-"""Bodies of requests, read in bounded memory and never written to disk."""
+"""What is in requests: bodies, read in bounded memory and never written to disk, and regions."""
 
 import base64
 import binascii
@@ -8,27 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pydantic
+import shapely
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from cellcode.serving.problems import Problem
+from cellcode.errors import CellcodeError
+from cellcode.geography import Region
+from cellcode.serving.problems import Problem, invalid
 from cellcode.serving.schemas import EncodedPhoto
 from cellcode.serving.settings import Settings
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 FIELD_BYTES = 1_000_000  # of one text field: a region of GeoJSON is the longest
 FIELDS = 16
+Bounds = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo of a request.
-
-    Attributes:
-        name: as the client calls it.
-        data: the bytes of its file.
-    """
+    """A photo of a request: its name as the client calls it, and the bytes of its file."""
 
     name: str
     data: bytes
@@ -41,21 +40,10 @@ class _Part:
     headers: dict[str, bytes] = field(default_factory=dict)
     header: bytes = b""
     value: bytes = b""
+    name: str = ""
+    file: str | None = None  # its name, where the part is a file
     body: bytearray = field(default_factory=bytearray)
     limit: int = FIELD_BYTES
-
-    @property
-    def disposition(self) -> dict[bytes, bytes]:
-        return parse_options_header(self.headers.get("content-disposition", b""))[1]
-
-    @property
-    def name(self) -> str:
-        return self.disposition.get(b"name", b"").decode("utf-8", "replace")
-
-    @property
-    def file(self) -> str | None:
-        name = self.disposition.get(b"filename")
-        return None if name is None else name.decode("utf-8", "replace")
 
 
 async def parts(
@@ -117,6 +105,9 @@ class _Reader:
     def _begin(self) -> None:
         self.part = _Part()
 
+    def _end(self) -> None:
+        self.ended = True
+
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self.part.header += data[start:end]
 
@@ -129,6 +120,9 @@ class _Reader:
         part.header = part.value = b""
 
     def _headers_finished(self) -> None:
+        said = parse_options_header(self.part.headers.get("content-disposition", b""))[1]
+        named = {key: value.decode("utf-8", "replace") for key, value in said.items()}
+        self.part.name, self.part.file = named.get(b"name", ""), named.get(b"filename")
         if self.part.file is None:
             self.fields += 1
             if self.fields > FIELDS:
@@ -148,13 +142,9 @@ class _Reader:
             raise Problem("photo_too_large", f"{self.part.file}: larger than {self.settings.photo_bytes:,} bytes")
         self.bytes += end - start
         if self.most_bytes is not None and self.bytes > self.most_bytes + FIELD_BYTES:
-            raise Problem(
-                "photo_too_large", f"the photos of one request are larger than {self.most_bytes:,} bytes together"
-            )
+            said = f"the photos of one request are larger than {self.most_bytes:,} bytes together"
+            raise Problem("photo_too_large", said)
         self.part.body += data[start:end]
-
-    def _end(self) -> None:
-        self.ended = True
 
 
 def _value(part: _Part) -> Photo | tuple[str, str]:
@@ -169,14 +159,11 @@ def _value(part: _Part) -> Photo | tuple[str, str]:
 async def read(
     request: Request, settings: Settings, model: type[Model], one: str | None = None
 ) -> tuple[Model, list[Photo]]:
-    """Read a request in JSON or multipart.
+    """Read a request in JSON or multipart; Problem: the body fits neither, or is larger than the limits.
 
     Args:
         model: of the JSON; multipart fields have its names, but that files are called `photo`.
         one: the field of the model that holds the one photo; None: a list `photos`.
-
-    Raises:
-        Problem: the body fits neither, or is larger than the limits.
     """
     most = 1 if one else settings.photos
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -197,7 +184,11 @@ async def read(
         return asked, photos
     if kind != "application/json":
         raise Problem("bad_request", "the body must be application/json or multipart/form-data")
-    body = await _body(request, settings.request_bytes * 4 // 3 + FIELD_BYTES)
+    body, limit = bytearray(), settings.request_bytes * 4 // 3 + FIELD_BYTES
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise Problem("photo_too_large", f"the body is larger than {limit:,} bytes")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
@@ -209,23 +200,12 @@ async def read(
     return asked, [_decoded(photo, settings.photo_bytes) for photo in encoded]
 
 
-async def _body(request: Request, most: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise Problem("photo_too_large", f"the body is larger than {most:,} bytes")
-    return bytes(body)
-
-
 def checked(model: type[Model], values: Any) -> Model:
     """Return values as a model; Problem bad_request that names the first field that does not fit."""
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Problem("bad_request", f"{where}: {first['msg']}") from None
+        raise invalid(error.errors(include_url=False, include_input=False)[0], whole="body") from None
 
 
 def _decoded(photo: EncodedPhoto, most: int) -> Photo:
@@ -235,3 +215,76 @@ def _decoded(photo: EncodedPhoto, most: int) -> Photo:
         return Photo(photo.name, base64.b64decode(photo.data, validate=True))
     except (binascii.Error, ValueError):
         raise Problem("bad_request", f"{photo.name}: data is not base64") from None
+
+
+def region_of(value: list[float] | dict[str, Any] | str | None, max_vertices: int, bounds: Bounds) -> Region | None:
+    """Return the region of a request, cut to where there are cells. Unlike a command line's, it names no file.
+
+    Args:
+        value: [west, south, east, north], GeoJSON as an object or text, "west,south,east,north" or "cap:LAT,LON,RADIUS_M".
+        max_vertices: of all rings together.
+        bounds: west, south, east, north of the cells. A polygon is cut to them, because what a search of it costs follows its
+            boundary, which a few vertices can draw across the Earth many times.
+
+    Raises:
+        Problem: region_invalid, with what is wrong, or region_empty, no cell can lie in it.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        return _cut(_region(value, max_vertices), bounds)
+    except CellcodeError as error:
+        raise Problem("region_invalid", str(error)) from None
+    except RecursionError:
+        raise Problem("region_invalid", "the region is nested too deeply") from None
+
+
+def _cut(region: Region, bounds: Bounds) -> Region:
+    west, south, east, north = bounds
+    if west > east or region.cap_of is not None:  # across the antimeridian; a cap has a short boundary
+        return region
+    margin = 0.01  # degrees: bounds are of cells' corners or centres, their edges bend
+    box = shapely.box(west - margin, south - margin, east + margin, north + margin)
+    parts = [part for part in shapely.get_parts(region.shape.intersection(box)) if part.area > 0]
+    if not parts:
+        raise Problem("region_empty", "no cell of the database lies in the region")
+    return Region(shapely.union_all(parts))
+
+
+def _region(value: list[float] | dict[str, Any] | str, max_vertices: int) -> Region:
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("cap:"):
+            lat, lon, radius_m = _numbers(text.removeprefix("cap:"), 3, "cap:LAT,LON,RADIUS_M")
+            return Region.cap(lat, lon, radius_m)
+        try:
+            value = json.loads(text) if text.startswith("{") else _numbers(text, 4, "west,south,east,north")
+        except json.JSONDecodeError:
+            raise Problem("region_invalid", "the region is not valid JSON") from None
+    if isinstance(value, dict):
+        if (found := _vertices(value)) > max_vertices:
+            said = f"the region has {found} vertices, the limit is {max_vertices}; simplify it"
+            raise Problem("region_invalid", said)
+        return Region.geojson(value)
+    if len(value) != 4:
+        raise Problem("region_invalid", f"the region has {len(value)} numbers, not west, south, east and north")
+    return Region.bbox(*value)
+
+
+def _numbers(text: str, count: int, form: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise Problem("region_invalid", f"the region must be {form} in numbers, or GeoJSON")
+    return numbers
+
+
+def _vertices(value: Any) -> int:
+    """Count lists of numbers anywhere in a GeoJSON value."""
+    if isinstance(value, dict):
+        return sum(_vertices(part) for part in value.values())
+    if isinstance(value, list):
+        return 1 if value and not isinstance(value[0], list | dict) else sum(_vertices(part) for part in value)
+    return 0

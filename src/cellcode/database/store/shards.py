@@ -50,7 +50,7 @@ def write_shards(folder: Path, whole: Database, shards: Sequence[Database]) -> N
 class ShardedDatabase(Database):
     """The shards of one database as one database; exact searches give the answers of the whole, bit for bit.
 
-    It has no first stage of its own; `search.shards` has the search of shards that have one.
+    It has no first stage of its own; `search.sharded` has the search of shards that have one.
     """
 
     shards: tuple[Database, ...] = ()  # the ids of one all lie before those of the next
