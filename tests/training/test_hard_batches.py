@@ -20,10 +20,8 @@ from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import ShardList
 from cellcode.training import train
 from cellcode.training.data import prefetch, stream
-from cellcode.training.data.hard_batches import LOOKAHEAD, HardBatches, hard_order
-from cellcode.training.data.sampling import PlaceSampler
+from cellcode.training.data.sampling import LOOKAHEAD, HardBatches, Miner, PlaceSampler, hard_order
 from cellcode.training.data.schedule import Schedule
-from cellcode.training.loop.mining import Miner
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.train import prepare
 

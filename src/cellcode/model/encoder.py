@@ -43,22 +43,14 @@ class Encoder(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std), persistent=False)
 
     def forward(self, images: Tensor, after: int | None = None) -> Tensor:
-        """Embed images, or what `prefix` returned for `after` blocks.
+        """Embed images, or what `prefix` returned for `after` blocks; (B, D) float32, unit length.
 
-        Args:
-            images: (B, H, W, 3), or (B, S, H, W, 3) where S is not 1; uint8 or float in 0..255.
-            after: None: they are images.
-
-        Returns:
-            (B, D) float32, unit length.
+        Images are (B, H, W, 3), or (B, S, H, W, 3) where S is not 1; uint8 or float in 0..255.
         """
         return self.from_prefix(self.prefix(images, 0), 0) if after is None else self.from_prefix(images, after)
 
     def prefix(self, images: Tensor, stop: int) -> Tensor:
-        """Return the output of the first `stop` blocks; 0 gives normalised images (B, 3, H, W).
-
-        Several scales are the second axis of it, as they are of the images.
-        """
+        """Return the output of the first `stop` blocks (0: normalised images, B x 3 x H x W); scales are its second axis."""
         if self.scales > 1:
             images = images.flatten(0, 1)
         x: Tensor = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)

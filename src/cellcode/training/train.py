@@ -23,7 +23,7 @@ from cellcode.training.loop.checkpoints import Identity
 from cellcode.training.loop.trainer import Trainer, TrainingSetup
 from cellcode.training.loop.validation import embed_validation, recall_of_sample
 from cellcode.training.setup import data_setup, factory
-from cellcode.training.setup.imagery import store_cells, tile_store
+from cellcode.training.setup.factory import store_cells, tile_store
 
 logger = logging.getLogger(__name__)
 CACHE = "cache"

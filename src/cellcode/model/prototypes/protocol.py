@@ -35,11 +35,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class PrototypeLookup(ABC):
-    """The prototypes around N positions.
-
-    Attributes:
-        weight: (N, 9) float32, see `PrototypeTable.neighbours`.
-    """
+    """The prototypes around N positions; `weight` is (N, 9) float32, see `PrototypeTable.neighbours`."""
 
     weight: Tensor
 
@@ -83,10 +79,9 @@ class PrototypeTable(ABC):
 
     @abstractmethod
     def around(self, lat_deg: Float64, lon_deg: Float64, draw: int) -> PrototypeLookup:
-        """Look up the prototypes around positions (N,) of this process.
+        """Look up the prototypes around positions (N,) of this process; each process has as many.
 
-        Args:
-            draw: number of the draw of a sharded table's rows; the same in every process, each of which has N positions.
+        `draw` is the number of the draw of a sharded table's rows, the same in every process.
         """
 
     @abstractmethod
@@ -108,11 +103,10 @@ class PrototypeTable(ABC):
     def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
         """Return rows (B, 9) int64 and kernel weights (B, 9) float32 around positions.
 
-        Rows are 0 where the table does not have the cell. Those get weight 0, the others sum to 1; all are 0 where none is
-        near.
+        Cells that the table does not have get row 0 and weight 0; the other weights sum to 1, or to 0 where none is near.
         """
         own = s2.cell_ids(lat_deg, lon_deg, self.level)
-        around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
+        around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)
         center_lat, center_lon = (a.reshape(around.shape) for a in s2.cell_centers(around))
         apart_m = distance.haversine_m(lat_deg[:, None], lon_deg[:, None], center_lat, center_lon)
         if self.radius_cells:

@@ -61,8 +61,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
     def best(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """See `PrototypeTable.best`; every process holds all rows."""
-        score, row = (queries @ self.all().T).max(dim=1)
-        return score, row
+        return (queries @ self.all().T).max(dim=1)
 
     def own_rows(self) -> tuple[int, int]:
         """See `PrototypeTable.own_rows`."""
@@ -70,8 +69,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
     def unit_rows(self, rows: Tensor) -> Tensor:
         """See `PrototypeTable.unit_rows`."""
-        weight = self.weight.detach()
-        return F.normalize(weight[rows.to(weight.device)], dim=1)
+        return F.normalize(self.weight.detach()[rows.to(self.weight.device)], dim=1)
 
     @cached_property
     def centers(self) -> tuple[Float64, Float64]:
@@ -81,13 +79,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
 @dataclass(frozen=True)
 class _Lookup(PrototypeLookup):
-    """See `PrototypeLookup`.
-
-    Attributes:
-        index: (N, 9) int64, the rows of `weight`.
-    """
-
-    index: Tensor
+    index: Tensor  # (N, 9) int64, the rows of `weight`
     table: Prototypes
 
     def interpolate(self) -> Tensor:
@@ -100,11 +92,8 @@ class _Lookup(PrototypeLookup):
         if loss.soft_labels:
             similarity = places.embeddings @ self.table.all().T  # N x P
             return loss.of_labels(similarity, self._labels(similarity, places, pairing.haversine_m))
-        own = self.interpolate()  # N x D
-        everyone = self.table.all()  # P x D
-        similarity = torch.cat(
-            [(places.embeddings * own).sum(1, keepdim=True), places.embeddings @ everyone.T], dim=1
-        )  # N x (1 + P)
+        own = (places.embeddings * self.interpolate()).sum(1, keepdim=True)
+        similarity = torch.cat([own, places.embeddings @ self.table.all().T], dim=1)  # N x (1 + P)
         far = ~places.within(*self.table.centers, pairing.near_m)[0]
         first = torch.zeros(similarity.shape, dtype=torch.bool)
         first[:, 0] = self.any()  # a position without a prototype near it has no positive

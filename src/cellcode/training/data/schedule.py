@@ -16,8 +16,7 @@ import numpy as np
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
 from cellcode.photos.packed.shards import ShardList
-from cellcode.training.data.hard_batches import hard_order
-from cellcode.training.data.sampling import systematic
+from cellcode.training.data.sampling import hard_order, systematic
 from cellcode.types import Float64, Ids, Int32, Int64
 
 

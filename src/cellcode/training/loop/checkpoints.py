@@ -28,7 +28,7 @@ from cellcode.errors import InputError
 from cellcode.files import read_json, replace_folder, write_json
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.sharded import ShardedPrototypes
-from cellcode.training.data.hard_batches import HardBatches
+from cellcode.training.data.sampling import HardBatches
 
 FOLDER = "checkpoint"
 _PARTIAL = ".partial"

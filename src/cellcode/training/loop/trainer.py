@@ -19,9 +19,9 @@ from cellcode.model.prototypes.whole import Prototypes
 from cellcode.progress import Meter
 from cellcode.training.data.photos import Feed
 from cellcode.training.data.prefetch import Batch, Prefetcher
+from cellcode.training.data.sampling import Miner
 from cellcode.training.loop import checkpoints
 from cellcode.training.loop.log import Log
-from cellcode.training.loop.mining import Miner
 from cellcode.training.loop.nan_guard import NanGuard
 from cellcode.training.loop.objective import Objective
 from cellcode.training.loop.optimizer import learning_rate_factor, moving_average, parameter_groups

@@ -13,8 +13,7 @@ from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import PackedPhotos, is_packed
 from cellcode.photos.table.splits import by_position
-from cellcode.training.data.packed import PackedTraining, unpack
-from cellcode.training.data.photos import TablePhotos, TrainingPhotos
+from cellcode.training.data.photos import PackedTraining, TablePhotos, TrainingPhotos, unpack
 from cellcode.types import Bools, Float64
 
 logger = logging.getLogger(__name__)
