@@ -19,13 +19,7 @@ class Encoder(nn.Module):
     An image may come at several scales (Fervers et al., ECCV 2024): backbone and aggregation are shared by the scales, and
     what they make of each is concatenated before the projection (our reading of it; one scale is the encoder of the paper).
 
-    Args:
-        config: the parts.
-        dim: D of the embedding.
-        scales: S, views of each image.
-
-    Raises:
-        UsageError, InputError, MissingExtraError, PluginError: see `make_backbone` and `make_aggregation`.
+    Raises what `make_backbone` and `make_aggregation` raise.
     """
 
     mean: Tensor
@@ -58,11 +52,7 @@ class Encoder(nn.Module):
         return x.reshape(-1, self.scales, *x.shape[1:]) if self.scales > 1 else x
 
     def from_prefix(self, x: Tensor, start: int) -> Tensor:
-        """Embed what `prefix` returned for the same number of blocks; (B, D) float32, unit length.
-
-        Raises:
-            PluginError: a backbone or aggregation returns another type or shape than it has to.
-        """
+        """Embed what `prefix` returned for the same number of blocks; PluginError where a part returns what it must not."""
         if self.scales > 1:
             x = x.flatten(0, 1)
         features = self.backbone.read(self.backbone.run(x, start))
@@ -87,11 +77,7 @@ class Encoder(nn.Module):
 
 
 def require_parts(config: Config) -> None:
-    """Check, before any work, that the backbones, aggregations and the loss of a configuration can be used.
-
-    Raises:
-        UsageError, PluginError: one is unknown or cannot be imported, or the loss does not fit the configuration.
-    """
+    """Raise UsageError or PluginError, before any work, if a backbone, an aggregation or the loss cannot be used."""
     for encoder in (config.model.ground, config.model.aerial):
         BACKBONES.find(encoder.backbone)
         AGGREGATIONS.find(encoder.aggregation.name)

@@ -13,14 +13,10 @@ class Aggregation(nn.Module):
 
     A factory is called with the number of channels of the map, the block `aggregation` of the configuration, and the options
     as keyword arguments.
-
-    Attributes:
-        out_dim: width of the vectors.
-        name: for messages.
     """
 
-    out_dim: int = 0
-    name: str = ""
+    out_dim: int = 0  # width of the vectors
+    name: str = ""  # for messages
 
     def forward(self, features: Features) -> Tensor:
         """Return one vector per image, (B, out_dim) float32."""
@@ -49,8 +45,6 @@ def make_aggregation(config: AggregationConfig, channels: int) -> Aggregation:
     """
     aggregation = AGGREGATIONS.make(config.name, channels, config, **config.options)
     aggregation.name = config.name
-    if not isinstance(aggregation.out_dim, int) or aggregation.out_dim < 1:
-        raise PluginError(
-            f"aggregation {config.name}: expected the width of its vectors in out_dim, and it is {aggregation.out_dim}"
-        )
+    if not isinstance(width := aggregation.out_dim, int) or width < 1:
+        raise PluginError(f"aggregation {config.name}: expected the width of its vectors in out_dim, and it is {width}")
     return aggregation

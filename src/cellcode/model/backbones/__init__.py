@@ -34,13 +34,10 @@ class Backbone(nn.Module):
         blocks: modules in their order; each takes and returns one tensor. The first is given images (B, 3, H, W), normalised.
         channels: C of the final map.
         mean, std: what pixels in 0..1 are normalised with, one number per channel.
-
-    Attributes:
-        name: for messages.
-        recompute: keep only the inputs of blocks in training, and compute the rest again for the gradient: memory for time.
-            Running statistics then see every batch twice.
     """
 
+    # Keep only the inputs of blocks in training, and compute the rest again for the gradient: memory for time. Running
+    # statistics then see every batch twice.
     recompute = False
 
     def __init__(
@@ -53,14 +50,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.channels, self.mean, self.std = channels, tuple(mean), tuple(std)
-        self.name = type(self).__name__
+        self.name = type(self).__name__  # for messages
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run blocks[start:stop]; the input of block 0 is (B, 3, H, W), normalised.
-
-        Raises:
-            PluginError: a block returns something else than a tensor.
-        """
+        """Run blocks[start:stop]; the input of block 0 is (B, 3, H, W), normalised. PluginError if one returns no tensor."""
         for block in self.blocks[start:stop]:
             again = self.recompute and self.training and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if again else block(x)
@@ -74,11 +67,7 @@ class Backbone(nn.Module):
         return Features(x)
 
     def read(self, x: Tensor) -> Features:
-        """Return `features` of the last block's output.
-
-        Raises:
-            PluginError: it is no map of the right shape.
-        """
+        """Return `features` of the last block's output; PluginError if it is no map of the right shape."""
         features = self.features(x)
         if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # a trace has no sizes
             who = f"backbone {self.name}"
@@ -121,9 +110,8 @@ def make_backbone(config: EncoderConfig) -> Backbone:
     """
     backbone = BACKBONES.make(config.backbone, config, **config.options)
     backbone.name = config.backbone
-    if not len(backbone.blocks) or not isinstance(backbone.channels, int) or backbone.channels < 1:
-        raise PluginError(
-            f"backbone {config.backbone}: expected at least one block and one channel, and it has {len(backbone.blocks)} "
-            f"blocks and channels {backbone.channels}"
-        )
+    count, channels = len(backbone.blocks), backbone.channels
+    if not count or not isinstance(channels, int) or channels < 1:
+        found = f"it has {count} blocks and channels {channels}"
+        raise PluginError(f"backbone {config.backbone}: expected at least one block and one channel, and {found}")
     return backbone

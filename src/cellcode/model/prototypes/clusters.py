@@ -36,17 +36,11 @@ SCORED = 1 << 13  # rows compared with all centroids at a time
 
 @dataclass(frozen=True)
 class Clusters:
-    """The cluster of each row, and the rows of each cluster. Clusters with near numbers are more similar than others.
+    """The cluster of each row, and the rows of each cluster. Clusters with near numbers are more similar than others."""
 
-    Attributes:
-        of_row: (P,) int32.
-        order: (P,) int32, rows sorted by cluster.
-        start, count: (C,) int64, slices of `order`.
-    """
-
-    of_row: Int32
-    order: Int32
-    start: Int64
+    of_row: Int32  # (P,)
+    order: Int32  # (P,) rows sorted by cluster
+    start: Int64  # (C,) with `count` the slices of `order`
     count: Int64
 
     @classmethod
@@ -67,9 +61,7 @@ class Clusters:
 def find(unit_rows: Callable[[Tensor], Tensor], start: int, stop: int, count: int, seed: int) -> Clusters:
     """Cluster the rows of a table into about the square root of their number; all processes together, with the same result.
 
-    Args:
-        unit_rows: gives rows of the table, (N, D) at unit length, by their numbers.
-        start, stop: the rows that this process looks at, of `count`.
+    This process looks at the rows `start` to `stop` of `count`; `unit_rows` gives rows by number, (N, D) at unit length.
     """
     sample, _ = strata(count, min(count, SAMPLED), np.random.default_rng([seed, 6]))
     held = (sample >= start) & (sample < stop)

@@ -22,15 +22,12 @@ _EDGES = [4, 7, 5, 2]  # edge neighbours among a cell and all its neighbours, in
 
 @dataclass(frozen=True)
 class Pairing:
-    """How places are paired with prototypes.
+    """How places are paired with prototypes."""
 
-    Attributes:
-        near_m: prototypes nearer than this are no negatives.
-        haversine_m: soft labels by distance, whose 1/e is here; None: they are the interpolation weights.
-    """
-
-    near_m: float
-    haversine_m: float | None = None
+    near_m: float  # prototypes nearer than this are no negatives
+    haversine_m: float | None = (
+        None  # soft labels by distance, whose 1/e is here; None: they are the interpolation weights
+    )
 
 
 @dataclass(frozen=True)
@@ -61,21 +58,13 @@ class PrototypeLookup(ABC):
 
 
 class PrototypeTable(ABC):
-    """One learned vector for each S2 cell of a level, sorted by id; see `Prototypes` for how they are interpolated.
+    """One learned vector for each S2 cell of a level, sorted by id; see `Prototypes` for how they are interpolated."""
 
-    Attributes:
-        ids: (P,) uint64, sorted; the same in every process.
-        level: of the cells.
-        radius_cells: support of the kernel in cell widths; 0 takes the own cell alone.
-        clusters: rows that look alike, for hard rows; set by training.
-        takes_hard_rows: a step can compare rows that look like those of its batch, and then needs `clusters`.
-    """
-
-    ids: Ids
+    ids: Ids  # (P,), sorted; the same in every process
     level: int
-    radius_cells: float
-    clusters: Clusters | None = None
-    takes_hard_rows = False
+    radius_cells: float  # support of the kernel in cell widths; 0 takes the own cell alone
+    clusters: Clusters | None = None  # rows that look alike, for hard rows; set by training
+    takes_hard_rows = False  # a step can compare rows that look like those of its batch, and then needs `clusters`
 
     @abstractmethod
     def around(self, lat_deg: Float64, lon_deg: Float64, draw: int) -> PrototypeLookup:

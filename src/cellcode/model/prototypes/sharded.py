@@ -30,52 +30,33 @@ from cellcode.types import Float32, Float64, Ids, Int64
 BLOCK = 1 << 16  # rows made at a time
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DECAY, EPSILON = 0.999, 1e-8  # of `RowwiseAdam`
+Device = torch.device | str
 
 
 @dataclass
 class Selection:
-    """The rows of this process that a step looks at.
+    """The rows of this process that a step looks at."""
 
-    Attributes:
-        host_rows: (M,) int64, ascending, of this process's part; M is at least 1.
-        rows: the same on the device.
-        raw: (M, D) float32, a leaf that collects the gradient.
-        unit: (M, D) the same at unit length.
-        log_count: (M,) log of how many rows each stands for; -inf for a row that is only there so that there is one.
-    """
-
-    host_rows: Int64
-    rows: Tensor
-    raw: Tensor
-    unit: Tensor
-    log_count: Tensor
+    host_rows: Int64  # (M,), ascending, of this process's part; M is at least 1
+    rows: Tensor  # the same on the device
+    raw: Tensor  # (M, D) float32, a leaf that collects the gradient
+    unit: Tensor  # (M, D) the same at unit length
+    log_count: (
+        Tensor  # (M,) log of how many rows each stands for; -inf for a row that is only there so that there is one
+    )
 
 
 class ShardedPrototypes(PrototypeTable):
     """The table; what its prototypes are and how they are interpolated is as in `Prototypes`.
 
-    Args:
-        ids: (P,) uint64, sorted, all of one level; the same in every process.
-        dim, radius_cells: see `Prototypes`.
-        config: storage and negatives.
-        seed: of the first vectors and of every draw. Neither depends on the number of processes.
-        device: where this process keeps its part.
-
-    Attributes:
-        start, stop: the rows of this process.
-        weight: (stop - start, D), of any length; prototypes are its rows at unit length.
+    This process keeps the rows `start` to `stop` on its device: `weight`, (stop - start, D), of any length; prototypes are its
+    rows at unit length. The first vectors and every draw depend on the seed and not on the number of processes.
     """
 
     takes_hard_rows = True
 
     def __init__(
-        self,
-        ids: Ids,
-        dim: int,
-        radius_cells: float,
-        config: PrototypesConfig,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, ids: Ids, dim: int, radius_cells: float, config: PrototypesConfig, seed: int, device: Device = "cpu"
     ) -> None:
         self.ids, self.dim, self.radius_cells, self.config, self.seed = ids, dim, radius_cells, config, seed
         self.level = int(s2.levels(ids[:1])[0])
@@ -92,15 +73,12 @@ class ShardedPrototypes(PrototypeTable):
         everywhere, weights = collectives.gather_array(index.numpy()), collectives.gather_array(weight.numpy())
         selection = self.select(everywhere, draw)
         mean = self.mean(selection, torch.from_numpy(everywhere), torch.from_numpy(weights))
-        mine = collectives.rank() * len(index)
-        return _Lookup(weight, mean[mine : mine + len(index)], selection, self)
+        return _Lookup(weight, mean[collectives.rank() * len(index) :][: len(index)], selection, self)
 
     def select(self, around: Int64, draw: int) -> Selection:
         """Copy the rows of a step; every process gives the same arguments.
 
-        Args:
-            around: rows of the whole table beside the places of all processes, (N, 9); their own cells come first.
-            draw: number of the draw.
+        `around` are rows of the whole table beside the places of all processes, (N, 9); their own cells come first.
         """
         rows, stands_for = self._chosen(around, draw)
         mine = slice(*np.searchsorted(rows, [self.start, self.stop]))
@@ -129,9 +107,7 @@ class ShardedPrototypes(PrototypeTable):
     def mean(self, selection: Selection, index: Tensor, weight: Tensor) -> Tensor:
         """Return the weighted mean of the prototypes around every place of every process, (N, D), not at unit length.
 
-        Args:
-            selection: it holds all rows of `index` that are this process's and have a weight.
-            index, weight: (N, 9), what `neighbours` gave for the places of all processes.
+        `index` and `weight` (N, 9) are what `neighbours` gave for all places; the selection holds all rows that this needs.
         """
         device = self.weight.device
         index, weight = send(index, device) - self.start, send(weight, device)
@@ -229,7 +205,7 @@ class _Lookup(PrototypeLookup):
             if negatives_only:
                 (left_out,) = everywhere.within(*self.table.centers(self.selection), pairing.near_m)
             sums = self.table.log_sum(self.selection, everywhere.embeddings, scale, shift, left_out, plus_one)
-            return sums[collectives.rank() * count : (collectives.rank() + 1) * count]
+            return sums[collectives.rank() * count :][:count]
 
         label = send(self.weight, self.mean.device).sum(dim=1)
         return loss.of_sums(PrototypeSums(places.embeddings, self.mean, label, log_sum))
@@ -253,16 +229,12 @@ class RowwiseAdam:
     State is 8 bytes a row whatever its length, where Adam's is 8 bytes a number: for 5.5 million rows of 128 numbers 44 MB
     instead of 5.6 GB. torch.optim.SparseAdam keeps both moments of every number, so it is not used. Rows that a step does not
     touch do not change, and neither does their state; the second moment's bias is corrected by how often a row was touched.
-
-    Attributes:
-        square: (P,) float32, decayed mean of the squared gradient, averaged over the row.
-        count: (P,) int32, how often each row was touched.
     """
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
-        self.square = torch.zeros(len(table), device=table.device)
-        self.count = torch.zeros(len(table), dtype=torch.int32, device=table.device)
+        self.square = torch.zeros(len(table), device=table.device)  # decayed mean of the row's squared gradient
+        self.count = torch.zeros(len(table), dtype=torch.int32, device=table.device)  # how often each row was touched
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradient: Tensor, rate: float, seed: int) -> None:

@@ -28,10 +28,7 @@ class Prototypes(nn.Module, PrototypeTable):
     neighbourhood, so the result is continuous across the borders of cells and faces, up to the change of R between
     neighbouring cells (up to 3.5 % beside the edges of the cube, where a weight may jump by 0.02).
 
-    Args:
-        ids: (P,) uint64, sorted, all of one level.
-        dim: D.
-        radius_cells: support of the kernel in cell widths; 0 takes the own cell alone.
+    `radius_cells` 0 takes the own cell alone.
     """
 
     def __init__(self, ids: Ids, dim: int, radius_cells: float) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,14 +48,9 @@ class Feed:
 
 
 class TrainingPhotos(ABC):
-    """Photos to train on.
+    """Photos to train on. Positions (N,) are theirs or of the cells that hold them; cells are all that matters."""
 
-    Attributes:
-        noun: what the positions are of, for messages.
-        lat_deg, lon_deg: float64 (N,), positions of the photos or of the cells that hold them; cells are all that matters.
-    """
-
-    noun: ClassVar[str]
+    noun: ClassVar[str]  # what the positions are of, for messages
     lat_deg: Float64
     lon_deg: Float64
 
@@ -129,16 +124,13 @@ class TablePhotos(TrainingPhotos):
         """See `TrainingPhotos`; features of blocks that the regime freezes are cached."""
         assert self.pixels is not None  # `read` comes first
         arrays = PhotoArrays(self.pixels, self.lat_deg, self.lon_deg)
-        feed = Feed(self.sampler(config), PhotoInputs(arrays, config))
-        if store is not None:
-            feed = replace(feed, tiles=TileInputs(store, arrays, config))
-        if config.training.regime == "full":
-            return feed
-        photos = CachedInputs.frozen(feed.photos, len(self), ground, config, cache / "photos.npy")
-        if feed.tiles is None or aerial is None:
-            return replace(feed, photos=photos)
-        tiles = CachedInputs.frozen(feed.tiles, len(self), aerial, config, cache / "tiles.npy")
-        return replace(feed, photos=photos, tiles=tiles)
+        photos: Inputs = PhotoInputs(arrays, config)
+        tiles: Inputs | None = TileInputs(store, arrays, config) if store is not None else None
+        if config.training.regime != "full":
+            photos = CachedInputs.frozen(photos, len(self), ground, config, cache / "photos.npy")
+            if tiles is not None and aerial is not None:
+                tiles = CachedInputs.frozen(tiles, len(self), aerial, config, cache / "tiles.npy")
+        return Feed(self.sampler(config), photos, tiles)
 
     def sampler(self, config: Config) -> PlaceSampler:
         """Return batches of photos that share a cell of the database."""
@@ -149,11 +141,7 @@ class TablePhotos(TrainingPhotos):
 
 
 def decode(table: PhotoTable, config: Config, description: str) -> tuple[UInt8, PhotoTable]:
-    """Decode photos; those that can no longer be read are left out and counted.
-
-    Raises:
-        InputError: none can be read.
-    """
+    """Decode photos; those that can no longer be read are left out and counted; InputError if none can."""
     pixels, failures = load_pixels(table.files, config.photo, description=description)
     if failures:
         first = next(iter(failures.values()))
@@ -167,12 +155,7 @@ def decode(table: PhotoTable, config: Config, description: str) -> tuple[UInt8, 
 
 @dataclass(frozen=True)
 class PackedTraining(TrainingPhotos):
-    """The training photos of packed photos. Its size is that of the cells with photos, not that of the photos.
-
-    Attributes:
-        facts: of the cells of `levels.cell`.
-        lat_deg, lon_deg: centres of those cells, float64 (C,).
-    """
+    """The training photos of packed photos. Its size is that of the cells with photos, whose centres are its positions."""
 
     noun = "cells with training photos"
 
@@ -263,8 +246,7 @@ def unpack(packed: PackedPhotos, split: str, folder: Path, most: int = MOST_VALI
 
     Each part contributes its share. Damaged photos are left out and counted.
     """
-    shards, damaged = packed.shards(split), 0
-    made = [SCHEMA.empty_table()]
+    shards, damaged, made = packed.shards(split), 0, [SCHEMA.empty_table()]
     part_of = np.array([name.rpartition("/")[0] for name in shards.names])
     for part in packed.parts:
         own = np.flatnonzero(part_of == part)

@@ -31,16 +31,13 @@ class HardBatches:
     A stretch of batches (part of a pass, or a window of shards) is ordered by the latest clusters made at least `LOOKAHEAD`
     batches before it begins, however early it is prepared; so its order is a function of seed and step. Where there are no
     such clusters yet nothing is reordered.
-
-    Attributes:
-        group_size: places of one cluster that come together.
-        period: batches between two clusterings.
-        labels: (P,) int32, the cluster of each prototype, by the batch before which they were clustered; those still needed.
     """
 
-    group_size: int
-    period: int
-    labels: dict[int, Int32] = field(default_factory=dict)
+    group_size: int  # places of one cluster that come together
+    period: int  # batches between two clusterings
+    labels: dict[int, Int32] = field(
+        default_factory=dict
+    )  # (P,), those needed, by the batch before which they were made
 
     @classmethod
     def of(cls, config: Config) -> HardBatches | None:
@@ -72,16 +69,11 @@ class HardBatches:
 def hard_order(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:
     """Order draws so that `size` of one cluster come together, in random order; what a cluster has left over comes last.
 
-    Args:
-        labels: (P,) the cluster of each prototype, in the order of the S2 curve.
-        rows: (N,) the prototype of each draw.
-        lead: draws before the first whole group.
-
-    Returns the numbers of the draws in their new order, (N,).
+    From the cluster of each prototype (P,), in the order of the S2 curve, and the prototype of each draw (N,): the numbers of
+    the draws in their new order (N,), of which `lead` are before the first whole group.
     """
     groups, left = _groups(labels, rows, size, rng)
-    arranged = np.concatenate([groups.ravel(), left])
-    lead = min(lead, len(rows))
+    arranged, lead = np.concatenate([groups.ravel(), left]), min(lead, len(rows))
     count = (len(rows) - lead) // size
     together, rest = rng.permutation(arranged[: count * size].reshape(count, size)), arranged[count * size :]
     return np.concatenate([rest[:lead], together.ravel(), rest[lead:]])
@@ -113,17 +105,11 @@ def _groups(labels: Int32, rows: Int64, size: int, rng: np.random.Generator) -> 
 
 
 class Sampler(ABC):
-    """Draws the photos of every batch.
-
-    Attributes:
-        photos_per_place: photos of a place in a batch, next to each other.
-        hard: the clusters that order what is drawn; None: places come as they are drawn.
-        damaged: photos that could not be read, by epoch.
-    """
+    """Draws the photos of every batch, those of a place next to each other, in the order that `hard` may ask for."""
 
     def __init__(self, photos_per_place: int, hard: HardBatches | None = None) -> None:
         self.photos_per_place, self.hard = photos_per_place, hard
-        self.damaged: Counter[int] = Counter()
+        self.damaged: Counter[int] = Counter()  # photos that could not be read, by epoch
 
     @property
     @abstractmethod
@@ -156,7 +142,6 @@ class PlaceSampler(Sampler):
     Args:
         places: (N,) any integers; photos with the same one are of one place.
         batch_size: photos per batch; rounded down to a multiple of `photos_per_place`.
-        seed: of every draw.
         sampling_exponent: a place with n photos is drawn in proportion to n to the power of this; 1: every photo once per pass.
         hard: orders the anchors between two clusterings.
         prototypes: (N,) row of each photo's prototype, for `hard`.
@@ -184,8 +169,7 @@ class PlaceSampler(Sampler):
         self._rank = np.empty(len(places), np.int64)  # position of each photo among those of its place
         self._rank[self._order] = np.arange(len(places)) - self._start[self._place[self._order]]
         self._batches_per_pass = max(1, len(places) // self.anchors_per_batch)
-        self._pass: tuple[int, Int64] = (-1, np.empty(0, np.int64))
-        self._stretch: tuple[int, Int64] = (-1, np.empty(0, np.int64))
+        self._pass = self._stretch = (-1, np.empty(0, np.int64))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -210,7 +194,7 @@ class PlaceSampler(Sampler):
         return np.asarray(self._order[self._start[self._place[anchors]][:, None] + ranks].ravel())
 
     def begin(self, step: int) -> int:
-        """Return the first batch of the part of a pass that is ordered by the same clusters as this one."""
+        """See `Sampler`; a stretch is a part of a pass."""
         first_of_pass = step - step % self._batches_per_pass
         return max(first_of_pass, self.hard.stretch(step)[0]) if self.hard is not None else first_of_pass
 
@@ -229,7 +213,6 @@ class PlaceSampler(Sampler):
         return self._stretch[1][first : first + self.anchors_per_batch]
 
     def _of_pass(self, number: int, first: int, last: int) -> Int64:
-        """Return the anchors that are drawn for batches `first` to `last` of a pass."""
         if self._pass[0] != number:
             self._pass = (number, self._draw(number))
         return self._pass[1][first * self.anchors_per_batch : last * self.anchors_per_batch]
@@ -260,7 +243,7 @@ def systematic(weight: Float64, draws: int, rng: np.random.Generator) -> Int64:
 
 @dataclass(frozen=True)
 class Miner:
-    """Clusters prototypes when they are due; None: there are none."""
+    """Clusters the prototypes, if there are any, as training has made them so far: for hard rows and for hard batches."""
 
     config: Config
     prototypes: PrototypeTable | None

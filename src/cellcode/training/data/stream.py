@@ -136,10 +136,7 @@ class Batch:
 class Stream(Sampler):
     """Batches of packed photos in the order of a schedule, and a `PhotoReader` of the batch that was read last.
 
-    Args:
-        schedule: whose shards are those of the split.
-        cells: their weights decide how often a photo is shown; None: all photos equally often.
-        hard: orders the draws of a window; needs `cells`.
+    The weights of `cells` decide how often a photo is shown (None: all equally); `hard`, which needs them, orders the draws.
     """
 
     def __init__(
@@ -170,19 +167,16 @@ class Stream(Sampler):
 
     def batch(self, step: int) -> Int64:
         """See `Sampler`; batches are read in rising order, and photos of other processes are -1."""
-        share = self.photos_per_batch // self.schedule.world
-        numbers = np.full(self.photos_per_batch, -1)
-        numbers[self.schedule.rank * share : (self.schedule.rank + 1) * share] = self.read(step).numbers
-        return numbers
+        numbers = np.full((self.schedule.world, self.photos_per_batch // self.schedule.world), -1)
+        numbers[self.schedule.rank] = self.read(step).numbers
+        return numbers.ravel()
 
     def begin(self, step: int) -> int:
         """Return the first step of the window that this step's share begins in."""
         return self.schedule.begin(step)
 
     def read(self, step: int) -> Batch:
-        """Return this process's share of a step's batch.
-
-        A photo that cannot be read is replaced by another one of its place or, if there is none, by another place.
+        """Return this process's share of a batch; a photo that cannot be read is replaced, see `replacements`.
 
         Raises:
             InputError: more photos than `stream.damaged_share` of an epoch cannot be read.

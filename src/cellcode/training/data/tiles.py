@@ -35,11 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 class CellTiles(ABC):
-    """Tiles around positions in a set of cells.
+    """Tiles around positions in a set of cells, sorted, at one date of the imagery or more.
 
-    Attributes:
-        cells: (C,) uint64, sorted; random negatives are around their centres `lat_deg`, `lon_deg`.
-        dates: how many dates of imagery there are, at least one.
+    Random negatives are around the centres of the cells, `lat_deg` and `lon_deg`.
     """
 
     def __init__(self, cells: Ids, dates: int) -> None:
@@ -79,11 +77,7 @@ class TileReader(CellTiles):
     def cut(
         self, rows: Int64, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Int64 | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Read one tile for each position; see `CellTiles`.
-
-        Raises:
-            InputError: some of the imagery could not be fetched because of temporary errors.
-        """
+        """See `CellTiles`; raises InputError where imagery could not be fetched because of temporary errors."""
         tile = self._tile
         views = [self._views[0]] * len(rows) if date is None else [self._views[each] for each in date]
         pixels = np.empty((len(rows), len(tile.scales), tile.size_px, tile.size_px, 3), np.uint8)

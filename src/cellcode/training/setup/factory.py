@@ -67,11 +67,8 @@ def _near(training: TrainingPhotos, source: AerialSource) -> tuple[float, float,
     high_lat, high_lon = distance.offset(lat_deg.max(), lon_deg.max(), RANDOM_REACH_M, RANDOM_REACH_M)
     if west > east or low_lon > high_lon:  # across the antimeridian
         return source.bounds
-    low, high = (
-        (max(float(low_lon), west), max(float(low_lat), south)),
-        (min(float(high_lon), east), min(float(high_lat), north)),
-    )
-    return *low, *high
+    low = max(float(low_lon), west), max(float(low_lat), south)
+    return *low, min(float(high_lon), east), min(float(high_lat), north)
 
 
 def tile_store(source: AerialSource, cells: Ids, config: Config, cache: Path, shared: Path | None) -> CellTiles:
