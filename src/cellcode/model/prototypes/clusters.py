@@ -14,7 +14,7 @@ counted, not drawn.
 
 Rows that look alike are found by spherical k-means over a table that several processes hold. Centroids come from rows spread
 over the table, so that their cost does not grow with it; then every row takes the nearest one. The clusters give hard rows,
-and hard batches their places (`training.data.hard_batches`).
+and hard batches their places (`training.data.sampling`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from cellcode.distributed import collectives
 from cellcode.model.prototypes.protocol import PrototypeTable
 from cellcode.types import Float64, Int32, Int64
 
-LOOKAHEAD = 8  # batches; more than are begun before the training needs them, by `prefetch` and `stream` together
+LOOKAHEAD = 8  # batches; more than are begun before the training needs them, by `Prefetcher` and `Stream` together
 
 
 @dataclass

@@ -6,7 +6,7 @@
         state.json                          step, configuration, digest of the photo table; comes last
 
 The learning rate and every random draw are functions of seed and step, so they need no state, and so are batches, given the
-clusters by which `hard_batches` orders them. The folder is written under a temporary name by all processes and renamed when
+clusters by which `sampling` orders them. The folder is written under a temporary name by all processes and renamed when
 all are done; an incomplete one has no such name and is never read.
 """
 

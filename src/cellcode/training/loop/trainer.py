@@ -1,4 +1,4 @@
-"""The loop: draw a batch, embed photos and tiles, sum the losses, step. Everything around it is in other files."""
+"""The loop (draw a batch, embed photos and tiles, sum the losses, step), its learning rate and its moving average."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
