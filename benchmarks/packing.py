@@ -32,7 +32,7 @@ from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.photos.table.photo_table import SCHEMA
-from cellcode.training.data.packed import PackedTraining
+from cellcode.training.data.photos import PackedTraining
 from cellcode.types import Float64
 
 Size = tuple[int, int]

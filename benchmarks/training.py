@@ -32,8 +32,7 @@ from cellcode.photos import ingest
 from cellcode.photos.packed import pack
 from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
-from cellcode.training.data.hard_batches import LOOKAHEAD, HardBatches
-from cellcode.training.data.sampling import PlaceSampler
+from cellcode.training.data.sampling import LOOKAHEAD, HardBatches, PlaceSampler
 from cellcode.training.loop.log import peak_memory
 from cellcode.training.loop.objective import Objective, Places
 from cellcode.training.train import prepare

@@ -23,8 +23,8 @@ from cellcode.evaluation.metrics import middle_radius_m
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
-from cellcode.training.data.hard_batches import LOOKAHEAD
 from cellcode.training.data.photos import TablePhotos
+from cellcode.training.data.sampling import LOOKAHEAD
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.train import prepare
 from cellcode.types import Bools, Int64

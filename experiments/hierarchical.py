@@ -29,8 +29,8 @@ from cellcode.model import inference
 from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable
 from cellcode.runs import architecture
+from cellcode.training.data.inputs import Batch
 from cellcode.training.data.photos import TablePhotos
-from cellcode.training.data.prefetch import Batch
 from cellcode.training.loop.checkpoints import Identity
 from cellcode.training.loop.objective import Places
 from cellcode.training.loop.trainer import Model, Trainer, TrainingSetup

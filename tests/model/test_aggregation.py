@@ -7,8 +7,7 @@ from torch import Tensor
 
 from cellcode.config import AggregationConfig
 from cellcode.model.aggregation import make_aggregation
-from cellcode.model.aggregation.optimal_transport import OptimalTransport, log_sinkhorn
-from cellcode.model.aggregation.pooling import FLATTEN_GRID, GeM
+from cellcode.model.aggregation.methods import FLATTEN_GRID, GeM, OptimalTransport, log_sinkhorn
 from cellcode.model.backbones import Features
 from cellcode.types import Float64
 

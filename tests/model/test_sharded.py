@@ -9,10 +9,9 @@ import torch.nn.functional as F
 
 from cellcode.config import Config, LossConfig, PrototypesConfig
 from cellcode.geography import distance, s2
-from cellcode.model.prototypes import negatives
+from cellcode.model.prototypes import clusters
 from cellcode.model.prototypes.protocol import part
-from cellcode.model.prototypes.rowwise import RowwiseAdam
-from cellcode.model.prototypes.sharded import BLOCK, ShardedPrototypes
+from cellcode.model.prototypes.sharded import BLOCK, RowwiseAdam, ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.training.loop.objective import Objective, Places
 
@@ -104,17 +103,17 @@ def test_the_expected_sum_of_exponentials_is_that_of_all_rows() -> None:
 
 
 def test_a_draw_has_one_row_of_each_stratum_and_the_lengths_add_up() -> None:
-    rows, lengths = negatives.strata(1003, 97, np.random.default_rng(0))
+    rows, lengths = clusters.strata(1003, 97, np.random.default_rng(0))
     assert lengths.sum() == 1003
     edges = np.concatenate([[0], np.cumsum(lengths)])
     assert ((rows >= edges[:-1]) & (rows < edges[1:])).all()
-    every, ones = negatives.strata(50, 80, np.random.default_rng(0))
+    every, ones = clusters.strata(50, 80, np.random.default_rng(0))
     np.testing.assert_array_equal(every, np.arange(50))
     assert (ones == 1).all()
 
 
 def test_certain_rows_stand_for_themselves_and_are_not_counted_twice() -> None:
-    rows, stands_for = negatives.with_certain(np.array([7, 3, 7]), np.array([1, 3, 9]), np.array([4, 5, 6], np.float32))
+    rows, stands_for = clusters.with_certain(np.array([7, 3, 7]), np.array([1, 3, 9]), np.array([4, 5, 6], np.float32))
     assert rows.tolist() == [1, 3, 7, 9]
     assert stands_for.tolist() == [4, 1, 1, 6]
 

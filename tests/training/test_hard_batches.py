@@ -19,11 +19,9 @@ from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import ShardList
 from cellcode.training import train
-from cellcode.training.data import prefetch, stream
-from cellcode.training.data.hard_batches import LOOKAHEAD, HardBatches, hard_order
-from cellcode.training.data.sampling import PlaceSampler
+from cellcode.training.data import inputs, stream
+from cellcode.training.data.sampling import LOOKAHEAD, HardBatches, Miner, PlaceSampler, hard_order
 from cellcode.training.data.schedule import Schedule
-from cellcode.training.loop.mining import Miner
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.train import prepare
 
@@ -81,7 +79,7 @@ def test_clusters_that_are_forgotten_are_not_needed_again(period: int) -> None:
 
 
 def test_no_batch_is_begun_before_the_clusters_that_order_it_are_made() -> None:
-    assert prefetch.PREFETCHED + stream.DECODED < LOOKAHEAD
+    assert inputs.PREFETCHED + stream.DECODED < LOOKAHEAD
 
 
 def _places() -> tuple[np.ndarray, np.ndarray]:
@@ -147,9 +145,9 @@ def test_batches_are_the_same_however_far_ahead_they_are_drawn_and_after_a_stop(
         if step == 40:  # a new process, with what the checkpoint has
             known = HardBatches(4, period, dict(known.labels))
             sampler, ready = _sampler(kind, known), step
-        for number in range(ready, min(step + prefetch.PREFETCHED + stream.DECODED + 1, 80)):
+        for number in range(ready, min(step + inputs.PREFETCHED + stream.DECODED + 1, 80)):
             np.testing.assert_array_equal(sampler.batch(number), expected[number])
-        ready = step + prefetch.PREFETCHED + stream.DECODED + 1
+        ready = step + inputs.PREFETCHED + stream.DECODED + 1
     assert len(known.labels) < len(everything.labels)
 
 
@@ -265,7 +263,7 @@ def test_a_training_with_such_batches_is_resumed_bit_for_bit(
     take = Trainer.losses
     last = 99
 
-    def losses(self: Trainer, batch: prefetch.Batch) -> dict[str, torch.Tensor]:
+    def losses(self: Trainer, batch: inputs.Batch) -> dict[str, torch.Tensor]:
         if batch.number > last:
             raise KeyboardInterrupt
         shown[self.folder.name].append([batch.number, *batch.indices.tolist()])

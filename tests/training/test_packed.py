@@ -18,7 +18,7 @@ from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.runs import CellFacts
-from cellcode.training.data import packed as packing
+from cellcode.training.data import photos as packing
 from cellcode.training.setup import data_setup
 from cellcode.training.train import prepare
 

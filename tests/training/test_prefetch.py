@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from cellcode.errors import InputError
-from cellcode.training.data.inputs import Sample
-from cellcode.training.data.prefetch import PREFETCHED, Batch, Prefetcher
+from cellcode.training.data.inputs import PREFETCHED, Batch, Prefetcher, Sample
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,7 @@ from cellcode.config import Config
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
-from cellcode.training.data.packed import PackedTraining
-from cellcode.training.data.photos import TablePhotos, TrainingPhotos
+from cellcode.training.data.photos import PackedTraining, TablePhotos, TrainingPhotos
 from cellcode.training.data.sampling import Sampler
 from cellcode.training.setup import factory
 

@@ -11,7 +11,7 @@ from cellcode.config import Config
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training.data.photos import TablePhotos
-from cellcode.training.setup.imagery import RANDOM_PER_CELL, RANDOM_REACH_M, store_cells
+from cellcode.training.setup.factory import RANDOM_PER_CELL, RANDOM_REACH_M, store_cells
 
 
 class Country(AerialSource):

@@ -15,7 +15,7 @@ from cellcode.photos.packed import pack
 from cellcode.photos.packed.pack import Packing
 from cellcode.photos.packed.shards import PackedPhotos
 from cellcode.training.data.inputs import PhotoInputs
-from cellcode.training.data.packed import PackedTraining
+from cellcode.training.data.photos import PackedTraining
 from cellcode.training.data.schedule import Schedule, Window, draw_groups
 from cellcode.training.data.stream import Stream, replacements
 

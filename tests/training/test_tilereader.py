@@ -15,8 +15,7 @@ from cellcode.errors import InputError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training import train
-from cellcode.training.data.tile_reader import TileReader
-from cellcode.training.data.tiles import TileStore
+from cellcode.training.data.tiles import TileReader, TileStore
 from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]

@@ -18,7 +18,7 @@ from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import Run
 from cellcode.training import train
 from cellcode.training.data.photos import TablePhotos
-from cellcode.training.setup import data_setup, imagery
+from cellcode.training.setup import data_setup, factory
 from cellcode.training.train import prepare
 
 Configure = Callable[..., Config]
@@ -244,8 +244,8 @@ def test_cells_of_random_tiles_lie_in_the_imagery_and_beside_those_of_photos(
 ) -> None:
     source = open_source(grid_imagery)
     own = np.unique(s2.cell_ids(grid_photos.lat_deg, grid_photos.lon_deg, 18))
-    np.testing.assert_array_equal(imagery.store_cells(TablePhotos(grid_photos), source, small_config()), own)
-    cells = imagery.store_cells(TablePhotos(grid_photos), source, small_config("training.random_tiles=4"))
+    np.testing.assert_array_equal(factory.store_cells(TablePhotos(grid_photos), source, small_config()), own)
+    cells = factory.store_cells(TablePhotos(grid_photos), source, small_config("training.random_tiles=4"))
     others = np.setdiff1d(cells, own)
     assert len(others) > len(own) / 2
     assert np.isin(own, cells).all()

@@ -12,10 +12,8 @@ from cellcode.errors import CellcodeError, MissingExtraError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.training import train
-from cellcode.training.loop.log import Log
-from cellcode.training.loop.nan_guard import NanGuard
-from cellcode.training.loop.optimizer import learning_rate_factor, parameter_groups
-from cellcode.training.loop.trainer import Trainer
+from cellcode.training.loop.log import Log, NanGuard
+from cellcode.training.loop.trainer import Trainer, learning_rate_factor, parameter_groups
 from cellcode.training.loop.validation import Recall
 from cellcode.training.train import prepare
 

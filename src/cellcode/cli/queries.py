@@ -77,12 +77,7 @@ def _print(locator: "Locator", photos: list[Path], top: int, region: str | None,
 
 
 def _write(locator: "Locator", photos: list[Path], top: int, region: str | None, out: Path) -> tuple[int, int]:
-<<<<<<< HEAD:src/cellcode/cli/queries.py
     from cellcode.search.answer_files import locate_to, partial_path
-=======
-    """Write all answers to a file, print its name; return as `_print`."""
-    from cellcode.search.answer_files import locate_to, partial_path
->>>>>>> s-service:src/cellcode/cli/locate.py
 
     try:
         counts = locate_to(out, locator, photos, top=top, region=region)

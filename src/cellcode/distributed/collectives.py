@@ -41,14 +41,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.count = len(x)
-        parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
+        return _gathered(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        summed = total_(gradient.clone(memory_format=torch.contiguous_format))
-        return summed[rank() * ctx.count : (rank() + 1) * ctx.count]
+        return _summed(gradient)[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
 class _Total(torch.autograd.Function):
@@ -56,26 +53,32 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return total_(x.clone(memory_format=torch.contiguous_format))
+        return _summed(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total_(gradient.clone(memory_format=torch.contiguous_format))
+        return _summed(gradient)
+
+
+def _summed(x: Tensor) -> Tensor:
+    return total_(x.clone(memory_format=torch.contiguous_format))
+
+
+def _gathered(x: Tensor) -> Tensor:
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x)
+    return torch.cat(parts)
 
 
 def gather(x: Tensor) -> Tensor:
     """Return the rows of all processes in their order, (world * N, ...) from (N, ...); differentiable."""
-    if not _several():
-        return x
-    rows: Tensor = _Gather.apply(x.contiguous())  # type: ignore[no-untyped-call]
+    rows: Tensor = _Gather.apply(x.contiguous()) if _several() else x  # type: ignore[no-untyped-call]
     return rows
 
 
 def total(x: Tensor) -> Tensor:
     """Return the sum over processes; differentiable."""
-    if not _several():
-        return x
-    summed: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Total.apply(x) if _several() else x  # type: ignore[no-untyped-call]
     return summed
 
 
@@ -91,12 +94,7 @@ def gather_array(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
 
     It goes from host to host, on gloo, whatever connects the devices.
     """
-    if not _several():
-        return x
-    mine = torch.from_numpy(np.ascontiguousarray(x))
-    parts = [torch.empty_like(mine) for _ in range(world())]
-    dist.all_gather(parts, mine)
-    return np.asarray(torch.cat(parts).numpy(), x.dtype)
+    return np.asarray(_gathered(torch.from_numpy(np.ascontiguousarray(x))).numpy(), x.dtype) if _several() else x
 
 
 def replicated(module: nn.Module) -> nn.Module:
@@ -114,8 +112,7 @@ def replicated(module: nn.Module) -> nn.Module:
     return together
 
 
-def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
-    """Begin to sum a bucket of gradients (torch.distributed.GradBucket) over processes."""
+def _sum(bucket: Any) -> torch.futures.Future[Tensor]:  # a torch.distributed.GradBucket
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])

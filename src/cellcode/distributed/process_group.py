@@ -7,12 +7,13 @@ finds another dead or failed names it with its reason and ends, so that none wai
 """
 
 import hashlib
+import itertools
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def joined(device_name: str) -> Iterator[torch.device]:
     dist.init_process_group(back_ends, store=group, rank=rank, world_size=world)
     watch = Watch(watched, rank, world)
     try:
-        with _only_warnings(rank > 0):
+        with _only_warnings() if rank else nullcontext():
             yield device
         watch.end()
     except BaseException as error:
@@ -60,12 +61,10 @@ def joined(device_name: str) -> Iterator[torch.device]:
 
 
 @contextmanager
-def _only_warnings(wanted: bool) -> Iterator[None]:
-    """Log no progress and no messages below a warning, if `wanted`."""
+def _only_warnings() -> Iterator[None]:
     library = logging.getLogger("cellcode")
     before = library.level
-    if wanted:
-        library.setLevel(logging.WARNING)
+    library.setLevel(logging.WARNING)
     try:
         yield
     finally:
@@ -73,12 +72,7 @@ def _only_warnings(wanted: bool) -> Iterator[None]:
 
 
 class Watch:
-    """Shows the others that this process lives, and ends it when one of them does not.
-
-    Args:
-        store: a torch.distributed.Store, where all processes of the training read and write.
-        rank, world: number of this process and how many there are.
-    """
+    """Shows the others, through a torch.distributed.Store of all, that this process lives, and ends it when one does not."""
 
     def __init__(self, store: Any, rank: int, world: int) -> None:
         self.store, self.rank = store, rank
@@ -105,7 +99,8 @@ class Watch:
             self._stopped.wait(SILENCE_S + 2 * BEAT_S if isinstance(error, RuntimeError) else 0)
         reason = sentence(error)
         with suppress(RuntimeError):  # the store is gone if the process that kept it is
-            if (first := self._first_with(reason)) == self.rank:
+            key = f"first with {hashlib.sha256(reason.encode()).hexdigest()}"
+            if (first := int(self.store.compare_set(key, "", str(self.rank)))) == self.rank:
                 torchrun.report(f"cellcode: {reason}")
             else:  # all of them may fail for the same reason, and one is enough to report it
                 torchrun.report(f"as process {first}", after_another=True)
@@ -113,22 +108,18 @@ class Watch:
         self._stopped.set()
         time.sleep(2 * BEAT_S)  # if the store is in this process, the others have to read it
 
-    def _first_with(self, reason: str) -> int:
-        """Return which process was the first to fail for this reason."""
-        key = f"first with {hashlib.sha256(reason.encode()).hexdigest()}"
-        return int(self.store.compare_set(key, "", str(self.rank)))
-
     def _run(self) -> None:
-        beat = 0
+        beats = itertools.count(1)
         while not self._stopped.wait(BEAT_S):
-            beat += 1
             try:
-                self.store.set(f"alive {self.rank}", str(beat))
+                self.store.set(f"alive {self.rank}", str(next(beats)))
                 for other in sorted(self._others):
                     self._look_at(other)
             except RuntimeError:
                 if not self._stopped.is_set():
-                    _leave(self.rank, 0, _store_gone())
+                    outside = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+                    ended = "torchrun has ended on its machine; what it printed there says why"
+                    _leave(self.rank, 0, ended if outside else "the store that it keeps is gone")
 
     def _look_at(self, other: int) -> None:
         if self.store.check([f"failed {other}"]):
@@ -140,12 +131,6 @@ class Watch:
             self._seen[other] = (latest, now)
         elif now - since > SILENCE_S:
             _leave(self.rank, other, f"no sign of life for {SILENCE_S:.0f} s")
-
-
-def _store_gone() -> str:
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return "torchrun has ended on its machine; what it printed there says why"
-    return "the store that it keeps is gone"
 
 
 def _leave(rank: int, other: int, reason: str) -> None:

@@ -29,7 +29,6 @@ def over_ranges(
     Args:
         function: of a module that the nodes can import; it may be called again for the same item.
         address: of a Ray cluster, "auto" for the one of this machine, or "local" for a Ray of our own that ends with the work.
-        cores: used by one call.
 
     Raises:
         CellcodeError: there is no such cluster, a call failed, or its worker was lost more than RETRIES times. Results
@@ -53,16 +52,12 @@ def _result(ray: Any, done: Any) -> Any:
     try:
         return ray.get(done)
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, CellcodeError):
+        if isinstance(cause := error.cause, CellcodeError):
             raise cause from None
-        raise CellcodeError(
-            f"a task failed: {type(cause).__name__}: {_first_line(cause)}; run the command again to resume"
-        ) from None
+        reason = f"a task failed: {type(cause).__name__}: {_first_line(cause)}"
     except ray.exceptions.RayError as error:
-        raise CellcodeError(
-            f"a worker was lost repeatedly ({_first_line(error)}); run the command again to resume"
-        ) from None
+        reason = f"a worker was lost repeatedly ({_first_line(error)})"
+    raise CellcodeError(f"{reason}; run the command again to resume")
 
 
 @contextmanager
@@ -76,19 +71,10 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    own: dict[str, Any] = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
+    own |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        if address == LOCAL:
-            ray.init(
-                address=LOCAL,
-                num_cpus=os.cpu_count(),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-        else:
-            ray.init(address=address, **quiet)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == LOCAL else {}))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise CellcodeError(f"there is no Ray cluster at {address} ({_first_line(error)})") from None
     try:

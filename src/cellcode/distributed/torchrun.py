@@ -13,13 +13,9 @@ _ERROR_FILE, _RESTARTS = "TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_RESTART_COUNT"
 
 
 def report(sentence: str, after_another: bool = False) -> bool:
-    """Leave the reason why this process ends to torchrun's summary; an earlier report of this process stays.
+    """Leave the reason why this process ends to torchrun's summary, and return whether it will show it.
 
-    Args:
-        after_another: another process failed before this one, perhaps within the same second, the resolution of the times.
-
-    Returns:
-        True if torchrun will show it; otherwise nothing has been reported.
+    An earlier report of this process stays. One `after_another` is dated later: times have a resolution of a second.
     """
     name = os.environ.get(_ERROR_FILE)
     if not name:

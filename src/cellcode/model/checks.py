@@ -6,10 +6,7 @@ from cellcode.errors import PluginError
 
 
 def require_shape(who: str, what: str, value: object, *shape: int | None) -> None:
-    """Require a tensor of a shape, whose None stand for any size.
-
-    Args:
-        who, what: for the message, such as "aggregation mypool:Pool" and "vectors".
+    """Require a tensor of a shape, whose None stand for any size; `who` returned it, such as "aggregation mypool:Pool".
 
     Raises:
         PluginError: it is something else.

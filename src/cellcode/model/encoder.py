@@ -19,13 +19,7 @@ class Encoder(nn.Module):
     An image may come at several scales (Fervers et al., ECCV 2024): backbone and aggregation are shared by the scales, and
     what they make of each is concatenated before the projection (our reading of it; one scale is the encoder of the paper).
 
-    Args:
-        config: the parts.
-        dim: D of the embedding.
-        scales: S, views of each image.
-
-    Raises:
-        UsageError, InputError, MissingExtraError, PluginError: see `make_backbone` and `make_aggregation`.
+    Raises what `make_backbone` and `make_aggregation` raise.
     """
 
     mean: Tensor
@@ -43,22 +37,14 @@ class Encoder(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(self.backbone.std), persistent=False)
 
     def forward(self, images: Tensor, after: int | None = None) -> Tensor:
-        """Embed images, or what `prefix` returned for `after` blocks.
+        """Embed images, or what `prefix` returned for `after` blocks; (B, D) float32, unit length.
 
-        Args:
-            images: (B, H, W, 3), or (B, S, H, W, 3) where S is not 1; uint8 or float in 0..255.
-            after: None: they are images.
-
-        Returns:
-            (B, D) float32, unit length.
+        Images are (B, H, W, 3), or (B, S, H, W, 3) where S is not 1; uint8 or float in 0..255.
         """
         return self.from_prefix(self.prefix(images, 0), 0) if after is None else self.from_prefix(images, after)
 
     def prefix(self, images: Tensor, stop: int) -> Tensor:
-        """Return the output of the first `stop` blocks; 0 gives normalised images (B, 3, H, W).
-
-        Several scales are the second axis of it, as they are of the images.
-        """
+        """Return the output of the first `stop` blocks (0: normalised images, B x 3 x H x W); scales are its second axis."""
         if self.scales > 1:
             images = images.flatten(0, 1)
         x: Tensor = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
@@ -66,11 +52,7 @@ class Encoder(nn.Module):
         return x.reshape(-1, self.scales, *x.shape[1:]) if self.scales > 1 else x
 
     def from_prefix(self, x: Tensor, start: int) -> Tensor:
-        """Embed what `prefix` returned for the same number of blocks; (B, D) float32, unit length.
-
-        Raises:
-            PluginError: a backbone or aggregation returns another type or shape than it has to.
-        """
+        """Embed what `prefix` returned for the same number of blocks; PluginError where a part returns what it must not."""
         if self.scales > 1:
             x = x.flatten(0, 1)
         features = self.backbone.read(self.backbone.run(x, start))
@@ -95,11 +77,7 @@ class Encoder(nn.Module):
 
 
 def require_parts(config: Config) -> None:
-    """Check, before any work, that the backbones, aggregations and the loss of a configuration can be used.
-
-    Raises:
-        UsageError, PluginError: one is unknown or cannot be imported, or the loss does not fit the configuration.
-    """
+    """Raise UsageError or PluginError, before any work, if a backbone, an aggregation or the loss cannot be used."""
     for encoder in (config.model.ground, config.model.aerial):
         BACKBONES.find(encoder.backbone)
         AGGREGATIONS.find(encoder.aggregation.name)

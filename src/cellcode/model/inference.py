@@ -16,15 +16,11 @@ BATCH = 64
 def infer(
     function: Callable[[Tensor], Tensor], images: UInt8, precision: str, device: torch.device, batch_size: int = BATCH
 ) -> Tensor:
-    """Apply a function to images batch by batch.
+    """Apply a function to images (N, ...), N at least 1, batch by batch; what it returned for each, (N, ...), on the CPU.
 
     Args:
-        function: takes a batch on `device`; its parameters are on that device already.
-        images: (N, ...) uint8, N at least 1.
+        function: takes a batch on `device`, where its parameters are already.
         precision: see `cellcode.device.autocast`.
-
-    Returns:
-        What the function returned for each image, (N, ...), on the CPU.
     """
     parts = []
     with torch.inference_mode(), autocast(precision, device):
@@ -37,11 +33,7 @@ def infer(
 def embed(encoder: Encoder, images: UInt8, precision: str, device: torch.device, batch_size: int = BATCH) -> Float32:
     """Embed images with an encoder that is on `device` and in evaluation mode; may be called by several threads.
 
-    Args:
-        images: (N, H, W, 3) uint8, or (N, S, H, W, 3) for an encoder of S scales.
-
-    Returns:
-        (N, D) float32 of unit length.
+    They are (N, H, W, 3), or (N, S, H, W, 3) for an encoder of S scales; the result is (N, D), of unit length.
     """
     if not len(images):
         return np.zeros((0, encoder.dim), np.float32)

@@ -27,8 +27,7 @@ from cellcode.planning.step import flop
 from cellcode.training.data.photos import TablePhotos
 from cellcode.training.loop.checkpoints import Identity
 from cellcode.training.loop.trainer import Model, Trainer, TrainingSetup
-from cellcode.training.setup.factory import make_model, make_table
-from cellcode.training.setup.imagery import store_cells, tile_store
+from cellcode.training.setup.factory import make_model, make_table, store_cells, tile_store
 from cellcode.types import Bools, Float64
 
 PHOTO_PX = (2048, 1536)

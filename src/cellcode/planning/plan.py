@@ -14,7 +14,7 @@ from cellcode.http import Politeness
 from cellcode.planning.material import Photos, tiles, training_windows
 from cellcode.planning.pace import Pace, measure
 from cellcode.planning.step import Device, Step, costs, derive
-from cellcode.training.setup.imagery import RANDOM_PER_CELL
+from cellcode.training.setup.factory import RANDOM_PER_CELL
 
 COUNTED = 5_000_000  # cells up to which they are counted; a larger number is estimated from the area
 FACTS_BYTES = 12  # of a cell in cells.parquet

@@ -18,14 +18,10 @@ from cellcode.model.encoder import Encoder
 
 
 def rebuilt(config: EncoderConfig, dim: int, kept: Path, where: Path, scales: int = 1) -> Encoder:
-    """Make an encoder with random weights.
-
-    Args:
-        kept: folder of what `Backbone.keep` wrote, if it wrote anything.
-        where: the file that names backbone and aggregation, for messages.
+    """Make an encoder with random weights; `kept` is the folder of what `Backbone.keep` wrote, if anything.
 
     Raises:
-        PluginError: it names a plug-in whose module the user has not allowed, or one that cannot be used.
+        PluginError: `where`, a file, names a plug-in whose module the user has not allowed, or one that cannot be used.
     """
     BACKBONES.require_allowed(config.backbone, where)
     AGGREGATIONS.require_allowed(config.aggregation.name, where)
@@ -38,17 +34,14 @@ def rebuilt(config: EncoderConfig, dim: int, kept: Path, where: Path, scales: in
 def restored(
     config: EncoderConfig, dim: int, weights: Mapping[str, Tensor], kept: Path, where: Path, scales: int = 1
 ) -> Encoder:
-    """Make an encoder with saved weights, in evaluation mode; see `rebuilt`.
-
-    Raises:
-        InputError: the weights are of another network.
-    """
+    """Make an encoder with saved weights, in evaluation mode; see `rebuilt`. InputError if they are of another network."""
     encoder = rebuilt(config, dim, kept, where, scales)
     try:
         encoder.load_state_dict(weights)
     except RuntimeError:
-        raise InputError(
-            f"the saved weights do not fit the encoder that {where} describes (backbone {config.backbone}, aggregation "
-            f"{config.aggregation.name}, {dim} dimensions); the network or the file has changed since"
-        ) from None
+        described = f"backbone {config.backbone}, aggregation {config.aggregation.name}, {dim} dimensions"
+        reason = (
+            f"do not fit the encoder that {where} describes ({described}); the network or the file has changed since"
+        )
+        raise InputError(f"the saved weights {reason}") from None
     return encoder.eval()

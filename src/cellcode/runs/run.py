@@ -43,13 +43,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CellFacts:
-    """Training photos of the cells that have any, sorted by id; every array has shape (C,).
+    """Training photos of the cells of `levels.cell` that have any, sorted by id; every array has shape (C,).
 
-    Attributes:
-        ids: uint64, cells of `levels.cell`.
-        photos: int32, training photos in the cell.
-        dates: int32, distinct capture days among them.
-        first_date, last_date: datetime64[D], NaT where no photo carries a date.
+    `dates` are distinct capture days among the photos; the first and the last one are NaT where no photo carries a date.
     """
 
     ids: Ids
@@ -64,28 +60,18 @@ class CellFacts:
         ids, cell = np.unique(s2.cell_ids(lat_deg, lon_deg, level), return_inverse=True)
         days = captured_at.astype("datetime64[D]")
         dated = ~np.isnat(days)
-        day_number = days[dated].astype(np.int64)
         # One row per (cell, day), ordered by cell and then by day.
-        pairs = np.unique(np.stack([cell[dated], day_number], axis=1), axis=0)
+        pairs = np.unique(np.stack([cell[dated], days[dated].astype(np.int64)], axis=1), axis=0)
         dates = np.bincount(pairs[:, 0], minlength=len(ids))
-        first = np.full(len(ids), "NaT", "datetime64[D]")
-        last = first.copy()
-        ends = np.cumsum(dates)
-        has = dates > 0
-        all_days = pairs[:, 1].astype("datetime64[D]")
-        first[has] = all_days[(ends - dates)[has]]
-        last[has] = all_days[ends[has] - 1]
+        first, last = np.full((2, len(ids)), "NaT", "datetime64[D]")
+        ends, has, all_days = np.cumsum(dates), dates > 0, pairs[:, 1].astype("datetime64[D]")
+        first[has], last[has] = all_days[(ends - dates)[has]], all_days[ends[has] - 1]
         return cls(ids, np.bincount(cell).astype(np.int32), dates.astype(np.int32), first, last)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Photos that training never saw, as the ground encoder sees them.
-
-    Attributes:
-        lat_deg, lon_deg: float64 (V,), true positions.
-        queries: float32 (V, dim), unit length. V may be 0.
-    """
+    """Photos that training never saw: their true positions (V,), and queries (V, dim) at unit length. V may be 0."""
 
     lat_deg: Float64
     lon_deg: Float64
@@ -94,12 +80,9 @@ class Validation:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model with all that building a database needs.
+    """A trained model, perhaps without imagery or prototypes, with all that building a database needs.
 
-    Attributes:
-        aerial: None when trained without imagery.
-        prototypes: None when trained without prototypes.
-        manifest: run.json; see `Run.save` for its keys.
+    `manifest` is run.json; see `Run.save` for its keys.
     """
 
     folder: Path
@@ -212,7 +195,6 @@ def _validation(path: Path) -> Validation:
 
 
 def _identity(folder: Path) -> str:
-    """Digest of the files that define the model's answers."""
     files = ("config.yaml", WEIGHTS, "prototype_ids.npy")
     return hashlib.sha256("".join(sha256(folder / name) for name in files).encode()).hexdigest()[:16]
 

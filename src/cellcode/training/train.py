@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from cellcode.training.loop.checkpoints import Identity
 from cellcode.training.loop.trainer import Trainer, TrainingSetup
 from cellcode.training.loop.validation import embed_validation, recall_of_sample
 from cellcode.training.setup import data_setup, factory
-from cellcode.training.setup.imagery import store_cells, tile_store
 
 logger = logging.getLogger(__name__)
 CACHE = "cache"
@@ -88,12 +87,11 @@ def prepare(
 ) -> Prepared:
     """Check what is given, read photos and imagery and set up the trainer; see `train` for the arguments.
 
-    Args:
-        device: of this process; None: the configuration's.
+    Every random number of model, prototypes and inputs comes from the configuration's seed.
     """
-    config = configuration.resolve(config)
+    config, folder = configuration.resolve(config), Path(out)
     require_parts(config)
-    folder = Path(out)
+    device = device or choose_device(config.machine.device)
     source = open_source(aerial) if aerial is not None else None
     training, validation = data_setup.photos_of(photos, config, _cache(folder))
     data_setup.require_supervision(config, training, source)
@@ -101,34 +99,18 @@ def prepare(
         _clear(folder, resume)
     collectives.barrier()
     training = training.read(config)
-    setup = _set_up(config, training, source, folder, imagery_cache, device or choose_device(config.machine.device))
-    trainer = Trainer(replace(setup, validation=recall_of_sample(validation, config)))
-    return Prepared(trainer, training, validation, source)
-
-
-def _set_up(
-    config: Config,
-    training: TrainingPhotos,
-    source: AerialSource | None,
-    folder: Path,
-    imagery_cache: Path | None,
-    device: torch.device,
-) -> TrainingSetup:
-    """Make model, prototypes and inputs; every random number comes from the configuration's seed."""
     torch.manual_seed(config.training.seed)
     model = factory.make_model(config, training, source is not None).to(device)
-    store = None
+    store, imagery = None, None
     if source is not None:
-        store = tile_store(source, store_cells(training, source, config), config, _cache(folder), imagery_cache)
-    identity = Identity(
-        config,
-        photos=training.digest,
-        aerial=source.identity if source is not None else None,
-        photo_count=len(training),
-        cells=len(training.cells(config.levels.prototype)),
-    )
+        cells, imagery = factory.store_cells(training, source, config), source.identity
+        store = factory.tile_store(source, cells, config, _cache(folder), imagery_cache)
+    cell_count = len(training.cells(config.levels.prototype))
+    identity = Identity(config, training.digest, imagery, len(training), cell_count)
     feed = training.feed(config, model.ground, model.aerial, store, _cache(folder))
-    return TrainingSetup(config, model, feed, folder, identity, device, factory.make_table(config, training, device))
+    table, recall = factory.make_table(config, training, device), recall_of_sample(validation, config)
+    setup = TrainingSetup(config, model, feed, folder, identity, device, table, recall)
+    return Prepared(Trainer(setup), training, validation, source)
 
 
 def _finish(prepared: Prepared) -> Run | None:
@@ -136,7 +118,9 @@ def _finish(prepared: Prepared) -> Run | None:
     trainer, training, validation = prepared.trainer, prepared.training, prepared.validation
     trained, config = trainer.trained.eval().cpu(), trainer.config
     prototypes = trained.prototypes if trainer.table is None else trainer.table.whole()
-    damaged = _damaged(trainer)
+    # Photos of a stream that no process could read, in the epoch with the most of them.
+    own = np.array([[trainer.sampler.damaged[epoch] for epoch in range(config.training.epochs + 1)]])
+    damaged = int(collectives.gather_array(own).sum(axis=0).max())
     if collectives.rank():
         collectives.barrier()
         return None
@@ -157,13 +141,6 @@ def _finish(prepared: Prepared) -> Run | None:
     )
     collectives.barrier()
     return run
-
-
-def _damaged(trainer: Trainer) -> int:
-    """Return how many photos of a stream no process could read, in the epoch with the most of them."""
-    epochs = trainer.config.training.epochs
-    own = np.array([trainer.sampler.damaged[epoch] for epoch in range(epochs + 1)])
-    return int(collectives.gather_array(own).reshape(-1, epochs + 1).sum(axis=0).max())
 
 
 def _cache(folder: Path) -> Path:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from cellcode.config import EncoderConfig
 from cellcode.errors import InputError, MissingExtraError, UsageError
 from cellcode.files import write_json
-from cellcode.model.backbones.protocol import IMAGENET_MEAN, IMAGENET_STD, Backbone, Features
+from cellcode.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, Features
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+_Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def hugging_face(config: EncoderConfig) -> Backbone:
@@ -39,10 +40,10 @@ def hugging_face(config: EncoderConfig) -> Backbone:
     if settings.model_type not in _TYPES:
         known = ", ".join(sorted(_TYPES))
         raise UsageError(f"backbone {name} is a {settings.model_type}; supported model types: {known}")
-    return _TYPES[settings.model_type](model, *_normalisation(source))
+    return _TYPES[settings.model_type](model, _normalisation(source))
 
 
-def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(source: str) -> _Normalisation:
     """Mean and deviation from preprocessor_config.json; ImageNet's if there is none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -56,10 +57,8 @@ def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 class _HuggingFace(Backbone):
     """Blocks out of a model, and its configuration, which is kept beside saved weights."""
 
-    def __init__(
-        self, model: Any, blocks: list[nn.Module], channels: int, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
-        super().__init__(blocks, channels, mean, std)
+    def __init__(self, model: Any, blocks: list[nn.Module], channels: int, normalisation: _Normalisation) -> None:
+        super().__init__(blocks, channels, *normalisation)
         self.settings = model.config
 
     def keep(self, folder: Path) -> list[str]:
@@ -84,8 +83,7 @@ class _PatchEmbedding(nn.Module):
         height, width = (max(1, round(side / self.patch)) * self.patch for side in x.shape[2:])
         if (height, width) != tuple(x.shape[2:]):  # patches have to fit: resize to the nearest multiple
             x = nn.functional.interpolate(x, (height, width), mode="bilinear", antialias=True)
-        tokens = self.embeddings(x)
-        return _to_rows(tokens, width // self.patch, self.specials)
+        return _to_rows(self.embeddings(x), width // self.patch, self.specials)
 
 
 class _TokenBlock(nn.Module):
@@ -96,9 +94,8 @@ class _TokenBlock(nn.Module):
         self.layer, self.specials = layer, specials
 
     def forward(self, x: Tensor) -> Tensor:
-        width = x.shape[2]
         made = self.layer(_to_tokens(x, self.specials))
-        return _to_rows(made[0] if isinstance(made, tuple) else made, width, self.specials)
+        return _to_rows(made[0] if isinstance(made, tuple) else made, x.shape[2], self.specials)
 
 
 def _rows_of_specials(width: int, specials: int) -> int:
@@ -119,7 +116,7 @@ def _to_tokens(rows: Tensor, specials: int) -> Tensor:
 
 
 class _Dinov2(_HuggingFace):
-    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, model: Any, normalisation: _Normalisation) -> None:
         config = model.config
         specials = 1 + getattr(config, "num_register_tokens", 0)
         blocks = [
@@ -129,7 +126,7 @@ class _Dinov2(_HuggingFace):
         ]
         if (mask := getattr(model.embeddings, "mask_token", None)) is not None:
             mask.requires_grad_(False)  # of its pre-training on hidden patches; no forward here uses it
-        super().__init__(model, blocks, config.hidden_size, mean, std)
+        super().__init__(model, blocks, config.hidden_size, normalisation)
         self.specials = specials
 
     def features(self, x: Tensor) -> Features:
@@ -137,12 +134,12 @@ class _Dinov2(_HuggingFace):
         return Features(x[:, first:].permute(0, 3, 1, 2), x[:, 0, 0])
 
 
-def _convnext(model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Backbone:
+def _convnext(model: Any, normalisation: _Normalisation) -> Backbone:
     blocks = [model.embeddings, *model.encoder.stages]
-    return _HuggingFace(model, blocks, model.config.hidden_sizes[-1], mean, std)
+    return _HuggingFace(model, blocks, model.config.hidden_sizes[-1], normalisation)
 
 
-_TYPES: dict[str, Callable[[Any, tuple[float, ...], tuple[float, ...]], Backbone]] = {
+_TYPES: dict[str, Callable[[Any, _Normalisation], Backbone]] = {
     "dinov2": _Dinov2,
     "dinov2_with_registers": _Dinov2,
     "convnext": _convnext,

@@ -1,7 +1,20 @@
-"""Prototypes that look alike: spherical k-means over a table that several processes hold.
+"""Which rows of a large table of prototypes a step looks at, and what each of them stands for.
 
-Centroids come from rows spread over the table, so that their cost does not grow with it; then every row takes the nearest one.
-The clusters give hard rows to compare a batch with (`negatives`), and hard batches their places (`training.data.hard_batches`).
+The softmax over all P prototypes has the denominator Z = sum of exp(l_j). A step looks at
+
+- rows that are certain: the neighbours of the batch's cells and hard rows, which look like the batch's cells;
+- one row of each of K strata, drawn uniformly. The strata are runs of the table, which is sorted along the S2 curve, so that
+  every part of the region is there in every step.
+
+A drawn row stands for its whole stratum: its term counts n times, n being the length of the stratum, and not at all
+if the row is certain already. So the expectation of the sum is Z exactly, whatever the certain rows are. The loss takes the
+logarithm of the sum, which is below log Z by about var / (2 Z^2), and its gradient is a self-normalised importance estimate:
+its bias falls as 1 / K, and it is exact when K = P. Hard rows make the variance small: the large terms of Z are
+counted, not drawn.
+
+Rows that look alike are found by spherical k-means over a table that several processes hold. Centroids come from rows spread
+over the table, so that their cost does not grow with it; then every row takes the nearest one. The clusters give hard rows,
+and hard batches their places (`training.data.sampling`).
 """
 
 from __future__ import annotations
@@ -15,7 +28,6 @@ import torch
 from torch import Tensor
 
 from cellcode.distributed import collectives
-from cellcode.model.prototypes.negatives import strata
 from cellcode.types import Float32, Int32, Int64
 
 SAMPLED = 1 << 16  # rows that centroids are made from, at most
@@ -24,17 +36,11 @@ SCORED = 1 << 13  # rows compared with all centroids at a time
 
 @dataclass(frozen=True)
 class Clusters:
-    """The cluster of each row, and the rows of each cluster. Clusters with near numbers are more similar than others.
+    """The cluster of each row, and the rows of each cluster. Clusters with near numbers are more similar than others."""
 
-    Attributes:
-        of_row: (P,) int32.
-        order: (P,) int32, rows sorted by cluster.
-        start, count: (C,) int64, slices of `order`.
-    """
-
-    of_row: Int32
-    order: Int32
-    start: Int64
+    of_row: Int32  # (P,)
+    order: Int32  # (P,) rows sorted by cluster
+    start: Int64  # (C,) with `count` the slices of `order`
     count: Int64
 
     @classmethod
@@ -55,11 +61,7 @@ class Clusters:
 def find(unit_rows: Callable[[Tensor], Tensor], start: int, stop: int, count: int, seed: int) -> Clusters:
     """Cluster the rows of a table into about the square root of their number; all processes together, with the same result.
 
-    Args:
-        unit_rows: gives rows of the table, (N, D) at unit length, by their numbers from `start` to `stop`.
-        start, stop: the rows that this process looks at.
-        count: rows of the whole table.
-        seed: of the centroids.
+    This process looks at the rows `start` to `stop` of `count`; `unit_rows` gives rows by number, (N, D) at unit length.
     """
     sample, _ = strata(count, min(count, SAMPLED), np.random.default_rng([seed, 6]))
     held = (sample >= start) & (sample < stop)
@@ -94,3 +96,23 @@ def _chain(found: Float32) -> Int64:
         similar[:, order[at - 1]] = -np.inf
         order[at] = similar[order[at - 1]].argmax()
     return order
+
+
+def strata(count: int, drawn: int, rng: np.random.Generator) -> tuple[Int64, Float32]:
+    """Draw one row of each of `drawn` runs of `count` rows, nearly equal in length; every row where there are no more.
+
+    Returns rows (K,) int64, ascending, and the lengths of their runs (K,) float32.
+    """
+    edges = np.arange(min(drawn, count) + 1, dtype=np.int64) * count // min(drawn, count)
+    lengths = np.diff(edges)
+    return edges[:-1] + rng.integers(0, lengths), lengths.astype(np.float32)
+
+
+def with_certain(certain: Int64, drawn: Int64, lengths: Float32) -> tuple[Int64, Float32]:
+    """Join certain rows, which stand for themselves, and drawn ones; rows ascending and distinct, and what each stands for."""
+    certain = np.unique(certain)
+    new = ~np.isin(drawn, certain, assume_unique=True)
+    rows = np.concatenate([certain, drawn[new]])
+    stands_for = np.concatenate([np.ones(len(certain), np.float32), lengths[new]])
+    order = np.argsort(rows)
+    return rows[order], stands_for[order]

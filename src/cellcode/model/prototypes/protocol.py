@@ -22,24 +22,17 @@ _EDGES = [4, 7, 5, 2]  # edge neighbours among a cell and all its neighbours, in
 
 @dataclass(frozen=True)
 class Pairing:
-    """How places are paired with prototypes.
+    """How places are paired with prototypes."""
 
-    Attributes:
-        near_m: prototypes nearer than this are no negatives.
-        haversine_m: soft labels by distance, whose 1/e is here; None: they are the interpolation weights.
-    """
-
-    near_m: float
-    haversine_m: float | None = None
+    near_m: float  # prototypes nearer than this are no negatives
+    haversine_m: float | None = (
+        None  # soft labels by distance, whose 1/e is here; None: they are the interpolation weights
+    )
 
 
 @dataclass(frozen=True)
 class PrototypeLookup(ABC):
-    """The prototypes around N positions.
-
-    Attributes:
-        weight: (N, 9) float32, see `PrototypeTable.neighbours`.
-    """
+    """The prototypes around N positions; `weight` is (N, 9) float32, see `PrototypeTable.neighbours`."""
 
     weight: Tensor
 
@@ -65,28 +58,19 @@ class PrototypeLookup(ABC):
 
 
 class PrototypeTable(ABC):
-    """One learned vector for each S2 cell of a level, sorted by id; see `Prototypes` for how they are interpolated.
+    """One learned vector for each S2 cell of a level, sorted by id; see `Prototypes` for how they are interpolated."""
 
-    Attributes:
-        ids: (P,) uint64, sorted; the same in every process.
-        level: of the cells.
-        radius_cells: support of the kernel in cell widths; 0 takes the own cell alone.
-        clusters: rows that look alike, for hard rows; set by training.
-        takes_hard_rows: a step can compare rows that look like those of its batch, and then needs `clusters`.
-    """
-
-    ids: Ids
+    ids: Ids  # (P,), sorted; the same in every process
     level: int
-    radius_cells: float
-    clusters: Clusters | None = None
-    takes_hard_rows = False
+    radius_cells: float  # support of the kernel in cell widths; 0 takes the own cell alone
+    clusters: Clusters | None = None  # rows that look alike, for hard rows; set by training
+    takes_hard_rows = False  # a step can compare rows that look like those of its batch, and then needs `clusters`
 
     @abstractmethod
     def around(self, lat_deg: Float64, lon_deg: Float64, draw: int) -> PrototypeLookup:
-        """Look up the prototypes around positions (N,) of this process.
+        """Look up the prototypes around positions (N,) of this process; each process has as many.
 
-        Args:
-            draw: number of the draw of a sharded table's rows; the same in every process, each of which has N positions.
+        `draw` is the number of the draw of a sharded table's rows, the same in every process.
         """
 
     @abstractmethod
@@ -108,11 +92,10 @@ class PrototypeTable(ABC):
     def neighbours(self, lat_deg: Float64, lon_deg: Float64) -> tuple[Tensor, Tensor]:
         """Return rows (B, 9) int64 and kernel weights (B, 9) float32 around positions.
 
-        Rows are 0 where the table does not have the cell. Those get weight 0, the others sum to 1; all are 0 where none is
-        near.
+        Cells that the table does not have get row 0 and weight 0; the other weights sum to 1, or to 0 where none is near.
         """
         own = s2.cell_ids(lat_deg, lon_deg, self.level)
-        around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)  # B x 9
+        around = np.concatenate([own[:, None], s2.all_neighbors(own)], axis=1)
         center_lat, center_lon = (a.reshape(around.shape) for a in s2.cell_centers(around))
         apart_m = distance.haversine_m(lat_deg[:, None], lon_deg[:, None], center_lat, center_lon)
         if self.radius_cells:

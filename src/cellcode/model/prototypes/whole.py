@@ -28,10 +28,7 @@ class Prototypes(nn.Module, PrototypeTable):
     neighbourhood, so the result is continuous across the borders of cells and faces, up to the change of R between
     neighbouring cells (up to 3.5 % beside the edges of the cube, where a weight may jump by 0.02).
 
-    Args:
-        ids: (P,) uint64, sorted, all of one level.
-        dim: D.
-        radius_cells: support of the kernel in cell widths; 0 takes the own cell alone.
+    `radius_cells` 0 takes the own cell alone.
     """
 
     def __init__(self, ids: Ids, dim: int, radius_cells: float) -> None:
@@ -61,8 +58,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
     def best(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """See `PrototypeTable.best`; every process holds all rows."""
-        score, row = (queries @ self.all().T).max(dim=1)
-        return score, row
+        return (queries @ self.all().T).max(dim=1)
 
     def own_rows(self) -> tuple[int, int]:
         """See `PrototypeTable.own_rows`."""
@@ -70,8 +66,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
     def unit_rows(self, rows: Tensor) -> Tensor:
         """See `PrototypeTable.unit_rows`."""
-        weight = self.weight.detach()
-        return F.normalize(weight[rows.to(weight.device)], dim=1)
+        return F.normalize(self.weight.detach()[rows.to(self.weight.device)], dim=1)
 
     @cached_property
     def centers(self) -> tuple[Float64, Float64]:
@@ -81,13 +76,7 @@ class Prototypes(nn.Module, PrototypeTable):
 
 @dataclass(frozen=True)
 class _Lookup(PrototypeLookup):
-    """See `PrototypeLookup`.
-
-    Attributes:
-        index: (N, 9) int64, the rows of `weight`.
-    """
-
-    index: Tensor
+    index: Tensor  # (N, 9) int64, the rows of `weight`
     table: Prototypes
 
     def interpolate(self) -> Tensor:
@@ -100,11 +89,8 @@ class _Lookup(PrototypeLookup):
         if loss.soft_labels:
             similarity = places.embeddings @ self.table.all().T  # N x P
             return loss.of_labels(similarity, self._labels(similarity, places, pairing.haversine_m))
-        own = self.interpolate()  # N x D
-        everyone = self.table.all()  # P x D
-        similarity = torch.cat(
-            [(places.embeddings * own).sum(1, keepdim=True), places.embeddings @ everyone.T], dim=1
-        )  # N x (1 + P)
+        own = (places.embeddings * self.interpolate()).sum(1, keepdim=True)
+        similarity = torch.cat([own, places.embeddings @ self.table.all().T], dim=1)  # N x (1 + P)
         far = ~places.within(*self.table.centers, pairing.near_m)[0]
         first = torch.zeros(similarity.shape, dtype=torch.bool)
         first[:, 0] = self.any()  # a position without a prototype near it has no positive

@@ -11,17 +11,8 @@ from cellcode.config import AugmentationConfig
 
 
 def photos(pixels: Tensor, config: AugmentationConfig, random: Generator = torch.default_generator) -> Tensor:
-    """Zoom, shift, tilt, expose, tint, add noise to and partly cover photos.
-
-    Args:
-        pixels: (B, H, W, 3) uint8.
-        random: generator of every draw.
-
-    Returns:
-        (B, H, W, 3) float32 in 0..255.
-    """
-    images = pixels.permute(0, 3, 1, 2).float()
-    images = _move(images, config, random)
+    """Zoom, shift, tilt, expose, tint, add noise to and partly cover photos (B, H, W, 3); float32 in 0..255."""
+    images = _move(pixels.permute(0, 3, 1, 2).float(), config, random)
     images = light(images, config.exposure, config.white_balance, random)
     if config.noise:
         noise = torch.empty_like(images).normal_(generator=random)

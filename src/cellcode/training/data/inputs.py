@@ -1,13 +1,16 @@
 """What the encoders are fed: augmented pixels, or cached features of augmented pixels when a part of them is frozen.
 
 All kinds draw samples for photo indices, so that the loop does not know which regime it runs. A draw is a function of the
-indices and the generator, wherever it is done: batches are made in a thread of their own, see `prefetch`.
+indices and the generator, wherever it is done: batches are made in a thread of their own, see `Prefetcher`.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,17 +30,12 @@ from cellcode.training.data.tiles import CellTiles
 from cellcode.types import Float64, Int64, UInt8
 
 CACHE_BATCH = 64
+PREFETCHED = 2  # batches that are prepared while one is trained on
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Augmented images, or features of such, ready for an encoder.
-
-    Attributes:
-        inputs: (B, ...), on the CPU.
-        lat_deg, lon_deg: float64 (B,).
-        after: the blocks of the encoder that made the features; None: `inputs` are images.
-    """
+    """Augmented images (B, ...) on the CPU, or features of such after some blocks of the encoder, and their positions (B,)."""
 
     inputs: Tensor
     lat_deg: Float64
@@ -50,7 +48,7 @@ class Sample:
 
     def pinned(self) -> Sample:
         """Return the same in pinned memory, from which CUDA copies while the host continues."""
-        return Sample(self.inputs.pin_memory(), self.lat_deg, self.lon_deg, self.after)
+        return replace(self, inputs=self.inputs.pin_memory())
 
 
 class PhotoReader(Protocol):
@@ -81,11 +79,7 @@ class PhotoArrays:
 
 
 class Inputs(ABC):
-    """A source of training samples for one encoder.
-
-    Attributes:
-        cached_bytes: bytes per view of a photo in a file; 0: nothing is cached.
-    """
+    """A source of training samples for one encoder; `cached_bytes` per view of a photo are kept in a file."""
 
     cached_bytes: int = 0
 
@@ -114,10 +108,7 @@ class PhotoInputs(Inputs):
 class TileInputs(Inputs):
     """Tiles around photos, translated and rotated at random, each of a random date where the store has several.
 
-    Args:
-        store: imagery around the photos' cells, and around others for random negatives.
-        photos: whose positions the tiles are cut around.
-        config: `training.random_tiles` of it are drawn by all processes together.
+    The store holds other cells too: `training.random_tiles` random negatives are drawn by all processes together.
     """
 
     def __init__(self, store: CellTiles, photos: PhotoReader, config: Config) -> None:
@@ -131,11 +122,8 @@ class TileInputs(Inputs):
             return around
         rows = torch.randint(len(self.store.cells), (self.random_tiles,), generator=random).numpy()
         more = self._cut(rows, self.store.lat_deg[rows], self.store.lon_deg[rows], random)
-        return Sample(
-            torch.cat([around.inputs, more.inputs]),
-            np.concatenate([around.lat_deg, more.lat_deg]),
-            np.concatenate([around.lon_deg, more.lon_deg]),
-        )
+        tiles, lat_deg = torch.cat([around.inputs, more.inputs]), np.concatenate([around.lat_deg, more.lat_deg])
+        return Sample(tiles, lat_deg, np.concatenate([around.lon_deg, more.lon_deg]))
 
     def of_photos(self, indices: Int64, random: Generator = torch.default_generator) -> Sample:
         """Draw a tile around each photo; the positions are the tiles' centres."""
@@ -143,9 +131,8 @@ class TileInputs(Inputs):
         return self._cut(self.store.rows(lat_deg, lon_deg, self.config.levels.cell), lat_deg, lon_deg, random)
 
     def _cut(self, rows: Int64, lat_deg: Float64, lon_deg: Float64, random: Generator) -> Sample:
-        rule = self.config.augmentation
+        rule, reach_m = self.config.augmentation, self.config.augmentation.tile_translation_m
         moves = augmentation.uniform(len(rows), 3, random=random).double().numpy()
-        reach_m = rule.tile_translation_m
         lat_deg, lon_deg = distance.offset(lat_deg, lon_deg, moves[:, 0] * reach_m, moves[:, 1] * reach_m)
         # With one date nothing is drawn, so that the draws that follow are those of a source without dates.
         dates = self.store.dates
@@ -157,14 +144,9 @@ class TileInputs(Inputs):
 
 
 class CachedInputs(Inputs):
-    """Features at the end of a frozen prefix, for several augmented views of every sample, in a memory-mapped file.
+    """Features after the first `start` blocks, which are frozen, in a memory-mapped file.
 
-    Args:
-        inputs: where the views are drawn from.
-        count: number of samples N.
-        encoder: its blocks before `start` are frozen.
-        views: augmented copies of each sample.
-        path: the file; it can be deleted after training.
+    It holds several augmented `views` of each of `count` samples, and can be deleted after training.
     """
 
     def __init__(
@@ -174,22 +156,20 @@ class CachedInputs(Inputs):
         device = encoder.projection.weight.device
         encoder.eval()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.lat_deg = np.empty((views, count))
-        self.lon_deg = np.empty((views, count))
+        self.lat_deg, self.lon_deg = np.empty((2, views, count))
         features = None
         with Meter("caching features of the frozen part", views * count) as meter, torch.inference_mode():
-            for view in range(views):
-                for first in range(0, count, CACHE_BATCH):
-                    batch = np.arange(first, min(first + CACHE_BATCH, count))
-                    drawn = inputs.of_photos(batch)
-                    self.lat_deg[view, batch], self.lon_deg[view, batch] = drawn.lat_deg, drawn.lon_deg
-                    with autocast(precision, device):
-                        made = encoder.prefix(drawn.inputs.to(device), start).half().cpu().numpy()
-                    if features is None:
-                        shape = (views, count, *made.shape[1:])
-                        features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-                    features[view, batch] = made
-                    meter.advance(len(batch))
+            for view, first in itertools.product(range(views), range(0, count, CACHE_BATCH)):
+                batch = np.arange(first, min(first + CACHE_BATCH, count))
+                drawn = inputs.of_photos(batch)
+                self.lat_deg[view, batch], self.lon_deg[view, batch] = drawn.lat_deg, drawn.lon_deg
+                with autocast(precision, device):
+                    made = encoder.prefix(drawn.inputs.to(device), start).half().cpu().numpy()
+                if features is None:
+                    shape = (views, count, *made.shape[1:])
+                    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+                features[view, batch] = made
+                meter.advance(len(batch))
         assert features is not None
         self.features = features
         self.cached_bytes = features[0, 0].nbytes
@@ -212,3 +192,65 @@ class CachedInputs(Inputs):
         """Delete the file."""
         del self.features
         self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A process's share of a batch, numbered since the training began.
+
+    Tiles are one per place, then `random_tiles` random negatives; None without imagery.
+    """
+
+    number: int
+    indices: Int64
+    photos: Sample
+    tiles: Sample | None = None
+    random_tiles: int = 0
+
+    def pinned(self) -> Batch:
+        """Return the same in pinned memory, from which CUDA copies while the host continues."""
+        tiles = self.tiles.pinned() if self.tiles is not None else None
+        return replace(self, photos=self.photos.pinned(), tiles=tiles)
+
+
+class Prefetcher:
+    """Prepares the batches that follow the one taken last in a thread of its own; on CUDA they are pinned.
+
+    Torch, numpy and Pillow release the interpreter lock while they work, so that one thread reads, augments and cuts beside the
+    training, and nothing is copied between processes. It hides that work where the encoders leave a core free, as on a GPU;
+    where they use all of them it neither helps nor harms. Each batch has a generator with a seed of its own, so that what is
+    drawn does not depend on when.
+
+    Args:
+        make: makes the batch of a number; called in rising order unless another number is taken.
+        stop: batches from this number on are made only when they are taken.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], device: torch.device, stop: int) -> None:
+        self._make, self._device, self._stop = make, device, stop
+        self._pending: dict[int, Future[Batch]] = {}
+        threads = torch.get_num_threads()
+        # On a CPU the encoders use all cores: as many threads again would only wait for each other.
+        own = max(1, threads // 4) if device.type == "cpu" else threads
+        self._maker = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (own,))
+        self._maker.submit(torch.get_num_threads).result()
+        torch.set_num_threads(threads)  # what a thread sets is also what threads that begin later get
+
+    def take(self, number: int) -> Batch:
+        """Return a batch, once, and begin those that follow it; raises whatever making it raised."""
+        if number not in self._pending:
+            for pending in self._pending.values():
+                pending.cancel()
+            self._pending = {}
+        for each in (number, *range(number + 1, min(number + 1 + PREFETCHED, self._stop))):
+            if each not in self._pending:
+                self._pending[each] = self._maker.submit(self._ready, each)
+        return self._pending.pop(number).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._maker.shutdown(cancel_futures=True)
+
+    def _ready(self, number: int) -> Batch:
+        batch = self._make(number)
+        return batch.pinned() if self._device.type == "cuda" else batch

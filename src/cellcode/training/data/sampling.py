@@ -1,27 +1,115 @@
-"""Which photos make a batch: a pure function of seed and step, so that a resumed run draws what it would have drawn."""
+"""Which photos make a batch: a pure function of seed and step, so that a resumed run draws what it would have drawn.
+
+In hard batches places of one cluster of prototypes come together, which are harder to tell apart than random ones.
+Every `prototypes.mine_every_steps` steps the prototypes are clustered as training has made them so far (`Miner`).
+Samplers reorder what they would show anyway so that `training.hard_group_size` places of one cluster come together: nothing
+is shown more or less often. After Fervers et al. (ECCV 2024), who embed the photos and tiles of the next batches and gather
+around a random one those most similar to it; prototypes are there already and need no pass over photos.
+"""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.training.data.hard_batches import HardBatches, hard_order
-from cellcode.types import Float64, Int64
+from cellcode.config import Config
+from cellcode.distributed import collectives
+from cellcode.model.prototypes.protocol import PrototypeTable
+from cellcode.types import Float64, Int32, Int64
+
+LOOKAHEAD = 8  # batches; more than are begun before the training needs them, by `Prefetcher` and `Stream` together
+
+
+@dataclass
+class HardBatches:
+    """The cluster of each prototype at several times, for samplers that run ahead of the training.
+
+    A stretch of batches (part of a pass, or a window of shards) is ordered by the latest clusters made at least `LOOKAHEAD`
+    batches before it begins, however early it is prepared; so its order is a function of seed and step. Where there are no
+    such clusters yet nothing is reordered.
+    """
+
+    group_size: int  # places of one cluster that come together
+    period: int  # batches between two clusterings
+    labels: dict[int, Int32] = field(
+        default_factory=dict
+    )  # (P,), those needed, by the batch before which they were made
+
+    @classmethod
+    def of(cls, config: Config) -> HardBatches | None:
+        """Return what a configuration requires; None: places come as they are drawn."""
+        rule = config.training
+        period = config.prototypes.mine_every_steps * rule.gradient_accumulation
+        return cls(rule.hard_group_size, period) if rule.hard_group_size > 1 else None
+
+    def at(self, begin: int) -> Int32 | None:
+        """Return the clusters for a stretch that begins with this batch."""
+        latest = self._latest(begin)
+        return self.labels[latest] if latest is not None else None
+
+    def stretch(self, batch: int) -> tuple[int, int]:
+        """Return the first batch with the latest clusters that this one can have, and the first one with the next clusters."""
+        begin = (batch - LOOKAHEAD) // self.period * self.period + LOOKAHEAD
+        return max(0, begin), begin + self.period
+
+    def keep(self, batch: int, labels: Int32, begin: int) -> None:
+        """Add clusters made before a batch, and forget those that no stretch from `begin` on needs."""
+        oldest = self._latest(begin)
+        needed = {made: kept for made, kept in self.labels.items() if oldest is None or made >= oldest}
+        self.labels = {**needed, batch: labels}  # replaced, not changed: a thread may be reading it
+
+    def _latest(self, begin: int) -> int | None:
+        return max((made for made in self.labels if made + LOOKAHEAD <= begin), default=None)
+
+
+def hard_order(labels: Int32, rows: Int64, size: int, rng: np.random.Generator, lead: int = 0) -> Int64:
+    """Order draws so that `size` of one cluster come together, in random order; what a cluster has left over comes last.
+
+    From the cluster of each prototype (P,), in the order of the S2 curve, and the prototype of each draw (N,): the numbers of
+    the draws in their new order (N,), of which `lead` are before the first whole group.
+    """
+    groups, left = _groups(labels, rows, size, rng)
+    arranged, lead = np.concatenate([groups.ravel(), left]), min(lead, len(rows))
+    count = (len(rows) - lead) // size
+    together, rest = rng.permutation(arranged[: count * size].reshape(count, size)), arranged[count * size :]
+    return np.concatenate([rest[:lead], together.ravel(), rest[lead:]])
+
+
+def _groups(labels: Int32, rows: Int64, size: int, rng: np.random.Generator) -> tuple[Int64, Int64]:
+    """Divide draws into groups of one cluster, (G, size), and those left over, by cluster, so that neighbours are similar too.
+
+    The draws of a cluster, along the S2 curve, are cut into `size` equal runs and a group has one of each run: its cells
+    look alike without being neighbours, where the cluster has others.
+    """
+    own = labels[rows].astype(np.int64)
+    order = np.argsort(own * len(labels) + rows, kind="stable")  # by cluster, along the curve in each
+    own = own[order]
+    count = np.bincount(own)
+    start, groups = np.cumsum(count) - count, count // size
+    # Rotated at random, so that what is left over is not always from the same end of the curve.
+    rank = (np.arange(len(rows)) - start[own] + rng.integers(0, np.maximum(count, 1))[own]) % count[own]
+    whole = rank < (groups * size)[own]
+    left, order, own, rank = order[~whole], order[whole], own[whole], rank[whole]
+    # Each run in random order; the first of all runs of a cluster are a group, the second ones the next.
+    shuffled = np.argsort(own * size + rank // groups[own] + rng.random(len(own)), kind="stable")
+    order, own = order[shuffled], own[shuffled]
+    first = np.cumsum(groups) - groups
+    run, at = np.divmod(np.arange(len(own)) - first[own] * size, groups[own])
+    grouped = np.empty((int(groups.sum()), size), np.int64)
+    grouped[first[own] + at, run] = order
+    return grouped, left
 
 
 class Sampler(ABC):
-    """Draws the photos of every batch.
-
-    Attributes:
-        photos_per_place: photos of a place in a batch, next to each other.
-        hard: the clusters that order what is drawn; None: places come as they are drawn.
-        damaged: photos that could not be read, by epoch.
-    """
+    """Draws the photos of every batch, those of a place next to each other, in the order that `hard` may ask for."""
 
     def __init__(self, photos_per_place: int, hard: HardBatches | None = None) -> None:
         self.photos_per_place, self.hard = photos_per_place, hard
-        self.damaged: Counter[int] = Counter()
+        self.damaged: Counter[int] = Counter()  # photos that could not be read, by epoch
 
     @property
     @abstractmethod
@@ -54,7 +142,6 @@ class PlaceSampler(Sampler):
     Args:
         places: (N,) any integers; photos with the same one are of one place.
         batch_size: photos per batch; rounded down to a multiple of `photos_per_place`.
-        seed: of every draw.
         sampling_exponent: a place with n photos is drawn in proportion to n to the power of this; 1: every photo once per pass.
         hard: orders the anchors between two clusterings.
         prototypes: (N,) row of each photo's prototype, for `hard`.
@@ -77,19 +164,17 @@ class PlaceSampler(Sampler):
         random = np.random.default_rng([seed, 9])
         shuffled = np.arange(len(places)) if sampling_exponent == 1 else random.permutation(len(places))
         self._order = shuffled[np.argsort(places[shuffled], kind="stable")]
-        _, place, self._count = np.unique(places, return_inverse=True, return_counts=True)
+        _, self._place, self._count = np.unique(places, return_inverse=True, return_counts=True)
         self._start = np.cumsum(self._count) - self._count
-        self._place = place
         self._rank = np.empty(len(places), np.int64)  # position of each photo among those of its place
-        self._rank[self._order] = np.arange(len(places)) - self._start[place[self._order]]
+        self._rank[self._order] = np.arange(len(places)) - self._start[self._place[self._order]]
         self._batches_per_pass = max(1, len(places) // self.anchors_per_batch)
-        self._pass: tuple[int, Int64] = (-1, np.empty(0, np.int64))
-        self._stretch: tuple[int, Int64] = (-1, np.empty(0, np.int64))
+        self._pass = self._stretch = (-1, np.empty(0, np.int64))
 
     @property
     def steps_per_epoch(self) -> int:
         """See `Sampler`."""
-        return max(1, len(self._order) // (self.anchors_per_batch * self.photos_per_place))
+        return max(1, len(self._order) // self.photos_per_batch)
 
     @property
     def photos_per_batch(self) -> int:
@@ -109,12 +194,11 @@ class PlaceSampler(Sampler):
         return np.asarray(self._order[self._start[self._place[anchors]][:, None] + ranks].ravel())
 
     def begin(self, step: int) -> int:
-        """Return the first batch of the part of a pass that is ordered by the same clusters as this one."""
+        """See `Sampler`; a stretch is a part of a pass."""
         first_of_pass = step - step % self._batches_per_pass
         return max(first_of_pass, self.hard.stretch(step)[0]) if self.hard is not None else first_of_pass
 
     def _anchors(self, step: int) -> Int64:
-        """Return the anchors of a step, (anchors_per_batch,)."""
         number, position = divmod(step, self._batches_per_pass)
         begin = self.begin(step)
         labels = self.hard.at(begin) if self.hard is not None else None
@@ -129,13 +213,11 @@ class PlaceSampler(Sampler):
         return self._stretch[1][first : first + self.anchors_per_batch]
 
     def _of_pass(self, number: int, first: int, last: int) -> Int64:
-        """Return the anchors that are drawn for batches `first` to `last` of a pass."""
         if self._pass[0] != number:
             self._pass = (number, self._draw(number))
         return self._pass[1][first * self.anchors_per_batch : last * self.anchors_per_batch]
 
     def _draw(self, number: int) -> Int64:
-        """Draw the anchors of a pass, as many as there are photos."""
         rng = np.random.default_rng([self.seed, 1, number])
         if self.sampling_exponent == 1:
             return rng.permutation(len(self._order))
@@ -157,3 +239,29 @@ def systematic(weight: Float64, draws: int, rng: np.random.Generator) -> Int64:
     often = np.empty(len(weight), np.int64)
     often[order] = np.diff(np.floor(ends + rng.random()), prepend=0)
     return often
+
+
+@dataclass(frozen=True)
+class Miner:
+    """Clusters the prototypes, if there are any, as training has made them so far: for hard rows and for hard batches."""
+
+    config: Config
+    prototypes: PrototypeTable | None
+    sampler: Sampler
+
+    def mine_if_due(self, step: int) -> None:
+        """Cluster before every `prototypes.mine_every_steps`th step; all processes must call it."""
+        table, batches = self.prototypes, self.sampler.hard
+        if table is None or step % self.config.prototypes.mine_every_steps:
+            return
+        rows = table.takes_hard_rows and self.config.prototypes.hard_rows > 0
+        # Before the first step prototypes are random: as good as any for hard rows, useless for hard batches.
+        if not (rows or (batches is not None and step)):
+            return
+        found = table.cluster(self.config.training.seed)
+        if rows:
+            table.clusters = found
+        if batches is not None and step:
+            batch = step * self.config.training.gradient_accumulation
+            begins = collectives.gather_array(np.array([self.sampler.begin(batch)]))  # windows differ between processes
+            batches.keep(batch, found.of_row, int(begins.min()))

@@ -16,8 +16,7 @@ import numpy as np
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import s2
 from cellcode.photos.packed.shards import ShardList
-from cellcode.training.data.hard_batches import hard_order
-from cellcode.training.data.sampling import systematic
+from cellcode.training.data.sampling import hard_order, systematic
 from cellcode.types import Float64, Ids, Int32, Int64
 
 
@@ -43,48 +42,41 @@ class Schedule:
     A draw is one place with `photos_per_place` of its photos. In an epoch a group of g photos is drawn
     ceil(g / photos_per_place) times, which shows every photo. Weights make some groups of a window more frequent at the cost of
     others: the number of draws of a window is known before it is read, and does not change.
-
-    Attributes:
-        shards: of the split that is shown.
-        batch_size: photos per batch of all processes; rounded down to a multiple of `photos_per_place`.
-        window_shards: shards that are in memory together.
-        rank, world: number of this process and how many there are.
-        hard_group_size: draws of one cluster that come together.
     """
 
     shards: ShardList
-    batch_size: int
+    batch_size: int  # photos of all processes; rounded down to a multiple of `photos_per_place`
     photos_per_place: int
     seed: int
-    window_shards: int = 4
+    window_shards: int = 4  # in memory together
     rank: int = 0
     world: int = 1
-    hard_group_size: int = 1
+    hard_group_size: int = 1  # draws of one cluster that come together
 
     def __post_init__(self) -> None:
         """Refuse shards and batches that leave a process without photos."""
-        if not len(self.shards.names):
+        count, advice = len(self.shards.names), "set training.batch_size so that they do"
+        if not count:
             raise InputError("the packed photos have none in this split")
-        if len(self.shards.names) < self.world:
-            raise UsageError(
-                f"{len(self.shards.names)} shards are too few for {self.world} processes; pack the photos again with a "
-                "smaller --shard-photos"
-            )
+        if count < self.world:
+            too_few = f"{count} shards are too few for {self.world} processes"
+            raise UsageError(f"{too_few}; pack the photos again with a smaller --shard-photos")
         if self.places_per_batch % self.world:
             raise UsageError(
-                f"{self.places_per_batch} places per batch do not divide by {self.world} processes; set training.batch_size so "
-                "that they do"
+                f"{self.places_per_batch} places per batch do not divide by {self.world} processes; {advice}"
             )
-        if self.places_per_batch // self.world % self.hard_group_size:
-            raise UsageError(
-                f"{self.places_per_batch // self.world} places of a process in a batch do not divide by "
-                f"training.hard_group_size {self.hard_group_size}; set training.batch_size so that they do"
-            )
+        if self._share % self.hard_group_size:
+            places = f"{self._share} places of a process in a batch"
+            raise UsageError(f"{places} do not divide by training.hard_group_size {self.hard_group_size}; {advice}")
 
     @property
     def places_per_batch(self) -> int:
         """Draws of a batch, all processes together."""
         return int(max(1, min(self.batch_size, int(self.shards.photos.sum())) // self.photos_per_place))
+
+    @property
+    def _share(self) -> int:
+        return self.places_per_batch // self.world
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -102,8 +94,7 @@ class Schedule:
         """
         epoch, number = divmod(step, self.steps_per_epoch)
         ends = self._epoch(epoch).ends
-        share = self.places_per_batch // self.world
-        turn, places = np.divmod(number * share + np.arange(share), ends[-1])
+        turn, places = np.divmod(number * self._share + np.arange(self._share), ends[-1])
         window = np.searchsorted(ends, places, side="right")
         cuts = np.flatnonzero(np.diff(window) | np.diff(turn)) + 1
         return [
@@ -122,7 +113,7 @@ class Schedule:
 
     def first_step(self, window: Window) -> int:
         """Return the first step that shows a part of a window."""
-        return window.epoch * self.steps_per_epoch + self._before(window) // (self.places_per_batch // self.world)
+        return window.epoch * self.steps_per_epoch + self._before(window) // self._share
 
     def after(self, window: Window) -> Window:
         """Return the window that follows."""
@@ -133,9 +124,8 @@ class Schedule:
     def draws(self, window: Window, groups: list[Int64], weights: list[Float64] | None = None) -> Int64:
         """Numbers of the photos of each draw of a window, shuffled, (draws, photos_per_place).
 
-        Args:
-            groups: for each shard of the window, the group of every photo, rising.
-            weights: for each shard, the relative frequency of every photo's group; None: every photo is shown once.
+        For each shard of the window, `groups` are those of its photos, rising, and `weights` their relative frequencies; None:
+        every photo is shown once.
         """
         shards = self.windows(window.epoch)[window.number]
         rng = np.random.default_rng([self.seed, 2, window.epoch, window.number, self.rank])
@@ -152,12 +142,7 @@ class Schedule:
         return rng.permutation(np.concatenate(made))
 
     def hard_order(self, window: Window, labels: Int32, prototypes: Int64) -> Int64:
-        """Order the draws of a window by clusters of prototypes, see `hard_order`; groups begin where a batch does.
-
-        Args:
-            labels: the cluster of each prototype.
-            prototypes: the prototype of each draw.
-        """
+        """Order the draws of a window by the clusters of their prototypes; groups begin where a batch does."""
         rng = np.random.default_rng([self.seed, 8, *window, self.rank])
         lead = -self._before(window) % self.hard_group_size
         return hard_order(labels, prototypes, self.hard_group_size, rng, lead)
@@ -207,12 +192,9 @@ def draw_groups(group: Int64, often: Int64, photos_per_place: int, rng: np.rando
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells with photos, for an order that depends on them.
+    """The cells with photos (C,), sorted, of one level, for an order that depends on them.
 
-    Attributes:
-        ids: uint64 (C,), sorted, of one level.
-        weight: (C,) relative frequency of the photos of each; None: all the same.
-        prototypes: (C,) row of the prototype that each is in.
+    Each has the relative frequency of its photos (None: all the same) and the row of the prototype that it is in.
     """
 
     ids: Ids
@@ -221,11 +203,7 @@ class Cells:
 
     @classmethod
     def of(cls, ids: Ids, photos: Int32, sampling_exponent: float, level: int) -> Cells:
-        """Weigh cells with `photos` each so that one with n is shown in proportion to n to the power of `sampling_exponent`.
-
-        Args:
-            level: of the prototypes.
-        """
+        """Weigh cells so that one with n photos is shown in proportion to n**sampling_exponent; `level` is the prototypes'."""
         prototypes = np.unique(s2.parents(ids, level), return_inverse=True)[1]
         weight = photos.astype(np.float64) ** (sampling_exponent - 1) if sampling_exponent != 1 else None
         return cls(ids, weight, prototypes)

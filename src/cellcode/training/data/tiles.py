@@ -1,4 +1,4 @@
-"""Aerial tiles for training: read once with their surroundings, then cut anew for every batch.
+"""Aerial tiles for training: read once with their surroundings and cut anew for every batch, or read when one needs them.
 
 A tile that is translated and rotated differently each time cannot be memorised, which makes aerial embeddings work where
 no photo was taken (method: random rotation and translation of the tile). Reading a crop from the raster for each would
@@ -8,8 +8,10 @@ cost some ten milliseconds; cutting it from the kept surroundings costs a tenth 
 import itertools
 import logging
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -33,11 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 class CellTiles(ABC):
-    """Tiles around positions in a set of cells.
+    """Tiles around positions in a set of cells, sorted, at one date of the imagery or more.
 
-    Attributes:
-        cells: (C,) uint64, sorted; random negatives are around their centres `lat_deg`, `lon_deg`.
-        dates: how many dates of imagery there are, at least one.
+    Random negatives are around the centres of the cells, `lat_deg` and `lon_deg`.
     """
 
     def __init__(self, cells: Ids, dates: int) -> None:
@@ -54,13 +54,51 @@ class CellTiles(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Return one tile per row of the cells, centred on a position, its top towards `bearing_deg`.
 
-        Args:
-            date: number of a date, below `dates`, for each tile; None: the first, which is what the source itself shows.
-
-        Returns:
-            (B, size_px, size_px, 3) float32 in 0..255, or (B, S, size_px, size_px, 3) where there are S > 1 scales, and the
-            share of each tile that has imagery at the first scale, (B,) float32.
+        `date` is the number of a date for each tile; None: the first, which is what the source itself shows. Tiles are
+        (B, size_px, size_px, 3) float32 in 0..255, or (B, S, size_px, size_px, 3) where there are S > 1 scales; with them comes
+        the share of each that has imagery at the first scale, (B,) float32.
         """
+
+
+class TileReader(CellTiles):
+    """Returns the tiles that `TileStore` returns, reading each from the imagery when a batch needs it.
+
+    A store keeps some hundred times the bytes that the same ground takes as JPEG, since neighbouring cells overlap: right for a
+    town, too much for a country. Here nothing is kept; a tile costs some milliseconds of one of so many `threads` (0: one per
+    core) each time.
+    """
+
+    def __init__(self, source: AerialSource, cells: Ids, tile: TileConfig, dates: int = 1, threads: int = 0) -> None:
+        self._source, self._tile = source, tile
+        self._views = source.editions(dates)
+        super().__init__(cells, len(self._views))
+        self._threads = ThreadPoolExecutor(threads or os.cpu_count(), "tiles")
+
+    def cut(
+        self, rows: Int64, lat_deg: Float64, lon_deg: Float64, bearing_deg: Float64, date: Int64 | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `CellTiles`; raises InputError where imagery could not be fetched because of temporary errors."""
+        tile = self._tile
+        views = [self._views[0]] * len(rows) if date is None else [self._views[each] for each in date]
+        pixels = np.empty((len(rows), len(tile.scales), tile.size_px, tile.size_px, 3), np.uint8)
+        share = np.empty(len(rows), np.float32)
+
+        def read(number: int, view: AerialSource, lat: float, lon: float, bearing: float) -> None:
+            for scale, factor in enumerate(tile.scales):
+                crop = view.read(lat, lon, tile.size_m * factor, tile.size_px, bearing)
+                pixels[number, scale] = crop.pixels
+                if scale == 0:
+                    share[number] = crop.mask.mean()
+
+        places = lat_deg.tolist(), lon_deg.tolist(), bearing_deg.tolist()
+        list(self._threads.map(read, range(len(rows)), views, *places))
+        refuse_transient(self._source.missing, "train again with --resume, what was fetched is kept")
+        tiles = torch.from_numpy(pixels).float()
+        return (tiles[:, 0] if len(tile.scales) == 1 else tiles), torch.from_numpy(share)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
 
 
 class TileStore(CellTiles):
@@ -70,9 +108,7 @@ class TileStore(CellTiles):
     it without reading its finest pixels.
 
     Args:
-        source: where the imagery comes from.
         cells: (C,) uint64, sorted; tiles can be cut around any position inside them.
-        tile: size, resolution and scales of a tile.
         reach_m: how far from a position in a cell the centre of its tile may lie.
         path: file that holds the surroundings; further scales are beside it. They can be deleted after training.
         shared: files that are there already are of the same cells and tiles: they are used instead of reading again.
@@ -95,12 +131,10 @@ class TileStore(CellTiles):
         views = source.editions(dates)
         super().__init__(cells, len(views))
         corners = s2.cell_polygons(cells)
-        farthest_m = distance.haversine_m(
-            self.lat_deg[:, None], self.lon_deg[:, None], corners[..., 0], corners[..., 1]
-        ).max()
+        apart_m = distance.haversine_m(self.lat_deg[:, None], self.lon_deg[:, None], corners[..., 0], corners[..., 1])
         path.parent.mkdir(parents=True, exist_ok=True)
         paths = [path, *(path.with_stem(f"{path.stem}_{scale:g}") for scale in tile.scales[1:])]
-        reach_m += float(farthest_m)
+        reach_m += float(apart_m.max())
         ready = shared and all(each.is_file() for each in paths)
         with ExitStack() as stack:  # the files appear whole: another training may use them
             made = paths if ready else [stack.enter_context(atomic_path(each)) for each in paths]
@@ -164,9 +198,8 @@ class _Surroundings:
         self.gsd_m = size_m / size_px
         self.window_px = window_px(size_px)
         self.side_px = surroundings_px(size_px, self.gsd_m, reach_m)
-        self._pixels = np.lib.format.open_memmap(
-            path, mode=mode, dtype=np.uint8, shape=(count, self.side_px, self.side_px, 4)
-        )
+        shape = (count, self.side_px, self.side_px, 4)
+        self._pixels = np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
 
     def keep(self, row: int, crop: Crop) -> None:
         self._pixels[row, ..., :3] = crop.pixels
@@ -180,10 +213,8 @@ class _Surroundings:
         side, limit = self.window_px, self.side_px - self.window_px
         left = np.clip(np.round(x - side / 2).astype(np.int64), 0, limit)
         top = np.clip(np.round(y - side / 2).astype(np.int64), 0, limit)
-        windows = np.stack(
-            [self._pixels[r, t : t + side, c : c + side] for r, t, c in zip(rows, top, left, strict=True)]
-        )
-        images = torch.from_numpy(windows).permute(0, 3, 1, 2).float()
+        windows = [self._pixels[r, t : t + side, c : c + side] for r, t, c in zip(rows, top, left, strict=True)]
+        images = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).float()
         grid = _rotated_grid(x - left, y - top, bearing_rad, side, self.size_px)
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
@@ -197,7 +228,6 @@ def _rotated_grid(x: Float64, y: Float64, bearing_rad: Float64, side_px: int, si
     scale = size_px / side_px
     cos, sin = scale * np.cos(bearing_rad), scale * np.sin(bearing_rad)
     # The crop's right points to bearing + 90 degrees: (cos, sin) in (right, down); its down points to bearing + 180.
-    theta = np.stack(
-        [np.stack([cos, -sin, 2 * x / side_px - 1], axis=1), np.stack([sin, cos, 2 * y / side_px - 1], axis=1)], axis=1
-    )
+    rows = (cos, -sin, 2 * x / side_px - 1), (sin, cos, 2 * y / side_px - 1)
+    theta = np.stack([np.stack(row, axis=1) for row in rows], axis=1)
     return sampling_grid(torch.from_numpy(theta).float(), size_px, size_px)

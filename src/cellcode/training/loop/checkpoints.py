@@ -6,7 +6,7 @@
         state.json                          step, configuration, digest of the photo table; comes last
 
 The learning rate and every random draw are functions of seed and step, so they need no state, and so are batches, given the
-clusters by which `hard_batches` orders them. The folder is written under a temporary name by all processes and renamed when
+clusters by which `sampling` orders them. The folder is written under a temporary name by all processes and renamed when
 all are done; an incomplete one has no such name and is never read.
 """
 
@@ -28,7 +28,7 @@ from cellcode.errors import InputError
 from cellcode.files import read_json, replace_folder, write_json
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.sharded import ShardedPrototypes
-from cellcode.training.data.hard_batches import HardBatches
+from cellcode.training.data.sampling import HardBatches
 
 FOLDER = "checkpoint"
 _PARTIAL = ".partial"
@@ -69,8 +69,7 @@ def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score
     Raises:
         InputError: it could not be written, as on a full disk; existing checkpoints stay as they are.
     """
-    partial, finished = run / FOLDER / _PARTIAL, run / FOLDER / f"{step:08d}"
-    first = collectives.rank() == 0
+    partial, finished, first = run / FOLDER / _PARTIAL, run / FOLDER / f"{step:08d}", collectives.rank() == 0
     try:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -86,9 +85,8 @@ def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score
             replace_folder(partial, finished)
             _prune(run, keep)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{finished} could not be written ({error}); earlier checkpoints are intact: make room and train with --resume"
-        ) from None
+        advice = "earlier checkpoints are intact: make room and train with --resume"
+        raise InputError(f"{finished} could not be written ({error}); {advice}") from None
     finally:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -99,19 +97,17 @@ def load(run: Path, state: State, own: Identity) -> int:
     """Restore the latest checkpoint of `run` and return its step; 0 if there is none.
 
     Raises:
-        InputError: the checkpoint belongs to another configuration, photo table or imagery; the difference is named. Or it
-            was written by a version whose checkpoints were not numbered.
+        InputError: it belongs to another configuration, photo table or imagery, which is named, or to an earlier version.
     """
     folders = _finished(run)
     if not folders:
         if (run / FOLDER / "state.json").exists():
-            raise InputError(
-                f"{run / FOLDER} was written by an earlier version of cellcode, whose checkpoints had no number, and "
-                "cannot be resumed; train without --resume to start over"
+            reason = (
+                "was written by an earlier version of cellcode, whose checkpoints had no number, and cannot be resumed"
             )
+            raise InputError(f"{run / FOLDER} {reason}; train without --resume to start over")
         return 0
-    folder = folders[-1]
-    facts = read_json(folder / "state.json")
+    facts = read_json((folder := folders[-1]) / "state.json")
     _compare(run, facts, own)
     try:
         tensors = load_file(folder / "state.safetensors")
@@ -120,13 +116,15 @@ def load(run: Path, state: State, own: Identity) -> int:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder} is damaged ({error}); remove it to resume from an earlier one") from None
     for name, module in state.modules.items():
-        start = len(name) + 1
-        module.load_state_dict({key[start:]: value for key, value in tensors.items() if key.startswith(f"{name}.")})
-    _restore_moments(tensors, state.optimizer)
+        module.load_state_dict(_below(f"{name}.", tensors))
+    _restore_moments(_below("optimizer.", tensors), state.optimizer)
     if state.hard is not None:
-        labels = {key.removeprefix(_LABELS): value for key, value in tensors.items() if key.startswith(_LABELS)}
-        state.hard.labels = {int(batch): value.numpy() for batch, value in labels.items()}
+        state.hard.labels = {int(batch): value.numpy() for batch, value in _below(_LABELS, tensors).items()}
     return int(facts["step"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _finished(run: Path) -> list[Path]:
@@ -138,8 +136,7 @@ def _finished(run: Path) -> list[Path]:
 def _prune(run: Path, keep: int) -> None:
     folders = _finished(run)
     scores = {folder: read_json(folder / "state.json").get("score") for folder in folders}
-    scored = [folder for folder in folders if scores[folder] is not None]
-    best = max(scored, key=lambda folder: scores[folder], default=None)
+    best = max((each for each in folders if scores[each] is not None), key=lambda each: scores[each], default=None)
     for folder in folders[:-keep]:
         if folder != best:
             shutil.rmtree(folder)
@@ -164,11 +161,10 @@ def _restore_moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimize
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, moment = key.split(".")
-            if value.ndim:  # in the parameter's own memory layout, which the fused update assumes
-                value = torch.empty_like(parameters[int(number)]).copy_(value)
-            moments.setdefault(int(number), {})[moment] = value
+        number, moment = key.split(".")
+        if value.ndim:  # in the parameter's own memory layout, which the fused update assumes
+            value = torch.empty_like(parameters[int(number)]).copy_(value)
+        moments.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -196,9 +192,8 @@ def _restore_rows(folder: Path, table: ShardedPrototypes) -> None:
             if first < last:
                 covered += last - first
                 for name, tensor in kept.items():
-                    tensor[first - table.start : last - table.start] = file.get_slice(name)[
-                        first - start : last - start
-                    ]
+                    rows = file.get_slice(name)[first - start : last - start]
+                    tensor[first - table.start : last - table.start] = rows
     if covered != table.stop - table.start:
         raise InputError(f"{folder} lacks rows of the prototypes; remove it to resume from an earlier one")
     if clustered:
@@ -208,13 +203,11 @@ def _restore_rows(folder: Path, table: ShardedPrototypes) -> None:
 def _compare(run: Path, facts: dict[str, Any], own: Identity) -> None:
     advice = "train with the same ones, or without --resume to start over"
     if facts["photos"] != own.photos:
-        raise InputError(
-            f"{run} was started with another photo table ({facts['photo_count']} photos in {facts['cells']} prototype cells, "
-            f"now {own.photo_count} in {own.cells}); {advice}"
-        )
+        then = f"{facts['photo_count']} photos in {facts['cells']} prototype cells"
+        now = f"now {own.photo_count} in {own.cells}"
+        raise InputError(f"{run} was started with another photo table ({then}, {now}); {advice}")
     if facts["aerial"] != own.aerial:
         raise InputError(f"{run} was started with other aerial imagery; {advice}")
     theirs = configuration.parse_saved(facts["config"], f"{run}/{FOLDER}/state.json")
-    changed = configuration.differences(theirs, own.config)
-    if changed:
+    if changed := configuration.differences(theirs, own.config):
         raise InputError(f"{run} was started with another configuration ({'; '.join(changed[:5])}); {advice}")

@@ -1,4 +1,4 @@
-"""log.jsonl of a run, and the same for TensorBoard. Only the first process writes."""
+"""log.jsonl of a run and the same for TensorBoard, which only the first process writes; the stop at a non-finite loss."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import importlib.util
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cellcode.distributed import collectives
-from cellcode.errors import MissingExtraError
+from cellcode.errors import CellcodeError, MissingExtraError
+from cellcode.training.data.inputs import Batch
 
 
 class Log:
     """Lines of a training: losses, seconds and photos per second of a step, peak memory of the process; recall.
 
-    Args:
-        folder: receives log.jsonl and, with `tensorboard`, tensorboard/.
-        begin: lines of this step and later ones are dropped: those steps will be repeated.
+    Lines of the step `begin` and later ones are dropped: those steps will be repeated.
 
     Raises:
         MissingExtraError: `tensorboard` without the package.
@@ -48,13 +49,10 @@ class Log:
     def __enter__(self) -> Log:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+    def __exit__(self, *error: object) -> None:
+        for each in (self._file, self._board):
+            if each is not None:
+                each.close()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -70,12 +68,8 @@ class Log:
         values = {name: round(float(value), 5) for name, value in losses.items()}  # waits for the device
         seconds = (self._seconds + time.perf_counter() - started) / max(1, self._steps)
         self._seconds, self._steps = 0.0, 0
-        speed = {
-            "seconds": round(seconds, 4),
-            "photos_per_s": round(photos / seconds, 1),
-            "memory_bytes": peak_memory(),
-        }
-        self._line({"step": step, **values, **speed})
+        speed = {"seconds": round(seconds, 4), "photos_per_s": round(photos / seconds, 1)}
+        self._line({"step": step, **values, **speed, "memory_bytes": peak_memory()})
 
     def write_recall(self, step: int, recall: float) -> None:
         """Write the recall of the validation sample after a step."""
@@ -110,3 +104,65 @@ def _keep_lines(log: Path, begin: int) -> None:
         # The last line may be incomplete.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < begin]
         log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Noted:
+    step: int
+    batch: Batch
+    losses: dict[str, Tensor]
+    total: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class NanGuard:
+    """Stops the training at a non-finite loss and keeps the batch for inspection, in the folder "stopped" of the run.
+
+    On CUDA a loss is checked one batch late, when the value has arrived, so that nothing waits for it. The weights have been
+    updated by then, but no checkpoint has been written: `settle` comes before each.
+
+    Args:
+        late: batches that may be trained on before a loss is checked; None: what suits the device.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, late: int | None = None) -> None:
+        self.folder = folder / "stopped"
+        self._late = int(device.type == "cuda") if late is None else late
+        self._noted: deque[_Noted] = deque()
+
+    def note(self, step: int, batch: Batch, losses: dict[str, Tensor], total: Tensor) -> None:
+        """Note a batch, with its losses by pair and their sum over all processes, and check the one that is due.
+
+        A loss that is not finite raises CellcodeError in all processes together.
+        """
+        arrived = None
+        if total.is_cuda:
+            total = total.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        self._noted.append(_Noted(step, batch, {name: loss.detach() for name, loss in losses.items()}, total, arrived))
+        while len(self._noted) > self._late:
+            self._check(self._noted.popleft())
+
+    def settle(self) -> None:
+        """Check all that were noted; raises as `note` does."""
+        while self._noted:
+            self._check(self._noted.popleft())
+
+    def _check(self, noted: _Noted) -> None:
+        if noted.arrived is not None:
+            noted.arrived.synchronize()
+        if torch.isfinite(noted.total):
+            return
+        path = self.folder / f"step-{noted.step}-process-{collectives.rank()}.npz"
+        path.parent.mkdir(exist_ok=True)
+        kept: dict[str, Any] = {name: loss.float().cpu().numpy() for name, loss in noted.losses.items()}
+        kept["photos"] = noted.batch.photos.inputs.numpy()  # as the encoder saw them
+        kept["lat_deg"], kept["lon_deg"] = noted.batch.photos.lat_deg, noted.batch.photos.lon_deg
+        if noted.batch.tiles is not None:
+            kept["tiles"] = noted.batch.tiles.inputs.numpy()
+        np.savez(path, step=noted.step, indices=noted.batch.indices, **kept)
+        raise CellcodeError(
+            f"the loss of step {noted.step} is not finite; its photos, tiles and losses are in {path.parent}: look at them, "
+            "or lower training.learning_rate and train again"
+        )

@@ -25,12 +25,7 @@ __all__ = ["Objective", "Places"]
 
 
 class Objective:
-    """Losses of a batch.
-
-    Args:
-        config: loss weights and masks.
-        prototypes: None switches Q-P and A-P off.
-    """
+    """Losses of a batch; without prototypes Q-P and A-P are off."""
 
     def __init__(self, config: Config, prototypes: PrototypeTable | None) -> None:
         self.config, self.prototypes, self.pair_loss = config.loss, prototypes, make_loss(config.loss)
@@ -43,11 +38,9 @@ class Objective:
     def __call__(self, photos: Places, tiles: Places | None, random_tiles: int = 0, draw: int = 0) -> dict[str, Tensor]:
         """Return the losses by pair, each with one value per photo or tile.
 
-        Args:
-            photos: the batch's photos.
-            tiles: their tiles, followed by `random_tiles` tiles from anywhere, which are compared with no prototype and no
-                photo: most of them lie where there is none. To the photos they are as any other tile.
-            draw: number of the draw of a sharded table's rows; the same in every process.
+        The photos' tiles are followed by `random_tiles` tiles from anywhere, which are compared with no prototype and no photo:
+        most of them lie where there is none. To the photos they are as any other tile. `draw` is the number of the draw of a
+        sharded table's rows, the same in every process.
         """
         losses, weights = {}, self.config
         own = tiles.first(len(tiles.embeddings) - random_tiles) if tiles is not None else None
@@ -92,8 +85,7 @@ class Objective:
         """
         limits_m = self.config.positive_aerial_m, self.config.near_aerial_m
         same, near = photos.within(tiles.lat_deg, tiles.lon_deg, *limits_m)
-        similarity = photos.embeddings @ tiles.embeddings.T  # N x T
-        return self._of_pairs(similarity, same, ~near)
+        return self._of_pairs(photos.embeddings @ tiles.embeddings.T, same, ~near)
 
     def to_codes(self, photos: Places, tiles: Places, near: PrototypeLookup) -> Tensor:
         """As `to_tiles`, with the codes the database would have there: tile plus interpolated prototype. (N,).
@@ -109,8 +101,7 @@ class Objective:
         limits_m = self.config.positive_query_m, self.config.near_query_m
         same, near = photos.within(others.lat_deg, others.lon_deg, *limits_m)
         same[:, collectives.rank() * len(same) :].fill_diagonal_(False)
-        similarity = photos.embeddings @ others.embeddings.T
-        return self._of_pairs(similarity, same, ~near)
+        return self._of_pairs(photos.embeddings @ others.embeddings.T, same, ~near)
 
     def _of_pairs(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         device = similarity.device

@@ -1,8 +1,11 @@
-"""The loop: draw a batch, embed photos and tiles, sum the losses, step. Everything around it is in other files."""
+"""The loop (draw a batch, embed photos and tiles, sum the losses, step), its learning rate and its moving average."""
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +20,12 @@ from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.progress import Meter
+from cellcode.training.data.inputs import Batch, Prefetcher
 from cellcode.training.data.photos import Feed
-from cellcode.training.data.prefetch import Batch, Prefetcher
+from cellcode.training.data.sampling import Miner
 from cellcode.training.loop import checkpoints
-from cellcode.training.loop.log import Log
-from cellcode.training.loop.mining import Miner
-from cellcode.training.loop.nan_guard import NanGuard
+from cellcode.training.loop.log import Log, NanGuard
 from cellcode.training.loop.objective import Objective
-from cellcode.training.loop.optimizer import learning_rate_factor, moving_average, parameter_groups
 from cellcode.training.loop.validation import Recall
 
 
@@ -38,14 +39,7 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a `Trainer` is made of.
-
-    Attributes:
-        folder: receives checkpoints, log.jsonl and, should the loss become non-finite, the batch.
-        identity: what its checkpoints belong to.
-        table: prototypes that are sharded; the model then has none.
-        validation: recall of a sample of photos that training does not see; None: it is not measured.
-    """
+    """What a `Trainer` is made of; the folder receives checkpoints, log.jsonl and the batch of a non-finite loss."""
 
     config: Config
     model: Model
@@ -53,8 +47,8 @@ class TrainingSetup:
     folder: Path
     identity: checkpoints.Identity
     device: torch.device
-    table: ShardedPrototypes | None = None
-    validation: Recall | None = None
+    table: ShardedPrototypes | None = None  # prototypes that are sharded; the model then has none
+    validation: Recall | None = None  # of a sample of photos that training does not see; None: it is not measured
 
 
 class Trainer:
@@ -62,10 +56,6 @@ class Trainer:
 
     With several processes each embeds its share of every batch and sums its gradients with the others'; see `Objective`.
     Nothing in a step waits for the device: losses are read when they are logged.
-
-    Attributes:
-        steps: of the whole training.
-        average: exponential moving average of the model, used after training; None when `training.ema_decay` is 0.
 
     Raises:
         UsageError: a batch does not divide by the processes.
@@ -78,11 +68,9 @@ class Trainer:
         self.table, self.validation = setup.table, setup.validation
         training = self.config.training
         places = self.sampler.photos_per_batch // self.sampler.photos_per_place
-        if places % collectives.world():
-            raise UsageError(
-                f"{places} places per batch do not divide by {collectives.world()} processes; set "
-                "training.batch_size so that they do"
-            )
+        if places % (world := collectives.world()):
+            text = f"{places} places per batch do not divide by {world} processes"
+            raise UsageError(f"{text}; set training.batch_size so that they do")
         self.steps = max(1, training.epochs * self.sampler.steps_per_epoch // training.gradient_accumulation)
         self.objective = Objective(self.config, self.table or self.model.prototypes)
         self.miner = Miner(self.config, self.table or self.model.prototypes, self.sampler)
@@ -96,7 +84,7 @@ class Trainer:
         self._clipped = [p for name, p in self.model.named_parameters() if not name.startswith("prototypes")]
         self.batches = Prefetcher(self._draw, self.device, self.steps * training.gradient_accumulation)
         self.nan_guard = NanGuard(self.folder, self.device)
-        self.average: AveragedModel | None = None
+        self.average: AveragedModel | None = None  # exponential moving average of the model, used after training
         if training.ema_decay:
             self.average = AveragedModel(self.model, multi_avg_fn=moving_average(training.ema_decay), use_buffers=True)
 
@@ -137,11 +125,7 @@ class Trainer:
         self._save(self.steps, score)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Take one step and return the mean of each pair's loss and their sum, on the device.
-
-        Raises:
-            CellcodeError: the loss is not finite, of this step or, on CUDA, of the one before.
-        """
+        """Take one step and return the mean of each pair's loss and their sum, on the device; see `NanGuard` for errors."""
         training = self.config.training
         torch.manual_seed(self._seed(step))  # for layers that draw, as dropout does
         factor = learning_rate_factor(step, self.steps, training.warmup_share)
@@ -207,8 +191,7 @@ class Trainer:
         photos = self.photos.draw(indices, random)
         if self.tiles is None:
             return Batch(number, indices, photos)
-        # One tile per place is enough: the photos of a place share it.
-        anchors = indices[:: self.sampler.photos_per_place]
+        anchors = indices[:: self.sampler.photos_per_place]  # the photos of a place share its tile
         tiles = self.tiles.draw(anchors, random)
         return Batch(number, indices, photos, tiles, len(tiles.inputs) - len(anchors))
 
@@ -224,10 +207,8 @@ class Trainer:
         return recall
 
     def _state(self) -> checkpoints.State:
-        modules: dict[str, nn.Module] = {"model": self.model}
-        if self.average is not None:
-            modules["average"] = self.average
-        return checkpoints.State(modules, self.optimizer, self.table, self.sampler.hard)
+        average = {"average": self.average} if self.average is not None else {}
+        return checkpoints.State({"model": self.model, **average}, self.optimizer, self.table, self.sampler.hard)
 
     def _save(self, step: int, score: float | None) -> None:
         """Write a checkpoint. Running statistics, so far of each process's photos, become their mean."""
@@ -236,3 +217,44 @@ class Trainer:
         for module in state.modules.values():
             collectives.average_(list(module.buffers()))
         checkpoints.save(self.folder, step, state, self.identity, self.config.training.keep_checkpoints, score)
+
+
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Return an exponential moving average whose memory grows with the steps taken, up to `decay`.
+
+    A constant decay would let the random start weigh in the result of a short training.
+    """
+
+    @torch.no_grad()
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        if average[0].is_floating_point():  # AveragedModel groups tensors by type
+            torch._foreach_lerp_(list(average), list(current), 1 - kept)
+        else:
+            torch._foreach_copy_(list(average), list(current))
+
+    return update
+
+
+def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
+    """Linear warm-up, then half a cosine down to zero; in 0..1."""
+    warmup = max(1, round(steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def parameter_groups(model: nn.Module, config: Config) -> Iterator[dict[str, Any]]:
+    """Groups by learning rate and weight decay; vectors (biases, norms), prototypes and classes are not decayed."""
+    training = config.training
+    backbone_rate = training.backbone_learning_rate or training.learning_rate
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        rate = backbone_rate if ".backbone." in name else training.learning_rate
+        key = (rate, training.weight_decay if parameter.ndim > 1 else 0.0)
+        if name.startswith(("prototypes.", "classifiers.")):
+            key = (training.prototype_learning_rate, 0.0)
+        if parameter.requires_grad:
+            groups.setdefault(key, []).append(parameter)
+    for (peak, decay), parameters in groups.items():
+        yield {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}

@@ -25,13 +25,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Recall:
-    """Share of photos whose best prototype is of a cell with its centre within `radius_m`.
-
-    Args:
-        pixels: (V, H, W, 3) uint8, at most `MOST`; the same in every process.
-        lat_deg, lon_deg: float64 (V,).
-        precision: see `cellcode.device.autocast`.
-    """
+    """Share of photos, the same in every process, whose best prototype is of a cell with its centre within `radius_m`."""
 
     pixels: UInt8
     lat_deg: Float64

@@ -13,19 +13,14 @@ from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.packed.shards import PackedPhotos, is_packed
 from cellcode.photos.table.splits import by_position
-from cellcode.training.data.packed import PackedTraining, unpack
-from cellcode.training.data.photos import TablePhotos, TrainingPhotos
+from cellcode.training.data.photos import PackedTraining, TablePhotos, TrainingPhotos, unpack
 from cellcode.types import Bools, Float64
 
 logger = logging.getLogger(__name__)
 
 
 def photos_of(photos: PhotoTable | Path | str, config: Config, cache: Path) -> tuple[TrainingPhotos, PhotoTable]:
-    """Return the photos to train on, of a table or packed, and a table of those to validate with.
-
-    Args:
-        cache: a folder for validation photos taken out of their shards.
-    """
+    """Return the photos to train on, and a table of those to validate with; if packed they are unpacked into `cache`."""
     if not isinstance(photos, PhotoTable) and is_packed(photos):
         packed = PackedPhotos.open(photos)
         return PackedTraining.of(packed, config), unpack(packed, "validation", cache / "validation")
@@ -37,8 +32,8 @@ def photos_of(photos: PhotoTable | Path | str, config: Config, cache: Path) -> t
 def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, PhotoTable]:
     """Return the photos to train on and those to validate with.
 
-    The latter are the table's split "validation". Without one they are taken out of the training split, by position, and some
-    prototype cells lose all their photos to it, so that calibration sees photos of places without training photos.
+    The latter are the split "validation". Without one they are taken out of the training split, by position, and some prototype
+    cells lose all their photos to it, so that calibration sees photos of places without training photos.
 
     Raises:
         InputError: there is nothing to train on.
@@ -54,18 +49,12 @@ def split_validation(table: PhotoTable, config: Config) -> tuple[PhotoTable, Pho
 
 
 def set_apart(lat_deg: Float64, lon_deg: Float64, config: Config) -> Bools:
-    """Choose validation photos from those at these positions, (N,) bool.
-
-    Raises:
-        InputError: it would be all of them.
-    """
+    """Choose validation photos from those at these positions, (N,) bool; raises InputError if it would be all of them."""
     rule, seed = config.validation, config.training.seed
     cells = s2.cell_ids(lat_deg, lon_deg, config.levels.prototype)
-    distinct = np.unique(cells)
-    count = round(rule.withheld_share * len(distinct))
-    withheld = np.isin(cells, np.random.default_rng([seed, 3]).permutation(distinct)[:count])
-    blocks = by_position(lat_deg, lon_deg, block_m=rule.block_m, share=rule.share, seed=seed)
-    chosen = withheld | blocks
+    distinct = np.random.default_rng([seed, 3]).permutation(np.unique(cells))
+    withheld = np.isin(cells, distinct[: round(rule.withheld_share * len(distinct))])
+    chosen = withheld | by_position(lat_deg, lon_deg, block_m=rule.block_m, share=rule.share, seed=seed)
     if chosen.all():
         raise InputError("validation takes every training photo; lower validation.share or validation.block_m")
     return chosen
@@ -82,10 +71,10 @@ def require_supervision(config: Config, training: TrainingPhotos, source: Aerial
         if not (loss.query_prototype or loss.query_query):
             raise InputError("training without aerial imagery needs prototypes: loss.query_prototype is 0")
         if config.training.hard_group_size > 1 and not loss.query_query:
-            raise InputError(
-                "training.hard_group_size has no effect without aerial imagery: photos of a batch are compared with its tiles, "
-                "or with each other if loss.query_query is above 0"
+            compared = (
+                "photos of a batch are compared with its tiles, or with each other if loss.query_query is above 0"
             )
+            raise InputError(f"training.hard_group_size has no effect without aerial imagery: {compared}")
         return
     if not (loss.query_prototype or loss.query_query or loss.query_aerial):
         raise InputError(

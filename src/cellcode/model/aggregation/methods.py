@@ -1,4 +1,4 @@
-"""SALAD: aggregation by optimal transport."""
+"""Means of the map, the map itself, and aggregation by optimal transport."""
 
 import math
 
@@ -7,8 +7,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellcode.config import AggregationConfig
-from cellcode.model.aggregation.protocol import Aggregation
+from cellcode.model.aggregation import Aggregation
 from cellcode.model.backbones import Features
+
+FLATTEN_GRID = 4  # rows and columns that "flatten" pools any map to
+
+
+class Mean(Aggregation):
+    """The mean of the map."""
+
+    def __init__(self, channels: int, config: AggregationConfig) -> None:
+        super().__init__()
+        self.out_dim = channels
+
+    def forward(self, features: Features) -> Tensor:
+        """Return (B, C)."""
+        return features.map.float().mean(dim=(2, 3))
+
+
+class GeM(Aggregation):
+    """Generalised mean with a learned power (Radenovic et al. 2018); p = 1 is the mean of the positive part."""
+
+    def __init__(self, channels: int, config: AggregationConfig) -> None:
+        super().__init__()
+        self.out_dim = channels
+        self.p = nn.Parameter(torch.tensor(config.gem_p))
+
+    def forward(self, features: Features) -> Tensor:
+        """Return (B, C)."""
+        return features.map.float().clamp(min=1e-6).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+class Flatten(Aggregation):
+    """The map itself on a fixed grid: keeps where things are in the picture, which matters for small views."""
+
+    def __init__(self, channels: int, config: AggregationConfig) -> None:
+        super().__init__()
+        self.out_dim = channels * FLATTEN_GRID**2
+
+    def forward(self, features: Features) -> Tensor:
+        """Return (B, C * 16)."""
+        return F.adaptive_avg_pool2d(features.map.float(), FLATTEN_GRID).flatten(1)
 
 
 class OptimalTransport(Aggregation):
@@ -34,8 +73,7 @@ class OptimalTransport(Aggregation):
     def forward(self, features: Features) -> Tensor:
         """Return (B, clusters * cluster_dim + token_dim) at unit length."""
         local = features.map.flatten(2).transpose(1, 2)  # B x n x C
-        scores = self.score(local).float().transpose(1, 2)  # B x m x n
-        shares = self.assign(scores)
+        shares = self.assign(self.score(local).float().transpose(1, 2))  # B x m x n
         clusters = shares @ self.project(local).float()  # B x m x l
         parts = [F.normalize(clusters, dim=2).flatten(1)]
         if self.token is not None:
@@ -52,8 +90,7 @@ class OptimalTransport(Aggregation):
         batch, m, n = scores.shape
         with torch.autocast(scores.device.type, enabled=False):
             scores = torch.cat([scores, self.dustbin.expand(batch, 1, n)], dim=1)
-            rest = n - m if n > m else n / (m + 1)
-            each = 1.0 if n > m else n / (m + 1)
+            each, rest = (1.0, n - m) if n > m else (n / (m + 1), n / (m + 1))
             log_receive = scores.new_full((m + 1,), math.log(each))
             log_receive[-1] = math.log(rest)
             return log_sinkhorn(scores, log_receive, scores.new_zeros(n), self.steps).exp()[:, :-1]
@@ -62,13 +99,9 @@ class OptimalTransport(Aggregation):
 def log_sinkhorn(scores: Tensor, log_rows: Tensor, log_columns: Tensor, steps: int) -> Tensor:
     """Scale exp(scores) to given row and column sums by alternating steps (Sinkhorn, Cuturi 2013), all in logarithms.
 
-    Args:
-        scores: (B, m, n).
-        log_rows, log_columns: (m,) and (n,), of equal total mass.
-        steps: the columns are exact after each.
+    Scores are (B, m, n), the sums (m,) and (n,), of equal total mass; the columns are exact after each step.
     """
-    u = torch.zeros_like(scores[:, :, 0])
-    v = torch.zeros_like(scores[:, 0])
+    u, v = torch.zeros_like(scores[:, :, 0]), torch.zeros_like(scores[:, 0])
     for _ in range(steps):
         u = log_rows - torch.logsumexp(scores + v[:, None, :], dim=2)
         v = log_columns - torch.logsumexp(scores + u[:, :, None], dim=1)
