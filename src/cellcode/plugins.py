@@ -44,7 +44,6 @@ class Found(Generic[T]):
 
     factory: Callable[..., T]
     argument: str = ""  # what follows the name: the text behind the colon of a prefix, the query behind `module:Name?`
-    module: str | None = None  # of a `module:Name`
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Registry(Generic[T]):
     def knows(self, text: str) -> bool:
         """Return True if a text is, or begins with, the name of a built-in or an entry point; nothing is imported."""
         prefix, colon, _ = text.partition(":")
-        return any(each in self.names() for each in (text, f"{prefix}:", prefix if colon else text))
+        if text in self.builtins or f"{prefix}:" in self.builtins:  # entry points are looked for only where it matters
+            return True
+        return text in self._entries or (bool(colon) and prefix in self._entries)
 
     def is_plugin(self, text: str) -> bool:
         """Return True if a text has the form `module:...` and no built-in or entry point has that name."""
@@ -150,7 +151,7 @@ class Registry(Generic[T]):
         holder = _imported(f"{self.kind} {text}", module)
         name, _, query = rest.partition("?")
         if hasattr(holder, name):
-            return Found(self._checked(text, getattr(holder, name)), query, module)
+            return Found(self._checked(text, getattr(holder, name)), query)
         own = [
             each
             for each in vars(holder).values()
@@ -160,7 +161,7 @@ class Registry(Generic[T]):
             and each.__module__ == holder.__name__
         ]
         if len(own) == 1:
-            return Found(own[0], rest, module)
+            return Found(own[0], rest)
         number = f"{len(own)} classes of the kind" if own else f"no {name}"
         place = getattr(holder, "__file__", None) or "built in"
         raise PluginError(f"{self.kind} {text}: the module {module} ({place}) has {number}")

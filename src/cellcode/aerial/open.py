@@ -22,7 +22,7 @@ from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.errors import CellcodeError, InputError, PluginError, UsageError
 from cellcode.geography import Region
 from cellcode.http import redact
-from cellcode.plugins import Registry
+from cellcode.plugins import Registry, described
 from cellcode.types import Bools
 
 SOURCES = Registry(
@@ -240,7 +240,7 @@ class CheckedSource(AerialSource):
         except CellcodeError:
             raise
         except Exception as error:
-            raise self._error(f"{name}() raised {type(error).__name__} ({str(error).partition(chr(10))[0]})") from error
+            raise self._error(f"{name}() raised {described(error)}") from error
         if not isinstance(value, kind):
             raise self._error(f"{name}() must return a {kind.__name__}, not {_shown(value)}")
         return value

@@ -24,7 +24,6 @@ SAMPLE = 4096  # cells that stand for all of them in the expectation of chance
 PART = 512  # photos read, or queries compared with all gallery photos, at once
 MOST_PAIRS = 1 << 24  # distances at once
 TIMED, REPEATS = 64, 5
-ORACLES = ("nearest_photo", "nearest_cell")  # they know the truth: bounds of what any system can reach
 ID_BYTES = 8  # where an answer is: the id of its cell, for a photo that of its leaf cell
 
 

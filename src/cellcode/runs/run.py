@@ -139,6 +139,11 @@ class Run:
         return self
 
     @classmethod
+    def of(cls, run: "Run | Path | str") -> "Run":
+        """Return a run, opened if it is a folder; see `load`."""
+        return run if isinstance(run, Run) else cls.load(run)
+
+    @classmethod
     def load(cls, folder: Path | str) -> Self:
         """Open a finished run.
 

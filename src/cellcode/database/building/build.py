@@ -68,7 +68,7 @@ def build(
     InputError: run, imagery and region leave nothing to build, `out` holds something else, or too few out-of-region photos
     can be read, or the machine has no such device. It is raised before any work.
     """
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.of(run)
     config = configuration.overridden(run.config, overrides, "build")
     run, out = replace(run, config=configuration.resolve(config, machine=machine)), Path(out).resolve()
     refuse_to_overwrite(out)

@@ -63,7 +63,7 @@ def embed_photos(run: Run | Path | str, packed: PackedPhotos | str, split: str, 
     Writes OUT/SPLIT/NAME.npy for each shard: (n, D) float32 of unit length in the order of its photos, 0 where a photo
     is damaged; returns OUT/SPLIT.
     """
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.of(run)
     packed = packed if isinstance(packed, PackedPhotos) else PackedPhotos.open(packed)
     folder = Path(out).resolve() / split
     names = packed.shards(split).names

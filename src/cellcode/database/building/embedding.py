@@ -51,7 +51,7 @@ def embed_out_of_region(run: Run, photos: PhotoTable | Path | str, plan: Plan) -
     Photos in cells that the plan covers are used as well, with a warning that counts them; InputError where fewer than
     MIN_PHOTOS can be read.
     """
-    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
+    table = PhotoTable.of(photos)
     files = table.files[:: max(1, -(-len(table) // MAX_PHOTOS))]
     embedded, _, _ = embed(
         run.ground, run.config, files, run.config.machine.device, description="reading out-of-region photos"

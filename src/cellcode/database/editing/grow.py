@@ -56,7 +56,7 @@ def grow(
     """
     started, whole, region, out = time.monotonic(), Database.of(database), Region.of(region), Path(out)
     whole = replace(whole, config=configuration.resolve(whole.config, machine=machine))
-    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(photos)
+    table = PhotoTable.of(photos)
     check_replaceable(whole)
     refuse_to_overwrite(out, [whole.folder])
     used, queries, skipped = _embedded(whole, _inside(whole, table, region))

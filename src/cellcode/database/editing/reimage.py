@@ -51,7 +51,7 @@ def reimage(
     compressed or does not keep its terms, all raised before any work; or no tile has enough imagery.
     """
     whole, out = Database.of(database), Path(out)
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.of(run)
     run = replace(run, config=configuration.resolve(run.config, machine=machine))
     same_encoder = whole.manifest["aerial_encoder"] == shards.encoder_digest(run)
     if run.aerial is None or not (same_encoder or whole.manifest["run"]["identity"] == run.identity):

@@ -128,6 +128,11 @@ class PhotoTable:
         return self
 
     @classmethod
+    def of(cls, photos: "PhotoTable | Path | str") -> "PhotoTable":
+        """Return a table, read if it is a folder; see `load`."""
+        return photos if isinstance(photos, PhotoTable) else cls.load(photos)
+
+    @classmethod
     def load(cls, folder: Path | str) -> Self:
         """Read a table; InputError: the folder holds none, or one of another version or schema."""
         folder = Path(folder)

@@ -24,7 +24,7 @@ def photos_of(photos: PhotoTable | Path | str, config: Config, cache: Path) -> t
     if not isinstance(photos, PhotoTable) and is_packed(photos):
         packed = PackedPhotos.open(photos)
         return PackedTraining.of(packed, config), unpack(packed, "validation", cache / "validation")
-    table = photos if isinstance(photos, PhotoTable) else PhotoTable.load(Path(photos))
+    table = PhotoTable.of(photos)
     training, validation = split_validation(table, config)
     return TablePhotos(training), validation
 
