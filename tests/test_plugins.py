@@ -125,7 +125,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("text", ["os:system", "triangles:Triangle", f"{HERE}:untyped"])
 def test_a_file_from_a_stranger_imports_nothing(text: str) -> None:
     _write("triangles", "open('imported', 'w')\n")
-    with pytest.raises(PluginError, match=r"town\.cells asks for the shape .* --plugin"):
+    with pytest.raises(PluginError, match=r"town\.cells requires the shape .* --plugin"):
         SHAPES.require_allowed(text, "town.cells")
     assert not Path("imported").exists()
 
@@ -146,7 +146,7 @@ def test_what_the_users_own_program_has_imported_may_be_used_if_it_says_what_it_
 
 
 def test_an_entry_point_that_is_not_installed_is_named() -> None:
-    with pytest.raises(PluginError, match=r"asks for the shape hexagon, .*install the package"):
+    with pytest.raises(PluginError, match=r"requires the shape hexagon, .*install the package"):
         SHAPES.require_allowed("hexagon", "a run")
 
 

@@ -3,7 +3,7 @@
 A `module:Name` that a user writes (on the command line, in a configuration, in Python) is imported, from the working
 directory too. One that is found in a run or database is not: these are shared between strangers. It is imported only if the
 user named the module, with `--plugin MODULE`, CELLCODE_PLUGINS (separated by commas) or `allow`, or imported it and its target
-says that it is of the kind that is asked for; see `Registry.require_allowed`.
+says that it is of the required kind; see `Registry.require_allowed`.
 """
 
 import inspect
@@ -48,7 +48,7 @@ class Found(Generic[T]):
 
 @dataclass(frozen=True)
 class Registry(Generic[T]):
-    """All that can be asked for under one kind.
+    """All names of one kind of extension point.
 
     Attributes:
         kind: for messages, such as "backbone".
@@ -124,7 +124,7 @@ class Registry(Generic[T]):
         return made
 
     def require_allowed(self, text: str, where: object) -> None:
-        """Check that what a run or database asks for may be imported; `where` is the file that asks for it.
+        """Check that what a run or database requires may be imported; `where` is the file that requires it.
 
         Raises:
             PluginError: it is a `module:Name` whose module the user has not named, or no installed entry point.
@@ -134,12 +134,12 @@ class Registry(Generic[T]):
             is_named = any(module == each or module.startswith(f"{each}.") for each in allowed())
             if not is_named and not self._is_imported(text):
                 raise PluginError(
-                    f"{where} asks for the {self.kind} {text}, code of the module {module}, which is not imported unless you "
+                    f"{where} requires the {self.kind} {text}, code of the module {module}, which is not imported unless you "
                     f"name it: if you trust it, add --plugin {module} or set {ENVIRONMENT}={module}"
                 )
         elif not self.knows(text):
             raise PluginError(
-                f"{where} asks for the {self.kind} {text}, which is neither built in nor an installed entry point of the group "
+                f"{where} requires the {self.kind} {text}, which is neither built in nor an installed entry point of the group "
                 f"{self.group}; install the package that has it"
             )
 

@@ -98,7 +98,7 @@ def test_another_program_opens_them_where_the_user_names_their_modules(
     photo = sorted(town.photos_dir.glob("*.jpg"))[0]
     refused = _cellcode(tmp_path, "locate", cells.folder, photo, "--json")
     assert refused.returncode == 1
-    assert "config.yaml asks for the backbone backbone_small:Small" in refused.stderr
+    assert "config.yaml requires the backbone backbone_small:Small" in refused.stderr
     assert "--plugin backbone_small" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     allow = ["--plugin", "backbone_small", "--plugin", "gem_power"]
@@ -107,7 +107,7 @@ def test_another_program_opens_them_where_the_user_names_their_modules(
     expected = Locator.open(cells.folder).locate(photo)
     assert json.loads(done.stdout)["cell"] == expected.candidates[0].cell
     half = _cellcode(tmp_path, "locate", cells.folder, photo, *allow[:2])
-    assert "asks for the aggregation gem_power:GeMPower" in half.stderr
+    assert "requires the aggregation gem_power:GeMPower" in half.stderr
     absent = _cellcode(tmp_path.parent, "locate", cells.folder, photo, *allow)
     assert absent.returncode == 1
     assert "there is no module backbone_small" in absent.stderr
@@ -132,7 +132,7 @@ def test_a_run_or_database_from_a_stranger_imports_nothing(
         own = settings["model"][encoder]
         (own if part == "backbone" else own["aggregation"])["backbone" if part == "backbone" else "name"] = name
     run = Run(**{**vars(wide_run), "folder": tmp_path / "run", "config": config.parse(settings)}).save()
-    with pytest.raises(PluginError, match=rf"run/config\.yaml asks for the {part} {name}, .*--plugin"):
+    with pytest.raises(PluginError, match=rf"run/config\.yaml requires the {part} {name}, .*--plugin"):
         Run.load(run.folder)
     cells = tmp_path / "town.cells"
     shutil.copytree(wide_cells.folder, cells)
@@ -142,14 +142,14 @@ def test_a_run_or_database_from_a_stranger_imports_nothing(
     facts = {"bytes": path.stat().st_size, "sha256": sha256(path), "sample": sampled_digest(path)}
     manifest["files"]["config.yaml"] = facts
     (cells / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PluginError, match=rf"town\.cells/config\.yaml asks for the {part} {name}, .*--plugin"):
+    with pytest.raises(PluginError, match=rf"town\.cells/config\.yaml requires the {part} {name}, .*--plugin"):
         Locator.open(cells).embed(np.zeros((1, 72, 96, 3), np.uint8))
     if name == "os:system":
         photo = tmp_path / "photo.jpg"
         photo.write_bytes(b"")
         done = _cellcode(tmp_path, "locate", cells, photo)
         assert done.returncode == 1
-        assert f"town.cells/config.yaml asks for the {part} {name}" in done.stderr
+        assert f"town.cells/config.yaml requires the {part} {name}" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         monkeypatch.setenv(plugins.ENVIRONMENT, "os")  # allowed, it still is no class of the kind, and is not called
         with pytest.raises(PluginError, match=f"{part} os:system: expected a subclass of"):

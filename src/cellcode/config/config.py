@@ -316,7 +316,7 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _places_that_look_alike_are_found_and_compared(self) -> Config:
+    def _hard_batches_are_found_and_compared(self) -> Config:
         training, loss = self.training, self.loss
         if training.hard_group_size == 1:
             return self
