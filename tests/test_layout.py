@@ -94,7 +94,7 @@ def test_the_table_stands_in_the_architecture_page(
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "| geography |" in text
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert tool.BEGIN in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 

@@ -1,5 +1,37 @@
 """Errors that a user can act on: one sentence that names the file or field, what is wrong and what to do."""
 
+import errno
+import os
+import shutil
+from pathlib import Path
+
+# What the machine refuses, and what to do.
+_STORAGE = {
+    errno.ENOSPC: "the disk is full; make room and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; make room and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "permission denied; choose another place, or change its permissions",
+    errno.EPERM: "the operation is not permitted; choose another place, or change its permissions",
+    errno.EFBIG: "the file would be larger than the limit of the file system or of the process (ulimit -f)",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.EIO: "the disk reports an input/output error; check it",
+    errno.ENOMEM: "there is not enough memory, or the process may not use more of it (ulimit -v)",
+    errno.ENAMETOOLONG: "the name is too long for the file system",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EEXIST: "a file is in its place",
+    errno.ESTALE: "the network file system has lost the file; try again",
+}
+_TEXTS = {
+    os.strerror(code).lower(): reason for code, reason in _STORAGE.items() if code not in (errno.EPERM, errno.EEXIST)
+}
+_TEXTS |= {
+    "database or disk is full": _STORAGE[errno.ENOSPC],
+    "readonly database": _STORAGE[errno.EROFS],
+    "disk i/o error": _STORAGE[errno.EIO],
+}
+
 
 class CellcodeError(Exception):
     """Base of every error raised on purpose; the command line prints its sentence and exits with 1."""
@@ -15,6 +47,10 @@ class UsageError(CellcodeError):
 
 class InputError(CellcodeError):
     """A file or value given by the user cannot be used; the sentence names it."""
+
+
+class OutputError(CellcodeError):
+    """A file cannot be written; the sentence names it and the cause, such as a full disk."""
 
 
 class PluginError(InputError):
@@ -34,11 +70,39 @@ class MissingExtraError(CellcodeError):
         )
 
 
+def storage_cause(error: BaseException, folder: Path | None = None) -> str | None:
+    """Return why the machine refused to read or write, and what to do; None if the error has another cause.
+
+    Libraries pass the system's reason on as an error number, as text, or (numpy) not at all: then a full disk is recognised
+    by the space that is left in `folder`.
+    """
+    if isinstance(error, MemoryError):
+        return _STORAGE[errno.ENOMEM]
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return _STORAGE[error.errno]
+    text = str(error).lower()
+    for known, reason in _TEXTS.items():
+        if known in text:
+            return reason
+    if isinstance(error, OSError) and error.errno is None and folder is not None:
+        try:
+            full = shutil.disk_usage(folder).free < 1 << 16
+        except OSError:
+            full = False
+        if full:
+            return _STORAGE[errno.ENOSPC]
+    cause = error.__cause__ or error.__context__
+    return storage_cause(cause, folder) if cause is not None else None
+
+
 def sentence(error: BaseException) -> str:
     """Return what the command line says of an error."""
     if isinstance(error, CellcodeError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if (cause := storage_cause(error)) is not None:
+        named = getattr(error, "filename", None)
+        return f"{named}: {cause}" if named is not None else cause
     text = str(error).splitlines()[0] if str(error) else "no message"
     return f"unexpected {type(error).__name__} ({text}); run again with --debug and report it"

@@ -12,31 +12,19 @@ from cellcode.cli.common import Overrides
 def info(
     path: Annotated[Path, Argument(help="A photo table, a run, a database or a raster.")],
     other: Annotated[Path | None, Argument(help="A second database to compare with.")] = None,
-    verify: Annotated[bool, Option("--verify", help="Read the whole database and compare every checksum.")] = False,
+    verify: Annotated[bool, Option("--verify", help="Read all of it and compare every file with its digest.")] = False,
 ) -> None:
-    """Summarise a photo table, run, database or raster; or list the differences between two databases."""
+    """Summarise a photo table, packed photos, a run, a database or a raster; or compare two databases."""
     from cellcode.database import Database
     from cellcode.database.store.database import differences
-    from cellcode.errors import InputError
-    from cellcode.files import read_json
 
-    if verify:
-        Database.open(path).verify()
     if other is not None:
-        lines = differences(Database.open(path), Database.open(other))
-    elif path.is_file():
-        lines = _raster(path)
-    elif (path / "run.json").is_file():
-        lines = _run(read_json(path / "run.json"), path)
-    elif (path / "manifest.json").is_file():
-        manifest = read_json(path / "manifest.json")
-        kinds = {"cellcode-photos": _photos, "cellcode-database": _database}
-        kind = kinds.get(str(manifest.get("format"))) if isinstance(manifest, dict) else None
-        if kind is None:
-            raise InputError(f"{path}/manifest.json has an unknown format; supported: {', '.join(kinds)}")
-        lines = kind(manifest, path)
+        databases = [Database.open(each) for each in (path, other)]
+        for database in databases if verify else ():
+            database.verify()
+        lines = differences(*databases)
     else:
-        raise InputError(f"{path} holds no photo table, run or database")
+        lines = _raster(path) if path.is_file() else _lines(path, verify)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name.ljust(width)}  {value}")
@@ -45,12 +33,37 @@ def info(
 Lines = list[tuple[str, str]]
 
 
-def _photos(manifest: dict[str, Any], path: Path) -> Lines:
+def _lines(path: Path, verify: bool) -> Lines:
+    from cellcode.database.store.shards import open_database
+    from cellcode.errors import InputError
+    from cellcode.files import read_json
+    from cellcode.photos import PhotoTable
+    from cellcode.photos.packed.shards import PackedPhotos, is_packed
+
+    if (path / "run.json").is_file():
+        return _run(path, verify)
+    if is_packed(path):
+        packed = PackedPhotos.open(path)
+        if verify:
+            packed.verify()
+        return _packed(packed)
+    manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
+    if isinstance(manifest, dict) and manifest.get("format") == "cellcode-photos":
+        table = PhotoTable.load(path)
+        if verify:
+            table.verify()
+        return _photos(manifest, table, path)
+    if not path.is_dir() or (manifest and manifest.get("format") != "cellcode-database"):
+        raise InputError(f"{path} holds no photo table, packed photos, run or database")
+    database = open_database(path)
+    if verify:
+        database.verify()
+    return _database(database, path)
+
+
+def _photos(manifest: dict[str, Any], table: Any, path: Path) -> Lines:
     import numpy as np
 
-    from cellcode.photos import PhotoTable
-
-    table = PhotoTable.load(path)
     days = np.unique(table.captured_at[~np.isnat(table.captured_at)].astype("datetime64[D]"))
     headings = int(np.isfinite(table.heading_deg).sum())
     rejected, missing = (
@@ -72,9 +85,28 @@ def _photos(manifest: dict[str, Any], path: Path) -> Lines:
     ]
 
 
-def _run(manifest: dict[str, Any], path: Path) -> Lines:
-    from cellcode import config as configuration
+def _packed(packed: Any) -> Lines:
+    manifest = packed.manifest
+    return [
+        ("packed photos", f"{manifest['identity']} in {packed.place}"),
+        (
+            "photos",
+            f"{manifest['photos']} ({', '.join(f'{count} {name}' for name, count in manifest['splits'].items())})",
+        ),
+        ("bounds", _bounds(manifest["bounds"])),
+        ("left out", str(len(manifest["rejected"]))),
+        *_terms(manifest),
+    ]
 
+
+def _run(path: Path, verify: bool) -> Lines:
+    from cellcode import config as configuration
+    from cellcode.runs import Run
+    from cellcode.runs.run import KIND
+
+    manifest = KIND.read(path / "run.json")
+    if verify:
+        Run.load(path)
     config = configuration.load_saved(path / "config.yaml")
     prototypes = manifest["prototypes"]
     return [
@@ -89,13 +121,11 @@ def _run(manifest: dict[str, Any], path: Path) -> Lines:
     ]
 
 
-def _database(manifest: dict[str, Any], path: Path) -> Lines:
-    from cellcode.database import Database
-
-    database = Database.open(path)
-    cells, calibration = manifest["cells"], database.calibration
+def _database(database: Any, path: Path) -> Lines:
+    manifest, calibration = database.manifest, database.calibration
+    cells = manifest["cells"]
     kinds = f"{cells['both']} with both terms, {cells['aerial_only']} imagery only, {cells['prototype_only']} prototype only"
-    size = sum(facts["bytes"] for facts in manifest["files"].values())
+    size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
     dtype = f"{manifest['dim']} x {manifest['codes']['dtype']}"
     return [
         ("database", f"{manifest['identity']} in {path}"),

@@ -16,7 +16,7 @@ from cellcode.evaluation import confidence, figures, metrics, slices, written
 from cellcode.evaluation.confidence import Stated
 from cellcode.evaluation.metrics import Bootstrap, Result
 from cellcode.evaluation.systems import embed, evaluate_systems, to_nearest_cell
-from cellcode.files import atomic_path, write_json
+from cellcode.files import atomic_path, locked_folder, write_json
 from cellcode.geography import s2
 from cellcode.photos import PhotoTable
 from cellcode.search import Locator
@@ -117,15 +117,16 @@ def _measured(
 
 def _write(folder: Path, values: dict[str, Any], material: figures.Material) -> None:
     """Write the files of a report; figures that cannot be drawn are added to its notes."""
-    folder.mkdir(parents=True, exist_ok=True)
     drawn, undrawn = figures.all_figures(material)
     values["notes"] += undrawn
     pictures = figures.encode(drawn)
-    figures.save(pictures, folder / "figures")
-    written.write_predictions(material, folder / "predictions.parquet")
-    with atomic_path(folder / "report.html") as path:
-        path.write_text(written.render(values, pictures), encoding="utf-8")
-    write_json(folder / "report.json", values)
+    with locked_folder(folder):
+        (folder / "report.json").unlink(missing_ok=True)  # written last: without it the report is not finished
+        figures.save(pictures, folder / "figures")
+        written.write_predictions(material, folder / "predictions.parquet")
+        with atomic_path(folder / "report.html") as path:
+            path.write_text(written.render(values, pictures), encoding="utf-8")
+        write_json(folder / "report.json", values)
 
 
 def summary(result: Result, mask: Bools, positions: Int64) -> dict[str, Any]:

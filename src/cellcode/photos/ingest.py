@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from cellcode.files import locked_folder
 from cellcode.geography import Region
 from cellcode.photos.options import IngestOptions
 from cellcode.photos.sources.consent import require_consent
@@ -44,7 +45,14 @@ def ingest(
     options = IngestOptions(**{**dict(options or {}), **more})
     rule = SplitRule(kind=split) if isinstance(split, str) else split
     where = Region.of(region)
-    opened = open_source(str(source), out=Path(out), region=where, options=options)
+    with locked_folder(Path(out)):
+        return _ingest(str(source), Path(out), where, rule, options)
+
+
+def _ingest(
+    source: str, out: Path, region: Region | None, rule: SplitRule | None, options: IngestOptions
+) -> PhotoTable:
+    opened = open_source(source, out=out, region=region, options=options)
     if licences := [f"licence {name}: {count:,} photos" for name, count in opened.licences().items()]:
         logger.info("%s: %s", source, "; ".join(licences))
     if (estimate := opened.estimate()) is not None:
@@ -52,5 +60,4 @@ def ingest(
     photos = collect(opened.batches(), None if opened.selects else options.max_photos)
     if rule is None and not opened.has_split:
         rule = SplitRule()
-    missing = options.allow_missing
-    return write(photos, root=opened.root, source=str(source), out=Path(out), rule=rule, allow_missing=missing)
+    return write(photos, root=opened.root, source=source, out=out, rule=rule, allow_missing=options.allow_missing)

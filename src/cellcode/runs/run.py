@@ -1,6 +1,6 @@
 """The run folder.
 
-RUN/run.json                  format, version, identity, licences, attributions, counts
+RUN/run.json                  format, version, identity, licences, attributions, counts; sizes and digests of the files
 RUN/config.yaml               the resolved configuration
 RUN/model.safetensors         ground.*, aerial.*, prototypes.weight
 RUN/prototype_ids.npy         uint64 (P,), sorted: the prototype cells that had at least one training photo
@@ -27,16 +27,17 @@ from torch import Tensor
 from cellcode import config as configuration
 from cellcode.config import Config, EncoderConfig
 from cellcode.errors import InputError
-from cellcode.files import atomic_path, read_json, sha256, write_json
+from cellcode.files import atomic_path, remove_folder, sha256, writing
 from cellcode.geography import s2
+from cellcode.integrity import Kind, describe
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import architecture
 from cellcode.types import Datetimes, Float32, Float64, Ids, Int32
 
-FORMAT = "cellcode-run"
-VERSION = 1
-WEIGHTS = "model.safetensors"
+KIND = Kind("cellcode-run", 2, unsealed=(1,), advice="copy the run again, or train again")
+MANIFEST, CONFIG, WEIGHTS, IDS = "run.json", "config.yaml", "model.safetensors", "prototype_ids.npy"
+CELLS, VALIDATION, BACKBONES = "cells.parquet", "validation.npz", "backbones"
 COLUMNS = ("cell", "photos", "dates", "first_date", "last_date")  # of cells.parquet, in the order of `CellFacts`
 T = TypeVar("T")
 
@@ -106,36 +107,37 @@ class Run:
         photos in degrees) and training_photos; the rest is added here.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "run.json").unlink(missing_ok=True)
-        with atomic_path(self.folder / "config.yaml") as path:
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        remove_folder(self.folder / BACKBONES)
+        with atomic_path(self.folder / CONFIG) as path:
             path.write_text(configuration.dump(self.config), encoding="utf-8")
         tensors: dict[str, Tensor] = {}
         for name, encoder in (("ground", self.ground), ("aerial", self.aerial)):
             if encoder is not None:
                 tensors |= {f"{name}.{key}": t.detach().cpu().contiguous() for key, t in encoder.state_dict().items()}
-                encoder.backbone.keep(self.folder / "backbones" / name)
+                with writing(self.folder / BACKBONES / name):
+                    encoder.backbone.keep(self.folder / BACKBONES / name)
         ids = np.empty(0, np.uint64)
         if self.prototypes is not None:
             tensors["prototypes.weight"] = self.prototypes.weight.detach().cpu().contiguous()
             ids = self.prototypes.ids
         with atomic_path(self.folder / WEIGHTS) as path:
             save_file(tensors, path)
-        with atomic_path(self.folder / "prototype_ids.npy") as path:
+        with atomic_path(self.folder / IDS) as path:
             np.save(path, ids)
-        with atomic_path(self.folder / "cells.parquet") as path:
+        with atomic_path(self.folder / CELLS) as path:
             pq.write_table(pa.table(dict(zip(COLUMNS, vars(self.facts).values(), strict=True))), path)
-        with atomic_path(self.folder / "validation.npz") as path:
+        with atomic_path(self.folder / VALIDATION) as path:
             np.savez(path, **vars(self.validation))
-        self.manifest.update(
-            format=FORMAT,
-            version=VERSION,
-            identity=_identity(self.folder),
-            name=self.config.name,
-            has_aerial=self.aerial is not None,
-            prototypes=len(ids) if self.prototypes is not None else None,
-            validation_photos=len(self.validation.lat_deg),
-        )
-        write_json(self.folder / "run.json", self.manifest)
+        values = self.manifest | {
+            "identity": _identity(self.folder),
+            "name": self.config.name,
+            "has_aerial": self.aerial is not None,
+            "prototypes": len(ids) if self.prototypes is not None else None,
+            "validation_photos": len(self.validation.lat_deg),
+            "files": describe(self.folder, _files(self.folder)),
+        }
+        self.manifest.update(KIND.write(self.folder / MANIFEST, values))
         return self
 
     @classmethod
@@ -151,22 +153,21 @@ class Run:
             InputError: the folder is no finished run, is of another version, or its files do not belong together.
         """
         folder = Path(folder)
-        if not (folder / "run.json").is_file():
+        if not (folder / MANIFEST).is_file():
             unfinished = (folder / "checkpoint").exists()
             hint = "its training has not finished: train again with --resume" if unfinished else "train one first"
-            raise InputError(f"{folder} is not a finished run (no run.json); {hint}")
-        manifest = read_json(folder / "run.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-            raise InputError(f"{folder}/run.json is not a {FORMAT} of version {VERSION}; train it again")
+            raise InputError(f"{folder} is not a finished run (no {MANIFEST}); {hint}")
+        manifest = KIND.read(folder / MANIFEST)
+        KIND.verify(folder, manifest.get("files", {}))  # all of it is read below anyway
         try:
             identity = _identity(folder)
         except FileNotFoundError as error:
-            raise InputError(f"{folder}: {Path(error.filename).name} is missing; train again") from None
-        if identity != manifest["identity"]:
-            raise InputError(f"{folder}: its files do not belong to its run.json; one was changed, train again")
-        config = configuration.load_saved(folder / "config.yaml")
+            raise InputError(f"{folder}: {Path(error.filename).name} is missing; {KIND.advice}") from None
+        if identity != manifest.get("identity"):
+            raise InputError(f"{folder}: its files do not belong to its {MANIFEST}; {KIND.advice}")
+        config = configuration.load_saved(folder / CONFIG)
         tensors = load_file(folder / WEIGHTS)
-        ids = np.load(folder / "prototype_ids.npy", allow_pickle=False)
+        ids = np.load(folder / IDS, allow_pickle=False)
         prototypes = None
         if manifest["prototypes"] is not None:
             prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
@@ -180,10 +181,16 @@ class Run:
             ground=_encoder(config, tensors, "ground", folder),
             aerial=_encoder(config, tensors, "aerial", folder) if manifest["has_aerial"] else None,
             prototypes=prototypes,
-            facts=_side_file(folder / "cells.parquet", lambda path: _facts(pq.read_table(path))),
-            validation=_side_file(folder / "validation.npz", _validation),
+            facts=_side_file(folder / CELLS, lambda path: _facts(pq.read_table(path))),
+            validation=_side_file(folder / VALIDATION, _validation),
             manifest=manifest,
         )
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files that define a run: its log changes nothing, its checkpoints have manifests of their own."""
+    kept = (path.relative_to(folder).as_posix() for path in (folder / BACKBONES).rglob("*") if path.is_file())
+    return [CONFIG, WEIGHTS, IDS, CELLS, VALIDATION, *sorted(kept)]
 
 
 def _side_file(path: Path, read: Callable[[Path], T]) -> T:
@@ -191,7 +198,7 @@ def _side_file(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (OSError, ValueError, KeyError, EOFError, pa.ArrowException, zipfile.BadZipFile) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-        raise InputError(f"{path} {reason}; train again") from None
+        raise InputError(f"{path} {reason}; {KIND.advice}") from None
 
 
 def _validation(path: Path) -> Validation:
@@ -200,15 +207,15 @@ def _validation(path: Path) -> Validation:
 
 
 def _identity(folder: Path) -> str:
-    files = ("config.yaml", WEIGHTS, "prototype_ids.npy")
+    files = (CONFIG, WEIGHTS, IDS)
     return hashlib.sha256("".join(sha256(folder / name) for name in files).encode()).hexdigest()[:16]
 
 
 def _encoder(config: Config, tensors: dict[str, Tensor], which: Literal["ground", "aerial"], folder: Path) -> Encoder:
     settings: EncoderConfig = getattr(config.model, which)
     weights = {name.removeprefix(f"{which}."): t for name, t in tensors.items() if name.startswith(f"{which}.")}
-    scales, kept = len(config.tile.scales) if which == "aerial" else 1, folder / "backbones" / which
-    return architecture.restored(settings, config.model.dim, weights, kept, folder / "config.yaml", scales)
+    scales, kept = len(config.tile.scales) if which == "aerial" else 1, folder / BACKBONES / which
+    return architecture.restored(settings, config.model.dim, weights, kept, folder / CONFIG, scales)
 
 
 def _facts(table: pa.Table) -> CellFacts:

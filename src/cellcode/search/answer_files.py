@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cellcode.client.answers import FACTS, Answer, Failure
 from cellcode.errors import InputError, UsageError
-from cellcode.files import atomic_path, locked, sha256
+from cellcode.files import atomic_path, locked, sha256, writing
 from cellcode.geography import Region
 from cellcode.progress import Meter
 from cellcode.search.locator import Locator
@@ -211,24 +211,19 @@ def locate_to(
     searched = Region.of(region)
     call = {"database": locator.database.identity, "top": top, "region": _region_key(region)}
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = out.with_name(f".{out.name}.lock")
-    with locked(lock):
-        try:
-            with Unfinished(out, call) as kept:
-                todo = [photo for photo in photos if not kept.answered(photo)]
-                failed = 0
-                with Meter("locating", len(todo)) as meter:
-                    if len(todo) < len(photos):
-                        meter.note(f"{len(photos) - len(todo)} more kept from an interrupted call")
-                    results = locator.locate_many(todo, top=top, region=searched)
-                    for photo, result in zip(todo, results, strict=True):
-                        kept.add(photo, result)
-                        failed += isinstance(result, Failure)
-                        meter.advance()
-                write(out, (kept.result(photo) for photo in photos), top)
-                kept.discard()
-        finally:
-            lock.unlink(missing_ok=True)
+    with locked(out), writing(out), Unfinished(out, call) as kept:
+        todo = [photo for photo in photos if not kept.answered(photo)]
+        failed = 0
+        with Meter("locating", len(todo)) as meter:
+            if len(todo) < len(photos):
+                meter.note(f"{len(photos) - len(todo)} more kept from an interrupted call")
+            results = locator.locate_many(todo, top=top, region=searched)
+            for photo, result in zip(todo, results, strict=True):
+                kept.add(photo, result)
+                failed += isinstance(result, Failure)
+                meter.advance()
+        write(out, (kept.result(photo) for photo in photos), top)
+        kept.discard()
     return len(photos) - failed, failed
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 import cellcode
 from cellcode.database import Database
-from cellcode.files import atomic_path
+from cellcode.files import atomic_path, locked
 from cellcode.geography import s2
 from cellcode.progress import Meter
 
@@ -31,7 +31,9 @@ def export_parquet(database: Database, out: Path) -> Path:
     columns = {"cell": pa.uint64(), "token": pa.string(), "lat": pa.float64(), "lon": pa.float64()}
     schema = pa.schema(columns | {"code": pa.list_(pa.float32(), dim)}, {METADATA: json.dumps(facts)})
     rows = max(1, BATCH_BYTES // (4 * dim))
+    database.verify()
     with (
+        locked(out),
         atomic_path(out) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         Meter("exporting cells", count) as meter,

@@ -81,6 +81,7 @@ def export_openvino(database: Database, folder: Path) -> Path:
 
     Its input is (B, height_px, width_px, 3) uint8 RGB, its output (B, D) float32 of unit length; weights are float16.
     """
+    database.verify()
     with atomic_folder(folder) as temporary:
         _openvino().save_model(openvino_model(database), temporary / "encoder.xml", compress_to_fp16=True)
     return folder / "encoder.xml"

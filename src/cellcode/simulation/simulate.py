@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cellcode.errors import InputError, UsageError
-from cellcode.files import atomic_folder, atomic_path, write_json
+from cellcode.files import atomic_folder, atomic_path, locked_folder, write_json
 from cellcode.geography import Region
 from cellcode.progress import Meter
 from cellcode.simulation import ground
@@ -27,7 +27,7 @@ from cellcode.types import Int64
 logger = logging.getLogger(__name__)
 BATCH = 16
 SMALLEST_KM, LARGEST_KM = 0.5, 16.0
-MANIFEST = "simulation.json"
+MANIFEST, TRUTH = "simulation.json", "truth.csv"
 COLUMNS = (
     "file", "lat", "lon", "heading", "captured_at", "sequence", "device", "split", "fov", "licence", "attribution",
     "land_use",
@@ -85,15 +85,19 @@ def simulate(
     plan = survey(world, photos)
     shots = _shots(plan, size_m)
     facts = {"size_m": size_m, "photos": photos, "seed": seed, "look": look, "coast": coast}
-    write_json(out / MANIFEST, {**facts, "survey": "demo" if survey is make_survey else "custom", "licence": LICENCE})
-    write_aerial(make_scene(world, AERIAL_DAY), out / "aerial.tif")
-    with atomic_folder(out / "photos") as folder, Meter("rendering photos", photos) as meter:
-        for number, day in enumerate(PHOTO_DAYS):
-            if len(rows := np.flatnonzero(plan.day == number)):
-                _take_photos(make_scene(world, day), plan, shots, rows, folder, workers, meter)
-    _write_truth(plan, shots, out / "truth.csv")
-    logger.info("%d photos, %s and %s rendered (seed %d)", photos, out / "aerial.tif", out / "truth.csv", seed)
-    return Simulation(out, out / "photos", out / "aerial.tif", out / "truth.csv", outline(size_m))
+    with locked_folder(out):
+        (out / TRUTH).unlink(missing_ok=True)  # written last: without it the world is not finished
+        write_json(
+            out / MANIFEST, {**facts, "survey": "demo" if survey is make_survey else "custom", "licence": LICENCE}
+        )
+        write_aerial(make_scene(world, AERIAL_DAY), out / "aerial.tif")
+        with atomic_folder(out / "photos") as folder, Meter("rendering photos", photos) as meter:
+            for number, day in enumerate(PHOTO_DAYS):
+                if len(rows := np.flatnonzero(plan.day == number)):
+                    _take_photos(make_scene(world, day), plan, shots, rows, folder, workers, meter)
+        _write_truth(plan, shots, out / TRUTH)
+    logger.info("%d photos, %s and %s rendered (seed %d)", photos, out / "aerial.tif", out / TRUTH, seed)
+    return Simulation(out, out / "photos", out / "aerial.tif", out / TRUTH, outline(size_m))
 
 
 def _shots(survey: Survey, size_m: int) -> list[Shot]:

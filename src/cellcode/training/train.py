@@ -1,8 +1,8 @@
 """The training step of the recipe: photos and imagery in, a run out."""
 
 import logging
-import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config, MachineConfig
 from cellcode.device import choose_device
 from cellcode.distributed import collectives, process_group
+from cellcode.files import locked_folder, remove_folder
 from cellcode.model.encoder import require_parts
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
@@ -56,13 +57,18 @@ def train(
         InputError: no training photos, no imagery where they are, or a checkpoint of something else.
     """
     config = configuration.resolve(config, overrides, machine)
-    with process_group.joined(config.machine.device) as device:
-        prepared = prepare(config, photos, aerial, out=out, resume=resume, imagery_cache=imagery_cache, device=device)
-        prepared.trainer.fit(resume)
-        run = _finish(prepared)
-        if run is not None:
-            shutil.rmtree(prepared.trainer.folder / CACHE, ignore_errors=True)
-        return run or Run.load(out)
+    folder = Path(out)
+    with process_group.joined(config.machine.device) as device, _locked(folder):
+        try:
+            prepared = prepare(
+                config, photos, aerial, out=folder, resume=resume, imagery_cache=imagery_cache, device=device
+            )
+            prepared.trainer.fit(resume)
+            return _finish(prepared) or Run.load(folder)
+        finally:
+            remove_folder(_cache(folder))
+            with suppress(OSError):  # there is none, or another process has not removed its part yet
+                (folder / CACHE).rmdir()
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def prepare(
     """
     config, folder = configuration.resolve(config), Path(out)
     require_parts(config)
+    remove_folder(_cache(folder))  # of a training that was killed
     device = device or choose_device(config.machine.device)
     source = open_source(aerial) if aerial is not None else None
     training, validation = data_setup.photos_of(photos, config, _cache(folder))
@@ -143,6 +150,11 @@ def _finish(prepared: Prepared) -> Run | None:
     return run
 
 
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    """The first of several processes holds the lock."""
+    return nullcontext() if collectives.rank() else locked_folder(folder)
+
+
 def _cache(folder: Path) -> Path:
     """Return where this process keeps what it computes once, such as the imagery that it cuts tiles from."""
     return folder / CACHE / str(collectives.rank())
@@ -153,5 +165,5 @@ def _clear(folder: Path, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").unlink(missing_ok=True)
     if not resume:
-        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+        remove_folder(folder / CHECKPOINT)
         (folder / "log.jsonl").unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.aerial.protocol import AerialSource
 from cellcode.aerial.tiles.grid import web_mercator
 from cellcode.errors import InputError, MissingExtraError, UsageError
-from cellcode.files import atomic_path
+from cellcode.files import atomic_path, locked
 from cellcode.geography import Region
 from cellcode.geography.distance import local_m
 from cellcode.progress import Meter
@@ -62,7 +62,7 @@ def export(
     shape = source.footprint().shape if region is None else region.shape
     shapely.prepare(shape)
     written = 0
-    with atomic_path(Path(out)) as temporary, temporary.open("wb") as file:
+    with locked(Path(out)), atomic_path(Path(out)) as temporary, temporary.open("wb") as file:
         archive = writer.Writer(file)
         with Meter("writing tiles", _count(shape, max_zoom)) as meter:
 

@@ -5,9 +5,9 @@ database until all of them are there; an interrupted build, started again, uses 
 """
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from cellcode.database.store.database import Database
 from cellcode.database.store.layout import refuse_to_overwrite
 from cellcode.distributed.ray_tasks import over_ranges
 from cellcode.errors import InputError, UsageError
-from cellcode.files import locked, read_json, replace_folder, write_json
+from cellcode.files import locked, read_json, remove_folder, replace_folder, write_json, writing
 from cellcode.geography import Region, s2
 from cellcode.photos import PhotoTable
 from cellcode.progress import Meter
@@ -33,7 +33,7 @@ from cellcode.runs import Run
 from cellcode.types import Ids
 
 logger = logging.getLogger(__name__)
-LOCK, PLAN, FINISHED = "lock", "plan.json", "database"  # in the folder of an unfinished build
+PLAN, FINISHED = "plan.json", "database"  # in the folder of an unfinished build
 # A shard's folder, and what of the imagery it lacks for now, in which case there is no folder.
 Encoded = Iterator[tuple[Path, str | None]]
 
@@ -79,17 +79,17 @@ def build(
         logger.info("no aerial imagery given: the codes are made of prototypes alone")
     others = embed_out_of_region(run, out_of_region, plan) if out_of_region is not None else None
     working = out.with_name(f".{out.name}.building")
-    working.mkdir(parents=True, exist_ok=True)
     inputs = _inputs(run, aerial, earlier) if cluster is not None else None
     encoder = partial(_encoded, run, source, earlier, inputs, cluster)
-    with locked(working / LOCK):
+    with locked(out), writing(out):
+        working.mkdir(parents=True, exist_ok=True)
         folders, counts = _encode(run, source, plan, working, earlier, encoder)
         masked = shards.masked(folders)
-        shutil.rmtree(working / FINISHED, ignore_errors=True)  # of a build that was killed while it wrote
+        remove_folder(working / FINISHED)  # of a build that was killed while it wrote
         (working / FINISHED).mkdir()
         write(run, source, folders, counts, others, working / FINISHED)
         replace_folder(working / FINISHED, out)
-        shutil.rmtree(working)
+        remove_folder(working)
     return _opened(out, counts, masked)
 
 
@@ -112,6 +112,7 @@ def _reusable(run: Run, reuse: Database | Path | str | None) -> Reuse | None:
     if reuse is None:
         return None
     earlier = Database.of(reuse)
+    earlier.verify()
     if earlier.manifest["aerial_encoder"] != shards.encoder_digest(run) or earlier.level != run.config.levels.cell:
         logger.warning(
             f"{earlier.folder} was built with another aerial encoder or level, on another kind of device or by an earlier "
@@ -159,7 +160,7 @@ def _encode(
     """Write the shards that are not there yet; return all of them in order, and their counts."""
     _discard_other_build(working, run, source, plan, reuse)
     folders = [working / token for token in s2.tokens(plan.shards)]
-    done = {folder for folder in folders if folder.is_dir()}
+    done = {folder for folder in folders if shards.is_whole(folder)}
     if done:
         logger.info("resuming: %d of %d shards are there", len(done), len(folders))
     left = ((plan.cells(shard), to) for shard, to in zip(plan.shards, folders, strict=True) if to not in done)
@@ -180,7 +181,7 @@ def _encode(
         )
     counts = _counts(folders, reuse)
     if not counts["cells"]:
-        shutil.rmtree(working)
+        remove_folder(working)
         share = run.config.build.min_imagery_share
         raise InputError(f"no tile of the region has at least {share:.0%} imagery; lower build.min_imagery_share")
     return folders, counts | {"left_out": plan.asked - counts["cells"]}
@@ -196,10 +197,13 @@ def _discard_other_build(working: Path, run: Run, source: AerialSource | None, p
         "build": run.config.build.model_dump(mode="json"),
         "reuse": reuse.database.identity if reuse is not None else None,
     }
-    if (working / PLAN).is_file() and read_json(working / PLAN) != identity:
+    same = False
+    with suppress(InputError):  # there is none, or it is damaged
+        same = read_json(working / PLAN) == identity
+    if not same and any(working.iterdir()):
         logger.info("%s is of another build, this one starts from the beginning", working)
         for folder in filter(Path.is_dir, working.iterdir()):
-            shutil.rmtree(folder)
+            remove_folder(folder)
     write_json(working / PLAN, identity)
 
 

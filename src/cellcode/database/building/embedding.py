@@ -52,6 +52,7 @@ def embed_out_of_region(run: Run, photos: PhotoTable | Path | str, plan: Plan) -
     MIN_PHOTOS can be read.
     """
     table = PhotoTable.of(photos)
+    table.verify()
     files = table.files[:: max(1, -(-len(table) // MAX_PHOTOS))]
     embedded, _, _ = embed(
         run.ground, run.config, files, run.config.machine.device, description="reading out-of-region photos"

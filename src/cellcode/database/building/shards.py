@@ -5,7 +5,7 @@ A shard is a folder that appears when it is finished, so an interrupted build co
 
 import hashlib
 import json
-import shutil
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +22,19 @@ from cellcode.database.building.fusion import row_error, upsample
 from cellcode.database.building.plan import covered, has_prototype
 from cellcode.database.store.database import Database
 from cellcode.device import choose_device, has_bfloat16
-from cellcode.files import atomic_folder, read_json, write_json
+from cellcode.errors import InputError
+from cellcode.files import atomic_folder, read_json, remove_folder
 from cellcode.geography import s2
 from cellcode.geography.s2.ranges import rows_of_ids
+from cellcode.integrity import Kind, describe
 from cellcode.model import inference
 from cellcode.runs import Run
 from cellcode.types import Bools, Datetimes, Float16, Float32, Ids, Int64, UInt8
 
+logger = logging.getLogger(__name__)
 COUNTS = "counts.json"
+LACKS = "lacks"
+KIND = Kind("cellcode-build-shard", 1, unsealed=(), advice="it is encoded again")
 MASKED = "masked"  # in the counts: what of the imagery was missing, and how often
 
 
@@ -61,12 +66,14 @@ class Reuse:
         return same, np.asarray(tiles[rows[same]])
 
 
-def write_shard(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> dict[str, float]:
+def write_shard(
+    run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None, *, whole: bool = False
+) -> dict[str, float]:
     """Encode the cells of a shard into a folder; return what was counted.
 
     `left_out` cells have neither a tile with enough imagery nor a prototype; `encoded` and `reused` tiles; `aerial_error` and
     `prototype_error` are the largest distances of a float16 row from its float32 original; `incomplete` tiles lack imagery
-    that could not be fetched now and may be there later.
+    that could not be fetched now and may be there later. If there are any, `whole` writes no folder and counts `lacks`.
     """
     near_photos, masked_before = has_prototype(run, ids), _missing(source)
     aerial, digests, dates, counts = _aerial_terms(run, source, ids, reuse)
@@ -79,22 +86,35 @@ def write_shard(run: Run, source: AerialSource | None, ids: Ids, folder: Path, r
         counts["prototype_error"] = row_error(prototypes, narrow)
     shard = Shard(*(each[kept] for each in (ids, aerial, narrow, has_aerial, near_photos, digests, dates)))
     counts |= {"cells": len(shard.ids), "left_out": len(ids) - len(shard.ids)}
+    lacks = transient(_missing(source)) != transient(masked_before) or counts["incomplete"]
+    if lacks and whole:
+        return counts | {LACKS: 1}
     with atomic_folder(folder) as temporary:
         for name, values in shard._asdict().items():
             np.save(temporary / f"{name}.npy", values)
-        write_json(temporary / COUNTS, counts | {MASKED: list((_missing(source) - masked_before).items())})
+        files = describe(temporary, [f"{name}.npy" for name in Shard._fields])
+        noted = {MASKED: list((_missing(source) - masked_before).items()), "files": files}
+        KIND.write(temporary / COUNTS, counts | noted)
     return counts
 
 
 def write_whole(run: Run, source: AerialSource | None, ids: Ids, folder: Path, reuse: Reuse | None) -> str | None:
-    """Write a shard that lacks no imagery that may be there later; else return what is missing, and leave no folder."""
-    lacked = transient(_missing(source))
-    counts = write_shard(run, source, ids, folder, reuse)
-    now = transient(_missing(source))
-    if counts["incomplete"] or now != lacked:
-        shutil.rmtree(folder)  # kept, the next build would take it for finished
-        return summary(now)
-    return None
+    """Write a shard that lacks no imagery that may be there later; else return what is missing, and write no folder."""
+    counts = write_shard(run, source, ids, folder, reuse, whole=True)
+    return summary(transient(_missing(source))) if LACKS in counts else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Return True if a shard is there, as it was written; one that was damaged is removed."""
+    if not folder.is_dir():
+        return False
+    try:
+        KIND.verify(folder, KIND.read(folder / COUNTS)["files"])
+    except InputError as error:
+        logger.warning("%s", error)
+        remove_folder(folder)
+        return False
+    return True
 
 
 def _missing(source: AerialSource | None) -> Counter[Missing]:

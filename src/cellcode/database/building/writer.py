@@ -21,11 +21,11 @@ from cellcode.database.calibration.similarity import Terms
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database, open_codes
 from cellcode.database.store.rows import Facts, RowWriter
-from cellcode.files import sampled_digest, sha256, write_json
 from cellcode.index.codeset import CodeSet
 from cellcode.index.first_stage import FirstStage
 from cellcode.index.quantise import int8_step, to_int8
 from cellcode.index.tune import Settings
+from cellcode.integrity import describe
 from cellcode.model.encoder import Encoder
 from cellcode.progress import Meter
 from cellcode.types import Bools, Float16, Float32, Ids, Int64
@@ -190,15 +190,9 @@ def count_kinds(has_aerial: Bools, has_prototype: Bools, left_out: int = 0) -> d
 
 def write_manifest(folder: Path, ids: Ids, calibration: Calibration, values: dict[str, Any]) -> None:
     """Write the manifest: the given keys, the calibration, and checksums of the files."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    paths = {name: folder / name for name in names}
-    files = {
-        name: {"bytes": path.stat().st_size, "sample": sampled_digest(path), "sha256": sha256(path)}
-        for name, path in paths.items()
-    }
+    files = describe(folder, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
     parts = "".join(str(files[name]["sha256"]) for name in layout.DEFINING if name in files)
     # `repr` of the calibration is part of the format: other names of its fields would be other identities.
     identity = hashlib.sha256((parts + repr(calibration)).encode()).hexdigest()[:16]
-    head = {"format": layout.FORMAT, "version": layout.VERSION, "identity": identity}
     tail = {"calibration": calibration.to_json(), "bounds": list(bounds(ids)), "files": files}
-    write_json(folder / layout.MANIFEST, head | values | tail)
+    layout.KIND.write(folder / layout.MANIFEST, {"identity": identity} | values | tail)

@@ -37,6 +37,7 @@ def compress(database: Database | Path | str, code_bytes: int, *, out: Path | st
     if code_bytes < 1 or dim % code_bytes:
         fitting = [str(size) for size in range(1, dim + 1) if dim % size == 0]
         raise UsageError(f"codes of width {dim} take {', '.join(fitting)} bytes, not {code_bytes}")
+    whole.verify()
     queries, before = whole.queries, whole.manifest["codes"]
     chosen = np.unique(np.linspace(0, len(whole.ids) - 1, min(SAMPLE, len(whole.ids))).astype(np.int64))
     sample = whole.codes[chosen].astype(np.float32)

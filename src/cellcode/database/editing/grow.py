@@ -57,6 +57,8 @@ def grow(
     started, whole, region, out = time.monotonic(), Database.of(database), Region.of(region), Path(out)
     whole = replace(whole, config=configuration.resolve(whole.config, machine=machine))
     table = PhotoTable.of(photos)
+    whole.verify()
+    table.verify()
     check_replaceable(whole)
     refuse_to_overwrite(out, [whole.folder])
     used, queries, skipped = _embedded(whole, _inside(whole, table, region))

@@ -30,6 +30,8 @@ def merge(databases: Sequence[Database | Path | str], *, out: Path | str) -> Dat
     layout.refuse_to_overwrite(out, [each.folder for each in opened])
     _check_mergeable(opened)
     _check_disjoint(opened)
+    for each in opened:
+        each.verify()
     spans, first = interleave([each.ids for each in opened]), opened[0]
     with atomic_folder(out) as folder:
         writer = Writer(folder, first.config)

@@ -1,7 +1,6 @@
 """New imagery in a database: aerial embeddings of some cells are replaced, all other cells remain byte-identical."""
 
 import logging
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cellcode.database.editing.replace_cells import Cells, check_replaceable, cu
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database
 from cellcode.errors import InputError
+from cellcode.files import temporary_folder
 from cellcode.geography import Region, s2
 from cellcode.progress import Meter
 from cellcode.runs import Run
@@ -65,11 +65,12 @@ def reimage(
         )
     run = replace(run, config=run.config.model_copy(update={"build": whole.config.build}))
     check_replaceable(whole)
+    whole.verify()
     layout.refuse_to_overwrite(out, [whole.folder])
     source, reuse = open_source(aerial), Reuse(whole) if same_encoder else None
-    with tempfile.TemporaryDirectory() as folder:
-        made = _encoded(run, source, plan.choose(run, source, Region.of(region)), Path(folder), reuse)
-        cells = _with_imagery(whole, made, Path(folder))
+    with temporary_folder(out) as folder:
+        made = _encoded(run, source, plan.choose(run, source, Region.of(region)), folder, reuse)
+        cells = _with_imagery(whole, made, folder)
     manifest, before = whole.manifest, whole.manifest["imagery"]
     dates = [date for date in (before and before["date"], source.date) if date is not None]
     identities = [each for each in (before and before["identity"], source.identity) if each is not None]

@@ -28,6 +28,13 @@ def clip(database: Database | Path | str, region: Region | Path | str, *, out: P
     """
     whole, region, out = Database.of(database), Region.of(region), Path(out)
     layout.refuse_to_overwrite(out, [whole.folder])
+    whole.verify()
+    clipped = _clipped(whole, region, out)
+    logger.info("%d of %d cells; database %s in %s", len(clipped.ids), len(whole.ids), clipped.identity, out)
+    return clipped
+
+
+def _clipped(whole: Database, region: Region, out: Path) -> Database:
     slices = ranges.rows_of_ranges(whole.ids, region.ranges(whole.level))
     if not len(slices):
         raise InputError(f"no cell of {whole.folder} lies in the region {region.describe()}; check its coordinates")
@@ -46,9 +53,7 @@ def clip(database: Database | Path | str, region: Region | Path | str, *, out: P
             calibration = replace(calibration, inside=None)  # it needs the RANKS best scores
         values = inherited(whole) | {"made_from": {"how": "clip", "databases": [whole.identity]}}
         writer.finish(count_kinds(facts.has_aerial, facts.has_prototype), calibration, search, values)
-    clipped = Database.open(out)
-    logger.info("%d of %d cells; database %s in %s", len(clipped.ids), len(whole.ids), clipped.identity, out)
-    return clipped
+    return Database.open(out)
 
 
 def split(database: Database | Path | str, shards: int, *, out: Path | str) -> list[Database]:
@@ -60,6 +65,7 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     if shards < 1:
         raise UsageError(f"the number of shards must be at least 1, not {shards}")
     whole, out = Database.of(database), Path(out)
+    whole.verify()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose another --out for the shards")
     coarse, counts = np.unique(s2.parents(whole.ids, max(whole.level - SHARD_DEPTH, 0)), return_counts=True)
@@ -67,10 +73,13 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     shard = ((np.cumsum(counts) - counts / 2) * shards // len(whole.ids)).astype(np.int64)
     numbers = np.unique(shard)
     names = [f"{number:03d}.cells" for number in range(len(numbers))]
+    made = list[Database]()
     with atomic_folder(out) as folder:
         for name, number in zip(names, numbers, strict=True):
-            clip(whole, Region.of_cells(coarse[shard == number]), out=folder / name)
-        write_shards(folder, whole, [Database.open(folder / name) for name in names])
+            made.append(_clipped(whole, Region.of_cells(coarse[shard == number]), folder / name))
+        write_shards(folder, whole, made)
+    for name, each in zip(names, made, strict=True):
+        logger.info("%d of %d cells; database %s in %s", len(each.ids), len(whole.ids), each.identity, out / name)
     if len(names) < shards:
         logger.info("%d shards instead of %d: more would have no cells", len(names), shards)
     return [Database.open(out / name) for name in names]

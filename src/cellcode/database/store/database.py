@@ -62,9 +62,7 @@ class Database:
             guess = Imputation.load(folder / layout.IMPUTATION, dim) if layout.IMPUTATION in manifest["files"] else None
             calibration = Calibration.from_json(manifest["calibration"], guess)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"{folder / layout.MANIFEST} is damaged ({error}); copy or build the database again"
-            ) from None
+            raise InputError(f"{folder / layout.MANIFEST} is damaged ({error}); {layout.KIND.advice}") from None
         ids = mapped(folder / layout.IDS, (rows,), np.uint64)
         codes = open_codes(folder, rows, dim, packed=layout.PACKED in manifest["files"])
         return cls(folder, manifest, configuration.load_saved(folder / layout.CONFIG), ids, codes, calibration)
@@ -176,10 +174,8 @@ class Database:
         return west, south, east, north
 
     def verify(self) -> None:
-        """Compare every file's checksum with the manifest, and check the order of ids; InputError names the first changed."""
-        for name, facts in self.manifest["files"].items():
-            if sha256(self.folder / name) != facts["sha256"]:
-                raise InputError(f"{self.folder / name} was changed after the database was built; build it again")
+        """Read all of it: every file's digest, and the order of ids; InputError names the first file that was changed."""
+        layout.KIND.verify(self.folder, self.manifest["files"])
         if not (self.ids[1:] > self.ids[:-1]).all():
             raise InputError(f"{self.folder / layout.IDS} is not in the order of its cells; build the database again")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from cellcode.errors import InputError
-from cellcode.files import read_json, sampled_digest
+from cellcode.files import read_json, recovered
+from cellcode.integrity import Kind
 
-FORMAT = "cellcode-database"
-VERSION = 2
+KIND = Kind("cellcode-database", 3, unsealed=(2,), advice="copy or build the database again")
 
 MANIFEST, CONFIG, ENCODER, BACKBONE = "manifest.json", "config.yaml", "ground.safetensors", "backbone"
 IDS, CELLS = "ids.npy", "cells.parquet"
@@ -33,38 +33,21 @@ DEFINING = (IDS, CODES, PACKED, CODEBOOK, CONFIG, ENCODER)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a database of this version; InputError in one sentence if there is none."""
-    if not (folder / MANIFEST).is_file():
+    """Return the manifest of a database; InputError in one sentence if there is none, or it is damaged."""
+    if not (folder / MANIFEST).is_file() and not recovered(folder):
         raise InputError(f"{folder} is not a cell-code database (no {MANIFEST}); `cellcode build` makes one")
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{folder} is not a cell-code database; `cellcode build` makes one")
-    if manifest.get("version") != VERSION:
-        raise InputError(
-            f"{folder} is a database of format version {manifest.get('version')}, this program reads version {VERSION}; "
-            "build it again"
-        )
+    manifest = KIND.read(folder / MANIFEST)
     if missing := [key for key in KEYS if key not in manifest]:
-        raise InputError(f"{folder / MANIFEST} does not say {missing[0]}; copy or build the database again")
+        raise InputError(f"{folder / MANIFEST} does not say {missing[0]}; {KIND.advice}")
     return manifest
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise InputError unless every file is there, as long as it was written, and the same in a few places."""
+    """Raise InputError unless every file is there and, as far as a quick look tells, as it was written."""
     needed = [IDS, CELLS, CONFIG, ENCODER, QUERIES, *([] if PACKED in manifest["files"] else [CODES, COARSE])]
     if unnamed := [name for name in needed if name not in manifest["files"]]:
-        raise InputError(f"{folder / MANIFEST} does not name {unnamed[0]}; copy or build the database again")
-    for name, facts in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing; build the database again")
-        if (size := path.stat().st_size) != facts["bytes"]:
-            kind = "truncated" if size < facts["bytes"] else "longer than it was written"
-            raise InputError(f"{path} is {kind} ({size} of {facts['bytes']} bytes); copy or build the database again")
-        if sampled_digest(path) != facts["sample"]:
-            raise InputError(
-                f"{path} is not the file that its manifest was written for; copy or build the database again"
-            )
+        raise InputError(f"{folder / MANIFEST} does not name {unnamed[0]}; {KIND.advice}")
+    KIND.check(folder, manifest["files"])
 
 
 def refuse_to_overwrite(out: Path, sources: Sequence[Path] = ()) -> None:
@@ -74,5 +57,5 @@ def refuse_to_overwrite(out: Path, sources: Sequence[Path] = ()) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != KIND.format:
         raise InputError(f"{out} exists and is no cell-code database, so it is not overwritten; choose another --out")

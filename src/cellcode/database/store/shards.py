@@ -15,14 +15,15 @@ from cellcode.database.store.database import Database
 from cellcode.database.store.layout import MANIFEST
 from cellcode.database.store.rows import Facts
 from cellcode.errors import InputError
-from cellcode.files import read_json, write_json
 from cellcode.geography import s2
 from cellcode.index.codeset import CodeSet
 from cellcode.index.tune import Settings
+from cellcode.integrity import DIGEST, Kind
 from cellcode.model.encoder import Encoder
 from cellcode.types import Float16, Float32, Ids, Int64
 
-SHARDS, FORMAT, VERSION = "shards.json", "cellcode-database-shards", 1
+SHARDS = "shards.json"
+KIND = Kind("cellcode-database-shards", 2, unsealed=(1,), advice="copy it again, or split the database again")
 
 
 def open_database(cells: Database | Path | str) -> Database:
@@ -40,10 +41,10 @@ def open_database(cells: Database | Path | str) -> Database:
 
 def write_shards(folder: Path, whole: Database, shards: Sequence[Database]) -> None:
     """Write shards.json: which shards belong to the folder, and what the manifest of the whole database says."""
-    facts = {name: value for name, value in whole.manifest.items() if name != "files"}
+    facts = {name: value for name, value in whole.manifest.items() if name not in ("files", DIGEST)}
     ordered = sorted(shards, key=lambda shard: shard.folder.name)
     listed = [{"name": each.folder.name, "identity": each.identity, "cells": len(each.ids)} for each in ordered]
-    write_json(folder / SHARDS, {"format": FORMAT, "version": VERSION, "shards": listed, "database": facts})
+    KIND.write(folder / SHARDS, {"shards": listed, "database": facts})
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,11 @@ class ShardedDatabase(Database):
                 f"{folder} has no {SHARDS}, so nothing shows whether a shard is missing; run `cellcode split` again, or "
                 "join its databases with `cellcode merge`"
             )
+        value = KIND.read(folder / SHARDS)
         try:
-            value = read_json(folder / SHARDS)
-            if (value["format"], value["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"format {value['format']}, version {value['version']}")
             manifest, listed = value["database"], {each["name"]: each["identity"] for each in value["shards"]}
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / SHARDS} is damaged ({error}); split the database again") from None
+            raise InputError(f"{folder / SHARDS} is damaged ({error}); {KIND.advice}") from None
         if missing := sorted(listed.keys() - set(found)):
             raise InputError(f"{folder}: the shard {missing[0]} is missing; copy it there, or split the database again")
         shards = sorted((Database.open(folder / name) for name in found), key=lambda shard: int(shard.ids[0]))

@@ -1,7 +1,7 @@
 """From a photo table to shards (see `shards`): grouped by place, shuffled, written one shard at a time.
 
-The order is a function of the table and the seed, and a shard takes its name when it is whole: a packing that was
-interrupted, started again, continues with the first shard that is missing and ends with the same bytes.
+The order is a function of the table and the seed, and a shard is listed with its digests when it is whole: a packing that was
+interrupted, started again, makes those that are missing or were changed since, and ends with the same bytes.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,18 +25,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cellcode.errors import InputError
-from cellcode.files import atomic_path, locked, read_json, write_json
-from cellcode.photos.packed.shards import (
-    FORMAT,
-    INDEX,
-    MANIFEST,
-    PART_SCHEMA,
-    PLAN,
-    SHARDS,
-    SHARDS_SCHEMA,
-    VERSION,
-    PackedPhotos,
-)
+from cellcode.files import atomic_path, locked_folder, read_json, write_json, writing
+from cellcode.integrity import describe
+from cellcode.photos.packed.shards import INDEX, KIND, MANIFEST, PART_SCHEMA, PLAN, SHARDS, SHARDS_SCHEMA, PackedPhotos
 from cellcode.photos.packed.shuffle import VALIDATION, Facts, Ints, Layout, Spill, gather, set_validation_apart
 from cellcode.photos.reading.image import PhotoError, PhotoSpec, image_kind, read_pixels
 from cellcode.photos.reading.pixels import in_order
@@ -44,7 +36,7 @@ from cellcode.progress import Meter
 from cellcode.types import Bools, Float64, Int8
 
 logger = logging.getLogger(__name__)
-LOCK, SPILL = ".lock", ".rows.arrow"
+LISTED, SPILL = "finished.jsonl", ".rows.cellcode-00000000.arrow"  # there while photos are being packed
 _AHEAD = 64  # photos that are read before they are written
 _REJECTED = b"rejected"  # metadata of a shard's Parquet file: photos of it that could not be read, and why
 
@@ -98,12 +90,11 @@ def run(
     _refuse_others(out, identity)
     layout = Layout.of(cells, split, packing.group_photos, packing.seed)
     del cells  # 8 bytes a photo
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out / LOCK):
+    with locked_folder(out), writing(out):
         write_json(out / PLAN, {"identity": identity})
         try:
             spill = Spill(table, split, layout.place, out / SPILL)
-            summaries, rejected = _write_shards(spill, layout, table.root, packing, out)
+            summaries, rejected, files = _write_shards(spill, layout, table.root, packing, out)
         finally:
             (out / SPILL).unlink(missing_ok=True)
         first = next(iter(rejected.values()), "no photos")
@@ -111,9 +102,10 @@ def run(
             raise InputError(f"none of the {table.photos} photos can be read: {first}")
         with atomic_path(out / SHARDS) as path:
             pq.write_table(pa.Table.from_pylist(summaries, SHARDS_SCHEMA), path)
-        write_json(out / MANIFEST, _manifest(facts, packing, identity, summaries, rejected))
-    (out / PLAN).unlink()
-    (out / LOCK).unlink()
+        files |= describe(out, [SHARDS])
+        KIND.write(out / MANIFEST, _manifest(facts, packing, identity, summaries, rejected) | {"files": files})
+        (out / LISTED).unlink(missing_ok=True)
+        (out / PLAN).unlink()
     packed = sum(summary["photos"] for summary in summaries)
     megabytes = sum(summary["bytes"] for summary in summaries) / 1e6
     note = f"; {len(rejected)} left out, the first: {first}" if rejected else ""
@@ -123,23 +115,50 @@ def run(
 
 def _write_shards(
     spill: Spill, layout: Layout, root: Path, packing: Packing, out: Path
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Write the shards that are not there yet; describe all that hold photos, and return which photos could not be read."""
-    summaries, rejected = list[dict[str, Any]](), dict[str, str]()
-    with Meter("packing photos", len(layout.place)) as meter:
+) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, Any]]:
+    """Write the shards that are not there yet.
+
+    Returns descriptions of all that hold photos, why photos could not be read, and digests of files.
+    """
+    summaries, rejected, files = list[dict[str, Any]](), dict[str, str](), _listed(out)
+    with Meter("packing photos", len(layout.place)) as meter, (out / LISTED).open("a", encoding="utf-8") as listed:
         for split, group in layout.groups.items():
             start = layout.start(split)
             for number, begin, end in layout.shards(split, packing.shard_photos):
                 stem = out / split / f"{number:06d}"
-                if not stem.with_suffix(".parquet").is_file():
+                names = [f"{split}/{stem.name}{suffix}" for suffix in (".tar", ".parquet")]
+                if not _is_whole(out, names, files):
                     part = PhotoTable(spill.rows(start + begin, start + end), root)
                     _write_shard(part, group[begin:end], begin, stem, packing)
+                    files |= (written := describe(out, names))
+                    print(json.dumps(written), file=listed, flush=True)
                 summary, failed = _describe(split, stem, packing.group_photos)
                 rejected |= failed
                 if summary["photos"]:
                     summaries.append(summary)
                 meter.advance(end - begin)
-    return summaries, rejected
+    return summaries, rejected, dict(sorted(files.items()))
+
+
+def _listed(out: Path) -> dict[str, Any]:
+    """Digests of the shards that an interrupted packing listed, or of those of a finished one that is repeated."""
+    files = dict[str, Any]()
+    with suppress(InputError):  # there is none, or it is damaged
+        listed = KIND.read(out / MANIFEST).get("files", {})
+        return {name: facts for name, facts in listed.items() if name != SHARDS}
+    if (out / LISTED).is_file():
+        for line in (out / LISTED).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError):  # the last one may be cut off
+                files |= json.loads(line)
+    return files
+
+
+def _is_whole(out: Path, names: list[str], files: dict[str, Any]) -> bool:
+    try:
+        KIND.verify(out, {name: files[name] for name in names})
+    except (InputError, KeyError, TypeError):
+        return False
+    return True
 
 
 def _write_shard(part: PhotoTable, group: Ints, first: int, stem: Path, packing: Packing) -> None:
@@ -209,7 +228,7 @@ def _refuse_others(out: Path, identity: str) -> None:
             if read_json(out / name).get("identity") == identity:
                 return
             raise InputError(f"{out} holds other packed photos, or was begun with other settings; choose another --out")
-    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise InputError(f"{out} is not empty and holds no packed photos; choose another --out")
 
 
@@ -234,8 +253,6 @@ def _manifest(
     for summary in summaries:
         photos[summary["split"]] += summary["photos"]
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "identity": identity,
         "photos": photos.total(),
         "splits": dict(photos),

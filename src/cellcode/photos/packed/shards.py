@@ -1,6 +1,6 @@
 """Packed photos: the photo table in many Parquet files, the images in tar files that are read from end to end.
 
-    SHARDS/manifest.json            what was packed and how; written last
+    SHARDS/manifest.json            what was packed and how, sizes and digests of all files; written last
     SHARDS/shards.parquet           for each shard its split, name, numbers of photos and of groups
     SHARDS/train/000000.tar         KEY.jpg and KEY.json of every photo, the layout of WebDataset
     SHARDS/train/000000.parquet     rows of the photo table in the order of the tar, and where each image lies in it
@@ -29,11 +29,13 @@ from pyarrow import fs
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
+from cellcode.integrity import Kind
 from cellcode.photos.reading.image import PhotoError
 from cellcode.photos.table.photo_table import SCHEMA, readable
+from cellcode.progress import Meter
 from cellcode.types import Ids, Int64
 
-FORMAT, VERSION = "cellcode-shards", 1
+KIND = Kind("cellcode-shards", 2, unsealed=(1,), advice="copy it there again, or pack again")
 MANIFEST, PLAN = "manifest.json", "plan.json"  # PLAN is there while photos are being packed
 Manifest = dict[str, Any]
 _SAME = {"level": "level of the cells", "size_px": "size of the images", "fit": "fit of the images"}
@@ -47,9 +49,7 @@ def _read_manifest(files: fs.FileSystem, root: str, shown: str) -> Manifest | No
         return None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{shown}/{MANIFEST} cannot be read ({str(error).splitlines()[0]})") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise InputError(f"{shown}/{MANIFEST} is not a {FORMAT} of version {VERSION}; pack the photos again")
-    return manifest
+    return KIND.checked(manifest, f"{shown}/{MANIFEST}")
 
 
 def _read_parts(files: fs.FileSystem, root: str, shown: str) -> dict[str, Manifest]:
@@ -85,8 +85,6 @@ def _join(parts: dict[str, Manifest], shown: str) -> Manifest:
                 )
     west, south, east, north = zip(*(part["bounds"] for part in parts.values()), strict=True)
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "identity": hashlib.sha256("\n".join(of_identity).encode()).hexdigest()[:16],
         "photos": splits.total(),
         "splits": dict(splits),
@@ -96,6 +94,9 @@ def _join(parts: dict[str, Manifest], shown: str) -> Manifest:
             key: sorted({text for part in parts.values() for text in part[key]}) for key in ("licences", "attributions")
         },
         "rejected": {f"{name}/{file}": why for name, part in parts.items() for file, why in part["rejected"].items()},
+        "files": {
+            f"{name}/{file}": facts for name, part in parts.items() for file, facts in part.get("files", {}).items()
+        },
         "parts": list(parts),
     }
 
@@ -246,6 +247,22 @@ class PackedPhotos:
             missing = f"the shard {_why(error)}"
         return LoadedShard(f"{self.place}/{_path(split, name, '.tar')}", data, missing, index)
 
+    def verify(self) -> None:
+        """Read all of it and compare digests; InputError names the first file that was changed."""
+        files = self.manifest.get("files", {})
+        with Meter("verifying files of packed photos", len(files)) as meter:
+            for name in files:
+                try:
+                    self._require(name, self._read(name))
+                except (OSError, pa.ArrowException) as error:
+                    raise InputError(f"{self.place}/{name} {_why(error)}; {KIND.advice}") from None
+                meter.advance()
+
+    def _require(self, name: str, data: memoryview) -> None:
+        facts = self.manifest.get("files", {}).get(name)
+        if facts is not None and hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise InputError(f"{self.place}/{name} is not the file that was packed; {KIND.advice}")
+
     def _read(self, name: str) -> memoryview:
         """Read a file in one piece: as a stream of unknown length it would be gathered from pieces and copied."""
         with self._files.open_input_file(f"{self._root}/{name}") as file:
@@ -253,9 +270,10 @@ class PackedPhotos:
 
     def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(pa.BufferReader(self._read(name)), columns=columns)
+            self._require(name, data := self._read(name))
+            return pq.read_table(pa.BufferReader(data), columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.place}/{name} {_why(error)}; copy it there again, or pack again") from None
+            raise InputError(f"{self.place}/{name} {_why(error)}; {KIND.advice}") from None
 
 
 def _why(error: Exception) -> str:
@@ -274,7 +292,7 @@ def is_packed(place: Path | str) -> bool:
 
 def _is_packed_whole(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("format") == FORMAT)
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("format") == KIND.format)
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cellcode.errors import InputError
-from cellcode.files import atomic_path, read_json, write_json
+from cellcode.files import sha256
+from cellcode.integrity import Kind
+from cellcode.progress import Meter
 from cellcode.types import Bools, Datetimes, Float32, Float64, Strings
 
-FORMAT = "cellcode-photos"
-VERSION = 1
+KIND = Kind("cellcode-photos", 2, unsealed=(1,), advice="ingest the photos again")
+MANIFEST, ROWS_FILE, IMAGES, REJECTS = "manifest.json", "photos.parquet", "images.parquet", "rejects.csv"
 SPLITS = ("train", "validation", "test", "none")
 SCHEMA = pa.schema(
     [
@@ -51,11 +53,13 @@ class PhotoTable:
         rows: a pyarrow table of `SCHEMA`.
         root: the folder that `file` is relative to.
         notes: further keys of manifest.json (rejects by reason, the split's rule).
+        images: digests of photos that belong to the folder of a table that was read; see `digests_of`.
     """
 
     rows: pa.Table
     root: Path
     notes: dict[str, Any] | None = None
+    images: pa.Table | None = None
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -114,18 +118,35 @@ class PhotoTable:
         """Return the table with one column of the schema replaced."""
         return replace(self, rows=with_columns(self.rows, **{name: values}))
 
-    def save(self, folder: Path | str) -> Self:
-        """Write photos.parquet and manifest.json into `folder` and return the table."""
+    def save(self, folder: Path | str, rejects: Callable[[Path], None] | None = None) -> Self:
+        """Write the table into `folder` and return it; `rejects` writes the file of that name.
+
+        An interruption leaves the earlier table of the folder, or this one. Photos below the folder belong to the table: their
+        digests are kept.
+        """
         folder, root = Path(folder), self.root.resolve()
         try:  # relative, so that table and photos can move together
             shown = os.path.relpath(root, folder.resolve())
         except ValueError:  # another drive
             shown = str(root)
-        # Both are written before either takes its place: an interruption leaves the old table, or the new one.
-        with atomic_path(folder / "manifest.json") as manifest, atomic_path(folder / "photos.parquet") as path:
-            pq.write_table(self.rows, path)
-            write_json(manifest, self._manifest(shown))
+        values = self._manifest(shown)
+        with KIND.replacing(folder, MANIFEST, values) as path_of:
+            pq.write_table(self.rows, path_of(ROWS_FILE))
+            if root.is_relative_to(folder.resolve()):
+                pq.write_table(digests_of(root, self.column("file")), path_of(IMAGES))
+            if rejects is not None:
+                rejects(path_of(REJECTS))
+        for name in {IMAGES, REJECTS} - values["files"].keys():  # of an earlier table
+            (folder / name).unlink(missing_ok=True)
         return self
+
+    def verify(self) -> None:
+        """Compare photos that belong to the table with their digests; InputError names the first that was changed."""
+        if self.images is not None:
+            with Meter("verifying photos", len(self.images)) as meter:
+                for batch in self.images.to_batches(ROWS):
+                    KIND.verify(self.root, {row["file"]: row for row in batch.to_pylist()})
+                    meter.advance(len(batch))
 
     @classmethod
     def of(cls, photos: "PhotoTable | Path | str") -> "PhotoTable":
@@ -136,11 +157,13 @@ class PhotoTable:
     def load(cls, folder: Path | str) -> Self:
         """Read a table; InputError: the folder holds none, or one of another version or schema."""
         folder = Path(folder)
-        manifest, path = _read_manifest(folder), folder / "photos.parquet"
+        manifest, path = _read_manifest(folder), folder / ROWS_FILE
+        KIND.verify(folder, manifest.get("files", {}))  # all of it is read below anyway
         with readable(path):
             rows = _complete(pq.read_table(path))
+            images = pq.read_table(folder / IMAGES) if IMAGES in manifest.get("files", {}) else None
         notes: dict[str, Any] = {key: manifest[key] for key in ("rejected", "missing", "split_rule") if key in manifest}
-        return cls(rows, _checked_root(folder, manifest, rows.schema, len(rows)), notes)
+        return cls(rows, _checked_root(folder, manifest, rows.schema, len(rows)), notes, images)
 
     def _floats(self, name: str) -> Float32:
         return np.asarray(self.rows.column(name).to_numpy(zero_copy_only=False), np.float32)
@@ -148,8 +171,6 @@ class PhotoTable:
     def _manifest(self, root: str) -> dict[str, Any]:
         lat, lon = self.lat_deg, self.lon_deg
         return {
-            "format": FORMAT,
-            "version": VERSION,
             "photos": len(self),
             "splits": dict(Counter(self.split.tolist())),
             "bounds": [lon.min(), lat.min(), lon.max(), lat.max()] if len(self) else None,
@@ -164,12 +185,22 @@ class PhotoTable:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    if not (folder / "manifest.json").is_file():
-        raise InputError(f"{folder} is not a photo table (no manifest.json); make one with `cellcode ingest`")
-    manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise InputError(f"{folder}/manifest.json is not a {FORMAT} of version {VERSION}; ingest the photos again")
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} is not a photo table (no {MANIFEST}); make one with `cellcode ingest`")
+    manifest = KIND.read(folder / MANIFEST)
+    KIND.settle(folder, manifest.get("files", {}))
     return manifest
+
+
+def digests_of(root: Path, files: Iterable[str]) -> pa.Table:
+    """Return a table of the sizes and digests of those files that are there: file, bytes, sha256."""
+    paths = {name: root / name for name in files}
+    rows = [
+        {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in paths.items()
+        if path.is_file()
+    ]
+    return pa.Table.from_pylist(rows, pa.schema({"file": pa.string(), "bytes": pa.int64(), "sha256": pa.string()}))
 
 
 def with_columns(rows: pa.Table, **columns: Sequence[Any] | npt.NDArray[Any] | pa.Array) -> pa.Table:
@@ -191,7 +222,7 @@ def _complete(rows: pa.Table) -> pa.Table:
 def _checked_root(folder: Path, manifest: dict[str, Any], schema: pa.Schema, photos: int) -> Path:
     """What `file` is relative to; rows that are not those of a photo table, or not those of its manifest, are refused."""
     if not schema.equals(SCHEMA):
-        raise InputError(f"{folder}/photos.parquet does not have the columns of a photo table; ingest again")
+        raise InputError(f"{folder}/{ROWS_FILE} does not have the columns of a photo table; ingest again")
     if manifest.get("photos") != photos:
         raise InputError(f"{folder}: photos.parquet has {photos} photos, its manifest another number; ingest again")
     return Path(os.path.normpath(folder / manifest["root"]))
@@ -224,7 +255,8 @@ class Batches:
         if isinstance(photos, PhotoTable):
             return cls(photos.root, len(photos), photos.rows)
         folder = Path(photos)
-        manifest, path = _read_manifest(folder), folder / "photos.parquet"
+        manifest, path = _read_manifest(folder), folder / ROWS_FILE
+        KIND.verify(folder, manifest.get("files", {}))
         with readable(path), pq.ParquetFile(path) as file:
             schema, count = _complete(file.schema_arrow.empty_table()).schema, file.metadata.num_rows
         return cls(_checked_root(folder, manifest, schema, count), count, path)

@@ -4,14 +4,14 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from cellcode.errors import InputError
-from cellcode.files import atomic_path
 from cellcode.photos.table.item import Batch, Reject, Selection, keep
-from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
+from cellcode.photos.table.photo_table import REJECTS, SCHEMA, PhotoTable
 from cellcode.photos.table.splits import SplitRule, assign
 
 logger = logging.getLogger(__name__)
@@ -58,23 +58,26 @@ def write(
         raise InputError(f"{source}: none of {left_out.total() + len(rejects):,} photos can be used{reasons}")
     table = PhotoTable(photos.rows, root)
     table = assign(table, rule) if rule is not None else table
-    with atomic_path(out / "rejects.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "line", "reason", "missing"])
-        writer.writerows((each.file, each.line, each.reason, "yes" if each.transient else "") for each in rejects)
     notes = {**(table.notes or {}), "rejected": _reasons(refused), "missing": _reasons(missing)}
-    table = PhotoTable(table.rows, root, notes).save(out)
+    table = PhotoTable(table.rows, root, notes).save(out, partial(_write_rejects, rejects))
     line = f"{len(table):,} photos in {out} ({_counts(Counter(table.split.tolist()))})"
     line += f"; {_counts(left_out)}" if left_out else ""
     line += f"; {len(refused):,} rejected: {_summary(refused)}" if refused else ""
     line += f"; {len(missing):,} missing: {_summary(missing)}" if missing else ""
-    logger.info(line + (f"; see {out / 'rejects.csv'}" if rejects else ""))
+    logger.info(line + (f"; see {out / REJECTS}" if rejects else ""))
     if len(missing) > allow_missing * (len(table) + len(missing)):
         raise IncompleteError(
             f"{out} is written but not complete: {len(missing):,} missing ({_summary(missing)}); run the same command again, "
             "it fetches only these, or accept a fraction of them with --allow-missing"
         )
     return table
+
+
+def _write_rejects(rejects: list[Reject], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "line", "reason", "missing"])
+        writer.writerows((each.file, each.line, each.reason, "yes" if each.transient else "") for each in rejects)
 
 
 def _reasons(rejects: list[Reject]) -> dict[str, int]:

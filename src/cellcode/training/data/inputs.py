@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from cellcode.config import Config
 from cellcode.device import autocast, send
 from cellcode.distributed import collectives
+from cellcode.files import new_array
 from cellcode.geography import distance
 from cellcode.model.encoder import Encoder
 from cellcode.model.places import Places
@@ -167,7 +168,7 @@ class CachedInputs(Inputs):
                     made = encoder.prefix(drawn.inputs.to(device), start).half().cpu().numpy()
                 if features is None:
                     shape = (views, count, *made.shape[1:])
-                    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+                    features = new_array(path, shape, np.float16)
                 features[view, batch] = made
                 meter.advance(len(batch))
         assert features is not None

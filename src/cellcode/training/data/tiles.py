@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from cellcode.aerial import AerialSource, Crop
 from cellcode.aerial.missing import refuse_transient, summary
 from cellcode.config import TileConfig
 from cellcode.distributed import collectives
-from cellcode.files import atomic_path
+from cellcode.files import atomic_path, new_array
 from cellcode.geography import distance, s2
 from cellcode.progress import Meter
 from cellcode.training.data.augmentation import sampling_grid
@@ -140,7 +139,7 @@ class TileStore(CellTiles):
             made = paths if ready else [stack.enter_context(atomic_path(each)) for each in paths]
             count = self.dates * len(cells)
             self._scales = [
-                _Surroundings(count, tile.size_m * scale, tile.size_px, reach_m, each, "r+" if ready else "w+")
+                _Surroundings(count, tile.size_m * scale, tile.size_px, reach_m, each, ready)
                 for scale, each in zip(tile.scales, made, strict=True)
             ]
             if not ready:
@@ -191,15 +190,13 @@ def surroundings_px(size_px: int, gsd_m: float, reach_m: float) -> int:
 class _Surroundings:
     """Squares around cells in a memory-mapped file, at the resolution of a tile of `size_m`."""
 
-    def __init__(
-        self, count: int, size_m: float, size_px: int, reach_m: float, path: Path, mode: Literal["r+", "w+"]
-    ) -> None:
+    def __init__(self, count: int, size_m: float, size_px: int, reach_m: float, path: Path, ready: bool) -> None:
         self.size_px, self.path = size_px, path
         self.gsd_m = size_m / size_px
         self.window_px = window_px(size_px)
         self.side_px = surroundings_px(size_px, self.gsd_m, reach_m)
         shape = (count, self.side_px, self.side_px, 4)
-        self._pixels = np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
+        self._pixels = np.load(path, mmap_mode="r") if ready else new_array(path, shape, np.uint8)
 
     def keep(self, row: int, crop: Crop) -> None:
         self._pixels[row, ..., :3] = crop.pixels

@@ -3,7 +3,7 @@
     RUN/checkpoint/00000500/                one for each of the last steps kept, and the best one
         state.safetensors                   weights, buffers, averages and the optimiser's moments; clusters that order batches
         rows-0-2750.safetensors             rows 0..2749 of a sharded table and their state, a file for each process
-        state.json                          step, configuration, digest of the photo table; comes last
+        state.json                          step, configuration, digests of photo table, imagery and files; comes last
 
 The learning rate and every random draw are functions of seed and step, so they need no state, and so are batches, given the
 clusters by which `sampling` orders them. The folder is written under a temporary name by all processes and renamed when
@@ -11,6 +11,7 @@ all are done; an incomplete one has no such name and is never read.
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,17 @@ from torch import Tensor, nn
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.distributed import collectives
-from cellcode.errors import InputError
-from cellcode.files import read_json, replace_folder, write_json
+from cellcode.errors import InputError, OutputError
+from cellcode.files import read_json, remove_folder, replace_folder, writing
+from cellcode.integrity import DIGEST, Kind, describe
 from cellcode.model.prototypes.clusters import Clusters
 from cellcode.model.prototypes.sharded import ShardedPrototypes
 from cellcode.training.data.sampling import HardBatches
 
 FOLDER = "checkpoint"
-_PARTIAL = ".partial"
+KIND = Kind("cellcode-checkpoint", 1, unsealed=(), advice="remove its folder to resume from an earlier one")
+_STATE, _TENSORS = "state.json", "state.safetensors"
+_PARTIAL = ".partial.cellcode-00000000"  # one name for all processes, and a temporary one
 _LABELS = "alike."  # prefix of the clusters of hard batches; older checkpoints have the name
 
 
@@ -71,22 +75,25 @@ def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score
     """
     partial, finished, first = run / FOLDER / _PARTIAL, run / FOLDER / f"{step:08d}", collectives.rank() == 0
     try:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        collectives.barrier()
-        if state.table is not None:
-            save_file(*_rows(state.table, partial))
-        if first:
-            save_file(_tensors(state), partial / "state.safetensors")
-        collectives.barrier()
-        if first:
-            write_json(partial / "state.json", {"step": step, "score": score, **own.as_json()})
-            replace_folder(partial, finished)
-            _prune(run, keep)
-    except (OSError, SafetensorError) as error:
-        advice = "earlier checkpoints are intact: make room and train with --resume"
-        raise InputError(f"{finished} could not be written ({error}); {advice}") from None
+        with writing(finished):
+            if first:
+                remove_folder(partial)
+                partial.mkdir(parents=True)
+            collectives.barrier()
+            if state.table is not None:
+                save_file(*_rows(state.table, partial))
+            if first:
+                save_file(_tensors(state), partial / _TENSORS)
+            collectives.barrier()
+            if first:
+                files = describe(partial, sorted(path.name for path in partial.iterdir()))
+                KIND.write(partial / _STATE, {"step": step, "score": score, **own.as_json(), "files": files})
+                replace_folder(partial, finished)
+                _prune(run, keep)
+    except (OutputError, OSError, SafetensorError) as error:
+        advice = "earlier checkpoints are intact: train with --resume"
+        reason = str(error) if isinstance(error, OutputError) else f"{finished} could not be written ({error})"
+        raise OutputError(f"{reason}; {advice}") from None
     finally:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -101,20 +108,21 @@ def load(run: Path, state: State, own: Identity) -> int:
     """
     folders = _finished(run)
     if not folders:
-        if (run / FOLDER / "state.json").exists():
-            reason = (
-                "was written by an earlier version of cellcode, whose checkpoints had no number, and cannot be resumed"
-            )
-            raise InputError(f"{run / FOLDER} {reason}; train without --resume to start over")
+        if (run / FOLDER / _STATE).exists():
+            raise _earlier(run / FOLDER)
         return 0
-    facts = read_json((folder := folders[-1]) / "state.json")
+    facts = _read_state(folder := folders[-1])
     _compare(run, facts, own)
+    # Every process reads the tensors; which rows it reads is its own affair, and each file is checked by one.
+    numbered = enumerate(facts["files"].items())
+    own_share = (each for number, each in numbered if number % collectives.world() == collectives.rank())
+    KIND.verify(folder, dict(own_share))
     try:
-        tensors = load_file(folder / "state.safetensors")
+        tensors = load_file(folder / _TENSORS)
         if state.table is not None:
             _restore_rows(folder, state.table)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder} is damaged ({error}); remove it to resume from an earlier one") from None
+        raise InputError(f"{folder} is damaged ({error}); {KIND.advice}") from None
     for name, module in state.modules.items():
         module.load_state_dict(_below(f"{name}.", tensors))
     _restore_moments(_below("optimizer.", tensors), state.optimizer)
@@ -123,23 +131,39 @@ def load(run: Path, state: State, own: Identity) -> int:
     return int(facts["step"])
 
 
+def _read_state(folder: Path) -> dict[str, Any]:
+    facts = read_json(folder / _STATE)
+    if isinstance(facts, dict) and "format" not in facts and DIGEST not in facts:
+        raise _earlier(folder)
+    return KIND.checked(facts, folder / _STATE)
+
+
+def _earlier(folder: Path) -> InputError:
+    reason = "was written by an earlier version of cellcode, whose checkpoints had no digests, and cannot be resumed"
+    return InputError(f"{folder} {reason}; train without --resume to start over")
+
+
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _finished(run: Path) -> list[Path]:
     """Return the checkpoints of a run, oldest first."""
-    found = (run / FOLDER).glob("[0-9]*/state.json")
+    found = (run / FOLDER).glob(f"[0-9]*/{_STATE}")
     return sorted(path.parent for path in found if path.parent.name.isdigit())
 
 
 def _prune(run: Path, keep: int) -> None:
     folders = _finished(run)
-    scores = {folder: read_json(folder / "state.json").get("score") for folder in folders}
-    best = max((each for each in folders if scores[each] is not None), key=lambda each: scores[each], default=None)
+    scores = dict[Path, float]()
+    for folder in folders:
+        with suppress(InputError):  # a damaged one is not the best
+            if (score := _read_state(folder).get("score")) is not None:
+                scores[folder] = score
+    best = max(scores, key=lambda folder: scores[folder], default=None)
     for folder in folders[:-keep]:
         if folder != best:
-            shutil.rmtree(folder)
+            remove_folder(folder)
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
@@ -195,7 +219,7 @@ def _restore_rows(folder: Path, table: ShardedPrototypes) -> None:
                     rows = file.get_slice(name)[first - start : last - start]
                     tensor[first - table.start : last - table.start] = rows
     if covered != table.stop - table.start:
-        raise InputError(f"{folder} lacks rows of the prototypes; remove it to resume from an earlier one")
+        raise InputError(f"{folder} lacks rows of the prototypes; {KIND.advice}")
     if clustered:
         table.clusters = Clusters.of(clusters.numpy(), int(np.max(clusters.numpy())) + 1)
 
@@ -208,6 +232,6 @@ def _compare(run: Path, facts: dict[str, Any], own: Identity) -> None:
         raise InputError(f"{run} was started with another photo table ({then}, {now}); {advice}")
     if facts["aerial"] != own.aerial:
         raise InputError(f"{run} was started with other aerial imagery; {advice}")
-    theirs = configuration.parse_saved(facts["config"], f"{run}/{FOLDER}/state.json")
+    theirs = configuration.parse_saved(facts["config"], f"{run}/{FOLDER}/{_STATE}")
     if changed := configuration.differences(theirs, own.config):
         raise InputError(f"{run} was started with another configuration ({'; '.join(changed[:5])}); {advice}")

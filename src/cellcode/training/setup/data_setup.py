@@ -20,11 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 def photos_of(photos: PhotoTable | Path | str, config: Config, cache: Path) -> tuple[TrainingPhotos, PhotoTable]:
-    """Return the photos to train on, and a table of those to validate with; if packed they are unpacked into `cache`."""
+    """Return the photos to train on, and a table of those to validate with; if packed they are unpacked into `cache`.
+
+    Photos that belong to a table are compared with their digests before; packed ones as they are read.
+    """
     if not isinstance(photos, PhotoTable) and is_packed(photos):
         packed = PackedPhotos.open(photos)
         return PackedTraining.of(packed, config), unpack(packed, "validation", cache / "validation")
     table = PhotoTable.of(photos)
+    if not collectives.rank():
+        table.verify()
     training, validation = split_validation(table, config)
     return TablePhotos(training), validation
 
