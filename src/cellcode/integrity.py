@@ -69,8 +69,9 @@ class Kind:
     def settle(self, folder: Path, files: Files) -> None:
         """Rename files that wait for it, because the process that wrote their manifest was killed before it did."""
         for name, facts in files.items():
-            with suppress(FileNotFoundError):
-                os.replace(_waiting(folder, name, facts), inside(folder, name))
+            if (waiting := _waiting(folder, name, facts)).exists():
+                with suppress(OSError):  # another process did it now, or the folder is read-only: the check finds it
+                    os.replace(waiting, inside(folder, name))
 
     def read(self, path: Path) -> dict[str, Any]:
         """Read a manifest.

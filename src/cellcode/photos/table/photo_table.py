@@ -194,13 +194,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def digests_of(root: Path, files: Iterable[str]) -> pa.Table:
     """Return a table of the sizes and digests of those files that are there: file, bytes, sha256."""
-    paths = {name: root / name for name in files}
-    rows = [
-        {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        for name, path in paths.items()
-        if path.is_file()
-    ]
-    return pa.Table.from_pylist(rows, pa.schema({"file": pa.string(), "bytes": pa.int64(), "sha256": pa.string()}))
+    there = [name for name in files if (root / name).is_file()]
+    sizes = pa.array([(root / name).stat().st_size for name in there], pa.int64())
+    return pa.table(
+        {"file": pa.array(there, pa.string()), "bytes": sizes, "sha256": [sha256(root / name) for name in there]}
+    )
 
 
 def with_columns(rows: pa.Table, **columns: Sequence[Any] | npt.NDArray[Any] | pa.Array) -> pa.Table:
