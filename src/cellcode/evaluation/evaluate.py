@@ -67,10 +67,11 @@ def evaluate(
     Raises:
         InputError: the split is empty, none of its photos can be read, or the database is damaged.
     """
-    table, outside = (
-        PhotoTable.load(each) if isinstance(each, Path | str) else each for each in (photos, out_of_region)
-    )
-    assert table is not None
+    table = PhotoTable.of(photos)
+    outside = PhotoTable.of(out_of_region) if out_of_region is not None else None
+    for each in (table, outside):
+        if each is not None:
+            each.verify()
     source = open_source(aerial) if aerial is not None else None
     if not len(tested := table.of_split(split)):
         raise InputError(
@@ -78,6 +79,7 @@ def evaluate(
         )
     gallery = table.of_split("train") if split != "train" else table.select(np.zeros(len(table), bool))
     with Locator.open(cells, cluster=cluster, machine=machine) as locator:
+        locator.database.verify()
         values, material = _measured(locator, tested, gallery, split, outside, source)
     if (folder := Path(out) if out is not None else None) is not None:
         _write(folder, values, material)
