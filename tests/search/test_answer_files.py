@@ -157,6 +157,22 @@ def test_an_interrupted_call_goes_on_where_it_was(cut: Cut, some: list[Path], tm
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_photo_whose_kept_answer_is_damaged_is_located_again(cut: Cut, some: list[Path], tmp_path: Path) -> None:
+    """One flipped bit in a digit of an answer: another number, and valid JSON all the same."""
+    out, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial.jsonl"
+    answer_files.locate_to(tmp_path / "whole.csv", cut_off := Cut(cut.database), some[:1])
+    assert cut_off.asked == (some[0],)
+    with pytest.raises(KeyboardInterrupt):
+        answer_files.locate_to(out, cut, some)
+    kept = partial.read_bytes()
+    place = kept.index(b'"lat": ') + 8
+    partial.write_bytes(kept[:place] + bytes([kept[place] ^ 1]) + kept[place + 1 :])
+    cut.after = len(some)
+    answer_files.locate_to(out, cut, some)
+    assert cut.asked == tuple(some)
+    assert out.read_bytes().startswith((tmp_path / "whole.csv").read_bytes())
+
+
 def test_a_photo_that_changed_is_located_again(cut: Cut, town_photos: PhotoTable, tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.jpg" for number in range(3)]
     for file, source in zip(files, town_photos.files[:3], strict=True):

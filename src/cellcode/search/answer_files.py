@@ -6,6 +6,7 @@ GeoJSON and CSV are written row by row, Parquet a few thousand rows at a time.
 import csv
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -112,10 +113,10 @@ _WRITERS: dict[str, Callable[[Path, Iterable[Row], int], None]] = {
 
 
 class Unfinished:
-    """Answers of a call that has not ended, one JSON object a line in OUT.partial.jsonl.
+    """Answers of a call that has not ended, one a line in OUT.partial.jsonl: CRC-32 in hex, a space, a JSON object.
 
     The first line says of which call; every other holds a photo's size and time of change beside its answer, so that a
-    photo that has changed since is located again. A line that was cut off is dropped. Use as a context manager.
+    photo that has changed since is located again. So is one whose line is damaged. Use as a context manager.
 
     Args:
         out: the file that the call makes.
@@ -129,7 +130,7 @@ class Unfinished:
         self.path = partial_path(out)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._places: dict[str, tuple[int, int, int]] = {}  # of each photo: size, time of change, place of its line
-        self._header = json.dumps(call).encode() + b"\n"
+        self._header = _line(call)
         self._file = self.path.open("a+b")
         try:
             self._take_up(call)
@@ -155,14 +156,16 @@ class Unfinished:
         size, changed = _state(photo)
         end = self._file.seek(0, os.SEEK_END) or self._file.write(self._header)
         self._places[str(photo)] = size, changed, end
-        line = {"bytes": size, "changed_ns": changed, "result": result.to_json()}
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.write(_line({"bytes": size, "changed_ns": changed, "result": result.to_json()}))
         self._file.flush()  # it outlives the process
 
     def result(self, photo: Path) -> Row:
         """Return what a photo was answered with, as JSON."""
         self._file.seek(self._places[str(photo)][2])
-        row: Row = json.loads(self._file.readline())["result"]
+        value = _parsed(self._file.readline())
+        if value is None:
+            raise InputError(f"{self.path} was changed while it was in use; run the same command again")
+        row: Row = value["result"]
         return row
 
     def discard(self) -> None:
@@ -176,9 +179,10 @@ class Unfinished:
             start = self._file.tell() - len(line)
             value = _parsed(line)
             if value is None:
-                self._file.truncate(start)
-                break
-            if start and "error" not in value["result"]:
+                if not start or not line.endswith(b"\n"):  # of what call is lost, or the last line was cut off
+                    self._file.truncate(start)
+                    break
+            elif start and "error" not in value["result"]:
                 self._places[value["result"]["file"]] = value["bytes"], value["changed_ns"], start
             elif not start and value != call:
                 raise InputError(
@@ -236,12 +240,17 @@ def _state(photo: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
+def _line(value: dict[str, Any]) -> bytes:
+    text = json.dumps(value, allow_nan=False).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object of a whole line, None of one that was cut off."""
-    try:
-        value: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    """The object of a whole line, None of one that was cut off or changed."""
+    digest, _, text = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or digest != b"%08x" % zlib.crc32(text):
         return None
+    value: dict[str, Any] = json.loads(text)
     return value
 
 
