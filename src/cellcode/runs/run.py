@@ -27,9 +27,9 @@ from torch import Tensor
 from cellcode import config as configuration
 from cellcode.config import Config, EncoderConfig
 from cellcode.errors import InputError
-from cellcode.files import atomic_path, remove_folder, sha256, writing
+from cellcode.files import atomic_path, remove_folder, writing
 from cellcode.geography import s2
-from cellcode.integrity import Kind, describe
+from cellcode.integrity import Files, Kind, describe
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import architecture
@@ -38,6 +38,7 @@ from cellcode.types import Datetimes, Float32, Float64, Ids, Int32
 KIND = Kind("cellcode-run", 2, unsealed=(1,), advice="copy the run again, or train again")
 MANIFEST, CONFIG, WEIGHTS, IDS = "run.json", "config.yaml", "model.safetensors", "prototype_ids.npy"
 CELLS, VALIDATION, BACKBONES = "cells.parquet", "validation.npz", "backbones"
+DEFINING = (CONFIG, WEIGHTS, IDS)  # the files whose content is the run's identity
 COLUMNS = ("cell", "photos", "dates", "first_date", "last_date")  # of cells.parquet, in the order of `CellFacts`
 T = TypeVar("T")
 
@@ -129,13 +130,14 @@ class Run:
             pq.write_table(pa.table(dict(zip(COLUMNS, vars(self.facts).values(), strict=True))), path)
         with atomic_path(self.folder / VALIDATION) as path:
             np.savez(path, **vars(self.validation))
+        files = describe(self.folder, _files(self.folder))
         values = self.manifest | {
-            "identity": _identity(self.folder),
+            "identity": _identity(files),
             "name": self.config.name,
             "has_aerial": self.aerial is not None,
             "prototypes": len(ids) if self.prototypes is not None else None,
             "validation_photos": len(self.validation.lat_deg),
-            "files": describe(self.folder, _files(self.folder)),
+            "files": files,
         }
         self.manifest.update(KIND.write(self.folder / MANIFEST, values))
         return self
@@ -158,12 +160,12 @@ class Run:
             hint = "its training has not finished: train again with --resume" if unfinished else "train one first"
             raise InputError(f"{folder} is not a finished run (no {MANIFEST}); {hint}")
         manifest = KIND.read(folder / MANIFEST)
-        KIND.verify(folder, manifest.get("files", {}))  # all of it is read below anyway
         try:
-            identity = _identity(folder)
+            files = manifest.get("files") or describe(folder, DEFINING)
         except FileNotFoundError as error:
             raise InputError(f"{folder}: {Path(error.filename).name} is missing; {KIND.advice}") from None
-        if identity != manifest.get("identity"):
+        KIND.verify(folder, files)  # all of it is read below anyway
+        if _identity(files) != manifest.get("identity"):
             raise InputError(f"{folder}: its files do not belong to its {MANIFEST}; {KIND.advice}")
         config = configuration.load_saved(folder / CONFIG)
         tensors = load_file(folder / WEIGHTS)
@@ -190,7 +192,7 @@ class Run:
 def _files(folder: Path) -> list[str]:
     """Names of the files that define a run: its log changes nothing, its checkpoints have manifests of their own."""
     kept = (path.relative_to(folder).as_posix() for path in (folder / BACKBONES).rglob("*") if path.is_file())
-    return [CONFIG, WEIGHTS, IDS, CELLS, VALIDATION, *sorted(kept)]
+    return [*DEFINING, CELLS, VALIDATION, *sorted(kept)]
 
 
 def _side_file(path: Path, read: Callable[[Path], T]) -> T:
@@ -206,9 +208,8 @@ def _validation(path: Path) -> Validation:
         return Validation(**{name: arrays[name] for name in ("lat_deg", "lon_deg", "queries")})
 
 
-def _identity(folder: Path) -> str:
-    files = (CONFIG, WEIGHTS, IDS)
-    return hashlib.sha256("".join(sha256(folder / name) for name in files).encode()).hexdigest()[:16]
+def _identity(files: Files) -> str:
+    return hashlib.sha256("".join(files[name]["sha256"] for name in DEFINING).encode()).hexdigest()[:16]
 
 
 def _encoder(config: Config, tensors: dict[str, Tensor], which: Literal["ground", "aerial"], folder: Path) -> Encoder:
