@@ -92,7 +92,7 @@ class Kind:
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
             raise InputError(f"{path} is not the manifest of a {self.format}; {self.advice}")
         version = manifest.get("version")
-        if version != self.version and version not in self.unsealed:
+        if isinstance(version, bool) or version not in (self.version, *self.unsealed):
             raise InputError(
                 f"{path} is a {self.format} of version {version}, this program reads version {self.version}; {self.advice}"
             )
