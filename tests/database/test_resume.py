@@ -43,11 +43,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, finished: int, error: BaseExcept
     asked: list[Any] = []
     original = shards.write_shard
 
-    def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any) -> Any:
+    def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any, **more: Any) -> Any:
         asked.append(folder.name)
         if len(asked) > finished:
             monkeypatch.setattr(np, "save", _failing(error))
-        return original(run, source, ids, folder, reuse)
+        return original(run, source, ids, folder, reuse, **more)
 
     monkeypatch.setattr(shards, "write_shard", write)
     return asked
