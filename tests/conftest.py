@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from cellcode import build, config, ingest, simulate, train
 from cellcode.config import Config
 from cellcode.database import Database
+from cellcode.files import locked
 from cellcode.geography import Region, s2
 from cellcode.integrity import DIGEST, _digest, describe
 from cellcode.model.encoder import Encoder
@@ -41,6 +44,18 @@ def unseal(folder: Path, version: int, *keys: str) -> None:
     manifest = json.loads(path.read_text(encoding="utf-8")) | {"version": version}
     left = {key: value for key, value in manifest.items() if key not in (DIGEST, *keys)}
     path.write_text(json.dumps(left), encoding="utf-8")
+
+
+@contextmanager
+def locked_elsewhere(path: Path, lock: Callable[[Path], AbstractContextManager[None]] = locked) -> Iterator[None]:
+    """Let another thread hold the lock of a file or folder, which is to others as another process is."""
+    with ThreadPoolExecutor(1) as pool:
+        held = lock(path)
+        pool.submit(held.__enter__).result()
+        try:
+            yield
+        finally:
+            pool.submit(held.__exit__, None, None, None).result()
 
 
 @pytest.fixture(scope="session", autouse=True)
