@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,9 @@ import torch
 from cellcode import build, config, ingest, simulate, train
 from cellcode.config import Config
 from cellcode.database import Database
+from cellcode.files import locked
 from cellcode.geography import Region, s2
+from cellcode.integrity import DIGEST, _digest, describe
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.photos import PhotoTable, SplitRule
@@ -20,6 +26,36 @@ from cellcode.runs import CellFacts, Run, Validation
 from cellcode.simulation import Simulation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+MANIFESTS = ("run.json", "manifest.json", "state.json", "shards.json", "counts.json")
+
+
+def reseal(folder: Path, **changes: Any) -> None:
+    """Change keys of a manifest and describe the files again: what a test changed looks as if it had been written so."""
+    path = next(folder / name for name in MANIFESTS if (folder / name).is_file())
+    manifest = json.loads(path.read_text(encoding="utf-8")) | changes
+    if "files" in manifest:
+        manifest["files"] = describe(folder, [name for name in manifest["files"] if (folder / name).is_file()])
+    path.write_text(json.dumps(manifest | {DIGEST: _digest(manifest)}), encoding="utf-8")
+
+
+def unseal(folder: Path, version: int, *keys: str) -> None:
+    """Make a manifest that of an earlier version, which had no digest and none of the further keys."""
+    path = next(folder / name for name in MANIFESTS if (folder / name).is_file())
+    manifest = json.loads(path.read_text(encoding="utf-8")) | {"version": version}
+    left = {key: value for key, value in manifest.items() if key not in (DIGEST, *keys)}
+    path.write_text(json.dumps(left), encoding="utf-8")
+
+
+@contextmanager
+def locked_elsewhere(path: Path, lock: Callable[[Path], AbstractContextManager[None]] = locked) -> Iterator[None]:
+    """Let another thread hold the lock of a file or folder, which is to others as another process is."""
+    with ThreadPoolExecutor(1) as pool:
+        held = lock(path)
+        pool.submit(held.__enter__).result()
+        try:
+            yield
+        finally:
+            pool.submit(held.__exit__, None, None, None).result()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -199,11 +199,12 @@ def test_options_of_the_log_work_behind_any_command(
 def test_an_error_is_one_sentence_as_text_and_one_object_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["info", "absent", "--quiet"])
-    assert capsys.readouterr().err == "cellcode: absent holds no photo table, run or database\n"
+    said = "cellcode: absent holds no photo table, packed photos, run or database"
+    assert capsys.readouterr().err == f"{said}\n"
     with pytest.raises(SystemExit):
         main(["info", "absent", "--log-format=json"])
     line = json.loads(capsys.readouterr().err)
-    assert (line["level"], line["message"]) == ("error", "cellcode: absent holds no photo table, run or database")
+    assert (line["level"], line["message"]) == ("error", said)
 
 
 def test_an_unknown_format_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from tests.conftest import reseal
 
 import cellcode
 from cellcode.cli import main
 from cellcode.database import Database
+from cellcode.integrity import describe
 from cellcode.runs import Run
 from cellcode.runs import run as runs
 from cellcode.simulation import Simulation
@@ -123,8 +125,7 @@ def test_a_run_of_another_machine_builds_here(
     assert "machine" not in text
     text = text.replace("training:\n", "training:\n  device: cuda\n  precision: bfloat16\n")
     path.write_text(text + "machine: {device: cuda, threads: 7}\n", encoding="utf-8")
-    facts = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(facts | {"identity": runs._identity(folder)}))
+    reseal(folder, identity=runs._identity(describe(folder, runs.DEFINING)))
     cells = cellcode.build(folder, town.aerial_path, out=tmp_path / "cells")
     assert (cells.folder / "codes.npy").read_bytes() == (town_cells.folder / "codes.npy").read_bytes()
     assert "machine" not in (cells.folder / "config.yaml").read_text()

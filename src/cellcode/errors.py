@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 # What the machine refuses, and what to do.
@@ -31,6 +33,7 @@ _TEXTS |= {
     "readonly database": _STORAGE[errno.EROFS],
     "disk i/o error": _STORAGE[errno.EIO],
 }
+_PARTLY = re.compile(r"\d+ requested and \d+ written")  # numpy, which drops the error number
 
 
 class CellcodeError(Exception):
@@ -85,13 +88,12 @@ def storage_cause(error: BaseException, folder: Path | None = None) -> str | Non
         if known in text:
             return reason
     if isinstance(error, OSError) and error.errno is None and folder is not None:
-        try:
-            full = shutil.disk_usage(folder).free < 1 << 16
-        except OSError:
-            full = False
-        if full:
-            return _STORAGE[errno.ENOSPC]
-    cause = error.__cause__ or error.__context__
+        with suppress(OSError):
+            if shutil.disk_usage(folder).free < 1 << 16:
+                return _STORAGE[errno.ENOSPC]
+        if _PARTLY.fullmatch(text):
+            return "only a part of it could be written; check the free space, the quota and the file size limit (ulimit -f)"
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return storage_cause(cause, folder) if cause is not None else None
 
 

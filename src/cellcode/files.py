@@ -6,6 +6,7 @@ that the process which made it has ended, and removes it.
 
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -15,15 +16,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cellcode.errors import CellcodeError, InputError, OutputError, storage_cause
 
-_TEMPORARY = re.compile(r"\..+\.cellcode-[0-9a-f]{8}(\.[^/]*)?")
-_RETIRED = "cellcode-old"  # what a folder that is being replaced is called between two renames
+# What is unfinished, and a folder that is being replaced, which has this name between two renames.
+_TEMPORARY = re.compile(r"\.(?P<of>.+?)\.cellcode-((?P<retired>old)|[0-9a-f]{8}(\..*)?)")
 LOCK = ".lock"
 
 
@@ -41,7 +42,8 @@ def writing(path: Path) -> Iterator[None]:
         if (cause := storage_cause(error, path.parent)) is None:
             raise
         named = getattr(error, "filename", None)
-        named = path if named is None or _TEMPORARY.search(str(named)) or str(named).endswith(LOCK) else named
+        named = named if isinstance(named, str | Path) else path
+        named = path if _TEMPORARY.search(str(named)) or str(named).endswith(LOCK) else named
         raise OutputError(f"{named}: {cause}") from error
 
 
@@ -53,13 +55,13 @@ def written_path(path: Path) -> Iterator[Path]:
         OutputError: it cannot be written.
     """
     temporary = _temporary(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with writing(path):  # it looks at the space that is left while the file is there
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -92,18 +94,21 @@ def replace_folder(made: Path, path: Path) -> None:
 
     A process that is killed between the two renames leaves the earlier folder aside; see `recovered`.
     """
-    retired = path.with_name(f".{path.name}.{_RETIRED}")
+    retired = _retired(path)
     if path.exists():
-        remove_folder(retired)
+        remove_folder(retired, path)
         os.replace(path, retired)
     os.replace(made, path)
-    remove_folder(retired)
+    remove_folder(retired, path)
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder, if there is one: renamed first, so that no process ever meets one that is half removed."""
+def remove_folder(path: Path, owner: Path | None = None) -> None:
+    """Remove a folder, if there is one: renamed first, so that no process ever meets one that is half removed.
+
+    What is left of it by a killed process is removed by the next one that holds the lock of `owner`, by default of `path`.
+    """
     if path.is_dir():
-        doomed = _temporary(path)
+        doomed = _temporary(owner or path)
         os.replace(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
@@ -114,8 +119,7 @@ def recovered(path: Path) -> bool:
     Raises:
         InputError: another process is replacing it now.
     """
-    retired = path.with_name(f".{path.name}.{_RETIRED}")
-    if path.exists() or not retired.exists():
+    if path.exists() or not _retired(path).exists():
         return False
     with locked(path):
         return path.exists()
@@ -130,14 +134,11 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
+    path = path.absolute()  # "." has no name
     with _held(path.with_name(f".{path.name}{LOCK}"), path) as first:
         if first:
-            retired = path.with_name(f".{path.name}.{_RETIRED}")
-            if retired.exists() and not path.exists():
-                os.replace(retired, path)
-            remove_folder(retired)
-            for name in {path.name, path.stem}:
-                _remove_temporaries(path.parent.glob(f".{glob.escape(name)}.cellcode-*"))
+            for found in list(path.parent.glob(f".{glob.escape(path.name)}.cellcode-*")):
+                _settle(found)
         yield
 
 
@@ -145,7 +146,7 @@ def locked(path: Path) -> Iterator[None]:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Make a folder that is written in place and hold its lock, a file in it; remove temporaries anywhere below it.
 
-    A folder that was made and is empty at the end is removed. See `locked`.
+    What another process writes below it stays. A folder that was made and is empty at the end is removed. See `locked`.
 
     Raises:
         InputError: another process holds it.
@@ -154,7 +155,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
     try:
         with _held(folder / LOCK, folder) as first:
             if first:
-                _remove_temporaries(folder.rglob(".*.cellcode-*"))
+                for found in list(folder.rglob(".*.cellcode-*")):
+                    if not _in_use(found, folder):
+                        _settle(found)
             yield
     finally:
         if made:
@@ -167,10 +170,11 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     """Lock `path` and yield a folder beside it for what is needed to make it, which is removed at the end."""
     path = path.resolve()
     folder = _temporary(path)
-    with locked(path), writing(path):
+    with locked(path):
         try:
-            folder.mkdir()
-            yield folder
+            with writing(path):
+                folder.mkdir()
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -181,14 +185,14 @@ _HOLDERS: dict[Path, int] = {}  # threads of this process that hold locks
 @contextmanager
 def _held(lock: Path, what: Path) -> Iterator[bool]:
     """Yield False if this thread holds the lock already."""
-    lock = lock.absolute()
+    lock = lock.parent.resolve() / lock.name
     if _HOLDERS.get(lock) == threading.get_ident():
         yield False
         return
     with ExitStack() as stack:
         with writing(what):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            while not _acquired(stack.enter_context(lock.open("a+", encoding="utf-8")), lock, what):
+            while not _acquired(stack.enter_context(lock.open("a+b", buffering=0)), lock, what):
                 pass
         _HOLDERS[lock] = threading.get_ident()
         try:
@@ -199,38 +203,68 @@ def _held(lock: Path, what: Path) -> Iterator[bool]:
                 lock.unlink(missing_ok=True)
 
 
-def _acquired(file: TextIO, lock: Path, what: Path) -> bool:
+def _acquired(file: IO[bytes], lock: Path, what: Path) -> bool:
     """Lock an open file; return False if its last holder has removed it since it was opened."""
+    if not _flocked(file):
+        by = f" ({number})" if (number := file.read(20).decode("ascii", "replace")) else ""
+        raise InputError(f"another process{by} is writing {what}; wait for it, or choose another --out")
+    try:
+        if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            return False
+    except FileNotFoundError:
+        return False
+    file.truncate(0)
+    with suppress(OSError):  # a full disk: the number is for the reader of a message
+        file.write(str(os.getpid()).encode())
+    return True
+
+
+def _flocked(file: IO[bytes]) -> bool:
+    """Lock an open file; return False if another process, or another thread, has locked it."""
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        by = f" ({number})" if (number := file.read(20)) else ""
-        raise InputError(f"another process{by} is writing {what}; wait for it, or choose another --out") from None
+        return False
     except (ImportError, OSError):  # Windows, and file systems without locks: two writers are not told apart
         pass
-    if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-        return False
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
     return True
+
+
+def _in_use(temporary: Path, folder: Path) -> bool:
+    """Return True if another process holds a lock that covers a temporary file below `folder`."""
+    match = _TEMPORARY.fullmatch(temporary.name)
+    own = [temporary.with_name(f".{match['of']}{LOCK}")] if match is not None else []
+    between = itertools.takewhile(lambda each: each != folder, temporary.parents)
+    for lock in [*own, *(each / LOCK for each in between)]:
+        with suppress(OSError), lock.open("rb") as file:
+            if not _flocked(file):
+                return True
+    return False
+
+
+def _retired(path: Path) -> Path:
+    return path.with_name(f".{path.name}.cellcode-old")
 
 
 def _temporary(path: Path) -> Path:
     # The suffix of a file stays last: several writers (GDAL, PIL, numpy) look at it.
-    return path.with_name(f".{path.stem}.cellcode-{uuid.uuid4().hex[:8]}{path.suffix}")
+    return path.with_name(f".{path.name}.cellcode-{uuid.uuid4().hex[:8]}{path.suffix}")
 
 
-def _remove_temporaries(found: Iterator[Path]) -> None:
-    for path in [each for each in found if _TEMPORARY.fullmatch(each.name)]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+def _settle(found: Path) -> None:
+    """Remove what a killed process left, or put it back if it is the folder that was to be replaced."""
+    match = _TEMPORARY.fullmatch(found.name)
+    if match is None:
+        return
+    if match["retired"] is not None and not (place := found.with_name(match["of"])).exists():
+        os.replace(found, place)
+    elif found.is_dir() and not found.is_symlink():
+        shutil.rmtree(found, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            found.unlink(missing_ok=True)
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cellcode.errors import InputError
-from cellcode.files import read_json, sampled_digest, sha256, write_json, written_path
+from cellcode.files import read_json, sampled_digest, sha256, write_json, writing, written_path
 from cellcode.progress import Meter
 
 SMALL_BYTES = 1 << 20
 LONG_MB = 1024  # from which on progress is shown
 DIGEST = "digest"
+WAITING_HEX = 16  # digits of its digest in the name of a file that waits to be renamed
 Files = Mapping[str, Mapping[str, Any]]
 
 
@@ -41,7 +42,8 @@ class Kind:
 
     def write(self, path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         """Write a manifest with format, version and its digest, atomically, and return it."""
-        manifest = {"format": self.format, "version": self.version} | dict(values)
+        head = {"format": self.format, "version": self.version}
+        manifest = head | dict(values) | head  # values that were read from an earlier version have both, too
         manifest[DIGEST] = _digest(manifest)
         write_json(path, manifest)
         return manifest
@@ -55,23 +57,27 @@ class Kind:
         `values` gets the digests as `files`.
         """
         made = dict[str, Path]()
-        with ExitStack() as stack:
-            yield lambda file: made.setdefault(file, stack.enter_context(written_path(folder / file)))
-            facts = {file: describe(path.parent, [path.name])[path.name] for file, path in made.items()}
-            for file, path in made.items():
-                os.replace(path, _waiting(folder, file, facts[file]))
-        values["files"] = facts
-        self.write(folder / name, values)
-        self.settle(folder, facts)
-        for path in folder.glob(".*.next"):
-            path.unlink()
+        try:
+            with ExitStack() as stack:
+                yield lambda file: made.setdefault(file, stack.enter_context(written_path(folder / file)))
+                facts = {file: describe(path.parent, [path.name])[path.name] for file, path in made.items()}
+                for file, path in made.items():
+                    os.replace(path, _waiting(folder, file, facts[file]))
+            values["files"] = facts
+            self.write(folder / name, values)
+        finally:  # whichever manifest is there now decides
+            with suppress(InputError):
+                self.settle(folder, self.read(folder / name).get("files", {}))
+            for path in folder.glob(f".*.{'[0-9a-f]' * WAITING_HEX}.next"):
+                path.unlink(missing_ok=True)
 
     def settle(self, folder: Path, files: Files) -> None:
         """Rename files that wait for it, because the process that wrote their manifest was killed before it did."""
         for name, facts in files.items():
-            if (waiting := _waiting(folder, name, facts)).exists():
-                with suppress(OSError):  # another process did it now, or the folder is read-only: the check finds it
-                    os.replace(waiting, inside(folder, name))
+            path, waiting = inside(folder, name), _waiting(folder, name, facts)
+            if waiting.exists():  # asked first: a read-only file system refuses to rename what is not there
+                with suppress(FileNotFoundError), writing(path):  # another process has done it
+                    os.replace(waiting, path)
 
     def read(self, path: Path) -> dict[str, Any]:
         """Read a manifest.
@@ -86,7 +92,7 @@ class Kind:
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
             raise InputError(f"{path} is not the manifest of a {self.format}; {self.advice}")
         version = manifest.get("version")
-        if version != self.version and version not in self.unsealed:
+        if isinstance(version, bool) or version not in (self.version, *self.unsealed):
             raise InputError(
                 f"{path} is a {self.format} of version {version}, this program reads version {self.version}; {self.advice}"
             )
@@ -138,14 +144,19 @@ def describe(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def inside(folder: Path, name: str) -> Path:
     """Return the path of a file that a manifest names; InputError if it would lie outside the manifest's folder."""
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
+    if not is_inside(name):
         raise InputError(f"{folder}: its manifest names {name}, which is outside the folder; do not use it")
-    return folder / path
+    return folder / name
+
+
+def is_inside(name: str) -> bool:
+    """Return True if a name, joined to a folder, lies in it."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _waiting(folder: Path, name: str, facts: Mapping[str, Any]) -> Path:
-    return folder / f".{name}.{str(facts['sha256'])[:16]}.next"
+    return folder / f".{name}.{str(facts['sha256'])[:WAITING_HEX]}.next"
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import pickle
@@ -14,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.conftest import reseal, unseal
 
+from cellcode import integrity
 from cellcode.database import Database, clip, compress
+from cellcode.database.store.layout import KIND
 from cellcode.database.store.rows import Facts
 from cellcode.errors import InputError
-from cellcode.files import sampled_digest
 from cellcode.geography import Region
 from cellcode.runs import Run
 from cellcode.search import DatabaseSearcher
@@ -44,14 +45,7 @@ def replaced(folder: Path, name: str, content: Any) -> Path:
         path.write_bytes(content)
     else:
         np.save(path, content, allow_pickle=True)
-    return described(folder, name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def described(folder: Path, name: str, **changes: str) -> Path:
-    """Let the manifest name the size and the sample of a file as it is now; its checksum stays."""
-    path, manifest = folder / name, json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] |= {"bytes": path.stat().st_size, "sample": sampled_digest(path), **changes}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    reseal(folder)
     return folder
 
 
@@ -108,19 +102,22 @@ def test_a_flipped_bit_is_found(copy: Path, name: str) -> None:
     (copy / name).write_bytes(bytes(data))
     with pytest.raises(InputError, match=rf"{name} is not the file that its manifest was written for; copy or build"):
         Database.open(copy)
-    described(copy, name)
-    with pytest.raises(InputError, match=rf"{name} was changed after the database was built"):
-        Database.open(copy).verify()
 
 
-def test_a_flipped_bit_between_the_samples_of_a_large_file_is_found_by_verify(searchable: Path) -> None:
-    """16 samples of 4 kB are a tenth of these codes: opening does not see the rest."""
+def test_a_flipped_bit_between_the_samples_of_a_large_file_is_found_by_verify(
+    searchable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 samples of 4 kB are a tenth of these codes: opening does not see the rest, if it takes them for large."""
     path = searchable / "codes.npy"
     data = bytearray(path.read_bytes())
     data[4096 + (len(data) - 16 * 4096) // 30] ^= 1
     path.write_bytes(bytes(data))
+    said = r"codes\.npy is not the file that its manifest was written for; copy or build the database again"
+    with pytest.raises(InputError, match=said):
+        Database.open(searchable)
+    monkeypatch.setattr(integrity, "SMALL_BYTES", 1 << 16)
     opened = Database.open(searchable)
-    with pytest.raises(InputError, match=r"codes\.npy was changed after the database was built"):
+    with pytest.raises(InputError, match=said):
         opened.verify()
 
 
@@ -260,7 +257,7 @@ def test_an_encoder_of_another_model_is_refused(copy: Path, wide_run: Run) -> No
         for name, value in wide_run.ground.state_dict().items()
     }
     save_file({name: value.contiguous() for name, value in state.items()}, copy / "ground.safetensors")
-    described(copy, "ground.safetensors")
+    reseal(copy)
     with pytest.raises(InputError, match="does not belong to this database"):
         Database.open(copy).encoder()
 
@@ -275,14 +272,40 @@ def test_the_encoder_is_that_of_the_run(mixed: Database, wide_run: Run) -> None:
 def test_another_version_is_refused(copy: Path, version: int | None) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
-    with pytest.raises(InputError, match=rf"version {version}, this program reads version 2; build it again"):
+    with pytest.raises(
+        InputError, match=rf"version {version}, this program reads version 3; copy or build the database"
+    ):
         Database.open(copy)
+
+
+def test_a_database_of_the_version_before_digests_opens_and_is_checked_as_far_as_it_says(copy: Path) -> None:
+    unseal(copy, 2)
+    Database.open(copy).verify()
+    path = copy / "terms" / "tiles.npy"
+    data = path.read_bytes()
+    path.write_bytes(bytes([*data[:-1], data[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"tiles\.npy is not the file"):
+        Database.open(copy)
+
+
+def test_a_changed_value_of_the_manifest_is_found(copy: Path) -> None:
+    text = (copy / "manifest.json").read_text()
+    for key in ("temperature", "level", "dim", "licences"):
+        changed = text.replace(f'"{key}', f'"{key[:-1]}', 1)
+        assert changed != text
+        (copy / "manifest.json").write_text(changed)
+        with pytest.raises(
+            InputError, match=r"manifest\.json was changed or damaged after it was written; copy or build"
+        ):
+            Database.open(copy)
+    (copy / "manifest.json").write_text(json.dumps(json.loads(text)))  # spelled otherwise
+    Database.open(copy)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": "cellcode-photos"}', "not json", ""])
 def test_another_manifest_is_refused(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=r"is not a cell-code database|is not valid JSON"):
+    with pytest.raises(InputError, match=r"is not the manifest of a cellcode-database|is not valid JSON"):
         Database.open(copy)
 
 
@@ -290,7 +313,7 @@ def test_another_manifest_is_refused(copy: Path, text: str) -> None:
 def test_a_manifest_without_a_key_is_refused(copy: Path, key: str) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest[key]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    KIND.write(copy / "manifest.json", manifest)
     with pytest.raises(InputError, match=rf"manifest\.json does not say {key}"):
         Database.open(copy)
 
@@ -302,7 +325,7 @@ def test_a_manifest_without_a_key_is_refused(copy: Path, key: str) -> None:
 def test_a_manifest_that_does_not_name_a_needed_file_is_refused(copy: Path, name: str) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["files"][name]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    KIND.write(copy / "manifest.json", manifest)
     with pytest.raises(InputError, match=rf"manifest\.json does not name {name}"):
         Database.open(copy)
 
@@ -323,7 +346,7 @@ def test_a_manifest_that_does_not_name_a_needed_file_is_refused(copy: Path, name
 )
 def test_a_manifest_whose_values_make_no_sense_is_named(copy: Path, changes: dict[str, Any]) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | changes))
+    KIND.write(copy / "manifest.json", manifest | changes)
     with pytest.raises(InputError, match=r"manifest\.json (is damaged \(|does not name )"):
         Database.open(copy)
 

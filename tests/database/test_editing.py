@@ -11,6 +11,7 @@ import pytest
 from cellcode import build
 from cellcode.database import Database, clip, merge, split
 from cellcode.database.building.fusion import fuse
+from cellcode.database.store.layout import KIND
 from cellcode.errors import InputError
 from cellcode.files import sha256
 from cellcode.geography import Region, s2
@@ -45,7 +46,7 @@ def edited(database: Database, folder: Path, **changes: Any) -> Path:
     """Copy a database with another manifest."""
     shutil.copytree(database.folder, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    KIND.write(folder / "manifest.json", manifest | changes)
     return folder
 
 

@@ -12,12 +12,13 @@ import pytest
 import rasterio
 import rasterio.warp
 import torch
+from tests.conftest import locked_elsewhere
 
 from cellcode import build
 from cellcode.database import Database
 from cellcode.database.building import shards
 from cellcode.errors import InputError
-from cellcode.files import locked, read_json, sha256
+from cellcode.files import read_json, sha256
 from cellcode.geography import Region, s2
 from cellcode.model.encoder import Encoder
 from cellcode.runs import Run
@@ -43,11 +44,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, finished: int, error: BaseExcept
     asked: list[Any] = []
     original = shards.write_shard
 
-    def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any) -> Any:
+    def write(run: Run, source: Any, ids: Any, folder: Path, reuse: Any, **more: Any) -> Any:
         asked.append(folder.name)
         if len(asked) > finished:
             monkeypatch.setattr(np, "save", _failing(error))
-        return original(run, source, ids, folder, reuse)
+        return original(run, source, ids, folder, reuse, **more)
 
     monkeypatch.setattr(shards, "write_shard", write)
     return asked
@@ -247,14 +248,10 @@ def repainted(path: Path, out: Path, rows: slice, columns: slice) -> Path:
 
 
 def test_two_builds_of_one_database_at_a_time_are_refused(wide_run: Run, tmp_path: Path) -> None:
-    region, out, working = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells", tmp_path / ".a.cells.building"
-    working.mkdir()
-    with (
-        locked(working / "lock"),
-        pytest.raises(InputError, match=r"another process is writing .*\.a\.cells\.building; wait for it"),
-    ):
+    region, out = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells"
+    with locked_elsewhere(out), pytest.raises(InputError, match=r"another process is writing .*/a\.cells; wait for it"):
         build(wide_run, None, region, out=out)
-    assert [path.name for path in tmp_path.rglob("*")] == [working.name, "lock"]
+    assert not list(tmp_path.iterdir())
     build(wide_run, None, region, out=out)
     assert [path.name for path in tmp_path.iterdir()] == ["a.cells"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import unseal
 
 from cellcode.database import Database, split
-from cellcode.database.store.shards import SHARDS, ShardedDatabase, open_database
+from cellcode.database.store.shards import KIND, SHARDS, ShardedDatabase, open_database
 from cellcode.errors import InputError
 
 
@@ -64,6 +64,11 @@ def test_every_table_is_that_of_the_whole(town_cells: Database, folder: Path) ->
     found.verify()
 
 
+def test_a_list_of_the_version_before_digests_opens(copied: Path, town_cells: Database) -> None:
+    unseal(copied, 1)
+    assert open_database(copied).identity == town_cells.identity
+
+
 def test_an_open_database_is_returned_as_it_is(town_cells: Database) -> None:
     assert open_database(town_cells) is town_cells
     assert open_database(town_cells.folder).identity == town_cells.identity
@@ -92,7 +97,12 @@ def _without_list(folder: Path, other: Database) -> None:
 
 
 def _damage_list(folder: Path, other: Database) -> None:
-    (folder / SHARDS).write_text(json.dumps({"format": "cellcode-database-shards", "version": 1}))
+    KIND.write(folder / SHARDS, {})
+
+
+def _change_list(folder: Path, other: Database) -> None:
+    text = (folder / SHARDS).read_text()
+    (folder / SHARDS).write_text(text.replace('"cells": ', '"cells": 1', 1))
 
 
 def _twice(folder: Path, other: Database) -> None:
@@ -113,6 +123,7 @@ def _empty(folder: Path, other: Database) -> None:
         (_other_runs_without_list, "were built from different runs"),
         (_without_list, r"has no shards\.json"),
         (_damage_list, r"shards\.json is damaged"),
+        (_change_list, r"shards\.json was changed or damaged after it was written"),
         (_twice, r"003\.cells is not one of the shards"),
         (_empty, "the folder is empty"),
     ],

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.conftest import reseal
 
 from cellcode import build, config, plugins, train
 from cellcode.config import Config, EncoderConfig, LossConfig, PrototypesConfig
 from cellcode.database import Database
 from cellcode.errors import CellcodeError, PluginError, UsageError
-from cellcode.files import sampled_digest, sha256
 from cellcode.geography import distance, s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.losses import make_loss
@@ -137,11 +137,7 @@ def test_a_run_or_database_from_a_stranger_imports_nothing(
     cells = tmp_path / "town.cells"
     shutil.copytree(wide_cells.folder, cells)
     (cells / "config.yaml").write_text(config.dump(run.config))
-    manifest = json.loads((cells / "manifest.json").read_text())
-    path = cells / "config.yaml"
-    facts = {"bytes": path.stat().st_size, "sha256": sha256(path), "sample": sampled_digest(path)}
-    manifest["files"]["config.yaml"] = facts
-    (cells / "manifest.json").write_text(json.dumps(manifest))
+    reseal(cells)
     with pytest.raises(PluginError, match=rf"town\.cells/config\.yaml requires the {part} {name}, .*--plugin"):
         Locator.open(cells).embed(np.zeros((1, 72, 96, 3), np.uint8))
     if name == "os:system":

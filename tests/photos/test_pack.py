@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import unseal
 
 from cellcode.errors import InputError
 from cellcode.geography import s2
@@ -99,10 +100,14 @@ def test_an_interrupted_packing_is_continued_to_the_same_bytes(
     whole = contents(Path(packed.place))
     out = tmp_path / "shards"
     pack.run(photos, SMALL, out=out)
+    files = json.loads((out / "manifest.json").read_text())["files"]
     (out / "manifest.json").rename(out / "plan.json")  # as if it had been killed in its third shard
-    for name in ("000002.tar", "000002.parquet", "000003.parquet"):
-        (out / "train" / name).unlink()
-    (out / "train" / "000003.tar").write_bytes(b"half")
+    listed = [json.dumps({name: facts}) for name, facts in files.items() if "000002" not in name and "/" in name]
+    (out / "finished.jsonl").write_text("\n".join(listed) + '\n{"train/000002.tar": {"by')
+    (out / "train" / "000002.tar").write_bytes(b"half")
+    (out / "train" / "000002.parquet").unlink()
+    data = (out / "train" / "000003.tar").read_bytes()
+    (out / "train" / "000003.tar").write_bytes(data[:-1] + b"x")  # damaged since
     with pytest.raises(InputError, match="finish making them"):
         PackedPhotos.open(out)
     kept = (out / "train" / "000001.tar").stat().st_mtime_ns
@@ -160,6 +165,10 @@ def test_damage_of_a_shard_is_found_in_the_photos_it_hits(photos: PhotoTable, tm
     with pytest.raises(PhotoError, match="the shard is missing"):
         packed.load("train", "000000").image(0)
     path.with_suffix(".parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match=r"train/000000\.parquet is not the file that was packed; copy it there again"):
+        packed.load("train", "000000")
+    unseal(tmp_path / "shards", 1, "files")
+    packed = PackedPhotos.open(tmp_path / "shards")
     with pytest.raises(InputError, match=r"train/000000\.parquet cannot be read .*copy it there again"):
         packed.load("train", "000000")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.conftest import reseal, unseal
 
 from cellcode.errors import InputError
 from cellcode.photos.table.photo_table import SCHEMA, PhotoTable
@@ -75,7 +76,7 @@ def test_saved_table_loads_as_it_was(tmp_path: Path) -> None:
 def test_manifest_says_what_the_table_holds(tmp_path: Path) -> None:
     _table(tmp_path / "photos").save(tmp_path / "deep/table")
     manifest = json.loads((tmp_path / "deep/table/manifest.json").read_text())
-    assert (manifest["format"], manifest["version"], manifest["photos"]) == ("cellcode-photos", 1, 3)
+    assert (manifest["format"], manifest["version"], manifest["photos"]) == ("cellcode-photos", 2, 3)
     assert manifest["splits"] == {"train": 1, "test": 2}
     assert manifest["bounds"] == [-0.1, 48.123456789012345, -0.1, 50.0]
     assert manifest["licences"] == ["CC-BY-4.0"]
@@ -137,13 +138,22 @@ def test_folder_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"version": None}, {"format": "cellcode-run"}, {"format": None}], ids=str
+    ("change", "said"),
+    [
+        ({"version": 3}, "is a cellcode-photos of version 3, this program reads version 2; ingest the photos again"),
+        ({"version": None}, "is a cellcode-photos of version None"),
+        ({"format": "cellcode-run"}, "is not the manifest of a cellcode-photos"),
+        ({"format": None}, "is not the manifest of a cellcode-photos"),
+        ({"version": 1}, "was changed or damaged after it was written"),
+        ({"bounds": None}, "was changed or damaged after it was written"),
+    ],
+    ids=str,
 )
-def test_other_format_or_version_is_refused_in_a_sentence(change: dict[str, Any], tmp_path: Path) -> None:
+def test_other_format_or_version_is_refused_in_a_sentence(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     _table(tmp_path).save(tmp_path / "table")
     path = tmp_path / "table/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match="not a cellcode-photos of version 1"):
+    with pytest.raises(InputError, match=said):
         PhotoTable.load(tmp_path / "table")
 
 
@@ -151,12 +161,19 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "table"
     _table(tmp_path).save(folder)
     whole = (folder / "photos.parquet").read_bytes()
-    (folder / "photos.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"photos\.parquet cannot be read"):
-        PhotoTable.load(folder)
-    (folder / "photos.parquet").unlink()
-    with pytest.raises(InputError, match=r"photos\.parquet cannot be read"):
-        PhotoTable.load(folder)
+    for sealed in (True, False):
+        if not sealed:
+            (folder / "photos.parquet").write_bytes(whole)
+            unseal(folder, 1, "files")
+            assert len(PhotoTable.load(folder)) == 3
+        (folder / "photos.parquet").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(
+            InputError, match=r"photos\.parquet is truncated" if sealed else r"photos\.parquet cannot be"
+        ):
+            PhotoTable.load(folder)
+        (folder / "photos.parquet").unlink()
+        with pytest.raises(InputError, match=r"photos\.parquet is missing" if sealed else r"photos\.parquet cannot be"):
+            PhotoTable.load(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json is not valid JSON"):
         PhotoTable.load(folder)
@@ -167,6 +184,9 @@ def test_a_table_of_two_halves_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "table"
     _table(tmp_path).save(folder)
     pq.write_table(_table(tmp_path, 5).rows, folder / "photos.parquet")
+    with pytest.raises(InputError, match=r"photos\.parquet is longer than it was written"):
+        PhotoTable.load(folder)
+    reseal(folder)
     with pytest.raises(InputError, match="has 5 photos, its manifest another number"):
         PhotoTable.load(folder)
 
@@ -188,6 +208,7 @@ def test_parquet_with_other_columns_is_refused(tmp_path: Path) -> None:
         rows.rename_columns(["name", *rows.column_names[1:]]),
     ):
         pq.write_table(other, path)
+        reseal(path.parent)
         with pytest.raises(InputError, match="does not have the columns"):
             PhotoTable.load(tmp_path / "table")
 
@@ -197,6 +218,7 @@ def test_a_table_of_an_older_release_lacks_what_is_newer(tmp_path: Path) -> None
     folder = tmp_path / "table"
     table = _table(tmp_path).save(folder)
     pq.write_table(table.rows.drop_columns(["land_use"]), folder / "photos.parquet")
+    unseal(folder, 1, "files")
     old = PhotoTable.load(folder)
     assert old.column("land_use") == [None] * len(table)
     assert old.column("file") == table.column("file")

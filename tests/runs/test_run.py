@@ -1,11 +1,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.conftest import reseal, unseal
 
 from cellcode.config import Config
 from cellcode.errors import InputError
@@ -13,6 +13,7 @@ from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import CellFacts, Run, Validation
+from cellcode.runs.run import DEFINING
 from cellcode.types import Datetimes, Float64
 
 CONFIG = Config.model_validate(
@@ -100,7 +101,7 @@ def test_ground_and_aerial_weights_are_not_mixed_up(tmp_path: Path) -> None:
 def test_the_manifest_says_what_is_in_the_run(tmp_path: Path) -> None:
     _run(tmp_path)
     manifest = json.loads((tmp_path / "run.json").read_text())
-    assert (manifest["format"], manifest["version"], manifest["name"]) == ("cellcode-run", 1, "made")
+    assert (manifest["format"], manifest["version"], manifest["name"]) == ("cellcode-run", 2, "made")
     assert manifest["licences"] == ["CC0"]
     assert manifest["validation_photos"] == 7
     assert manifest["has_aerial"] is True
@@ -122,37 +123,64 @@ def test_a_run_without_validation_photos_loads_again(tmp_path: Path) -> None:
     assert Run.load(tmp_path).validation.queries.shape == (0, 16)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors", "prototype_ids.npy"])
-def test_a_changed_file_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
-    _run(tmp_path)
-    content = bytearray((tmp_path / name).read_bytes())
-    content[-1] ^= 1
-    (tmp_path / name).write_bytes(bytes(content))
-    with pytest.raises(InputError, match=r"its files do not belong to its run\.json") as caught:
-        Run.load(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors", "prototype_ids.npy"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    _run(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=f"{name} is missing"):
-        Run.load(tmp_path)
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-@pytest.mark.parametrize("name", ["cells.parquet", "validation.npz"])
-def test_a_missing_or_damaged_side_file_is_refused_in_a_sentence(tmp_path: Path, name: str, damaged: bool) -> None:
-    _run(tmp_path)
-    if damaged:
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_changed_or_missing_file_is_refused_in_a_sentence_that_names_it(tmp_path: Path, sealed: bool) -> None:
+    run = _run(tmp_path)
+    other = _run(tmp_path / "other", aerial=False).folder
+    if not sealed:
+        unseal(tmp_path, 1, "files")
+    assert Run.load(tmp_path).identity == run.identity
+    for name in (*DEFINING, "cells.parquet", "validation.npz"):
         content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
-    else:
-        (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=name):
+        flipped = bytes([*content[:-1], content[-1] ^ 1])
+        damaged: dict[str, bytes | None] = {"truncated": content[: len(content) // 2], "missing": None}
+        if sealed or name in DEFINING:
+            damaged |= {"flipped": flipped}
+        if sealed and name == "model.safetensors":  # the other files of the two runs are the same
+            damaged |= {"of another run": (other / name).read_bytes()}
+        for how, value in damaged.items():
+            (tmp_path / name).unlink()
+            if value is not None:
+                (tmp_path / name).write_bytes(value)
+            by_identity = not sealed and name in DEFINING and value is not None
+            with pytest.raises(InputError, match=r"belong to its run\.json" if by_identity else name) as caught:
+                Run.load(tmp_path)
+            assert str(tmp_path) in str(caught.value), how
+            assert "\n" not in str(caught.value), how
+            (tmp_path / name).write_bytes(content)
+    assert Run.load(tmp_path).identity == run.identity
+
+
+def test_side_files_of_another_run_with_the_same_weights_are_refused(tmp_path: Path) -> None:
+    run, folder = _run(tmp_path / "a"), tmp_path / "b"
+    days = np.full(4, np.datetime64("2024-03-01", "ms"))
+    facts = CellFacts.of_photos(np.full(4, 48.85), np.full(4, 2.35), days, 18)
+    shifted = replace(run.validation, lat_deg=run.validation.lat_deg + 0.1)
+    other = replace(run, folder=folder, facts=facts, validation=shifted, manifest=dict(run.manifest)).save()
+    assert other.identity == run.identity
+    for name in ("cells.parquet", "validation.npz", "run.json"):
+        own = (run.folder / name).read_bytes()
+        (run.folder / name).write_bytes((folder / name).read_bytes())
+        with pytest.raises(InputError, match=r"is not the file that its manifest was written for|bytes"):
+            Run.load(run.folder)
+        (run.folder / name).write_bytes(own)
+
+
+def test_files_that_do_not_belong_together_are_refused_though_each_is_as_described(tmp_path: Path) -> None:
+    _run(tmp_path)
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write("# changed\n")
+    reseal(tmp_path)
+    with pytest.raises(InputError, match=r"its files do not belong to its run\.json"):
         Run.load(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_that_is_saved_again_has_digests(tmp_path: Path) -> None:
+    _run(tmp_path)
+    unseal(tmp_path, 1, "files")
+    again = Run.load(tmp_path).save()
+    assert again.manifest["version"] == 2
+    assert Run.load(tmp_path).manifest == again.manifest
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
@@ -167,13 +195,25 @@ def test_a_run_that_was_stopped_is_refused_with_what_to_do(tmp_path: Path) -> No
         Run.load(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"format": "cellcode-photos"}, {"version": 2}, {"version": None}])
-def test_a_run_of_another_format_or_version_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_run_of_another_format_or_version_is_refused(tmp_path: Path) -> None:
     _run(tmp_path)
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match="is not a cellcode-run of version 1"):
-        Run.load(tmp_path)
+    for changes, said in (
+        ({"format": "cellcode-photos"}, "is not the manifest of a cellcode-run"),
+        ({"version": 3}, "is a cellcode-run of version 3, this program reads version 2"),
+        ({"version": None}, "is a cellcode-run of version None"),
+        ({"version": True}, "is a cellcode-run of version True"),
+    ):
+        unsealed = json.loads((tmp_path / "run.json").read_text())
+        reseal(tmp_path, **changes)
+        with pytest.raises(InputError, match=said):
+            Run.load(tmp_path)
+        (tmp_path / "run.json").write_text(json.dumps(unsealed | changes))
+        with pytest.raises(InputError, match=said):
+            Run.load(tmp_path)
+        (tmp_path / "run.json").write_text(json.dumps(unsealed | {"version": 1}))
+        with pytest.raises(InputError, match="was changed or damaged"):
+            Run.load(tmp_path)
+        (tmp_path / "run.json").write_text(json.dumps(unsealed))
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:

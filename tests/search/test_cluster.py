@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from cellcode.database import Database, split
+from cellcode.database.store.layout import KIND
 from cellcode.errors import InputError, MissingExtraError, UsageError
-from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
+from cellcode.integrity import describe
 from cellcode.photos import PhotoTable
 from cellcode.search import Answer, Locator, cluster
 from cellcode.search.cluster import ClusterSearcher, ShardActor, ShardError, ShardUnusable
@@ -66,15 +67,10 @@ def write(like: Database, folder: Path, of: Any, **changes: Any) -> Path:
     for name in ("cells.parquet", "ground.safetensors", "queries.npy"):
         shutil.copy(like.folder / name, folder)
     np.save(folder / "codes_int8.npy", (CODES[of] / STEP).astype(np.int8))
-    names = [path.name for path in folder.iterdir()]
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sample": sampled_digest(folder / name), "sha256": ""}
-        for name in names
-    }
+    files = describe(folder, [path.name for path in folder.iterdir()])
     codes_of = {**like.manifest["codes"], "int8_step": STEP, "int8_error": 0.0, "longest": 12.0}
     own = {"cells": {"total": len(IDS[of])}, "dim": 24, "codes": codes_of, "search": None, "files": files}
-    value = {**like.manifest, **own, **changes}
-    write_json(folder / "manifest.json", value)
+    KIND.write(folder / "manifest.json", {**like.manifest, **own, **changes})
     return folder
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from cellcode.database import Database
+from cellcode.database.store.layout import KIND
 from cellcode.errors import InputError, UsageError
-from cellcode.files import sampled_digest, write_json
 from cellcode.geography import Region, s2
+from cellcode.integrity import describe
 from cellcode.search.searcher import DatabaseSearcher
 from cellcode.search.sharded import ShardedSearcher, merge
 from cellcode.types import Float16, Ids
@@ -33,15 +34,10 @@ def write(like: Database, folder: Path, ids: Ids, codes: Float16, **changes: Any
     for name in ("cells.parquet", "ground.safetensors", "queries.npy"):
         shutil.copy(like.folder / name, folder)
     np.save(folder / "codes_int8.npy", (codes / STEP).astype(np.int8))
-    names = [path.name for path in folder.iterdir()]
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sample": sampled_digest(folder / name), "sha256": ""}
-        for name in names
-    }
+    files = describe(folder, [path.name for path in folder.iterdir()])
     codes_of = {**like.manifest["codes"], "int8_step": STEP, "int8_error": 0.0, "longest": 12.0}
     own = {"cells": {"total": len(ids)}, "dim": 24, "codes": codes_of, "search": None, "files": files}
-    value = {**like.manifest, **own, **changes}
-    write_json(folder / "manifest.json", value)
+    KIND.write(folder / "manifest.json", {**like.manifest, **own, **changes})
     return folder
 
 

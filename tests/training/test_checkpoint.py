@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import reseal
 from torch import Tensor, nn
 
+from cellcode import integrity
 from cellcode.config import Config, MachineConfig, TrainingConfig
 from cellcode.errors import InputError
 from cellcode.training.loop import checkpoints
@@ -97,7 +99,7 @@ def test_a_save_that_is_stopped_leaves_the_previous_checkpoint(tmp_path: Path, m
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "write_json", stopped)
+    monkeypatch.setattr(integrity, "write_json", stopped)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(tmp_path, 2, State({"model": network}, optimizer), OWN)
     restored = _network(1)
@@ -150,7 +152,7 @@ def test_a_checkpoint_with_keys_of_earlier_versions_is_resumed(tmp_path: Path) -
     training = state["config"]["training"]
     training["accumulation"] = training.pop("gradient_accumulation")
     training["device"] = "cuda"
-    path.write_text(json.dumps(state), encoding="utf-8")
+    reseal(path.parent, config=state["config"])
     fresh = _network(1)
     assert checkpoints.load(tmp_path, State({"model": fresh}, _optimizer(fresh, False)), own) == 1
 
@@ -180,27 +182,53 @@ def test_what_a_power_cut_left_is_not_picked_up(tmp_path: Path) -> None:
     state = State({"model": network}, _optimizer(network, False))
     checkpoints.save(tmp_path, 1, state, OWN)
     whole = tmp_path / checkpoints.FOLDER / "00000001"
-    shutil.copytree(whole, tmp_path / checkpoints.FOLDER / ".partial")
+    shutil.copytree(whole, tmp_path / checkpoints.FOLDER / checkpoints._PARTIAL)
     shutil.copytree(whole, tmp_path / checkpoints.FOLDER / "00000002")
     (tmp_path / checkpoints.FOLDER / "00000002" / "state.json").unlink()
     assert checkpoints.load(tmp_path, state, OWN) == 1
     checkpoints.save(tmp_path, 2, state, OWN)  # and is no obstacle
     assert checkpoints.load(tmp_path, state, OWN) == 2
+    assert sorted(path.name for path in whole.parent.iterdir()) == ["00000002"]
 
 
 def test_a_damaged_checkpoint_is_told_apart_from_none(tmp_path: Path) -> None:
     network = _network(0)
     state = State({"model": network}, _optimizer(network, False))
+    before = _copied(network)
     checkpoints.save(tmp_path, 1, state, OWN)
-    (tmp_path / checkpoints.FOLDER / "00000001" / "state.safetensors").write_bytes(b"torn")
-    with pytest.raises(InputError, match="00000001 is damaged"):
+    folder = tmp_path / checkpoints.FOLDER / "00000001"
+    tensors, facts = (folder / "state.safetensors").read_bytes(), (folder / "state.json").read_text()
+    advice = ".*remove its folder to resume from an earlier one"
+    for content, said in (
+        (b"torn", rf"state\.safetensors is truncated \(4 of {len(tensors)} bytes\)"),
+        (
+            bytes([*tensors[:-1], tensors[-1] ^ 1]),
+            r"state\.safetensors is not the file that its manifest was written for",
+        ),
+    ):
+        (folder / "state.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=said + advice):
+            checkpoints.load(tmp_path, state, OWN)
+    (folder / "state.safetensors").write_bytes(b"torn")
+    reseal(folder)  # as if it had been written so
+    with pytest.raises(InputError, match="00000001 is damaged" + advice):
         checkpoints.load(tmp_path, state, OWN)
+    (folder / "state.safetensors").write_bytes(tensors)
+    for changed in (facts.replace('"step": 1', '"step": 9'), facts.replace('"format"', '"Format"')):
+        (folder / "state.json").write_text(changed)
+        with pytest.raises(InputError, match=r"state\.json (was changed|is not the manifest)" + advice):
+            checkpoints.load(tmp_path, state, OWN)
+    assert _same(_copied(network), before)
+    checkpoints.save(tmp_path, 2, state, OWN, keep=1)  # a damaged one is in no one's way
+    assert checkpoints.load(tmp_path, state, OWN) == 2
 
 
-def test_a_checkpoint_of_the_old_layout_is_refused_rather_than_begun_again(tmp_path: Path) -> None:
-    """Before checkpoints had numbers, state.json lay in the folder itself."""
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "state.json").write_text('{"step": 700}', encoding="utf-8")
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_checkpoint_of_an_earlier_version_is_refused_rather_than_begun_again(tmp_path: Path, numbered: bool) -> None:
+    """Before checkpoints had numbers, state.json lay in the folder itself; then it had no digests."""
+    folder = tmp_path / "checkpoint" / ("00000700" if numbered else "")
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text('{"step": 700}', encoding="utf-8")
     network = _network(0)
     state = State({"model": network}, _optimizer(network, False))
     with pytest.raises(InputError, match=r"earlier version.*train without --resume") as refused:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from cellcode import config as configuration
 from cellcode.config import Config
-from cellcode.errors import InputError, UsageError
+from cellcode.errors import OutputError, UsageError
 from cellcode.photos import PhotoTable
 from cellcode.runs import Run
 from cellcode.training import train
@@ -218,7 +218,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(checkpoints, "save_file", fill_up)
     config = small_config(*SHARDED)
-    with pytest.raises(InputError, match=r"could not be written.*earlier checkpoints are intact"):
+    with pytest.raises(OutputError, match=r"00000006: the file would be larger than .*earlier checkpoints are intact"):
         train(config, grid_photos, out=tmp_path)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["00000003"]
     monkeypatch.undo()

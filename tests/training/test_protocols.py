@@ -51,9 +51,9 @@ def test_both_kinds_answer_the_same_questions(
 
 
 def test_training_asks_no_object_for_its_kind() -> None:
-    """What is left: what a user may give (a table or a path), torch's wrapper, and how a photo was decoded."""
+    """What is left: what a user may give (a table or a path), torch's wrapper, how a photo was decoded, what a file holds."""
     folder = Path(training.__file__).parent
     asked = {
         kind for path in folder.rglob("*.py") for kind in re.findall(r"isinstance\(\w+, (\w+)", path.read_text("utf-8"))
     }
-    assert asked <= {"PhotoTable", "DistributedDataParallel", "Model", "str"}
+    assert asked <= {"PhotoTable", "DistributedDataParallel", "Model", "str", "dict"}

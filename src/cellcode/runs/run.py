@@ -29,7 +29,7 @@ from cellcode.config import Config, EncoderConfig
 from cellcode.errors import InputError
 from cellcode.files import atomic_path, remove_folder, writing
 from cellcode.geography import s2
-from cellcode.integrity import Kind, describe
+from cellcode.integrity import Files, Kind, describe
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
 from cellcode.runs import architecture
@@ -38,8 +38,8 @@ from cellcode.types import Datetimes, Float32, Float64, Ids, Int32
 KIND = Kind("cellcode-run", 2, unsealed=(1,), advice="copy the run again, or train again")
 MANIFEST, CONFIG, WEIGHTS, IDS = "run.json", "config.yaml", "model.safetensors", "prototype_ids.npy"
 CELLS, VALIDATION, BACKBONES = "cells.parquet", "validation.npz", "backbones"
+DEFINING = (CONFIG, WEIGHTS, IDS)  # the files whose content is the run's identity
 COLUMNS = ("cell", "photos", "dates", "first_date", "last_date")  # of cells.parquet, in the order of `CellFacts`
-DEFINING = (CONFIG, WEIGHTS, IDS)  # their digests are the identity of the run
 T = TypeVar("T")
 
 
@@ -160,9 +160,13 @@ class Run:
             hint = "its training has not finished: train again with --resume" if unfinished else "train one first"
             raise InputError(f"{folder} is not a finished run (no {MANIFEST}); {hint}")
         manifest = KIND.read(folder / MANIFEST)
-        KIND.verify(folder, manifest.get("files", {}))  # all of it is read below anyway
-        if "files" not in manifest:  # of an earlier release
-            _require_identity(folder, manifest)
+        try:
+            files = manifest.get("files") or describe(folder, DEFINING)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: {Path(error.filename).name} is missing; {KIND.advice}") from None
+        KIND.verify(folder, files)  # all of it is read below anyway
+        if _identity(files) != manifest.get("identity"):
+            raise InputError(f"{folder}: its files do not belong to its {MANIFEST}; {KIND.advice}")
         config = configuration.load_saved(folder / CONFIG)
         tensors = load_file(folder / WEIGHTS)
         ids = np.load(folder / IDS, allow_pickle=False)
@@ -188,7 +192,7 @@ class Run:
 def _files(folder: Path) -> list[str]:
     """Names of the files that define a run: its log changes nothing, its checkpoints have manifests of their own."""
     kept = (path.relative_to(folder).as_posix() for path in (folder / BACKBONES).rglob("*") if path.is_file())
-    return [CONFIG, WEIGHTS, IDS, CELLS, VALIDATION, *sorted(kept)]
+    return [*DEFINING, CELLS, VALIDATION, *sorted(kept)]
 
 
 def _side_file(path: Path, read: Callable[[Path], T]) -> T:
@@ -204,16 +208,7 @@ def _validation(path: Path) -> Validation:
         return Validation(**{name: arrays[name] for name in ("lat_deg", "lon_deg", "queries")})
 
 
-def _require_identity(folder: Path, manifest: dict[str, Any]) -> None:
-    try:
-        files = describe(folder, DEFINING)
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: {Path(error.filename).name} is missing; {KIND.advice}") from None
-    if _identity(files) != manifest.get("identity"):
-        raise InputError(f"{folder}: its files do not belong to its {MANIFEST}; {KIND.advice}")
-
-
-def _identity(files: dict[str, dict[str, Any]]) -> str:
+def _identity(files: Files) -> str:
     return hashlib.sha256("".join(files[name]["sha256"] for name in DEFINING).encode()).hexdigest()[:16]
 
 

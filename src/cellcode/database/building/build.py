@@ -89,7 +89,7 @@ def build(
         (working / FINISHED).mkdir()
         write(run, source, folders, counts, others, working / FINISHED)
         replace_folder(working / FINISHED, out)
-        remove_folder(working)
+        remove_folder(working, out)
     return _opened(out, counts, masked)
 
 

@@ -131,7 +131,8 @@ def _write_shards(
                     part = PhotoTable(spill.rows(start + begin, start + end), root)
                     _write_shard(part, group[begin:end], begin, stem, packing)
                     files |= (written := describe(out, names))
-                    print(json.dumps(written), file=listed, flush=True)
+                    listed.write(json.dumps(written) + "\n")
+                    listed.flush()
                 summary, failed = _describe(split, stem, packing.group_photos)
                 rejected |= failed
                 if summary["photos"]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cellcode.errors import InputError
 from cellcode.files import sha256
-from cellcode.integrity import Kind
+from cellcode.integrity import Kind, is_inside
 from cellcode.progress import Meter
 from cellcode.types import Bools, Datetimes, Float32, Float64, Strings
 
@@ -193,8 +193,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def digests_of(root: Path, files: Iterable[str]) -> pa.Table:
-    """Return a table of the sizes and digests of those files that are there: file, bytes, sha256."""
-    there = [name for name in files if (root / name).is_file()]
+    """Return a table of the sizes and digests of those files that are there, below `root`: file, bytes, sha256."""
+    there = [name for name in files if is_inside(name) and (root / name).is_file()]
     sizes = pa.array([(root / name).stat().st_size for name in there], pa.int64())
     return pa.table(
         {"file": pa.array(there, pa.string()), "bytes": sizes, "sha256": [sha256(root / name) for name in there]}

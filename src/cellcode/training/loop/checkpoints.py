@@ -74,6 +74,7 @@ def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score
         InputError: it could not be written, as on a full disk; existing checkpoints stay as they are.
     """
     partial, finished, first = run / FOLDER / _PARTIAL, run / FOLDER / f"{step:08d}", collectives.rank() == 0
+    advice = "earlier checkpoints are intact: train with --resume"
     try:
         with writing(finished):
             if first:
@@ -90,10 +91,10 @@ def save(run: Path, step: int, state: State, own: Identity, keep: int = 1, score
                 KIND.write(partial / _STATE, {"step": step, "score": score, **own.as_json(), "files": files})
                 replace_folder(partial, finished)
                 _prune(run, keep)
-    except (OutputError, OSError, SafetensorError) as error:
-        advice = "earlier checkpoints are intact: train with --resume"
-        reason = str(error) if isinstance(error, OutputError) else f"{finished} could not be written ({error})"
-        raise OutputError(f"{reason}; {advice}") from None
+    except OutputError as error:
+        raise OutputError(f"{error}; {advice}") from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{finished} could not be written ({error}); {advice}") from None
     finally:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
