@@ -28,6 +28,9 @@ _EXIF = "{http://ns.adobe.com/exif/1.0/}"
 _LICENCE = "{http://creativecommons.org/ns#}license"
 _COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])")
 _PADDING = b"\0 \t\r\n"
+NULL_ISLAND = "its position is exactly 0, 0, which devices write when they have none"
+_NO_POSITION = "no GPS position in its EXIF"
+_VOID = "its GPS position is void (GPSStatus V): the receiver had no fix, and the position is an older one"
 _FILM_WIDTH_MM, _FILM_HEIGHT_MM = 36.0, 24.0
 Properties = Mapping[str, str]
 
@@ -66,11 +69,14 @@ def _panorama(properties: Properties, size: tuple[int, int], name: str) -> Panor
     return Panorama(None if heading is None else heading % 360, pitch or 0.0, roll or 0.0, area)
 
 
-def _xmp_position(properties: Properties) -> tuple[float, float] | None:
-    """Latitude and longitude as XMP spells them, `48,51.5074N` or `48,51,30N`; None if it has none that is whole."""
-    lat = _coordinate(properties.get(f"{_EXIF}GPSLatitude", ""), "NS")
-    lon = _coordinate(properties.get(f"{_EXIF}GPSLongitude", ""), "EW")
-    return None if lat is None or lon is None else (lat, lon)
+def _xmp_position(properties: Properties) -> tuple[float, float, str | None]:
+    """As `_position`, of XMP, which spells angles `48,51.5074N` or `48,51,30N`."""
+    spelled = [properties.get(f"{_EXIF}GPS{name}", "").strip() for name in ("Latitude", "Longitude")]
+    lat, lon = _coordinate(spelled[0], "NS"), _coordinate(spelled[1], "EW")
+    if all(spelled) and (lat is None or lon is None):
+        shown = " ".join(spelled)[:80]
+        return math.nan, math.nan, f"its position {shown!r} is damaged (not as 48,51.5N or 48,51,30N, or minutes of 60)"
+    return _checked(lat, lon, all(spelled), properties.get(f"{_EXIF}GPSStatus", ""))
 
 
 def _xmp_area(properties: Properties, size: tuple[int, int], name: str) -> Area:
@@ -101,9 +107,14 @@ def _coordinate(text: str, letters: str) -> float | None:
     match = _COORDINATE.fullmatch(text.strip())
     if match is None or match[4] not in letters:
         return None
-    degrees, minutes, seconds = (float(part or 0) for part in match.groups()[:3])
-    value = degrees + minutes / 60 + seconds / 3600
-    return -value if match[4] in "SW" else value
+    value = _degrees(*(float(part or 0) for part in match.groups()[:3]))
+    return value if value is None or match[4] not in "SW" else -value
+
+
+def _degrees(degrees: float, minutes: float, seconds: float) -> float | None:
+    """Degrees of an angle; None where a part is negative, NaN or too large, so that the angle is not what was meant."""
+    usable = math.isfinite(degrees) and degrees >= 0 and 0 <= minutes < 60 and 0 <= seconds <= 60
+    return degrees + minutes / 60 + seconds / 3600 if usable else None
 
 
 @dataclass(frozen=True)
@@ -168,42 +179,42 @@ def read_facts(image: Image.Image, name: str, clock: Clock | None = None, *, nee
 
 
 def _position(gps: dict[int, Any], properties: Properties) -> tuple[float, float, str | None]:
-    """Latitude, longitude and no fault, or NaN and the fault of the EXIF position."""
+    """Latitude, longitude and no fault, or NaN and the fault: that of EXIF, or where this has no position, of XMP."""
     lat = _angle(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), ("N", "S"))
     lon = _angle(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), ("E", "W"))
     stated = ExifTags.GPS.GPSLatitude in gps and ExifTags.GPS.GPSLongitude in gps
-    fault = _position_fault(lat, lon, stated)
-    if fault is None and lat is not None and lon is not None:
-        return lat, lon, None
-    other = _xmp_position(properties)
-    if other is not None and _position_fault(*other, stated=True) is None:
-        return *other, None
-    return math.nan, math.nan, fault
+    found, other = _checked(lat, lon, stated, tag_text(gps.get(ExifTags.GPS.GPSStatus))), _xmp_position(properties)
+    if found[2] is None or found[2] == _VOID or other[2] == _NO_POSITION:
+        return found
+    if other[2] is None:
+        return other
+    return math.nan, math.nan, found[2] if stated else f"{_NO_POSITION}; in XMP, {other[2]}"
 
 
-def _position_fault(lat: float | None, lon: float | None, stated: bool) -> str | None:
+def _checked(lat: float | None, lon: float | None, stated: bool, status: str) -> tuple[float, float, str | None]:
+    """A position that can be used, or NaN and why not."""
+    fault = None
     if not stated:
-        return "no GPS position in its EXIF"
-    if lat is None or lon is None:
-        return "its GPS position is damaged (not numbers, 0/0, or no hemisphere)"
-    if abs(lat) > 90 or abs(lon) > 180:
-        return f"its GPS position {lat:.6f}, {lon:.6f} is not on the globe"
-    if lat == 0 and lon == 0:
-        return "its GPS position is exactly 0, 0, which cameras write when they have none"
-    return None
+        fault = _NO_POSITION
+    elif lat is None or lon is None:
+        fault = "its GPS position is damaged (not numbers, 0/0, minutes of 60 or more, or no hemisphere)"
+    elif abs(lat) > 90 or abs(lon) > 180:
+        fault = f"its GPS position {lat:.6f}, {lon:.6f} is not on the globe"
+    elif lat == 0 and lon == 0:
+        fault = NULL_ISLAND
+    elif status.strip().upper() == "V":
+        fault = _VOID
+    return (math.nan, math.nan, fault) if fault or lat is None or lon is None else (lat, lon, None)
 
 
 def _angle(parts: Any, reference: Any, letters: tuple[str, str]) -> float | None:
     """Degrees of a triple of rationals; None if any is not a number or the hemisphere is missing."""
     try:
-        degrees, minutes, seconds = (float(part) for part in parts)
-    except (TypeError, ValueError, ZeroDivisionError):
+        value = _degrees(*(float(part) for part in parts))
+    except (TypeError, ValueError):
         return None
-    value = degrees + minutes / 60 + seconds / 3600
-    if isinstance(reference, bytes):
-        reference = reference.decode("ascii", "ignore")
-    letter = str(reference or "").strip("\0 ").upper()[:1]
-    if not math.isfinite(value) or min(degrees, minutes, seconds) < 0 or letter not in letters:
+    letter = tag_text(reference).upper()[:1]
+    if value is None or letter not in letters:
         return None
     return -value if letter == letters[1] else value
 
@@ -225,6 +236,6 @@ def _field_of_view(detail: dict[int, Any], size: tuple[int, int]) -> float | Non
 def _number(value: Any, lowest: float = 0.0) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and number >= lowest else None
