@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
@@ -31,7 +32,7 @@ _ZONE_STEP = timedelta(minutes=15)
 _LARGEST_OFFSET_S = 100 * 365 * 86_400  # cameras without a battery begin in 1970 or 1980
 _LATEST_FIX = timedelta(minutes=1)  # between a fix and the exposure, or the errors of the clock
 _ROLLOVER = timedelta(weeks=1024)  # receivers count weeks with ten bits: old ones begin again in 1999 and 2019
-_FIRST_PHOTO = datetime(1826, 1, 1)
+FIRST_PHOTO = datetime(1826, 1, 1)
 # Seconds, milliseconds, microseconds and nanoseconds since 1970 differ in size, from 1973 to 2286.
 _UNITS = ((1e8, 1e10, 1.0), (1e11, 1e13, 1e3), (1e14, 1e16, 1e6), (1e17, 1e19, 1e9))
 
@@ -81,15 +82,14 @@ def capture_moment(
     it contradicts the camera's; else the camera's time in the zone that the user gives; else as it is. The mappings are the
     three directories of the EXIF.
     """
-    try:
-        shown, zone = _camera_time(tags, detail)
+    shown, zone = _camera_time(tags, detail)
+    with suppress(OverflowError):  # the year 1 or 9999
         true = None if shown is None else shown + timedelta(seconds=clock.offset_s)
         satellites = _satellite_time(gps, true)
         if zone is None and satellites is not None and not (true and _is_stale(satellites, true, clock.zone)):
             return _moment(satellites, UTC)
         return None if true is None else _moment(true, zone or clock.zone)
-    except OverflowError:  # the year 1 or 9999
-        return None
+    return None
 
 
 def parse_time(text: str) -> datetime:
@@ -111,50 +111,50 @@ def parse_time(text: str) -> datetime:
     return time + timedelta(seconds=1 if leap else float(f"0.{fraction or 0}"))
 
 
-def parse_listed_time(text: str) -> datetime | None:
-    """Return the time that a list states: ISO 8601, as EXIF spells it, or a number since 1970; None for 0.
+def parse_listed_time(text: str) -> datetime:
+    """Return the time that a list states, UTC if with a zone: ISO 8601, as EXIF spells it, or a number since 1970.
 
     Raises:
         ValueError: it is none of these, or no photo can be of that time.
     """
-    try:
-        number = None if _DATE.fullmatch(text.strip()) else parse_number(text)
-    except ValueError:
-        number = None
-    if number == 0:
-        return None
-    try:
-        if number is not None:
-            return from_epoch(number)
+    if not _DATE.fullmatch(text.strip()):
         try:
-            time = parse_time(text)
+            number = parse_number(text)
         except ValueError:
-            time = datetime.fromisoformat(text.strip())
-        utc = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-    except OverflowError:
-        raise ValueError("a time at the end of the calendar") from None
-    return _plausible(utc)
+            with suppress(ValueError):
+                return _plausible(parse_time(text))
+        else:
+            return from_epoch(number)
+    return _plausible(datetime.fromisoformat(text.strip()))
 
 
 def from_epoch(number: float) -> datetime:
     """Return the UTC time, without tzinfo, of seconds, milliseconds, ... since 1970; ValueError: no photo is of that time."""
     unit = next((unit for lowest, highest, unit in _UNITS if lowest <= number < highest), None)
-    if unit is None:
+    if unit is None and number:
         raise ValueError(f"{number:g} is neither seconds nor milliseconds since 1970")
-    return _plausible(datetime(1970, 1, 1) + timedelta(milliseconds=round(number / unit * 1000)))
+    return _plausible(datetime(1970, 1, 1) + timedelta(milliseconds=round(number / (unit or 1) * 1000)))
+
+
+def tomorrow() -> datetime:
+    """Return the latest time that a photo can state: a day from now, for zones and clocks that are fast."""
+    return datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
 
 
 def _plausible(time: datetime) -> datetime:
-    """The time, if a photo can be of it: tomorrow is allowed for zones and clocks that are fast."""
-    if not _FIRST_PHOTO <= time <= datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1):
+    """The time as UTC without a zone, if a photo can be of it."""
+    with suppress(OverflowError):  # then it is of the year 1 or 9999
+        time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    time = time.replace(tzinfo=None)
+    if not FIRST_PHOTO <= time <= tomorrow():
         raise ValueError(f"no photo is of {time}")
     return time
 
 
 def _moment(time: datetime, zone: tzinfo | None) -> Moment | None:
-    time = time if zone is None else time.replace(tzinfo=zone).astimezone(UTC).replace(tzinfo=None)
     try:  # whole milliseconds are what a photo table can hold
-        return Moment(_plausible(time.replace(microsecond=time.microsecond // 1000 * 1000)), zone is not None)
+        time = time.replace(microsecond=time.microsecond // 1000 * 1000, tzinfo=zone)
+        return Moment(_plausible(time), zone is not None)
     except ValueError:
         return None
 
