@@ -4,7 +4,6 @@ Only the lines of the region are kept, then their photos are looked up in the ta
 unpacked.
 """
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from cellcode.photos.reading.image import reason_of
 from cellcode.photos.sources.archives import Member, Places, place
 from cellcode.photos.sources.checks import Listed, trimmed
 from cellcode.photos.sources.consent import require_consent, size_text
+from cellcode.photos.sources.folder import files_below
 from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
 from cellcode.photos.sources.lists import ListedSource, select
 from cellcode.progress import track
@@ -42,9 +42,7 @@ class Dataset:
 
     def names(self) -> Iterator[str]:
         """Yield the names of all files."""
-        for folder, _, files in os.walk(self.path):
-            relative = Path(folder).relative_to(self.path)
-            yield from ((relative / file).as_posix() for file in sorted(files))
+        yield from (file.relative_to(self.path).as_posix() for file in files_below(self.path))
 
     def local(self, name: str) -> Path:
         """Return a file as one on disk."""
@@ -192,8 +190,10 @@ def _contents(dataset: Dataset, archive: str) -> list[zipfile.ZipInfo]:
     try:
         with dataset.open(archive) as file, zipfile.ZipFile(file) as opened:
             return opened.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{archive} cannot be read ({error}); it may be half fetched, fetch it again") from None
+    except Exception as error:  # zipfile raises anything on damaged files
+        raise InputError(
+            f"{archive} cannot be read ({reason_of(error)}); it may be half fetched, fetch it again"
+        ) from None
 
 
 def _time(text: str | None) -> datetime | None:

@@ -58,7 +58,8 @@ def write(
         raise InputError(f"{source}: none of {left_out.total() + len(rejects):,} photos can be used{reasons}")
     table = PhotoTable(photos.rows, root)
     table = assign(table, rule) if rule is not None else table
-    with atomic_path(out / "rejects.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+    names = {"encoding": "utf-8", "errors": "backslashreplace"}  # of files whose names are not UTF-8
+    with atomic_path(out / "rejects.csv") as path, path.open("w", newline="", **names) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "line", "reason", "missing"])
         writer.writerows((each.file, each.line, each.reason, "yes" if each.transient else "") for each in rejects)
