@@ -10,7 +10,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.errors import UsageError
 from cellcode.photos.reading.capture_time import Clock
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.image import open_photo
 
 BASE, GPS = ExifTags.Base, ExifTags.GPS
@@ -79,7 +79,8 @@ def test_zone_of_the_user_is_for_photos_that_state_none(facts: Callable[..., Fac
 def test_offset_of_the_clock_is_added_but_not_to_the_time_of_the_satellites(facts: Callable[..., Facts]) -> None:
     slow = Clock(UTC, 90.5)
     assert facts(slow, detail=SHOWN).captured_at == datetime(2024, 7, 6, 9, 31, 30, 500_000)
-    assert facts(slow, detail=SHOWN, gps=STAMPS).captured_at == datetime(2024, 7, 6, 7, 29, 59, 500_000)
+    east = Clock.parse("+02:00", 30)
+    assert facts(east, detail=SHOWN, gps=STAMPS).captured_at == datetime(2024, 7, 6, 7, 29, 59, 500_000)
 
 
 @pytest.mark.parametrize(("digits", "ms"), [("5", 500), ("25", 250), ("007", 7), ("1239", 123), ("x", 0), ("", 0)])

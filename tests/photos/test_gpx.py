@@ -142,15 +142,11 @@ WHOLE = _gpx([(0, 48, 2), (10, 48.0001, 2)])
     ("text", "says"),
     [
         ("", "damaged or no GPX"),
-        (WHOLE[:-30], "damaged or no GPX"),
+        (WHOLE[:150], "damaged or no GPX"),
         ("lat,lon\n1,2", "damaged or no GPX"),
         ("<kml/>", "begins with <kml>"),
         ('<!DOCTYPE gpx [<!ENTITY a "b">]>' + WHOLE.removeprefix('<?xml version="1.0"?>'), "damaged or no GPX"),
-        (WHOLE.replace('lat="48"', 'lat="48,5"'), "no usable time, lat and lon"),
-        (WHOLE.replace('lat="48"', ""), "no usable time, lat and lon"),
-        (WHOLE.replace("2024-07-06T08:00:00Z", "yesterday"), "yesterday has no usable time"),
-        (WHOLE.replace('lat="48"', 'lat="91"'), "not on the globe"),
-        (WHOLE.replace('lon="2"', 'lon="nan"'), "not on the globe"),
+        (WHOLE.replace('lat="48', 'lat="48,'), "left out: 2 without lat and lon in numbers"),
         (WHOLE.replace("time>", "when>"), "no track point with a time"),
         (WHOLE.replace("trkseg", "rte"), "no track point with a time"),
     ],
@@ -162,6 +158,47 @@ def test_damaged_track_is_refused_in_a_sentence_that_names_it(text: str, says: s
         Track.read([tmp_path / "good.gpx", tmp_path / "bad.gpx"])
     assert "bad.gpx" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('lat="48.0005" lon="2"', 'lat="0" lon="0"'),
+        ('lat="48.0005"', 'lat="48,0005"'),
+        ('lat="48.0005"', 'lat=""'),
+        ('lat="48.0005"', ""),
+        ('lat="48.0005"', 'lat="4_8"'),
+        ('lat="48.0005"', 'lat="nan"'),
+        ('lat="48.0005" lon="2"', 'lat="48.0005" lon="360.5"'),
+        ("2024-07-06T08:00:50Z", ""),
+        ("2024-07-06T08:00:50Z", "2024-07-06"),
+        ("2024-07-06T08:00:50Z", "2024-07-05T24:00:00Z"),
+        ("2024-07-06T08:00:50Z", "2024-07-06T08:00:60Z"),
+        ("2024-07-06T08:00:50Z", "0001-01-01T00:00:00+14:00"),
+        ("<time>2024-07-06T08:00:50Z</time>", ""),
+    ],
+)
+def test_point_that_cannot_be_used_is_a_gap(
+    right: str, wrong: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A photo beside it gets no position; those of the rest of the track, also after it, do."""
+    text = _gpx([(second, 48 + second / 1e5, 2) for second in range(0, 101, 10)])
+    assert text.count(right) == 1
+    (tmp_path / "a.gpx").write_text(text.replace(right, wrong))
+    placed = Track.read([tmp_path / "a.gpx"]).place(_times(5, 35, 45, 55, 65, 95))
+    assert (~np.isnan(placed.lat_deg)).tolist() == [True, True, False, False, True, True]
+    assert placed.lat_deg[[0, 1, 4, 5]] == pytest.approx([48.00005, 48.00035, 48.00065, 48.00095])
+    assert "a.gpx: 1 track points are gaps" in caplog.text
+
+
+def test_of_a_track_that_is_cut_off_the_beginning_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = _gpx([(second, 48 + second / 1e5, 2) for second in range(0, 101, 10)])
+    for end in (text[: text.index("08:01:00")], text.replace("08:01:00", "\x02"), text[: text.index("08:01:00")] + "&"):
+        (tmp_path / "a.gpx").write_text(end)
+        placed = Track.read([tmp_path / "a.gpx"]).place(_times(45, 55))
+        assert placed.lat_deg[0] == pytest.approx(48.00045)
+        assert np.isnan(placed.lat_deg[1])
+        assert "what comes before is used" in caplog.text
 
 
 def test_missing_track_and_senseless_gaps_are_refused(tmp_path: Path) -> None:

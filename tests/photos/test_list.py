@@ -3,6 +3,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,7 +80,7 @@ def test_bad_lines_are_rejected_with_number_and_reason_and_the_others_are_kept(f
         ("photos/c.jpg", 12, "heading is 'east', not a number"),
         ("photos/c.jpg", 13, "captured_at is 'yesterday', not an ISO 8601 date"),
         ("photos/c.jpg", 14, "split is 'holdout', not one of train, validation, test, none"),
-        ("photos/d.jpg", 15, "lat is inf"),
+        ("photos/d.jpg", 15, "lat is 'inf', not a number"),
         ("photos/d.jpg", 17, "duplicate of line 16"),
     ]
     got = _rejects(path)
@@ -199,6 +200,118 @@ def test_dates_with_a_zone_become_utc_and_others_stay(text: str, expected: datet
     assert table.column("captured_at") == [expected]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1714521600", datetime(2024, 5, 1)),
+        ("1714521600123", datetime(2024, 5, 1, 0, 0, 0, 123_000)),
+        ("1.714521600123e12", datetime(2024, 5, 1, 0, 0, 0, 123_000)),
+        ("1714521600.5", datetime(2024, 5, 1, 0, 0, 0, 500_000)),
+        ("1714521600123456", datetime(2024, 5, 1, 0, 0, 0, 123_000)),
+        ("20240501", datetime(2024, 5, 1)),
+        ("20240501T070809Z", datetime(2024, 5, 1, 7, 8, 9)),
+        ("2024:05:01 07:08:09+02:00", datetime(2024, 5, 1, 5, 8, 9)),
+        ("2016-12-31 23:59:60Z", datetime(2017, 1, 1)),
+        ("0", None),
+        ("1970-01-01T00:00:00Z", None),
+        ("", None),
+        *(
+            (text, "rejected")
+            for text in (
+                "-1",
+                "45413",
+                "2024",
+                "0001-01-01",
+                "2999-01-01",
+                "4102444800000",
+                "1e999",
+                "12:30",
+                "1_714_521_600",
+            )
+        ),
+    ],
+)
+def test_numbers_since_1970_are_dates_and_impossible_dates_are_not(text: str, expected: object, folder: Path) -> None:
+    path = _csv(folder, f"file,lat,lon,captured_at\nphotos/b.jpg,48,2,\nphotos/a.jpg,48,2,{text}\n")
+    table = _ingest(path)
+    if expected == "rejected":
+        assert table.column("file") == ["photos/b.jpg"]
+        assert f"captured_at is '{text}', not an ISO 8601 date up to today" in _rejects(path)[0][2]
+    else:
+        assert table.column("captured_at") == [None, expected]
+
+
+def test_impossible_dates_of_parquet_are_rejected_too(folder: Path) -> None:
+    moments = [datetime(2024, 5, 1), datetime(1970, 1, 1), datetime(2999, 1, 1), None]
+    for values, kind in ((moments, pa.timestamp("us")), ([1714521600000, 0, 4102444800000, None], pa.int64())):
+        columns = {"file": [f"photos/{name}.jpg" for name in "abcd"], "lat": [48.0] * 4, "lon": [2.0] * 4}
+        pq.write_table(pa.table({**columns, "captured_at": pa.array(values, kind)}), folder / "list.parquet")
+        table = _ingest(folder / "list.parquet")
+        assert table.column("captured_at") == [datetime(2024, 5, 1), None, None]
+        assert [file for file, _, _ in _rejects(folder / "list.parquet")] == ["photos/c.jpg"]
+
+
+def test_numbers_that_nobody_means_and_the_position_0_0_are_rejected(folder: Path) -> None:
+    odd = (
+        "1_0",
+        "1e-400",
+        "1e400",
+        "\u0661\u0662",
+        "0x10",
+        "inf",
+        "-Infinity",
+        "NaN",
+        "48.1N",
+        "\u221248",
+        "4 8",
+        "+-4",
+        "",
+    )
+    lines = [f"photos/a.jpg,{text},2" for text in odd] + [f"photos/b.jpg,2,{text}" for text in odd]
+    zeros = ["photos/c.jpg,0,0", "photos/c.jpg,-0.0,0e3", 'photos/c.jpg,"48,1",2']
+    good = ["photos/d.jpg, +48.5 ,.5", "photos/e.jpg,4.85e1,-0.0", "photos/f.jpg,48.,1E-5"]
+    table = _ingest(_csv(folder, "\n".join(["file,lat,lon", *lines, *zeros, *good])))
+    assert table.column("file") == [f"photos/{name}.jpg" for name in "def"]
+    assert table.lat_deg.tolist() == [48.5, 48.5, 48]
+    rejects = _rejects(folder / "list.csv")
+    assert len(rejects) == len(lines) + len(zeros)
+    assert sum("exactly 0, 0" in reason for _, _, reason in rejects) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("mark", [";", "\t", "sep=;", "sep=,"])
+def test_lists_of_spreadsheets_are_read(mark: str, encoding: str, folder: Path) -> None:
+    """Windows in Europe: semicolons with decimal commas, tabs, `sep=` as first line, UTF-16; and backslashes."""
+    separator, point = mark[-1], "." if mark[-1] == "," else ","
+    head = f"{mark}\n" if "=" in mark else ""
+    rows = [
+        ["file", "lat", "lon", "device"],
+        ["photos\\a.jpg", f"48{point}5", "-2", "x"],
+        ["photos\\b.jpg", "91", "2", "y"],
+    ]
+    text = head + "".join(separator.join(row) + "\r\n" for row in rows)
+    (folder / "list.csv").write_bytes(text.encode(encoding))
+    table = _ingest(folder / "list.csv")
+    assert (table.column("file"), table.lat_deg.tolist(), table.column("device")) == (["photos/a.jpg"], [48.5], ["x"])
+    assert [(line, reason) for _, line, reason in _rejects(folder / "list.csv")] == [
+        ("4" if head else "3", "lat is 91.0, not in -90..90")
+    ]
+
+
+def test_names_are_found_however_accents_and_folders_are_spelled(folder: Path, write_photo: Write) -> None:
+    files, lines = [], ["file,lat,lon"]
+    for disk, other in (("NFD", "NFC"), ("NFC", "NFD")):
+        name = normalize(disk, f"Z\u00fcrich{disk}/") + normalize(other, "caf\u00e9.jpg")
+        files.append(write_photo(folder / name).relative_to(folder).as_posix())
+        lines.append(f"{normalize(other, name)},48,2")
+        lines.append(f"{normalize(disk, name)},48,2".replace("/", "\\"))  # the same photo again
+    path = _csv(folder, "\n".join(lines))
+    table = _ingest(path)
+    assert table.column("file") == files
+    assert all(file.is_file() for file in table.files)
+    assert [reason for _, _, reason in _rejects(path)] == ["duplicate of line 2", "duplicate of line 4"]
+
+
 def test_parquet_list_gives_the_same_table_and_rejects_as_csv(folder: Path) -> None:
     lines: list[dict[str, Any]] = [
         {"file": "photos/a.jpg", "lat": 48.125, "lon": 2.5, "heading": 350.5, "captured_at": datetime(2024, 5, 6, 7)},
@@ -267,7 +380,7 @@ def test_list_of_nothing_usable_is_refused_with_the_reasons(folder: Path) -> Non
     ("name", "content", "says"),
     [
         ("a.csv", b"", "column file is missing"),
-        ("a.csv", b"file;lat;lon\nphotos/a.jpg;48;2\n", "column file is missing"),
+        ("a.csv", b"file|lat|lon\nphotos/a.jpg|48|2\n", "column file is missing"),
         ("a.csv", "file,lat,lon\nphotos/ä.jpg,48,2\n".encode("latin-1"), "not a CSV file in UTF-8"),
         ("a.parquet", b"PAR1 not really", "cannot be read"),
         ("a.parquet", b"", "cannot be read"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
@@ -11,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from PIL import ExifTags
 
 from cellcode.errors import UsageError
+from cellcode.geography.numbers import parse_number
 
 # Time of the exposure, of the digitisation, of the last change: each with its fraction of a second and its zone.
 _TIMES = (
@@ -18,8 +21,20 @@ _TIMES = (
     (ExifTags.Base.DateTimeDigitized, ExifTags.Base.SubsecTimeDigitized, ExifTags.Base.OffsetTimeDigitized),
     (ExifTags.Base.DateTime, ExifTags.Base.SubsecTime, ExifTags.Base.OffsetTime),
 )
+_DATE = re.compile(r"(\d{4})([:/.-]?)(\d{2})\2(\d{2})", re.ASCII)
+# As the standard has it, and as devices and programs spell it: 2024-05-06T07:08:09.5+02:00, 2024/05/06 07:08, ...
+_TIME = re.compile(
+    r"(\d{4})[:/.-](\d{1,2})[:/.-](\d{1,2})[T ] *(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d+))?)?[: ]*(Z|UTC|[+-]\d\d:?\d\d)?",
+    re.ASCII | re.IGNORECASE,
+)
 _WIDEST_ZONE = timedelta(hours=14)
+_ZONE_STEP = timedelta(minutes=15)
 _LARGEST_OFFSET_S = 100 * 365 * 86_400  # cameras without a battery begin in 1970 or 1980
+_LATEST_FIX = timedelta(minutes=1)  # between a fix and the exposure, or the errors of the clock
+_ROLLOVER = timedelta(weeks=1024)  # receivers count weeks with ten bits: old ones begin again in 1999 and 2019
+FIRST_PHOTO = datetime(1826, 1, 1)
+# Seconds, milliseconds, microseconds and nanoseconds since 1970 differ in size, from 1973 to 2286.
+_UNITS = ((1e8, 1e10, 1.0), (1e11, 1e13, 1e3), (1e14, 1e16, 1e6), (1e17, 1e19, 1e9))
 
 
 @dataclass(frozen=True)
@@ -63,52 +78,124 @@ def capture_moment(
 ) -> Moment | None:
     """Return the time of capture of a photo; None where no tag is usable.
 
-    The camera's time counts if its zone is stated; else the satellites' time (UTC, of the last fix, so seconds older); else
-    the camera's time in the zone that the user gives; else as it is. The mappings are the three directories of the EXIF.
+    The camera's time counts if its zone is stated; else the satellites' time (UTC, of the last fix, so seconds older) unless
+    it contradicts the camera's; else the camera's time in the zone that the user gives; else as it is. The mappings are the
+    three directories of the EXIF.
     """
     shown, zone = _camera_time(tags, detail)
-    satellites = _satellite_time(gps)
-    if satellites is not None and zone is None:
-        return Moment(_whole_ms(satellites), True)
-    if shown is None:
-        return None
-    try:
-        true = _whole_ms(shown + timedelta(seconds=clock.offset_s))
-        if zone := zone or clock.zone:
-            return Moment(true.replace(tzinfo=zone).astimezone(UTC).replace(tzinfo=None), True)
-        return Moment(true, False)
-    except OverflowError:  # the year 1 or 9999
+    with suppress(OverflowError):  # the year 1 or 9999
+        true = None if shown is None else shown + timedelta(seconds=clock.offset_s)
+        satellites = _satellite_time(gps, true)
+        if zone is None and satellites is not None and not (true and _is_stale(satellites, true, clock.zone)):
+            return _moment(satellites, UTC)
+        return None if true is None else _moment(true, zone or clock.zone)
+    return None
+
+
+def parse_time(text: str) -> datetime:
+    """Return a date and time as text: with tzinfo where it states a zone; a time of day may lack its seconds.
+
+    A second 60 is a leap second, the first of the next minute.
+
+    Raises:
+        ValueError: it is none, or no time of day is stated.
+    """
+    if (match := _TIME.fullmatch(text.strip())) is None:
+        raise ValueError(f"{text!r} is no date and time")
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
+    if zone and _offset(zone) is None:
+        raise ValueError(f"{zone} is no time zone")
+    leap = second == "60"
+    clock = (int(hour), int(minute), 59 if leap else int(second or 0))
+    time = datetime(int(year), int(month), int(day), *clock, tzinfo=_offset(zone) if zone else None)
+    return time + timedelta(seconds=1 if leap else float(f"0.{fraction or 0}"))
+
+
+def parse_listed_time(text: str) -> datetime:
+    """Return the time that a list states, UTC if with a zone: ISO 8601, as EXIF spells it, or a number since 1970.
+
+    Raises:
+        ValueError: it is none of these, or no photo can be of that time.
+    """
+    if not _DATE.fullmatch(text.strip()):
+        try:
+            number = parse_number(text)
+        except ValueError:
+            with suppress(ValueError):
+                return _plausible(parse_time(text))
+        else:
+            return from_epoch(number)
+    return _plausible(datetime.fromisoformat(text.strip()))
+
+
+def from_epoch(number: float) -> datetime:
+    """Return the UTC time, without tzinfo, of seconds, milliseconds, ... since 1970; ValueError: no photo is of that time."""
+    unit = next((unit for lowest, highest, unit in _UNITS if lowest <= number < highest), None)
+    if unit is None and number:
+        raise ValueError(f"{number:g} is neither seconds nor milliseconds since 1970")
+    return _plausible(datetime(1970, 1, 1) + timedelta(milliseconds=round(number / (unit or 1) * 1000)))
+
+
+def tomorrow() -> datetime:
+    """Return the latest time that a photo can state: a day from now, for zones and clocks that are fast."""
+    return datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+
+
+def _plausible(time: datetime) -> datetime:
+    """The time as UTC without a zone, if a photo can be of it."""
+    with suppress(OverflowError):  # then it is of the year 1 or 9999
+        time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    time = time.replace(tzinfo=None)
+    if not FIRST_PHOTO <= time <= tomorrow():
+        raise ValueError(f"no photo is of {time}")
+    return time
+
+
+def _moment(time: datetime, zone: tzinfo | None) -> Moment | None:
+    try:  # whole milliseconds are what a photo table can hold
+        time = time.replace(microsecond=time.microsecond // 1000 * 1000, tzinfo=zone)
+        return Moment(_plausible(time), zone is not None)
+    except ValueError:
         return None
 
 
 def _camera_time(tags: Mapping[int, Any], detail: Mapping[int, Any]) -> tuple[datetime | None, tzinfo | None]:
     for date, fraction, offset in _TIMES:
         try:
-            time = datetime.strptime(tag_text(detail.get(date) or tags.get(date))[:19], "%Y:%m:%d %H:%M:%S")
+            time = parse_time(tag_text(detail.get(date) or tags.get(date)))
         except ValueError:
             continue
         digits = tag_text(detail.get(fraction))
-        if digits.isdecimal():
+        if digits.isdecimal() and digits.isascii() and not time.microsecond:
             time += timedelta(seconds=float(f"0.{digits}"))
-        return time, _offset(tag_text(detail.get(offset)))
+        return time.replace(tzinfo=None), time.tzinfo or _offset(tag_text(detail.get(offset)))
     return None, None
 
 
-def _satellite_time(gps: Mapping[int, Any]) -> datetime | None:
+def _satellite_time(gps: Mapping[int, Any], shown: datetime | None) -> datetime | None:
+    """The time of the last fix, brought near the camera's time where the receiver's count of weeks began again."""
+    if tag_text(gps.get(ExifTags.GPS.GPSStatus)).upper() == "V":  # there was no fix, so it is that of an earlier one
+        return None
     try:
-        day = datetime.strptime(tag_text(gps.get(ExifTags.GPS.GPSDateStamp))[:10], "%Y:%m:%d")
+        match = _DATE.fullmatch(tag_text(gps.get(ExifTags.GPS.GPSDateStamp))[:10].strip())
         hours, minutes, seconds = (float(part) for part in gps[ExifTags.GPS.GPSTimeStamp])
         # Seconds of 60 are a leap second.
-        if not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds <= 60):
+        if match is None or not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds <= 60):
             return None
-        return day + timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        day = datetime(int(match[1]), int(match[3]), int(match[4]))
+        time = day + timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return time + _ROLLOVER * min(max(round((shown - time) / _ROLLOVER), 0), 2) if shown else time
 
 
-def _whole_ms(time: datetime) -> datetime:
-    """What a photo table can hold."""
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+def _is_stale(satellites: datetime, true: datetime, zone: tzinfo | None) -> bool:
+    """Return True if a fix is older than the camera's time allows, in its zone or, where that is unknown, in every zone."""
+    if zone is not None:
+        return true.replace(tzinfo=zone) - satellites.replace(tzinfo=UTC) > _LATEST_FIX
+    apart = true - satellites
+    beside = abs(apart - round(apart / _ZONE_STEP) * _ZONE_STEP)
+    return apart > _WIDEST_ZONE + _LATEST_FIX or (apart >= -_WIDEST_ZONE and beside > _LATEST_FIX)
 
 
 def _offset(text: str) -> tzinfo | None:

@@ -4,7 +4,10 @@ Read with our own few lines rather than a library: only times and positions are 
 through defusedxml.
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +17,15 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 import numpy.typing as npt
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import iterparse
 
 from cellcode.errors import InputError, UsageError
 from cellcode.geography.distance import haversine_m
+from cellcode.geography.numbers import parse_number
 from cellcode.geography.s2 import projection
 from cellcode.types import Float64, Int64
 
+logger = logging.getLogger(__name__)
 MAX_GAP_S = 60.0
 MAX_GAP_M = 100.0
 _MIN_LEG_M = 2.0  # the direction between two points nearer than this is that of their errors
@@ -67,10 +72,13 @@ class Track:
 
     @classmethod
     def read(cls, paths: Iterable[Path | str], max_gap_s: float = MAX_GAP_S, max_gap_m: float = MAX_GAP_M) -> Self:
-        """Read the tracks of GPX files. Waypoints, routes and track points without a time are ignored.
+        """Read the tracks of GPX files. Waypoints and routes are ignored.
+
+        Points without a usable time and position are gaps, and so is all that follows the place where a file is damaged; both
+        are logged.
 
         Raises:
-            InputError: a file cannot be read, is no GPX, or has no track point with a time.
+            InputError: a file cannot be read, is no GPX, or has no track point with a time and a position.
         """
         return cls(tuple(segment for path in paths for segment in _read(Path(path))), max_gap_s, max_gap_m)
 
@@ -141,35 +149,61 @@ def _between(segment: Segment, before: Int64, after: Int64, share: Float64) -> t
 
 
 def _read(path: Path) -> list[Segment]:
+    """The segments of a file. A point that cannot be used is a gap: nothing is known between the points around it."""
+    parts, gaps, end, root = [list[tuple[int, float, float]]()], Counter[str](), "", ""
+    inside = False
     try:
-        root = parse(path).getroot()
+        for event, element in iterparse(path, ("start", "end")):
+            name = _name(element)
+            root = root or name
+            if root != "gpx":
+                raise InputError(f"{path} is not a GPX file: it begins with <{root}>")
+            if name == "trkseg":
+                inside = event == "start"
+                parts.append([])
+            elif name == "trkpt" and inside and event == "end":
+                if isinstance(point := _point(element), str):
+                    gaps[point] += 1
+                    parts.append([])
+                else:
+                    parts[-1].append(point)
+                element.clear()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last: an unknown encoding
-        raise InputError(f"{path} is damaged or no GPX file ({error}); export the track again") from None
-    if _name(root) != "gpx":
-        raise InputError(f"{path} is not a GPX file: it begins with <{_name(root)}>")
-    parts = [list(_points(element, path)) for element in root.iter() if _name(element) == "trkseg"]
+        end = f"{path} is damaged or no GPX file ({error})"
+    if end and not any(parts):
+        raise InputError(f"{end}; export the track again")
+    counted = ", ".join(f"{count:,} {why}" for why, count in gaps.most_common())
     if not any(parts):
-        raise InputError(f"{path} has no track point with a time; a route or waypoints cannot place photos by time")
+        why = f"; left out: {counted}" if counted else "; a route or waypoints cannot place photos by time"
+        raise InputError(f"{path} has no track point with a time and a position{why}")
+    if counted or end:
+        points = f"{gaps.total():,} track points are gaps ({counted})" if counted else "no gaps"
+        logger.warning("%s: %s%s", path, points, f"; {end}: what comes before is used" if end else "")
     return [_segment(points) for points in parts if points]
 
 
-def _points(segment: Element, path: Path) -> Iterator[tuple[int, float, float]]:
-    """Yield time, latitude and longitude of the points of a segment that have a time."""
-    for point in segment:
-        text = next((child.text for child in point if _name(child) == "time"), None) or ""
-        if _name(point) != "trkpt" or not text.strip():
-            continue
-        try:
-            time = datetime.fromisoformat(text.strip())
-            lat, lon = float(point.get("lat", "")), float(point.get("lon", ""))
-        except ValueError:
-            raise InputError(f"{path}: a track point of {text} has no usable time, lat and lon") from None
-        if not (abs(lat) <= 90 and abs(lon) <= 180):
-            raise InputError(f"{path}: the track point of {text} is at {lat}, {lon}, which is not on the globe")
+def _point(point: Element) -> tuple[int, float, float] | str:
+    """Time, latitude and longitude of a track point, or in a few words what it lacks."""
+    text = next((child.text for child in point if _name(child) == "time"), None) or ""
+    try:
+        lat, lon = parse_number(point.get("lat", "")), parse_number(point.get("lon", ""))
+    except ValueError:
+        return "without lat and lon in numbers"
+    if not (abs(lat) <= 90 and abs(lon) <= 180):
+        return "not on the globe"
+    if lat == lon == 0:
+        return "at 0, 0"
+    try:
+        time = datetime.fromisoformat(text.strip())
+        # A date alone is no time, 24:00 is read by some versions of Python only, and there were no receivers before 1990.
+        if not re.search("[T ](?!24)", text.strip()) or time.year < 1990:
+            raise ValueError
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time  # GPX is in UTC
-        yield round(time.timestamp() * 1000), lat, lon
+        return round(time.timestamp() * 1000), lat, lon
+    except (ValueError, OverflowError):
+        return "without a usable time"
 
 
 def _segment(points: list[tuple[int, float, float]]) -> Segment:

@@ -2,24 +2,29 @@
 
 import tarfile
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import compress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from cellcode.files import atomic_path
-from cellcode.photos.reading.image import reason_of
+from cellcode.photos.reading.image import PhotoError, reason_of
 from cellcode.photos.sources.checks import Listed
 from cellcode.photos.sources.consent import require_consent, size_text
-from cellcode.photos.sources.protocol import relative_file
+from cellcode.photos.sources.protocol import NOT_UTF8, relative_file
 from cellcode.photos.table.item import Reject, keep
 from cellcode.photos.table.photo_table import with_columns
 from cellcode.progress import Meter
+
+MAX_MEMBER_BYTES = 512_000_000
+_TOO_LARGE = f"over the limit of {MAX_MEMBER_BYTES / 1e6:.0f} MB for a photo in an archive"
+_PART_BYTES = 1 << 20
+_MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,13 @@ def place(
     """
     names = listed.rows["file"].to_pylist()
     members = {name: found for name in names if isinstance(found := places.get(name), Member)}
+    faults = {name: "not among the photos that are there" for name in names if name not in places}
+    faults |= {name: _TOO_LARGE for name, member in members.items() if member.size_bytes > MAX_MEMBER_BYTES}
+    members = {name: member for name, member in members.items() if name not in faults}
     todo = {name: member for name, member in members.items() if not _is_there(out / member.target, member.size_bytes)}
     size = sum(member.size_bytes for member in todo.values())
     notice = f"{notice}: {len(names):,} photos, {len(todo):,} of them to unpack, {size_text(size)}"
     require_consent(confirm, notice, len(todo), size)
-    faults = {name: "not among the photos that are there" for name in names if name not in places}
     faults |= _unpack(todo, open_archive, out)
     usable_places = (places[name] for name in names if name not in faults)
     files = [each.target if isinstance(each, Member) else relative_file(each, out) for each in usable_places]
@@ -68,10 +75,14 @@ def place(
     return replace(listed, rows=rows, numbers=listed.numbers[usable], rejects=rejects)
 
 
-def is_safe(name: str) -> bool:
-    """Return True if a path out of an archive stays in the folder that it is unpacked to."""
+def name_fault(name: str) -> str | None:
+    """Return why a path out of an archive cannot be that of a file in the folder that it is unpacked to, None if it can."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        return "its name leads out of its folder"
+    if any("\udc80" <= letter <= "\udcff" for letter in name):  # what Python makes of bytes that are not UTF-8
+        return NOT_UTF8
+    return "its name is too long" if len(max(path.parts, key=len, default="").encode()) > _MAX_NAME_BYTES else None
 
 
 def _is_there(path: Path, size_bytes: int) -> bool:
@@ -89,38 +100,45 @@ def _unpack(todo: Mapping[str, Member], open_archive: Open, out: Path) -> dict[s
         for archive, wanted in sorted(by_archive.items()):
             left = dict(wanted)
             try:
-                with open_archive(archive) as file:
-                    for member_name, content in _contents(archive, file, wanted):
-                        name = left.pop(member_name)
-                        if isinstance(content, str):
-                            faults[name] = content
-                        else:
-                            with atomic_path(out / todo[name].target) as temporary:
-                                temporary.write_bytes(content)
-                        meter.advance()
-            except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-                faults |= dict.fromkeys(left.values(), f"{archive} cannot be read to its end ({reason_of(error)})")
+                for member_name, parts in _members(archive, open_archive, wanted):
+                    name = left.pop(member_name)
+                    try:
+                        with atomic_path(out / todo[name].target) as temporary, temporary.open("wb") as file:
+                            file.writelines(parts)
+                    except PhotoError as error:
+                        faults[name] = str(error)
+                    meter.advance()
+            except PhotoError as error:
+                faults |= dict.fromkeys(left.values(), str(error))
                 continue
             faults |= dict.fromkeys(left.values(), f"not in {archive} any more")
     return faults
 
 
-def _contents(archive: str, file: BinaryIO, wanted: Iterable[str]) -> Iterator[tuple[str, bytes | str]]:
-    """Yield the bytes of members, or why one is damaged."""
-    if archive.endswith(".zip"):
-        with zipfile.ZipFile(file) as opened:
-            for name in wanted:
-                try:
-                    yield name, opened.read(name)
-                except KeyError:
-                    continue
-                # The last two: an unknown kind of compression, or encrypted.
-                except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-                    yield name, f"damaged in {archive} ({reason_of(error)})"
-        return
+def _members(archive: str, open_archive: Open, wanted: Iterable[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield the wanted members that are there, in parts; PhotoError: the archive, or at a next part the member, is damaged."""
     names = set(wanted)
-    with tarfile.open(fileobj=file) as tar:  # by its order: a compressed one cannot be read in another
-        for member in tar:
-            if member.name in names and (stream := tar.extractfile(member)) is not None:
-                names.discard(member.name)
-                yield member.name, stream.read()
+    try:
+        with open_archive(archive) as file:
+            if archive.endswith(".zip"):
+                with zipfile.ZipFile(file) as zipped:
+                    yield from (
+                        (name, _parts(archive, zipped.open, name)) for name in zipped.namelist() if name in names
+                    )
+                return
+            with tarfile.open(fileobj=file) as tar:  # by its order: a compressed one cannot be read in another
+                for member in tar:
+                    if member.name in names and member.isfile():
+                        names.discard(member.name)
+                        yield member.name, _parts(archive, tar.extractfile, member)
+    except Exception as error:  # zipfile and tarfile raise anything on damaged files
+        raise PhotoError(f"{archive} cannot be read to its end ({reason_of(error)})") from None
+
+
+def _parts(archive: str, open_member: Callable[[Any], IO[bytes] | None], member: Any) -> Iterator[bytes]:
+    try:
+        with open_member(member) or BytesIO() as stream:
+            while part := stream.read(_PART_BYTES):
+                yield part
+    except Exception as error:  # as above
+        raise PhotoError(f"damaged in {archive} ({reason_of(error)})") from None

@@ -1,10 +1,10 @@
 """Which column of a list is what, and checks of whole columns: what is usable becomes rows, the rest rejects."""
 
 import difflib
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellcode.errors import InputError, UsageError
+from cellcode.geography.numbers import parse_number
+from cellcode.photos.reading.capture_time import FIRST_PHOTO, parse_listed_time, tomorrow
+from cellcode.photos.reading.facts import NULL_ISLAND
 from cellcode.photos.reading.image import MIN_SIDE_PX
 from cellcode.photos.sources.list_files import Lines
-from cellcode.photos.table.item import Reject, keep, utc
+from cellcode.photos.table.item import Reject, keep
 from cellcode.photos.table.photo_table import SCHEMA, SPLITS
 from cellcode.types import Bools, Float64, Int64
 
+logger = logging.getLogger(__name__)
 REQUIRED = ("file", "lat", "lon")
 # Only names that can hardly mean anything else. Not "x" and "y" (pixels? a projection?), not "yaw" (of what axis?), not
 # "time" (of day?).
@@ -141,6 +145,7 @@ def check(lines: Lines, source: str) -> Listed:
     words = ", ".join(SPLITS)
     read.note(unknown, lambda row: f"split is {split[row].as_py()!r}, not one of {words}", f"split not one of {words}")
     lat, lon = (read.numbers(name, optional=False) for name in ("lat", "lon"))
+    read.note((lat == 0) & (lon == 0), lambda _: NULL_ISLAND, NULL_ISLAND)
     heading, fov, accuracy, width, height = (read.numbers(name, optional=True) for name in tuple(_RANGES)[2:])
     columns = {
         "file": pc.fill_null(file, ""),
@@ -170,7 +175,7 @@ class _Reader:
     """Reads columns of some lines; `faults` has the first reason of a line, and the reason without its value."""
 
     def __init__(self, lines: Lines) -> None:
-        self._columns, self._count = lines.columns, len(lines.numbers)
+        self._columns, self._count, self._decimal = lines.columns, len(lines.numbers), lines.decimal
         self.faults: dict[int, tuple[str, str]] = {}
 
     def note(self, wrong: Bools, reason: Callable[[int], str], kind: str) -> None:
@@ -184,7 +189,7 @@ class _Reader:
     def numbers(self, name: str, *, optional: bool) -> Float64:
         """Numbers within their range; NaN where there is none, which may be so if they are optional."""
         raw = self._column(name)
-        values, number = _numbers(name, raw)
+        values, number = _numbers(name, raw, self._decimal)
         missing = np.zeros(self._count, bool)
         if optional:
             missing = np.array(pc.fill_null(pc.equal(_cast(name, raw, pa.string()), ""), True))
@@ -198,42 +203,45 @@ class _Reader:
         return values
 
     def date(self, name: str) -> pa.Array:
-        """Times in milliseconds: UTC where a zone is stated, else as they are; null where there is none."""
+        """Times in milliseconds: UTC where a zone is stated, else as they are; null where there is none, and for 0."""
         raw = self._column(name)
-        if pa.types.is_temporal(raw.type):
-            # A time with a zone is UTC inside; without the zone it stays so.
-            return _cast(name, _cast(name, raw, pa.timestamp("ms")), pa.timestamp("ms"))
-        dates, wrong = [], np.zeros(self._count, bool)
-        for row, text in enumerate(self.text(name).to_pylist()):
-            try:
-                dates.append(None if text is None else utc(datetime.fromisoformat(text)))
-            except (ValueError, OverflowError):
-                dates.append(None)
-                wrong[row] = True
-        reason = "not an ISO 8601 date"
+        if pa.types.is_temporal(raw.type):  # a time with a zone is UTC inside
+            times = np.array(_cast(name, raw, pa.timestamp("ms")).to_numpy(zero_copy_only=False), "datetime64[ms]")
+            wrong = (times < np.datetime64(FIRST_PHOTO)) | (times > np.datetime64(tomorrow()))
+        else:
+            times, wrong = np.full(self._count, "NaT", "datetime64[ms]"), np.zeros(self._count, bool)
+            for row, text in enumerate(self.text(name).to_pylist()):
+                try:
+                    times[row] = text and parse_listed_time(text)
+                except ValueError:
+                    wrong[row] = True
+        reason = "not an ISO 8601 date up to today, nor seconds or milliseconds since 1970"
         self.note(wrong, lambda row: f"{name} is {raw[row].as_py()!r}, {reason}", f"{name} {reason}")
-        return pa.array(dates, pa.timestamp("ms"))
+        zero = times.astype("datetime64[D]") == np.datetime64(0, "D")
+        if zero.any():
+            logger.info("%s lines have 0 or 1 January 1970 as %s, which is taken for no date", f"{zero.sum():,}", name)
+        return pa.array(times, mask=zero | np.isnat(times))
 
     def _column(self, name: str) -> pa.Array:
         column = self._columns.get(name)
         return pa.nulls(self._count, pa.string()) if column is None else column
 
 
-def _numbers(name: str, raw: pa.Array) -> tuple[Float64, Bools]:
+def _numbers(name: str, raw: pa.Array, decimal: str) -> tuple[Float64, Bools]:
     """Values as float64, NaN where there is none, and which of them are numbers (NaN may be one)."""
     kind = raw.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = _cast(name, raw, pa.float64())
         number = np.array(pc.is_valid(values))
         return np.array(values.to_numpy(zero_copy_only=False), np.float64), number
-    parsed = [_float(text) for text in _cast(name, raw, pa.string()).to_pylist()]
+    parsed = [_float(text, decimal) for text in _cast(name, raw, pa.string()).to_pylist()]
     number = np.array([value is not None for value in parsed], bool)
     return np.array([np.nan if value is None else value for value in parsed], np.float64), number
 
 
-def _float(text: str | None) -> float | None:
+def _float(text: str | None, decimal: str) -> float | None:
     try:
-        return None if text is None else float(text)
+        return None if text is None else np.nan if text.lower() == "nan" else parse_number(text.replace(decimal, "."))
     except ValueError:
         return None
 

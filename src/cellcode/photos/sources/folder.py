@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 
 from cellcode.errors import InputError, MissingExtraError
 from cellcode.photos.reading.capture_time import Clock
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.exif import upright_size
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.gpx import Track
-from cellcode.photos.reading.image import PhotoError, is_turned, open_photo, read_image
+from cellcode.photos.reading.image import PhotoError, open_photo, read_image
 from cellcode.photos.reading.magnetic import declination_deg
 from cellcode.photos.reading.panorama import Cutter
 from cellcode.photos.sources.protocol import Photo, PhotoSource
@@ -25,8 +25,8 @@ from cellcode.photos.table.item import Reject
 from cellcode.progress import track as show_progress
 
 logger = logging.getLogger(__name__)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".hif"}
-_VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".3gp", ".insv", ".360"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".insp", ".png", ".webp", ".tif", ".tiff", ".gif"}
+SUFFIXES |= {".heic", ".heif", ".hif", ".avif"}
 _STATED = ("fov_deg", "captured_at", "device", "licence", "attribution", "accuracy_m")
 PANORAMA_REASON = "a 360 degree panorama, in which nothing is straight; have it cut into views with --panoramas 4,90,0"
 
@@ -34,9 +34,9 @@ PANORAMA_REASON = "a 360 degree panorama, in which nothing is straight; have it 
 class FolderSource(PhotoSource):
     """A folder of photos and the folders below it, read in the order of their names.
 
-    Hidden files and folders and files of other kinds are skipped. Every photo is decoded once, so that a damaged one is found
-    here and not in the middle of a training. Facts that were left out of rows are counted and logged at the end. Views of
-    panoramas go to OUT/cuts, which may lie in the folder: it is skipped.
+    Hidden files and files of other kinds are passed over and counted. Every photo is decoded once, so that a damaged one is
+    found here and not in the middle of a training. Facts that were left out of rows are counted and logged at the end. Views
+    of panoramas go to OUT/cuts, which may lie in the folder: it is skipped.
     """
 
     uses = ("gpx", "track_heading", "camera_zone", "clock_offset_s", "panoramas")
@@ -48,34 +48,66 @@ class FolderSource(PhotoSource):
         track = Track.read(options.gpx) if options.gpx else None
         cutter = Cutter(options.panoramas, cuts, self.root) if options.panoramas is not None else None
         reader = _Reader(self.root, clock, track, options.track_heading, cutter)
-        root, cut = self.root.resolve(), cuts.resolve()  # however the two are spelled
-        files = [
-            file for file in photo_files(self.root) if not (root / file.relative_to(self.root)).is_relative_to(cut)
-        ]
+        files = photo_files(self.root, cuts)
         remarks = Counter[str]()
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for items, remark in show_progress(threads.map(reader.items, files), "reading photos", len(files)):
                 remarks.update([remark] if remark else [])
                 yield from items
-        if videos := sum(path.suffix.lower() in _VIDEOS for path in _visible(self.root)):
-            remarks["videos skipped"] = videos
         if remarks:
             logger.info("%s: %s", self.root, "; ".join(f"{count} {what}" for what, count in remarks.most_common()))
 
 
-def photo_files(folder: Path) -> list[Path]:
-    """Return the photos of a folder and below it, by name, hidden ones left out; InputError if it holds none."""
+def photo_files(folder: Path, skip: Path | None = None) -> list[Path]:
+    """Return the photos of a folder and below it, by name; what is passed over is logged, by kind.
+
+    Args:
+        skip: a folder whose files are neither taken nor counted.
+
+    Raises:
+        InputError: there are none.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
-    files = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"{folder} holds no photos ({', '.join(sorted(SUFFIXES))})")
-    return files
+    root, cut = folder.resolve(), skip and skip.resolve()  # however the two are spelled
+    photos, others = list[Path](), Counter[str]()
+    for path in files_below(folder):
+        within = path.relative_to(folder)
+        if cut is not None and (root / within).is_relative_to(cut):
+            continue
+        hidden = any(part.startswith(".") for part in within.parts)
+        kind = "hidden" if hidden else path.suffix.lower() or "without a suffix"
+        if kind in SUFFIXES and (path.is_file() or not path.exists()):  # a link that leads nowhere is a photo to reject
+            photos.append(path)
+        else:
+            others[kind] += 1
+    counted = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
+    passed_over = f"{others.total():,} files passed over: {counted}" if others else "no files at all"
+    if not photos:
+        raise InputError(f"{folder} holds no photos ({', '.join(sorted(SUFFIXES))}); {passed_over}")
+    if others:
+        logger.info("%s: %s", folder, passed_over)
+    return photos
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)  # noqa: E731
-    return filterfalse(hidden, folder.rglob("*"))
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and below it, by name. Links to folders are followed, and each folder is read once."""
+    root, found, seen, starts = folder.resolve(), list[Path](), set[tuple[int, int]](), [folder]
+    for start in starts:  # it grows: links come after all folders that are not behind one
+        for name, folders, files in os.walk(start, onerror=_warn):
+            here, status = Path(name), os.stat(name)
+            if (place := (status.st_dev, status.st_ino)) in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            found += (here / file for file in files)
+            links = (here / each for each in sorted(folders) if (here / each).is_symlink())
+            starts += (link for link in links if not root.is_relative_to(link.resolve()))
+    return sorted(found)
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("%s cannot be read (%s): its files are left out", error.filename, error.strerror)
 
 
 @dataclass(frozen=True)
@@ -94,7 +126,7 @@ class _Reader:
         try:
             with open_photo(path) as image:
                 facts = read_facts(image, file, self.clock, need_position=False)
-                width, height = image.size[::-1] if is_turned(image) else image.size
+                width, height = upright_size(image)
             lat, lon, source = self._place(facts)
             heading, remark = self._heading(facts, lat, lon)
             columns = {name: getattr(facts, name) for name in _STATED}

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
 from cellcode.errors import InputError
+from cellcode.geography.numbers import parse_number
 from cellcode.photos.table.photo_table import readable
 from cellcode.types import Float64, Int64
 
@@ -124,11 +127,13 @@ class Lines:
         numbers: (N,) int64, for people: of a CSV the line, of Parquet the row, of GeoJSON the feature, from 1.
         columns: our name to N values.
         faults: index to why a line is not usable at all.
+        decimal: what stands between a number and its fraction.
     """
 
     numbers: Int64
     columns: dict[str, pa.Array]
     faults: dict[int, str] = field(default_factory=dict)
+    decimal: str = "."
 
 
 class PhotoList:
@@ -143,11 +148,15 @@ class PhotoList:
 
 
 class CsvList(PhotoList):
-    """A CSV file in UTF-8 with a header line; every value is text. InputError: it cannot be read, or is none."""
+    """A CSV file with a header line, in UTF-8 or UTF-16; every value is text. InputError: it cannot be read, or is none.
+
+    Values are separated by commas, semicolons or tabs, as in the header; without commas, numbers may have decimal commas.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with _csv(path) as rows:
+            self._decimal = "." if rows.dialect.delimiter == "," else ","
             self.names = [name.strip() for name in next(rows, [])]
 
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
@@ -161,7 +170,7 @@ class CsvList(PhotoList):
                     name: pa.array([row[place] if place < len(row) else None for _, row in some], pa.string())
                     for name, place in places.items()
                 }
-                yield Lines(np.array([number for number, _ in some], np.int64), columns)
+                yield Lines(np.array([number for number, _ in some], np.int64), columns, decimal=self._decimal)
 
 
 class ParquetList(PhotoList):
@@ -200,13 +209,29 @@ class ParquetList(PhotoList):
 
 @contextmanager
 def _csv(path: Path) -> Iterator[Any]:
+    """Rows from the header on; `sep=;` before it, which Excel writes and understands, is skipped."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield csv.reader(file, skipinitialspace=True)
+        with path.open(newline="", encoding=_encoding(path)) as file:
+            first = file.readline()
+            stated = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)
+            file.seek(0)
+            rows = csv.reader(
+                file, delimiter=stated[1] if stated else max(",;\t", key=first.count), skipinitialspace=True
+            )
+            if stated:
+                next(rows)
+            yield rows
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV file in UTF-8 ({error})") from None
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8 ({error}); save it as CSV UTF-8") from None
+
+
+def _encoding(path: Path) -> str:
+    """UTF-16, as Windows writes "Unicode", by its first bytes, else UTF-8."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return "utf-16" if head in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-16-le" if head[1:] == b"\0" else "utf-8-sig"
 
 
 GEOJSON_SUFFIXES = (".geojson", ".geojsonl", ".geojsonseq", ".geojsons", ".ndjson")
@@ -221,10 +246,10 @@ class GeoJsonList(PhotoList):
 
     def __init__(self, path: Path) -> None:
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = path.read_text(encoding=_encoding(path))
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise InputError(f"{path} is not GeoJSON in UTF-8 ({error})") from None
         self._features = _lines(text) if _is_line_by_line(text) else _collection(text, path)
         properties = [_properties(feature) for _, feature in self._features]
@@ -250,7 +275,7 @@ def _is_line_by_line(text: str) -> bool:
         return True
     try:
         feature = json.loads(start.partition("\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(feature, dict) and feature.get("type") == "Feature"
 
@@ -262,7 +287,7 @@ def _lines(text: str) -> list[tuple[int, Any]]:
         if line := line.strip(_SEPARATOR + " \r\t"):
             try:
                 features.append((number, json.loads(line)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 features.append((number, None))
     return features
 
@@ -271,7 +296,7 @@ def _collection(text: str, path: Path) -> list[tuple[int, Any]]:
     """Features of a collection by their number."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error})") from None
     features = value.get("features") if isinstance(value, dict) else None
     if not isinstance(features, list):
@@ -297,15 +322,16 @@ def _position(feature: Any) -> tuple[float, float] | str:
     if geometry.get("type") != "Point":
         return f"its geometry is a {geometry.get('type')}, not a Point"
     try:
-        lon, lat = (float(value) for value in geometry["coordinates"][:2])
+        lon, lat = (parse_number(str(value)) for value in geometry["coordinates"][:2])
     except (KeyError, TypeError, ValueError):
         return "its geometry is damaged"
     return lat, lon
 
 
 def array_of(values: list[Any]) -> pa.Array:
-    """Return values of JSON as a column; as text where they are of several kinds."""
+    """Return values of JSON as a column; as text where they are of several kinds, or none that a column can hold."""
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+        texts = (value if value is None or isinstance(value, str) else json.dumps(value) for value in values)
+        return pa.array([text and text.encode("utf-8", "backslashreplace").decode() for text in texts], pa.string())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Literal
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ _KINDS: dict[str, Callable[[Path], PhotoList]] = {".csv": CsvList, ".parquet": P
 _KINDS |= dict.fromkeys(GEOJSON_SUFFIXES, GeoJsonList)
 SUFFIXES = tuple(_KINDS)
 _TOGETHER = 10_000  # photos; a pool keeps all its tasks in memory
-_UNTIDY = r"(^|/)\.{0,2}/|/\.{0,2}$"  # paths that can be written in another way
+_UNTIDY = r"(^|/)\.{0,2}/|/\.{0,2}$|\\|[^\x00-\x7f]"  # paths that can be written in another way
 
 
 class ListedSource(PhotoSource):
@@ -97,8 +98,8 @@ def _first_of_same(files: pa.ChunkedArray) -> Int64:
     """The first row that names the same file as each row, (N,)."""
     files = files.combine_chunks()
     untidy = pc.match_substring_regex(files, _UNTIDY)
-    tidied = pa.array([os.path.normpath(file) for file in files.filter(untidy).to_pylist()], pa.string())
-    same = pc.replace_with_mask(files, untidy, tidied).dictionary_encode()
+    tidied = [os.path.normpath(normalize("NFC", file.replace("\\", "/"))) for file in files.filter(untidy).to_pylist()]
+    same = pc.replace_with_mask(files, untidy, pa.array(tidied, pa.string())).dictionary_encode()
     codes = same.indices.to_numpy(zero_copy_only=False)
     first = np.zeros(len(same.dictionary), np.int64)
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last write of each counts: that of the first row
@@ -128,7 +129,7 @@ def measure(listed: Listed, root: Path, how: Check, name: str) -> Iterator[Batch
     with ThreadPoolExecutor(os.cpu_count()) as threads, Meter("reading photos", len(rows)) as meter:
         for first in range(0, len(rows), _TOGETHER):
             some, numbers = rows.slice(first, _TOGETHER), lines[first : first + _TOGETHER]
-            files = some["file"].to_pylist()
+            files = [_spelled(root, file) for file in some["file"].to_pylist()]
             sizes, rejects, usable = list[tuple[int, int]](), list[Reject](), np.zeros(len(some), bool)
             for row, size in enumerate(threads.map(lambda file: _size(root / file, how), files)):
                 if isinstance(size, str):
@@ -138,7 +139,19 @@ def measure(listed: Listed, root: Path, how: Check, name: str) -> Iterator[Batch
                     usable[row] = True
                 meter.advance()
             widths, heights = np.array(sizes, np.int32).reshape(-1, 2).T
-            yield Batch(with_columns(keep(some, usable), width_px=widths, height_px=heights), rejects)
+            named = with_columns(some, file=files)
+            yield Batch(with_columns(keep(named, usable), width_px=widths, height_px=heights), rejects)
+
+
+def _spelled(root: Path, file: str) -> str:
+    """The name of a file as the disk has it, where the list has backslashes, or other characters for the same accents."""
+    if (file.isascii() and "\\" not in file) or os.path.exists(root / file):
+        return file
+    found = ""
+    for part in file.replace("\\", "/").split("/"):
+        forms = (found + form for form in (part, normalize("NFC", part), normalize("NFD", part)))
+        found = next((form for form in forms if os.path.exists(root / form)), found + part) + "/"
+    return found[:-1]
 
 
 def _size(path: Path, how: Literal["decode", "header"]) -> tuple[int, int] | str:

@@ -4,10 +4,10 @@ Only the lines of the region are kept, then their photos are looked up in the ta
 unpacked.
 """
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cellcode.errors import InputError, MissingExtraError, UsageError
+from cellcode.photos.reading.capture_time import parse_listed_time
 from cellcode.photos.reading.image import reason_of
 from cellcode.photos.sources.archives import Member, Places, place
 from cellcode.photos.sources.checks import Listed, trimmed
 from cellcode.photos.sources.consent import require_consent, size_text
+from cellcode.photos.sources.folder import files_below
 from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
 from cellcode.photos.sources.lists import ListedSource, select
 from cellcode.progress import track
@@ -40,9 +42,7 @@ class Dataset:
 
     def names(self) -> Iterator[str]:
         """Yield the names of all files."""
-        for folder, _, files in os.walk(self.path):
-            relative = Path(folder).relative_to(self.path)
-            yield from ((relative / file).as_posix() for file in sorted(files))
+        yield from (file.relative_to(self.path).as_posix() for file in files_below(self.path))
 
     def local(self, name: str) -> Path:
         """Return a file as one on disk."""
@@ -156,12 +156,12 @@ class _Lists(PhotoList):
     def read(self, wanted: Mapping[str, str]) -> Iterator[Lines]:
         for each, split in zip(self._lists, self.splits, strict=True):
             for lines in each.read(wanted):
-                dates = pa.array([_milliseconds(text) for text in lines.columns["captured_at"].to_pylist()], pa.int64())
+                dates = [_time(text) for text in lines.columns["captured_at"].to_pylist()]
                 same = {"split": split, "licence": LICENCE}
                 columns = {name: pa.repeat(value, len(lines.numbers)) for name, value in same.items()}
                 creators = pc.binary_join_element_wise(trimmed(lines.columns["attribution"]), "Mapillary", ", ")
                 columns["attribution"] = pc.fill_null(creators, "Mapillary")
-                columns["captured_at"] = pc.cast(dates, pa.timestamp("ms"))
+                columns["captured_at"] = pa.array(dates, pa.timestamp("ms"))
                 yield replace(lines, columns={**lines.columns, **columns})
 
 
@@ -190,12 +190,14 @@ def _contents(dataset: Dataset, archive: str) -> list[zipfile.ZipInfo]:
     try:
         with dataset.open(archive) as file, zipfile.ZipFile(file) as opened:
             return opened.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{archive} cannot be read ({error}); it may be half fetched, fetch it again") from None
+    except Exception as error:  # zipfile raises anything on damaged files
+        raise InputError(
+            f"{archive} cannot be read ({reason_of(error)}); it may be half fetched, fetch it again"
+        ) from None
 
 
-def _milliseconds(text: str | None) -> int | None:
+def _time(text: str | None) -> datetime | None:
     try:  # some tools write them as 1.5e12
-        return int(float(text)) if text else None
-    except (ValueError, OverflowError):
+        return parse_listed_time(text) if text else None
+    except ValueError:
         return None

@@ -15,6 +15,7 @@ from cellcode.errors import CellcodeError, PluginError
 from cellcode.files import atomic_path
 from cellcode.geography import Region
 from cellcode.photos.options import Check, IngestOptions
+from cellcode.photos.reading.facts import NULL_ISLAND
 from cellcode.photos.reading.image import PhotoError, image_kind, photo_size
 from cellcode.photos.sources.consent import Estimate
 from cellcode.photos.table.item import Batch, Reject, Selection
@@ -24,6 +25,7 @@ from cellcode.progress import track
 _EXPECTED = "expected (file or bytes, (latitude, longitude), facts) or a Reject"
 _FACTS = tuple(name for name in SCHEMA.names if name not in ("file", "lat_deg", "lon_deg"))
 _NAME_LENGTH = 24
+NOT_UTF8 = "its name is not UTF-8; rename it"
 
 
 @dataclass
@@ -125,6 +127,12 @@ def _fault(row: Mapping[str, Any]) -> str | None:
     lat, lon = row["lat_deg"], row["lon_deg"]
     if not (abs(lat) <= 90 and abs(lon) <= 180):  # also NaN
         return f"its position {lat:g}, {lon:g} is outside valid coordinates"
+    if lat == lon == 0:
+        return NULL_ISLAND
+    try:
+        row["file"].encode()
+    except UnicodeError:
+        return NOT_UTF8
     if row["split"] not in SPLITS:
         return f"split is {row['split']!r}, not one of {', '.join(SPLITS)}"
     for name in set(row).intersection(_FACTS):

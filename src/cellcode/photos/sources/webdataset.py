@@ -1,25 +1,28 @@
 """A folder of WebDataset shards: tar files with KEY.jpg and KEY.json side by side; the JSON has the columns of a list."""
 
 import json
+import logging
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from cellcode.errors import InputError
-from cellcode.photos.sources.archives import Member, is_safe, place
+from cellcode.photos.reading.image import reason_of
+from cellcode.photos.sources.archives import Member, name_fault, place
 from cellcode.photos.sources.checks import Listed
-from cellcode.photos.sources.folder import SUFFIXES
+from cellcode.photos.sources.folder import SUFFIXES, files_below
 from cellcode.photos.sources.list_files import LINES, Lines, PhotoList, array_of
 from cellcode.photos.sources.lists import ListedSource
 from cellcode.progress import track
 
+logger = logging.getLogger(__name__)
 KEY = "__key__"
-_PHOTOS = ("jpg", "jpeg", "png", "webp")
+_MAX_JSON_BYTES = 16_000_000
 _SHARDS = (".tar", ".tar.gz", ".tgz")
 
 
@@ -52,12 +55,15 @@ class TarList(PhotoList):
     """The samples of all shards in a folder; `places` has the photo of each key, SHARD/KEY. InputError: no shards."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._samples = folder, dict[str, _Sample]()
+        self._folder, self._samples, self._others = folder, dict[str, _Sample](), Counter[str]()
         shards = shard_files(folder)
         if not shards:
             raise InputError(f"{folder} holds no shards ({', '.join(_SHARDS)})")
         for path in track(shards, "reading shards", len(shards)):
             self._read_shard(path)
+        if self._others:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self._others.most_common())
+            logger.info("%s: %s files in shards passed over: %s", folder, f"{self._others.total():,}", kinds)
         self.places = {key: each.photo for key, each in self._samples.items() if each.photo and not each.reason()}
         self.names = list(
             {KEY: None} | {name: None for each in self._samples.values() for name in each.properties or {}}
@@ -73,7 +79,7 @@ class TarList(PhotoList):
             columns = {name: array_of([each.get(column) for each in properties]) for name, column in wanted.items()}
             faults = {row: reason for row, each in enumerate(samples) if (reason := each.reason()) is not None}
             numbers = np.arange(first + 1, first + 1 + len(some), dtype=np.int64)
-            yield Lines(numbers, {**columns, "file": pa.array(some, pa.string())}, faults)
+            yield Lines(numbers, {**columns, "file": array_of(some)}, faults)
 
     def _read_shard(self, path: Path) -> None:
         shard = path.relative_to(self._folder).as_posix()
@@ -83,19 +89,21 @@ class TarList(PhotoList):
                 for member in tar:
                     if member.isfile():
                         self._add(tar, member, shard, stem)
-        except (OSError, tarfile.TarError, EOFError) as error:
-            self._samples[shard] = _Sample(fault=f"the shard is damaged ({error}); what comes before is used")
+        except Exception as error:  # tarfile raises anything on damaged files
+            self._samples[shard] = _Sample(
+                fault=f"the shard is damaged ({reason_of(error)}); what comes before is used"
+            )
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str, stem: str) -> None:
         """Sort one member in: its name up to the first dot is the key, the rest is its kind."""
         path = PurePosixPath(member.name)
         name, _, kind = path.name.partition(".")
         key, kind = (PurePosixPath(stem) / path.parent / name).as_posix(), kind.lower()
-        if kind.split(".")[-1] not in (*_PHOTOS, "json"):
+        if (suffix := "." + kind.split(".")[-1]) not in SUFFIXES | {".json"}:
+            self._others[suffix if kind else "without a suffix"] += 1
             return
-        if "." in kind or not is_safe(member.name):
-            why = "its name has a further dot" if "." in kind else "its name leads out of its folder"
-            self._samples[f"{stem}/{member.name}"] = _Sample(fault=why)
+        if fault := "its name has a further dot" if "." in kind else name_fault(member.name):
+            self._samples[f"{stem}/{member.name}"] = _Sample(fault=fault)
             return
         sample = self._samples.setdefault(key, _Sample())
         if kind == "json":
@@ -109,18 +117,20 @@ class TarList(PhotoList):
 
 def is_shards(folder: Path) -> bool:
     """Return True if a folder holds shards and no photos."""
-    return bool(shard_files(folder)) and not any(each.suffix.lower() in SUFFIXES for each in folder.rglob("*"))
+    return bool(shard_files(folder)) and not any(each.suffix.lower() in SUFFIXES for each in files_below(folder))
 
 
 def shard_files(folder: Path) -> list[Path]:
     """Return the shards of a folder and below it, in the order of their names."""
-    return sorted(path for path in folder.rglob("*.t*") if path.name.endswith(_SHARDS) and path.is_file())
+    return [path for path in files_below(folder) if path.name.endswith(_SHARDS) and path.is_file()]
 
 
 def _properties(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[dict[str, Any] | None, str | None]:
+    if member.size > _MAX_JSON_BYTES:
+        return None, f"its JSON is over the limit of {_MAX_JSON_BYTES / 1e6:.0f} MB"
     stream = tar.extractfile(member)
     try:
         value = json.loads(stream.read() if stream is not None else b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, "its JSON is damaged"
     return (value, None) if isinstance(value, dict) else (None, "its JSON is no object")

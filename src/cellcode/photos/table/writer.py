@@ -74,7 +74,8 @@ def write(
 
 
 def _write_rejects(rejects: list[Reject], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # Names of files that are not UTF-8 are spelled with backslashes.
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "line", "reason", "missing"])
         writer.writerows((each.file, each.line, each.reason, "yes" if each.transient else "") for each in rejects)

@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from cellcode.errors import InputError, UsageError
 from cellcode.http import MissingError, RemoteError
+from cellcode.photos.reading.capture_time import from_epoch
 from cellcode.photos.sources.online.quadrants import Answer, Box
 from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
 from cellcode.photos.sources.online.source import OnlineSource, descriptions
@@ -185,8 +186,8 @@ def _heading(value: object) -> float | None:
 def _date(value: object) -> datetime | None:
     milliseconds = number(value)
     try:
-        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).replace(tzinfo=None)
-    except (OverflowError, OSError, ValueError):
+        return from_epoch(milliseconds) if milliseconds else None
+    except ValueError:
         return None
 
 

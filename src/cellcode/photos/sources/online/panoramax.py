@@ -8,6 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 from cellcode.errors import UsageError
 from cellcode.http import RemoteError, redact
+from cellcode.photos.reading.capture_time import parse_listed_time
 from cellcode.photos.reading.panorama import WHOLE, Area
 from cellcode.photos.sources.online.quadrants import Answer, Box
 from cellcode.photos.sources.online.record import Found, Kind, Record, Rendition, number, point, reject, safe_name, text
@@ -200,6 +201,6 @@ def _producers(feature: dict[str, Any], properties: dict[str, Any]) -> str | Non
 
 def _date(value: object) -> datetime | None:
     try:
-        return utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
+        return parse_listed_time(value) if isinstance(value, str) else None
     except ValueError:
         return None
