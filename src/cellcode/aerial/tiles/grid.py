@@ -27,7 +27,9 @@ _ROUNDING = 1e-6  # of a level's resolution
 
 def known_crs(name: str) -> str | None:
     """Return a CRS, `AUTHORITY:CODE`, as rasterio spells it, Web Mercator under one name; None if PROJ does not know it."""
-    if not re.fullmatch(r"(urn:ogc:def:crs:\w+:[\w.]*|\w+):\w+", name, re.ASCII):  # a service may give an address or a path, which GDAL would read
+    if not re.fullmatch(
+        r"(urn:ogc:def:crs:\w+:[\w.]*|\w+):\w+", name, re.ASCII
+    ):  # a service may give an address or a path, which GDAL would read
         return None
     authority, _, code = name.upper().partition(":")
     if code in _MERCATOR_CODES:
