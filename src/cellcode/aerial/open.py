@@ -4,6 +4,7 @@ A list of several sources is a YAML file; docs/aerial.md shows one. A plug-in's 
 """
 
 import datetime
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.multi import Member, MultiSource
 from cellcode.aerial.protocol import AerialSource, Crop
+from cellcode.config.yaml_text import parse_yaml, read_text
 from cellcode.errors import CellcodeError, InputError, PluginError, UsageError
 from cellcode.geography import Region
 from cellcode.http import redact
+from cellcode.http.addresses import private_is_allowed
 from cellcode.plugins import Registry, described
 from cellcode.types import Bools
 
@@ -77,17 +79,41 @@ def open_preset(name: str) -> AerialSource:
     return _open(preset.source, facts=preset.facts, client=preset.client())
 
 
-def open_list(path: Path | str) -> MultiSource:
-    """Open what a YAML file lists. InputError: it or a source cannot be read; UsageError: an unknown key or invalid value."""
+def open_list(path: Path | str, within: tuple[Path, ...] = ()) -> MultiSource:
+    """Open what a YAML file lists; `within` are the lists that led to it.
+
+    Raises:
+        InputError: it or a source cannot be read, or a source is a file that is not below its folder.
+        UsageError: an unknown key or invalid value.
+        PluginError: a source is a function that does not say that it returns an `AerialSource`.
+    """
     path = Path(path)
+    if path.resolve() in within:
+        raise InputError(f"{path}: a list cannot contain itself")
     listing = _read(path)
     members = []
     for entry in listing.sources:
-        is_file = (path.parent / entry.source.partition("#")[0]).exists()
-        source = open_source(path.parent / entry.source if is_file else entry.source)
+        source = _open_listed(path, entry.source, (*within, path.resolve()))
         date = entry.date.isoformat() if entry.date else None
         members.append(Member(source, date, entry.licence, entry.attribution, entry.priority))
     return MultiSource(members, listing.cover)
+
+
+def _open_listed(path: Path, text: str, within: tuple[Path, ...]) -> AerialSource:
+    """Open an entry of a list, which may come from anyone: it names no files elsewhere, and no functions of another kind."""
+    if SOURCES.is_plugin(plugin := text.partition("?")[0]):
+        SOURCES.find(plugin)
+        SOURCES.require_allowed(plugin, path)
+    is_file = (path.parent / text.partition("#")[0]).exists()
+    name = _recognised(str(path.parent / text) if is_file else text)
+    kind, _, argument = name.partition(":")
+    file = os.path.abspath(argument.partition("#")[0])
+    is_local = kind in ("folder", "list", "mbtiles") or (kind == "geotiff" and "://" not in argument)
+    if is_local and not Path(file).is_relative_to(os.path.abspath(path.parent)) and not private_is_allowed():
+        raise InputError(
+            f"{path} names {text}, which is not below its folder; if you trust it, allow it with --allow-private"
+        )
+    return open_list(file, within) if kind == "list" else _open(name)
 
 
 def _open(text: str, **options: Any) -> AerialSource:
@@ -164,9 +190,9 @@ class _Listing(BaseModel):
 
 def _read(path: Path) -> _Listing:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]})") from None
+        values = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as YAML ({error})") from None
     try:
         return _Listing.model_validate(values)
     except ValidationError as error:

@@ -139,10 +139,10 @@ def describe(result: object) -> str:
         f"probability {each.probability:.1%}"
         for number, each in enumerate(result.candidates, 1)
     ]
-    where = (
-        f"{result.file}: {result.lat:.6f}, {result.lon:.6f}  (half of such photos are within {result.radius_50_m:.0f} m, "
-        f"90 % within {result.radius_90_m:.0f} m){sure}"
-    )
+    circles = "too few validation photos to say how far off it may be"
+    if result.radius_50_m is not None and result.radius_90_m is not None:
+        circles = f"half of such photos are within {result.radius_50_m:.0f} m, 90 % within {result.radius_90_m:.0f} m"
+    where = f"{result.file}: {result.lat:.6f}, {result.lon:.6f}  ({circles}){sure}"
     return "\n".join([where, *missing, *candidates])
 
 

@@ -98,7 +98,7 @@ class Answer:
         file: the photo; of several photos the one whose place it is, the first.
         candidates: the best cells, best first. For several photos a score is the mean of their similarities to the code.
         radius_50_m, radius_90_m: circles around the answer that held the true position of this share of the validation photos,
-            which were located one by one.
+            which were located one by one; None where the database was built with too few of them to tell.
         in_region: the photo looks like one taken inside the region, as 95 % of validation photos do: by `inside_probability`,
             or by the best score where the database has none; None where it was built without validation photos.
         inside_probability: that the photo was taken inside the region, if half of all photos were; None where the database
@@ -111,8 +111,8 @@ class Answer:
 
     file: str
     candidates: tuple[Candidate, ...]
-    radius_50_m: float
-    radius_90_m: float
+    radius_50_m: float | None
+    radius_90_m: float | None
     in_region: bool | None
     inside_probability: float | None
     mean_lat: float

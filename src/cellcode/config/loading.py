@@ -9,8 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cellcode.config.config import Config, MachineConfig
+from cellcode.config.yaml_text import parse_yaml, read_text
 from cellcode.errors import InputError, UsageError
 
+MAX_SHOWN = 10  # mistakes of one file
 FOLDER = Path(__file__).parents[1] / "configs"
 
 
@@ -41,12 +43,12 @@ def read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in [each.resolve() for each in extending]:
         raise InputError(f"{where}: a configuration cannot extend itself")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path))
     except OSError as error:
         hint = f"; shipped configurations: {', '.join(shipped())}" if not path.suffix else ""
         raise InputError(f"{where}: the configuration cannot be read ({error.strerror}){hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{where} is not valid YAML: {str(error).splitlines()[0]}") from None
+    except ValueError as error:
+        raise InputError(f"{where} is not valid YAML: {error}") from None
     if not isinstance(values := {} if values is None else values, dict):
         raise InputError(f"{where} must hold a mapping of configuration keys, not a {type(values).__name__}")
     base = values.pop("extends", None)
@@ -109,7 +111,9 @@ def parse(values: Mapping[str, Any], source: str = "configuration") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from None
+        wrong = error.errors(include_input=False)
+        more = [f"and {len(wrong) - MAX_SHOWN} more"] if len(wrong) > MAX_SHOWN else []
+        raise UsageError(f"{source}: " + "; ".join([*map(_explain, wrong[:MAX_SHOWN]), *more])) from None
 
 
 def load_saved(path: Path) -> Config:
@@ -173,13 +177,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UsageError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: {text!r} is not a YAML value") from None
+        values[last] = parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"--set {override}: {text!r} is not a YAML value ({error})") from None
 
 
 def _explain(item: Any) -> str:
-    dotted = ".".join(map(str, item["loc"]))
+    dotted = ".".join(map(str, item["loc"]))[:200]
     if item["type"] != "extra_forbidden":
         return f"{dotted or 'configuration'}: {item['msg']}"
     if dotted in RENAMED:

@@ -27,7 +27,8 @@ class Stated:
         cell, probability: the answer.
         near: share of the posterior in cells with their centre within `radius_m` of the answer's.
         mean_lat_deg, mean_lon_deg: posterior mean position.
-        radius_50_m, radius_90_m: circles around the answer that should hold the photo in half and nine tenths of all cases.
+        radius_50_m, radius_90_m: circles around the answer that should hold the photo in half and nine tenths of all cases;
+            NaN where the database has too few validation photos to tell.
         inside: probability that the photo was taken inside the region, or where that is not calibrated the best score.
         in_region: bool, taken to be inside; all true where not known.
         inside_kind: "inside_probability" or "best_score".
@@ -102,8 +103,8 @@ def ask(locator: Locator, queries: Float32, radius_m: float, *, description: str
         inside_kind="inside_probability" if known else "best_score",
         mean_lat_deg=np.array([answer.mean_lat for answer in answers]),
         mean_lon_deg=np.array([answer.mean_lon for answer in answers]),
-        radius_50_m=np.array([answer.radius_50_m for answer in answers]),
-        radius_90_m=np.array([answer.radius_90_m for answer in answers]),
+        radius_50_m=np.array([answer.radius_50_m for answer in answers], np.float64),
+        radius_90_m=np.array([answer.radius_90_m for answer in answers], np.float64),
     )
 
 
@@ -132,8 +133,8 @@ def summary(
         "coverage_50": coverage["all"]["50"],
         "coverage_90": coverage["all"]["90"],
         "coverage": coverage,
-        "median_radius_50_m": round(float(np.median(stated.radius_50_m)), 1),
-        "median_radius_90_m": round(float(np.median(stated.radius_90_m)), 1),
+        "median_radius_50_m": _median_m(stated.radius_50_m),
+        "median_radius_90_m": _median_m(stated.radius_90_m),
         "accuracy_against_coverage": accuracy_at(stated.near, right),
         "median_error_m": {
             "best_cell": round(float(np.median(checked.error_m)), 2),
@@ -170,10 +171,16 @@ def accuracy_at(confidence: Float64, right: Bools) -> dict[str, list[float]]:
     return {"coverage": list(SHARES), "accuracy": accuracy.round(4).tolist()}
 
 
-def held(checked: Checked, share: int, mask: Bools) -> float:
-    """Return the share of the photos of a mask that lie within their `radius_<share>_m` of the answer."""
+def held(checked: Checked, share: int, mask: Bools) -> float | None:
+    """Return the share of the photos of a mask that lie within their `radius_<share>_m` of the answer; None: not known."""
     radius_m = checked.stated.radius_50_m if share == 50 else checked.stated.radius_90_m
+    if np.isnan(radius_m).any():
+        return None
     return round(float((checked.error_m <= radius_m)[mask].mean()), 4)
+
+
+def _median_m(radius_m: Float64) -> float | None:
+    return None if np.isnan(radius_m).any() else round(float(np.median(radius_m)), 1)
 
 
 def _refusals(inside: Stated, others: Stated | None) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def write_predictions(material: Material, path: Path) -> None:
         "cell": stated.cell,
         "probability": stated.probability,
         "probability_near": stated.near,
-        "radius_50_m": stated.radius_50_m,
-        "radius_90_m": stated.radius_90_m,
+        "radius_50_m": pa.array(stated.radius_50_m, from_pandas=True),  # null: not known
+        "radius_90_m": pa.array(stated.radius_90_m, from_pandas=True),
         "mean_error_m": material.checked.mean_error_m,
         "in_region": stated.in_region,
     }

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from cellcode.http.errors import RemoteError
 
 ALLOW_VARIABLE = "CELLCODE_ALLOW_PRIVATE"  # in the environment, so that processes started from this one have it too
+_NAT64, _COMPATIBLE = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96")
 _SECRET = ("token", "key", "secret", "signature", "password", "credential", "sig", "auth")
 
 
@@ -35,14 +36,17 @@ def check_url(url: str, allow_private: bool | None = None) -> None:
     RemoteError: it is not http or https, has no host, an unknown host, or a private address that is not allowed (None: the
     environment decides, `--allow-private`).
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RemoteError(f"{redact(url)} is not an http or https address", "bad address", lasting=True)
     if private_is_allowed() if allow_private is None else allow_private:
         return
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)}
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of a name that is no name
         raise RemoteError(f"unknown host {parts.hostname}; check the address", "unreachable") from None
     for address in sorted(found):
         refuse_private(address, parts.hostname)
@@ -51,11 +55,20 @@ def check_url(url: str, allow_private: bool | None = None) -> None:
 def refuse_private(address: str, host: str) -> None:
     """Raise unless an IP address, which belongs to `host`, is public."""
     number = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
-        number = number.ipv4_mapped
+    if isinstance(number, ipaddress.IPv6Address):
+        number = _embedded(number) or number
     if not number.is_global or number.is_multicast:
         sentence = f"{host} is a private address ({number}); if it is meant, allow it with --allow-private"
         raise RemoteError(sentence, "private address", lasting=True)
+
+
+def _embedded(number: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address leads to: mapped, 6to4, Teredo, or through NAT64."""
+    if number.teredo is not None:
+        return number.teredo[1]
+    if number in _NAT64 or number in _COMPATIBLE:
+        return ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if int(number) > 1 else None
+    return number.ipv4_mapped or number.sixtofour
 
 
 def redact(url: str) -> str:

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from typing import Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, NewConnectionError, TimeoutError
 
 import cellcode
-from cellcode.http.addresses import check_url, private_is_allowed, redact, refuse_private
+from cellcode.http.addresses import check_url, private_is_allowed, redact
+from cellcode.http.connections import ANY, PUBLIC
 from cellcode.http.errors import MissingError, RemoteError
 
 MIB = 2**20
@@ -93,8 +94,7 @@ class Client:
         self._pool = urllib3.PoolManager(
             maxsize=self.politeness.connections, block=True, retries=False, timeout=self.politeness.timeout_s
         )
-        if not self._private:
-            self._pool.pool_classes_by_scheme = {"http": _PublicHTTPPool, "https": _PublicHTTPSPool}
+        self._pool.pool_classes_by_scheme = ANY if self._private else PUBLIC
 
     def check(self, url: str) -> None:
         """Refuse an address that this client does not allow; see `check_url`."""
@@ -156,7 +156,11 @@ class Client:
             reply = self._once(url, headers, deadline)
             if reply.status not in _REDIRECTS:
                 return reply
-            target = urljoin(url, reply.headers.get("Location", ""))
+            try:
+                target = urljoin(url, reply.headers.get("Location", ""))
+                urlsplit(target)
+            except ValueError:
+                raise _Temporary("redirected to no address", "redirect to another host", reply.status) from None
             elsewhere = urlsplit(target).hostname != host
             if elsewhere and follow == "same host":
                 sentence = f"redirected to another host, {urlsplit(target).hostname}"
@@ -177,7 +181,9 @@ class Client:
             )
         self._pace.wait(urlsplit(url).netloc)
         try:
-            answer: Any = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+            answer: Any = self._pool.request(
+                "GET", url, headers=headers, redirect=False, preload_content=False, decode_content=False
+            )
             try:
                 body = self._body(url, answer, deadline)
             except BaseException:
@@ -208,11 +214,26 @@ class Client:
             with self._lock:
                 self.fetched_bytes += len(part)
             if size > limit:
-                sentence = f"{redact(url)}: the answer is over {limit / MIB:.0f} MB"
-                raise RemoteError(sentence, "too large", answer.status, lasting=True)
+                raise self._too_large(url, answer.status)
             if time.monotonic() > deadline:
                 raise _Temporary("the answer came too slowly", "timeout", answer.status)
-        return b"".join(parts)
+        body = b"".join(parts)
+        if answer.headers.get("Content-Encoding", "").lower() not in ("gzip", "x-gzip", "deflate") or not body:
+            return body
+        unpacker = zlib.decompressobj(wbits=47)  # here, because urllib3 unpacks without a limit
+        try:
+            body = unpacker.decompress(body, limit)
+        except zlib.error as error:
+            raise _Temporary(f"the answer is damaged ({error})", "damaged", answer.status) from None
+        if unpacker.unconsumed_tail:
+            raise self._too_large(url, answer.status)
+        if not unpacker.eof:
+            raise _Temporary("the answer was cut short", "cut body", answer.status)
+        return body
+
+    def _too_large(self, url: str, status: int) -> RemoteError:
+        sentence = f"{redact(url)}: the answer is over {self.politeness.max_body_bytes / MIB:.0f} MB"
+        return RemoteError(sentence, "too large", status, lasting=True)
 
 
 class _Pace:
@@ -263,7 +284,7 @@ def _retry_after_s(reply: Reply) -> float | None:
     text = reply.headers.get("Retry-After")
     try:
         return urllib3.Retry().parse_retry_after(text) if text else None
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):
         return None
 
 
@@ -286,25 +307,3 @@ def _checked(reply: Reply, expect: Expected, verify: Callable[[bytes], object] |
         except ValueError as error:
             raise _Temporary(f"the answer is damaged ({error})", "damaged", reply.status) from None
     return reply
-
-
-class _PublicHTTP(HTTPConnection):
-    """Checks whom it is connected to: a name may lead elsewhere than when it was checked."""
-
-    def connect(self) -> None:
-        super().connect()
-        refuse_private(self.sock.getpeername()[0], self.host)
-
-
-class _PublicHTTPS(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        refuse_private(self.sock.getpeername()[0], self.host)
-
-
-class _PublicHTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _PublicHTTP
-
-
-class _PublicHTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _PublicHTTPS

@@ -51,7 +51,8 @@ def verification(locator: Locator, answer: Answer, query: Float32, lat_deg: floa
     claimed = claim(locator, query, lat_deg, lon_deg)
     apart = apart_m(answer, lat_deg, lon_deg)
     verdict, reason = judge(claimed, answer, apart[0])
-    within = "50" if apart[0] <= answer.radius_50_m else "90" if apart[0] <= answer.radius_90_m else None
+    circles = (("50", answer.radius_50_m), ("90", answer.radius_90_m))
+    within = next((name for name, radius_m in circles if radius_m is not None and apart[0] <= radius_m), None)
     return Verification(verdict, reason, claimed, apart[0], within, tuple(apart), answer)
 
 
@@ -88,6 +89,8 @@ def judge(claimed: Claim, answer: Answer, distance_m: float) -> tuple[Verdict, s
         return "outside_database", "No cell of the database holds the claimed place, so nothing can be said of it."
     if answer.in_region is False:
         return "not_sure", "The photo does not look like one taken in the region, or cannot be located in it."
+    if answer.radius_90_m is None:
+        return "not_sure", "The database was built with too few validation photos to say how far off its answers are."
     times, inside = claimed.support, distance_m <= answer.radius_90_m
     if times >= SUPPORT and inside:
         return "plausible", f"The photo fits the claimed place {times:.1f} times better than an average place."

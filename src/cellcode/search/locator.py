@@ -173,8 +173,8 @@ class Locator:
                     name,
                     # The tokens are the fewest: as many as are wanted.
                     tuple(map(Candidate, *(column[: tokens.shape[1]].tolist() for column in columns))),
-                    radii.radius_m(calibration.share_50, *within),
-                    radii.radius_m(calibration.share_90, *within),
+                    radii.radius_m(calibration.share_50, *within) if calibration.knows_radii else None,
+                    radii.radius_m(calibration.share_90, *within) if calibration.knows_radii else None,
                     in_region[row],
                     inside[row],
                     *mean_position(lat[row], lon[row], shares[row]),

@@ -75,8 +75,8 @@ class CandidateFacts(BaseModel):
 class Located(CandidateFacts):
     """Where a photo was taken, judged by its pixels."""
 
-    radius_50_m: float = Field(description="half of such photos are within this distance of the answer")
-    radius_90_m: float = Field(description="90 % of such photos are")
+    radius_50_m: float | None = Field(description="half of such photos are within this distance; null: not measured")
+    radius_90_m: float | None = Field(description="90 % of such photos are")
     in_region: bool | None = Field(description="it looks like a photo of the region; null: this database does not say")
     inside_probability: Share | None
     mean_lat: float

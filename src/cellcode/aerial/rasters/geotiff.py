@@ -9,7 +9,9 @@ import datetime
 import hashlib
 import logging
 import math
+import os
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,14 @@ from cellcode.types import Float64, UInt8
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {".tif", ".tiff", ".vrt"}
+SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2"}
+_BESIDE = {".tfw", ".tifw", ".wld", ".j2w", ".xml", ".ovr", ".msk", ".prj", ".rpb"}  # of a raster; GDAL finds them
 PREFERENCES = ("imagery", "newest")
 _WGS84 = "EPSG:4326"
+_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_NOT_RGB = [
+    ColorInterp(number) for number in range(ColorInterp.hue.value, ColorInterp.Cr.value + 1)
+]  # HSL, CMYK, YCbCr
 _EDGE_POINTS = 21  # per side, when the outline of the raster is transformed to degrees
 
 
@@ -47,8 +54,8 @@ class GeoTiffSource(AerialSource):
     """One raster file. Can be read from several threads: each opens its own handle.
 
     Args:
-        path, client: see `raster_file`; 8 bits a channel, with 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 bands; a fourth band
-            is alpha if the file says so and is otherwise ignored (near infrared).
+        path, client: see `raster_file`; 8 bits a channel. Red, green, blue and alpha are the bands that the file says they are.
+            Where it does not say: 1 (grey), 2 (grey and another), 3 (RGB) or 4 bands (RGB and another, which is ignored).
 
     Raises:
         InputError: the file cannot be read, or its pixels have an unsupported format.
@@ -101,14 +108,22 @@ class GeoTiffSource(AerialSource):
         self._local = threading.local()
 
     def _describe(self, dataset: Any) -> None:
-        self._bands, self._outline = _usable_bands(dataset, self.path), _outline(dataset, self.path)
+        (self._bands, self._alpha), self._outline = _usable_bands(dataset, self.path), _outline(dataset, self.path)
         self._inverse = ~dataset.transform
         tags = dataset.tags()
         self.attribution = tags.get("TIFFTAG_COPYRIGHT") or tags.get("TIFFTAG_ARTIST") or ""
         self.licence, self.date = tags.get("LICENSE") or tags.get("LICENCE") or "", _date(tags.get("TIFFTAG_DATETIME"))
         # Of the files that a VRT refers to, size and time.
         others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != Path(self._file.gdal)]
-        what = (dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape, self._file.digest(), others)
+        what: tuple[Any, ...] = (
+            dataset.crs.to_wkt(),
+            tuple(dataset.transform),
+            dataset.shape,
+            self._file.digest(),
+            others,
+        )
+        if self._bands not in ([1], [1, 2, 3]) or self._alpha not in (None, dataset.count):
+            what += self._bands, self._alpha
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
     def _dataset(self) -> Any:
@@ -131,9 +146,13 @@ class GeoTiffSource(AerialSource):
 
     def _mask(self, dataset: Any, window: Window, shape: tuple[int, ...]) -> UInt8:
         """255 where there is imagery: alpha, internal mask, or nodata in every band."""
-        if dataset.mask_flag_enums[0] == [MaskFlags.all_valid]:
-            return np.full(shape, 255, np.uint8)
-        mask: UInt8 = dataset.dataset_mask(window=window, out_shape=shape, resampling=Resampling.nearest)
+        flags = dataset.mask_flag_enums[self._bands[0] - 1]
+        mask = np.full(shape, 255, np.uint8)
+        if flags != [MaskFlags.all_valid]:
+            mask = dataset.dataset_mask(window=window, out_shape=shape, resampling=Resampling.nearest)
+        if self._alpha is not None and MaskFlags.alpha not in flags:  # GDAL knows it only where it is the last band
+            alpha = dataset.read(self._alpha, window=window, out_shape=shape, resampling=Resampling.nearest)
+            mask = np.minimum(mask, alpha)
         return mask
 
 
@@ -141,8 +160,9 @@ class MosaicSource(AerialSource):
     """Rasters of a folder, each in its own CRS.
 
     Args:
-        folder: its files ending in .tif, .tiff or .vrt are used; one whose georeference is outside valid coordinates is
-            left out, named and counted in `missing`.
+        folder: its files ending in .tif, .tiff, .vrt or .jp2 are used, or where it has none those of its sub-folders; a warning
+            counts all others by kind. One whose georeference is outside valid coordinates is left out, named and counted in
+            `missing`.
         prefer: which of several comes first where they overlap: the one with most imagery in the crop ("imagery"), or the
             newest by its tag ("newest"; of one date, the one with most imagery; without a date last).
 
@@ -154,12 +174,8 @@ class MosaicSource(AerialSource):
     def __init__(self, folder: Path | str, prefer: str = "imagery") -> None:
         if prefer not in PREFERENCES:
             raise UsageError(f"{folder}: prefer={prefer} must be one of {', '.join(PREFERENCES)}")
-        folder = Path(folder)
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        if not files:
-            raise InputError(f"{folder} holds no rasters ({', '.join(sorted(SUFFIXES))})")
         self.prefer = prefer
-        self.sources = self._open(files)
+        self.sources = self._open(_rasters(Path(folder)))
         self._tree = shapely.STRtree([source.footprint().shape for source in self.sources])
         self.attribution = union(source.attribution for source in self.sources)
         self.licence = union(source.licence for source in self.sources)
@@ -212,31 +228,66 @@ def open_folder(text: str) -> MosaicSource:
     return MosaicSource(folder, preference or "imagery")
 
 
+def _rasters(folder: Path) -> list[Path]:
+    """Return the rasters of a folder; see `MosaicSource`."""
+    root = os.path.realpath(folder)
+    files, seen = list[Path](), {root}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        files += [Path(place, name) for name in names]
+        for name in list(folders):  # each once, and none above: links may lead in circles
+            real = os.path.realpath(os.path.join(place, name))
+            if real in seen or root.startswith(real + os.sep):
+                folders.remove(name)
+            seen.add(real)
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
+    used = [path for path in found if path.parent == folder] or found
+    others = [path for path in files if path.suffix.lower() not in SUFFIXES | _BESIDE]
+    kinds = Counter(path.suffix.lower() or "without a suffix" for path in others)
+    if len(found) > len(used):
+        kinds["rasters in sub-folders (name their folder to use them)"] = len(found) - len(used)
+    left = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+    if not used:
+        raise InputError(f"{folder} holds no rasters (.tif, .tiff, .vrt) and no .jp2{f', but {left}' if left else ''}")
+    if left:
+        logger.warning("%s: %d rasters are used; not used: %s", folder, len(used), left)
+    # JPEG 2000 last: of two files with one content the other is read quicker.
+    return sorted(used, key=lambda path: (path.suffix.lower() == ".jp2", path))
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 
 
-def _usable_bands(dataset: Any, path: str) -> list[int]:
-    """Bands to read as colour: [1, 2, 3] or [1]."""
+def _usable_bands(dataset: Any, path: str) -> tuple[list[int], int | None]:
+    """Return the bands to read as colour, three or one, and that of alpha, by what the file says they show."""
     kinds = sorted(set(dataset.dtypes))
     if kinds != ["uint8"]:
         raise InputError(
             f"{path} holds {', '.join(kinds)} values, 8 bits a channel are needed; convert it, for example with "
             "`gdal_translate -ot Byte -scale`"
         )
-    if dataset.colorinterp[0] == ColorInterp.palette:
-        raise InputError(f"{path} is a palette image; expand it, for example with `gdal_translate -expand rgb`")
+    shown = list(dataset.colorinterp)
+    if ColorInterp.palette in shown:
+        expanded = "rgba" if _is_transparent(dataset) else "rgb"
+        raise InputError(f"{path} is a palette image; expand it, for example with `gdal_translate -expand {expanded}`")
+    alpha = shown.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in shown and len(shown) > 1 else None
+    if all(colour in shown for colour in _RGB):
+        return [shown.index(colour) + 1 for colour in _RGB], alpha
+    if names := [each.name for each in shown if each in _NOT_RGB]:
+        raise InputError(f"{path} has the colours {', '.join(names)}; red, green and blue are required, convert them")
     if dataset.count > 4:
         raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
-    return [1] if dataset.count < 3 else [1, 2, 3]
+    others = [band for band in range(1, dataset.count + 1) if band != alpha]
+    return others[:3] if len(others) >= 3 else others[:1], alpha
+
+
+def _is_transparent(palette: Any) -> bool:
+    return palette.nodata is not None or any(colour[3] < 255 for colour in palette.colormap(1).values())
 
 
 def _outline(dataset: Any, path: str) -> shapely.Geometry:
     if dataset.crs is None or dataset.transform.is_identity:
-        raise InputError(
-            f"{path} has no georeference ({'no CRS' if dataset.crs is None else 'no position'}); assign it, for example "
-            "with `gdal_edit.py -a_srs EPSG:CODE -a_ullr WEST NORTH EAST SOUTH`"
-        )
+        raise InputError(f"{path} has no georeference ({_georeference(dataset)}")
     along = np.linspace(0, 1, _EDGE_POINTS)[:-1]
     one, zero = np.ones_like(along), np.zeros_like(along)
     columns = np.concatenate([along, one, 1 - along, zero]) * dataset.width
@@ -252,6 +303,19 @@ def _outline(dataset: Any, path: str) -> shapely.Geometry:
     if np.abs(steps).max() > 180 or np.abs(points[:, 0]).max() > 180:
         return Region.geojson({"type": "Polygon", "coordinates": [[*points.tolist(), points[0].tolist()]]}).shape
     return shapely.Polygon(np.stack([wrap_lon(points[:, 0]), np.clip(points[:, 1], -90, 90)], axis=1))
+
+
+def _georeference(dataset: Any) -> str:
+    """Return what a georeference lacks, and the command that adds it and loses nothing."""
+    if dataset.transform.is_identity and (dataset.gcps[0] or dataset.rpcs):
+        by = "-tps" if dataset.gcps[0] else "-rpc"
+        source = f"-s_srs EPSG:CODE {by}" if dataset.gcps[0] and dataset.gcps[1] is None else by
+        lacks = "no position but by control points" if dataset.gcps[0] else "no position but by RPCs"
+        return f"{lacks}); warp it, with `gdalwarp {source} -t_srs EPSG:3857 -r bilinear -dstalpha IN.tif OUT.tif`"
+    if not dataset.transform.is_identity:  # by a world file, say
+        return "no CRS); add it to its position, with `gdal_translate -a_srs EPSG:CODE IN.tif OUT.tif`"
+    lacks = "no CRS" if dataset.crs is None else "no position"
+    return f"{lacks}); assign it, with `gdal_translate -a_srs EPSG:CODE -a_ullr WEST NORTH EAST SOUTH IN.tif OUT.tif`"
 
 
 def _apply(transform: Any, x: Float64, y: Float64) -> tuple[Float64, Float64]:

@@ -20,6 +20,7 @@ import rasterio
 from rasterio.session import DummySession
 
 import cellcode
+from cellcode.aerial.rasters.trust import driver_of, open_checked, require_trusted
 from cellcode.errors import InputError, UsageError
 from cellcode.files import sampled_digest
 from cellcode.http import Client, Politeness, RemoteError, check_url, redact
@@ -52,6 +53,7 @@ class RasterFile:
 
     shown: str  # its path or its address without secrets, for messages
     gdal: str  # what GDAL calls it
+    driver: str = "GTiff"  # alone: a server may send a VRT, which can name files of this machine and any address
     version: str = ""  # changes with the content; empty for a local file, whose bytes are read instead
     options: Mapping[str, str] | None = field(default=None, repr=False)  # for GDAL, None on this machine
 
@@ -59,8 +61,9 @@ class RasterFile:
         """Return a dataset of rasterio, or raise InputError."""
         try:
             with self.environment():
-                # Only a TIFF: a server may send a VRT, which can name files of this machine and any address.
-                return rasterio.open(self.gdal, driver=None if self.options is None else "GTiff")
+                return open_checked(self.gdal, self.driver)
+        except UnicodeEncodeError:
+            raise InputError(f"{self.shown!r} cannot be opened, because its name is not UTF-8; rename it") from None
         except rasterio.errors.RasterioError as error:
             if self.options is None:
                 raise InputError(f"{self.shown} cannot be read as a raster ({error})") from None
@@ -96,14 +99,19 @@ def raster_file(spec: Path | str, client: Client | None = None) -> RasterFile:
 
     Raises:
         RemoteError: a remote file cannot be fetched, or has a private address.
-        InputError: its server does not serve ranges, it is not a TIFF, or S3 refuses access.
+        InputError: its server does not serve ranges, it is not a TIFF, or S3 refuses access; a local file does not exist, has
+            an unknown format, or names files elsewhere.
         UsageError: an address in S3 is not complete.
     """
     text = str(spec)
     options = {**_GDAL, "GDAL_HTTP_USERAGENT": f"cellcode/{cellcode.__version__}"}
     if text.startswith(("http://", "https://")):
-        return RasterFile(redact(text), f"/vsicurl/{text}", _http_version(text, client), options)
-    return _in_s3(text, options) if text.startswith("s3://") else RasterFile(text, text)
+        return RasterFile(redact(text), f"/vsicurl/{text}", version=_http_version(text, client), options=options)
+    if text.startswith("s3://"):
+        return _in_s3(text, options)
+    driver = driver_of(Path(text))
+    require_trusted(Path(text))
+    return RasterFile(text, text, driver)
 
 
 def _http_version(url: str, client: Client | None) -> str:
@@ -149,7 +157,8 @@ def _in_s3(url: str, options: dict[str, str]) -> RasterFile:
         settings |= {"endpoint_override": host, "scheme": scheme}
         options |= {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": "YES" if scheme == "https" else "NO"}
         options["AWS_VIRTUAL_HOSTING"] = "FALSE"  # other servers rarely have a name for each bucket
-    return RasterFile(url, f"/vsis3/{bucket}/{key}", _s3_version(bucket, key, region, settings), options)
+    version = _s3_version(bucket, key, region, settings)
+    return RasterFile(url, f"/vsis3/{bucket}/{key}", version=version, options=options)
 
 
 def _s3_version(bucket: str, key: str, region: str | None, settings: dict[str, str]) -> str:

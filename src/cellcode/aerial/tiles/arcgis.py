@@ -1,6 +1,7 @@
 """ArcGIS ImageServer, as a provider of tiles: `exportImage` renders any box in any reference system, x always first."""
 
 import json
+import math
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -31,7 +32,8 @@ class ArcGisTiles(BoxService):
         if not isinstance(about, dict):
             raise InputError(f"{self._shown} did not answer with the description of an image service")
         self._raise_error(about)
-        sizes = [about[name] for name in ("maxImageWidth", "maxImageHeight") if about.get(name)]
+        named: list[Any] = [about.get(name) for name in ("maxImageWidth", "maxImageHeight")]
+        sizes = [size for size in named if isinstance(size, int | float) and 1 <= size < math.inf]
         described = self._facts.completed(_bounds(about), str(about.get("copyrightText") or ""))
         self._lay_out(WEB_MERCATOR, described, min(sizes, default=None))
         self._name(f"arcgis {self._shown} {self._side_px}")
@@ -74,15 +76,15 @@ def open_arcgis(address: str, facts: Facts | None = None, client: Client | None 
 
 def _bounds(about: dict[str, Any]) -> Box:
     """West, south, east, north of a service's extent; the world where it cannot be carried to degrees."""
-    extent = about.get("extent") or about.get("fullExtent") or {}
-    reference = extent.get("spatialReference") or {}
-    code = reference.get("latestWkid") or reference.get("wkid")
-    if not code or (crs := known_crs(f"EPSG:{code}")) is None:
-        return WORLD
+    extent: Any = about.get("extent") or about.get("fullExtent")
     try:
+        reference = extent["spatialReference"]
+        crs = known_crs(f"EPSG:{reference.get('latestWkid') or reference.get('wkid')}")
+        if crs is None:
+            return WORLD
         left, bottom, right, top = (float(extent[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
         west, south, east, north = Grid(crs, {}).degrees((left, bottom, right, top))
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):  # its parts may be of any type
         return WORLD
     south, north = max(south, WORLD[1]), min(north, WORLD[3])
     return (west, south, east, north) if west < east and south < north else WORLD

@@ -1,5 +1,6 @@
 """Tiles decoded, checked and kept in memory; a missing tile is made from a coarser one or counted."""
 
+import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container
@@ -13,13 +14,14 @@ from cellcode.aerial.missing import Missing
 from cellcode.aerial.tiles.blank import BLANK, PLACEHOLDER, Placeholders, is_blank, is_uniform
 from cellcode.aerial.tiles.grid import Box
 from cellcode.aerial.tiles.provider import Key, TileProvider, decode
-from cellcode.errors import InputError
 from cellcode.http import MissingError, RemoteError
 
+logger = logging.getLogger(__name__)
 MEMORY_BYTES = 128 * 2**20
 COARSER = 3  # levels up from which a missing tile is enlarged
 _PROBED_FROM = 10  # level: in coarser ones the corner of the world holds land as well
 _NOT_THERE = "not there"
+DAMAGED = "damaged"
 IN_A_ROW = 16  # temporary errors without an answer between them: the service is down
 REFUSED_IN_A_ROW = 64  # permanent errors of a service that has sent no tile yet: the key or the address is wrong
 _HOPELESS = {"private address", "bad address", "byte budget spent", "bad certificate"}
@@ -154,8 +156,8 @@ class Decoder:
         """Return a tile as an RGB or RGBA square of `side_px`, or why it is missing.
 
         A tile that does not exist, or shows nothing, is made of the coarser tile over it, if one of the next `COARSER` levels
-        has one. One that could not be fetched is not: it may exist. Raises RemoteError if the service sends nothing at all,
-        InputError if a file's tile is damaged.
+        has one. One that could not be fetched is not: it may exist. Raises RemoteError if the service sends nothing at all, or
+        the first tiles of a file are all damaged.
         """
         tile = self._kept(key, side_px)
         if tile.why is None:
@@ -176,18 +178,19 @@ class Decoder:
         try:
             self._probe(key[0])
             body = self._provider.fetch(*key).body
+            assert body is not None  # it was requested without a condition
+            image = self._decoded(key, body, side_px)
         except MissingError as error:
             self._failures.failed(error)
             return Tile(None, Missing(_NOT_THERE, self._provider.host))
         except RemoteError as error:
             self._failures.failed(error)
-            return Tile(None, Missing(error.reason, self._provider.host, not error.lasting))
-        assert body is not None  # it was requested without a condition
-        try:
-            image = decode(body, side_px)
-        except ValueError as error:
-            z, x, y = key
-            raise InputError(f"{self._provider.host}: tile {z}/{x}/{y} cannot be read ({error})") from None
+            why = Missing(error.reason, self._provider.host, not error.lasting)
+            if why.reason == DAMAGED and error.lasting:  # counted even where a coarser tile stands for it
+                if why not in self._failures.counts:
+                    logger.warning("%s; damaged tiles count as missing", error)
+                self._failures.note(key, why)
+            return Tile(None, why)
         reason = self._defect(key, image, body)
         self._failures.answered(with_image=reason is None)
         if reason is not None:
@@ -195,6 +198,14 @@ class Decoder:
         if self.side_px is None:
             self.side_px = decode(body).width
         return Tile(_fitted(image, side_px))
+
+    def _decoded(self, key: Key, body: bytes, side_px: int) -> Image.Image:
+        try:
+            return decode(body, side_px)
+        except ValueError as error:  # of a file: what a service sends is checked before it is kept
+            z, x, y = key
+            sentence = f"{self._provider.host}: tile {z}/{x}/{y} cannot be read ({error})"
+            raise RemoteError(sentence, DAMAGED, lasting=True) from None
 
     def _defect(self, key: Key, image: Image.Image, body: bytes) -> str | None:
         if is_blank(image):

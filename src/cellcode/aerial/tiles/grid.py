@@ -27,6 +27,10 @@ _ROUNDING = 1e-6  # of a level's resolution
 
 def known_crs(name: str) -> str | None:
     """Return a CRS, `AUTHORITY:CODE`, as rasterio spells it, Web Mercator under one name; None if PROJ does not know it."""
+    if not re.fullmatch(
+        r"(urn:ogc:def:crs:\w+:[\w.]*|\w+):\w+", name, re.ASCII
+    ):  # a service may give an address or a path, which GDAL would read
+        return None
     authority, _, code = name.upper().partition(":")
     if code in _MERCATOR_CODES:
         return WEB_MERCATOR
@@ -73,6 +77,12 @@ class Level:
         """Left, bottom, right, top of a tile, in units of the CRS."""
         left, top = self.left + column * self.span, self.top - row * self.span
         return left, top - self.span, left + self.span, top
+
+    @property
+    def extent(self) -> Box:
+        """Left, bottom, right, top of all tiles, in units of the CRS."""
+        left, top = self.left + self.columns[0] * self.span, self.top - self.rows[0] * self.span
+        return left, self.top - self.rows[1] * self.span, self.left + self.columns[1] * self.span, top
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,14 @@ class Grid:
         if not seen.any():
             return -math.inf, -math.inf, math.inf, math.inf
         return float(x[seen].min()), float(y[seen].min()), float(x[seen].max()), float(y[seen].max())
+
+
+def share_within(box: Box, other: Box) -> float:
+    """Return the fraction of a box that lies in another."""
+    left, bottom, right, top = box
+    across = min(right, other[2]) - max(left, other[0])
+    along = min(top, other[3]) - max(bottom, other[1])
+    return max(0.0, across) * max(0.0, along) / ((right - left) * (top - bottom))
 
 
 def web_mercator(min_zoom: int, max_zoom: int, tile_px: int | None = None) -> Grid:

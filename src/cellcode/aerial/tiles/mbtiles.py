@@ -3,24 +3,35 @@
 Rows are numbered from the south there, and from the north everywhere else in this package.
 """
 
+import logging
 import math
 import sqlite3
 import threading
+import time
+import zlib
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, web_mercator
-from cellcode.aerial.tiles.provider import TileProvider, TileReply, Validators
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, share_within, web_mercator
+from cellcode.aerial.tiles.provider import MAX_TILE_BYTES, TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.service import WORLD, is_box
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.errors import InputError
 from cellcode.files import sampled_digest
-from cellcode.http import MissingError
+from cellcode.http import MissingError, RemoteError
+
+logger = logging.getLogger(__name__)
 
 CRS_KEY = "cellcode_crs"  # in the metadata of a cache whose tiles are not those of web maps
 LICENCE_KEY = "licence"
+QUERY_S = 30.0  # for one query, which an endless view would never end
+_STEPS = 100_000  # of SQLite between two looks at the time
 _MAX_ZOOM = 30
+
+
+class _DamagedError(InputError):
+    """A part of the file is damaged, or a value is too large."""
 
 
 class SqliteTiles(TileProvider):
@@ -52,11 +63,17 @@ class MbTiles(SqliteTiles):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        metadata = {str(name): str(value) for name, value in self._rows("SELECT name, value FROM metadata")}
-        zooms = self._rows("SELECT MIN(zoom_level), MAX(zoom_level) FROM tiles")[0]
+        rows = self._rows("SELECT substr(name, 1, 99), substr(value, 1, 99999) FROM metadata LIMIT 999")
+        metadata = {str(name): str(value) for name, value in rows}
+        # Two queries, which an index answers at once.
+        zooms = self._rows("SELECT (SELECT MIN(zoom_level) FROM tiles), (SELECT MAX(zoom_level) FROM tiles)")[0]
         _check(self.path, metadata, zooms)
         self.grid = web_mercator(*zooms)
-        self.bounds = _bounds(self.path, metadata.get("bounds")) or self._extent(zooms[1])
+        self._from_north = metadata.get("scheme", "").lower() == "xyz"
+        bounds = _bounds(self.path, metadata.get("bounds"))
+        if bounds is not None:
+            self._from_north = self._lies_from_north(zooms[1], bounds)
+        self.bounds = bounds or self._box(zooms[1], self._extent(zooms[1]), self._from_north)
         self.attribution = metadata.get("attribution", "")
         self.licence = metadata.get(LICENCE_KEY) or metadata.get("license", "")
         self.host = self.name = self.path.name
@@ -64,11 +81,16 @@ class MbTiles(SqliteTiles):
 
     def fetch(self, z: int, x: int, y: int, validators: Validators | None = None) -> TileReply:
         """See `TileProvider.fetch`."""
-        query = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
-        rows = self._rows(query, (z, x, 2**z - 1 - y))
-        if not rows or not rows[0][0]:
-            raise MissingError(f"{self.path} has no tile {z}/{x}/{y}", 404)
-        return TileReply(bytes(rows[0][0]))
+        query = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ? LIMIT 1"
+        try:
+            rows = self._rows(query, (z, x, y if self._from_north else 2**z - 1 - y))
+            if not rows or not rows[0][0]:
+                raise MissingError(f"{self.path} has no tile {z}/{x}/{y}", 404)
+            return TileReply(_unpacked(rows[0][0]))
+        except (_DamagedError, ValueError) as error:
+            raise RemoteError(
+                f"{self.path}: tile {z}/{x}/{y} cannot be read ({error})", "damaged", lasting=True
+            ) from None
 
     def _connect(self) -> sqlite3.Connection:
         if not self.path.is_file():
@@ -80,25 +102,83 @@ class MbTiles(SqliteTiles):
         except sqlite3.OperationalError:  # a file in WAL mode on a medium that cannot be written
             connection.close()
             connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        except sqlite3.Error:
+            return connection  # every query will say so
+        # The file may come from anyone: its views call no functions with effects, and give no value beyond a tile's size.
+        for pragma in ("query_only = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_TILE_BYTES)
         return connection
 
     def _rows(self, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+        connection, deadline = self._connection(), time.monotonic() + QUERY_S
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         try:
-            return self._connection().execute(query, values).fetchall()
+            return connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise InputError(f"{self.path} cannot be read as MBTiles ({error})") from None
+            if time.monotonic() > deadline:
+                sentence = f"{self.path} does not answer a query within {QUERY_S:g} s; write its tiles to a new file"
+                raise RemoteError(sentence, "too slow", lasting=True) from None
+            kind = InputError if isinstance(error, sqlite3.OperationalError) else _DamagedError
+            raise kind(f"{self.path} cannot be read as MBTiles ({error})") from None
 
-    def _extent(self, z: int) -> Box:
+    def _lies_from_north(self, z: int, bounds: Box) -> bool:
+        """Return True if tiles lie in the bounds where rows are counted from the north, as some writers do."""
+        query = "SELECT tile_column, tile_column, tile_row, tile_row FROM tiles WHERE zoom_level = ? LIMIT 1"
+        if bounds[0] > bounds[2]:
+            bounds = (-180.0, bounds[1], 180.0, bounds[3])
+        sample, both = self._numbers(query, z), (False, True)
+        if [share_within(bounds, self._box(z, sample, each)) > 0 for each in both] == [True, False]:
+            return False  # of a large file the extent costs a while
+        extent = self._extent(z)
+        south, north = (share_within(bounds, self._box(z, extent, each)) for each in both)
+        if not south and not north:
+            lies = ",".join(f"{side:.5g}" for side in self._box(z, extent, False))
+            raise InputError(f"{self.path}: its tiles lie in {lies}, outside its bounds; correct its metadata")
+        if north > south:
+            logger.warning("%s: its rows are counted from the north, against the specification", self.path)
+        return north > south
+
+    def _extent(self, z: int) -> tuple[int, ...]:
+        """The first and the last column and row of a level."""
         columns = "MIN(tile_column), MAX(tile_column), MIN(tile_row), MAX(tile_row)"
-        left, right, low, high = self._rows(f"SELECT {columns} FROM tiles WHERE zoom_level = ?", (z,))[0]
-        level = self.grid.levels[z]
-        upper, lower = level.box(left, 2**z - 1 - high), level.box(right, 2**z - 1 - low)
+        return self._numbers(f"SELECT {columns} FROM tiles WHERE zoom_level = ?", z)
+
+    def _numbers(self, query: str, z: int) -> tuple[int, ...]:
+        found = self._rows(query, (z,))[0]
+        if not all(isinstance(number, int) and 0 <= number < 2**z for number in found):
+            raise InputError(
+                f"{self.path}: level {z} has tiles in columns {found[:2]} and rows {found[2:]}, which do not exist"
+            )
+        return found
+
+    def _box(self, z: int, extent: tuple[int, ...], from_north: bool) -> Box:
+        """West, south, east, north of columns and rows."""
+        left, right, low, high = extent
+        first, last = (low, high) if from_north else (2**z - 1 - high, 2**z - 1 - low)
+        upper, lower = self.grid.levels[z].box(left, first), self.grid.levels[z].box(right, last)
         return self.grid.degrees((upper[0], lower[1], lower[2], upper[3]))
 
 
 def open_mbtiles(path: Path | str) -> TileSource:
     """Open an MBTiles file as an aerial source; see `MbTiles`."""
     return TileSource(MbTiles(path))
+
+
+def _unpacked(data: object) -> bytes:
+    """Return a tile; some writers pack images with gzip, as they do vector tiles."""
+    if not isinstance(data, bytes):
+        raise ValueError("it is not a BLOB")
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        body = unpacker.decompress(data, MAX_TILE_BYTES)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"it unpacks to more than {MAX_TILE_BYTES // 2**20} MiB")
+    return body
 
 
 def _check(path: Path, metadata: dict[str, str], zooms: tuple[Any, ...]) -> None:

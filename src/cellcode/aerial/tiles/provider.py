@@ -5,14 +5,18 @@ caches downloads. Services that render any box (WMS, ArcGIS) are asked for the b
 """
 
 import io
+import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cellcode.aerial.tiles.grid import Box, Grid
 
 MAX_TILE_PX = 4096
+MAX_TILE_BYTES = 64 * 2**20
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF")  # of tiles; Pillow would try others, some by other programs
+_MAX_SCANS = 100  # of a progressive JPEG, which usually has 10: each costs as much as a whole image
 Key = tuple[int, int, int]  # level, column and row of a tile
 
 
@@ -76,7 +80,9 @@ def decode(body: bytes, side_px: int | None = None) -> Image.Image:
         ValueError: it is not an image of 8 bits per channel, is damaged, or is too large for a tile.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(body))
+        if body.startswith(b"\xff\xd8") and body.count(b"\xff\xda") > _MAX_SCANS:
+            raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
+        image: Image.Image = Image.open(io.BytesIO(body), formats=_FORMATS)
         if max(image.size) > MAX_TILE_PX:
             raise ValueError(f"{image.width} x {image.height} pixels are too many for a tile")
         if image.mode in ("I", "F", "I;16", "I;16B"):
@@ -87,7 +93,9 @@ def decode(body: bytes, side_px: int | None = None) -> Image.Image:
             image.load()
             return image
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise ValueError(f"not an image of {', '.join(_FORMATS)}") from None
+    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or "damaged") from None
     opaque = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
     return image.convert("RGB") if opaque else image

@@ -32,7 +32,7 @@ _UPRIGHT_PX = 0.02  # how far a corner may be from a rectangle that is resampled
 
 
 class TileSource(AerialSource):
-    """An aerial source made of tiles; can be read from several threads."""
+    """An aerial source made of tiles; can be read from several threads. InputError: no tile lies in the provider's bounds."""
 
     def __init__(self, provider: TileProvider, decoder: Decoder | None = None) -> None:
         self.provider = provider
@@ -41,6 +41,9 @@ class TileSource(AerialSource):
         self.attribution, self.licence, self.date = provider.attribution, provider.licence, provider.date
         self.identity, self.bounds, self.is_remote = provider.identity, provider.bounds, provider.connections > 0
         self._reach = provider.grid.box(provider.bounds)
+        if not any(_meet(level.extent, self._reach) for level in provider.grid.levels.values()):
+            bounds = ",".join(f"{side:.6g}" for side in provider.bounds)
+            raise InputError(f"{provider.host}: its tiles lie outside its bounds, {bounds} degrees; correct the bounds")
 
     @property
     def missing(self) -> Counter[Missing]:

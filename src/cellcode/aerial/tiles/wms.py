@@ -25,6 +25,7 @@ _FORMATS = ("image/jpeg", "image/png", "image/webp")  # the first that the servi
 _OURS = re.compile("service|request|version|layers|styles|format|[cs]rs|bbox|width|height|transparent", re.IGNORECASE)
 # By these a service says that the request is wrong, and will be for every tile.
 _WRONG = {"LayerNotDefined", "StyleNotDefined", "InvalidCRS", "InvalidSRS", "InvalidFormat", "MissingDimensionValue"}
+_MAX_NESTED = 50  # layers within layers
 _NOTHING = {"none", "no conditions apply", "no fees", "-", "n/a"}  # to say of access and fees
 
 
@@ -168,6 +169,8 @@ def _line(capability: Element, name: str) -> list[Element]:
     """The layer of a name, then those it lies in, which it inherits from; empty if there is none."""
 
     def search(element: Element, above: list[Element]) -> list[Element]:
+        if len(above) > _MAX_NESTED:
+            return []
         for layer in children(element, "Layer"):
             line = [layer, *above]
             if child_text(layer, "Name") == name:

@@ -5,13 +5,25 @@ layer has it; any other reference system that PROJ knows does as well.
 """
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, urldefrag, urlencode, urljoin, urlsplit, urlunsplit
 from xml.etree.ElementTree import Element
 
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.grid import HALF_M, WEB_MERCATOR, Box, Grid, Level, known_crs, northing_first, unit_m
+from cellcode.aerial.tiles.grid import (
+    HALF_M,
+    WEB_MERCATOR,
+    Box,
+    Grid,
+    Level,
+    known_crs,
+    northing_first,
+    share_within,
+    unit_m,
+)
+from cellcode.aerial.tiles.provider import MAX_TILE_PX
 from cellcode.aerial.tiles.service import WORLD, Facts, ServiceTiles, with_environment
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.xml_text import all_of, child, child_text, parse
@@ -208,7 +220,10 @@ def _terms(document: Element) -> str:
 
 
 def _read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) -> _Matrices:
-    """A set with the limits of a layer's link; of two orders of the axes, the one is right by which tiles lie in `bounds`."""
+    """A set with the limits of a layer's link; of two orders of the axes, the one is right by which tiles lie in `bounds`.
+
+    InputError: its reference system is not known, a number is damaged, or tiles lie outside the bounds in either order.
+    """
     crs = _crs(name, text := child_text(matrix_set, "SupportedCRS"))
     limits = {child_text(each, "TileMatrix"): each for each in all_of(link, "TileMatrixLimits")}
     matrices = [each for each in matrix_set if each.tag.endswith("}TileMatrix")]
@@ -219,10 +234,12 @@ def _read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) -
     swapped = crs != WEB_MERCATOR and text.lower().startswith("urn:") and northing_first(crs)
     try:
         levels = _levels(name, matrices, limits, unit_m(crs), swapped)
-        if crs != WEB_MERCATOR and not _lie_in(levels, crs, bounds):
+        if (share := _share(levels, crs, bounds)) < 0.5:
             other = _levels(name, matrices, limits, unit_m(crs), not swapped)
-            levels = other if _lie_in(other, crs, bounds) else levels
-    except ValueError:
+            levels, share = max((levels, share), (other, _share(other, crs, bounds)), key=lambda pair: pair[1])
+        if share == 0:
+            raise InputError(f"{name}: its tiles lie outside the bounds of the layer, {_shown(bounds)} degrees")
+    except (ValueError, OverflowError):
         raise InputError(f"{name} is damaged: a number in it cannot be read") from None
     ordered = sorted(levels, key=lambda each: -levels[each].span / (levels[each].tile_px or 1))
     numbers = _web_numbers(crs, [levels[each] for each in ordered]) or list(range(len(ordered)))
@@ -258,15 +275,23 @@ def _levels(
         if (limit := limits.get(identifier)) is not None:
             columns = int(child_text(limit, "MinTileCol")), int(child_text(limit, "MaxTileCol")) + 1
             rows = int(child_text(limit, "MinTileRow")), int(child_text(limit, "MaxTileRow")) + 1
+        if not (0 < span < math.inf and math.isfinite(left) and math.isfinite(top) and width <= MAX_TILE_PX):
+            raise ValueError(f"{identifier} has no place or size")
         made[identifier] = Level(left, top, span, columns, rows, width)
     return made
 
 
-def _lie_in(levels: dict[str, Level], crs: str, bounds: Box) -> bool:
-    level = max(levels.values(), key=lambda each: each.span)
-    left, bottom, right, top = Grid(crs, {0: level}).box(bounds)
-    x, y = (left + right) / 2, (bottom + top) / 2
-    return level.has(int((x - level.left) // level.span), int((level.top - y) // level.span))
+def _share(levels: dict[str, Level], crs: str, bounds: Box) -> float:
+    """Fraction of the bounds that the coarsest level covers; 1 where the bounds say nothing in this reference system."""
+    grid = Grid(crs, {0: max(levels.values(), key=lambda each: each.span)})
+    box = grid.box(bounds)
+    if not all(map(math.isfinite, box)) or (bounds == WORLD and grid.period is None):
+        return 1.0
+    return share_within(box, grid.levels[0].extent)
+
+
+def _shown(bounds: Box) -> str:
+    return ",".join(f"{side:.6g}" for side in bounds)
 
 
 def _web_numbers(crs: str, levels: list[Level]) -> list[int] | None:

@@ -180,10 +180,14 @@ def _encode(
             f"again to fetch them, the others are kept in {working}"
         )
     counts = _counts(folders, reuse)
-    if not counts["cells"]:
+    gives_nothing = source is not None and run.aerial is not None and not counts["encoded"] + counts["reused"]
+    if gives_nothing or not counts["cells"]:
+        masked = summary(shards.masked(folders))
         remove_folder(working)
-        share = run.config.build.min_imagery_share
-        raise InputError(f"no tile of the region has at least {share:.0%} imagery; lower build.min_imagery_share")
+        share = f"at least {run.config.build.min_imagery_share:.0%} imagery{f' ({masked})' if masked else ''}"
+        raise InputError(
+            f"no tile of the region has {share}; lower build.min_imagery_share, check the imagery or build without it"
+        )
     return folders, counts | {"left_out": plan.asked - counts["cells"]}
 
 

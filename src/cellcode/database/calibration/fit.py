@@ -39,10 +39,15 @@ class Calibration:
     photos: int = 0  # validation photos that the fit used
     imputed: float = 0.0  # weight of the prototype that is imputed for cells without one; 0: none is imputed
     imputation: Imputation | None = None  # the regression that predicts it; None where `imputed` is 0
-    # A circle that holds this share of the posterior held 50 % and 90 % of the validation photos.
+    # A circle that holds this share of the posterior held 50 % and 90 % of the validation photos; the defaults: not measured.
     share_50: float = 0.5
     share_90: float = 0.9
     inside: Inside | None = None  # tells photos of the region; None where no out-of-region photos were given
+
+    @property
+    def knows_radii(self) -> bool:
+        """True if enough validation photos have shown how far from their answers photos are."""
+        return (self.share_50, self.share_90) != (Calibration.share_50, Calibration.share_90)
 
     def factors(self, has_aerial: Bools, has_prototype: Bools) -> tuple[Float32, Float32]:
         """Return the weights of the aerial embedding and of the prototype in each cell, two (N,)."""

@@ -189,6 +189,8 @@ def accuracy_against_coverage(material: Material) -> Figure:
 def radius_coverage(material: Material) -> Figure:
     """Draw the share of photos inside the 50 % and 90 % circles, by whether the cell has training photos."""
     coverage = material.values["confidence"]["coverage"]
+    if coverage["all"]["50"] is None:
+        raise CannotDrawError("the database was built with too few validation photos to have circles")
     names = {"all": "all", "with_training_photos": "with training\nphotos", "without_training_photos": "without"}
     figure = new(4.2)
     axes = figure.add_subplot()

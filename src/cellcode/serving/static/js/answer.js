@@ -121,8 +121,8 @@ function comparison(answer) {
 
 function numbers(answer, database) {
   const rows = [
-    ["Half of such photos within", distance(answer.radius_50_m)],
-    ["Nine of ten within", distance(answer.radius_90_m)],
+    ["Half of such photos within", answer.radius_50_m === null ? "not known" : distance(answer.radius_50_m)],
+    ["Nine of ten within", answer.radius_90_m === null ? "not known" : distance(answer.radius_90_m)],
     ["Probability of the best cell", percent(answer.probability)],
     ["Looks as if taken in this region", answer.inside_probability === null ? "not known" : percent(answer.inside_probability)],
     ["Cell (S2 token)", answer.cell],

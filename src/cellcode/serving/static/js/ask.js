@@ -78,5 +78,6 @@ function say() {
   if (!answer) return;
   const { database, region } = get();
   const { title } = wording(kindOf(answer, database, region), answer, database, region !== null);
-  announce(`${title}. ${answer.candidates.length} places are listed, the best at ${answer.lat.toFixed(4)}, ${answer.lon.toFixed(4)}, within ${distance(answer.radius_50_m)} half of the time.`);
+  const within = answer.radius_50_m === null ? "" : `, within ${distance(answer.radius_50_m)} half of the time`;
+  announce(`${title}. ${answer.candidates.length} places are listed, the best at ${answer.lat.toFixed(4)}, ${answer.lon.toFixed(4)}${within}.`);
 }

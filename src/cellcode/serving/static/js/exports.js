@@ -24,8 +24,9 @@ export function toGeojson(answers) {
       ...answer.candidates.map(({ lat, lon, cell, score, probability }, index) =>
         feature(polygon(cell), { kind: "candidate", file, rank: index + 1, lat, lon, cell, score, probability }),
       ),
-      feature(circlePolygon(answer, answer.radius_50_m), { kind: "circle", file, share: 0.5, radius_m: answer.radius_50_m }),
-      feature(circlePolygon(answer, answer.radius_90_m), { kind: "circle", file, share: 0.9, radius_m: answer.radius_90_m }),
+      ...[[0.5, answer.radius_50_m], [0.9, answer.radius_90_m]]
+        .filter(([, radius_m]) => radius_m !== null)
+        .map(([share, radius_m]) => feature(circlePolygon(answer, radius_m), { kind: "circle", file, share, radius_m })),
     ];
   });
   const about = { name: database.name, identity: database.identity, region: region?.text ?? null, attributions: database.attributions };

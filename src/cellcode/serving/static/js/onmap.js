@@ -34,8 +34,9 @@ function showAnswer(view, go) {
   const kind = kindOf(answer, database, region);
   // Outside, the circles would promise what they were not measured for.
   const circles = [[50, answer.radius_50_m], [90, answer.radius_90_m]].map(([share, radius]) => feature(circlePolygon(answer, radius), { share }));
-  if (kind !== "outside") view.setShape("circles", circles);
-  byId("circle-key").hidden = kind === "outside";
+  const measured = kind !== "outside" && answer.radius_90_m !== null;
+  if (measured) view.setShape("circles", circles);
+  byId("circle-key").hidden = !measured;
   answer.candidates.forEach((candidate, index) => {
     const listeners = {
       onclick: (event) => {

@@ -10,10 +10,11 @@ import { distance, percent } from "./format.js";
  * @param {object} database - of GET /v1/database
  * @param {{areaM2: number}|null} region - the part that was searched
  * @returns {Kind} "outside": the photo looks like none of the region's; "unsure": the 90 % circle is as large as what was
- *     searched, so the answer says little more than the question did
+ *     searched, so the answer says little more than the question did, or was never measured
  */
 export function kindOf(answer, database, region) {
   if (answer.in_region === false) return "outside";
+  if (answer.radius_90_m === null) return "unsure";
   const searched = region ? region.areaM2 : areaM2(boxPolygon(database.bounds));
   return capAreaM2(answer.radius_90_m) >= searched ? "unsure" : "found";
 }
@@ -32,6 +33,12 @@ export function wording(kind, answer, database, restricted) {
     return {
       title: "Probably not taken in this region",
       text: `The photo does not look like photos from ${regionName(database)}.${chance} The places below are only the ones that resemble it most.`,
+    };
+  }
+  if (kind === "unsure" && answer.radius_90_m === null) {
+    return {
+      title: "Not sure",
+      text: "This database was built with too few validation photos to say how far off its answers are. Take the places below as hints.",
     };
   }
   if (kind === "unsure") {
