@@ -10,7 +10,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.errors import UsageError
 from cellcode.photos.reading.capture_time import Clock
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.image import open_photo
 
 BASE, GPS = ExifTags.Base, ExifTags.GPS

@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags
 from PIL.TiffImagePlugin import IFDRational
 
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.image import PhotoError, open_photo
 from cellcode.simulation.jpeg import Shot
 from cellcode.simulation.jpeg import write_photo as write_simulated

@@ -14,7 +14,7 @@ from tests.photos.items import read_folder
 
 from cellcode.errors import MissingExtraError
 from cellcode.photos.reading import magnetic
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.image import PhotoError, open_photo
 
 GPS = ExifTags.GPS

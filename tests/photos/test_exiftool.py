@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational as Ratio
 
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.gpx import Track
 from cellcode.photos.reading.image import open_photo, read_image
 

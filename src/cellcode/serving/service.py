@@ -21,7 +21,7 @@ from cellcode.database import Database
 from cellcode.errors import CellcodeError
 from cellcode.geography import Region, s2
 from cellcode.photos import PhotoError, PhotoSpec, read_pixels
-from cellcode.photos.reading.exif import read_facts
+from cellcode.photos.reading.facts import read_facts
 from cellcode.photos.reading.image import open_photo
 from cellcode.search import Answer, Locator
 from cellcode.search import together as joint

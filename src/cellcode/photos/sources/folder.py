@@ -15,9 +15,10 @@ import numpy as np
 
 from cellcode.errors import InputError, MissingExtraError
 from cellcode.photos.reading.capture_time import Clock
-from cellcode.photos.reading.exif import Facts, read_facts
+from cellcode.photos.reading.exif import upright_size
+from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.gpx import Track
-from cellcode.photos.reading.image import PhotoError, is_turned, open_photo, read_image
+from cellcode.photos.reading.image import PhotoError, open_photo, read_image
 from cellcode.photos.reading.magnetic import declination_deg
 from cellcode.photos.reading.panorama import Cutter
 from cellcode.photos.sources.protocol import Photo, PhotoSource
@@ -94,7 +95,7 @@ class _Reader:
         try:
             with open_photo(path) as image:
                 facts = read_facts(image, file, self.clock, need_position=False)
-                width, height = image.size[::-1] if is_turned(image) else image.size
+                width, height = upright_size(image)
             lat, lon, source = self._place(facts)
             heading, remark = self._heading(facts, lat, lon)
             columns = {name: getattr(facts, name) for name in _STATED}
