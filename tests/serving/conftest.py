@@ -55,7 +55,7 @@ def starts(town_cells: Database, town: Simulation) -> Iterator[Start]:
         settings = Settings(**limits)
         state = State(settings, keys)
         state.put(Service(cells, settings, aerial))
-        server = uvicorn.Server(uvicorn.Config(run.create(state), access_log=False, log_level="error"))
+        server = uvicorn.Server(run.configuration(state, log_level="error"))
         listening = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -12,6 +12,7 @@ import requests
 from cellcode.client import Client, ServiceError
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
+from cellcode.photos.reading.image import FORMAT_NAMES
 from cellcode.search import Locator, together
 from cellcode.search.searcher import probabilities
 
@@ -40,7 +41,7 @@ def test_a_photo_that_cannot_be_read_costs_only_itself(server, photos: Photos) -
         "file": "notes.txt",
         "error": {
             "code": "photo_unreadable",
-            "message": "notes.txt: not an image that can be read",
+            "message": f"notes.txt: not an image that can be read; formats are {FORMAT_NAMES}",
             "action": "send a JPEG, PNG or WebP of a photo",
         },
     }

@@ -3,7 +3,9 @@
 import logging
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import ClientDisconnect
@@ -95,7 +97,11 @@ class Guard:
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen.status = message["status"]
-                message["headers"] = [*message["headers"], *self.headers, (b"x-request-id", seen.id.encode())]
+                message["headers"] = [
+                    *_relative(scope["path"], message["headers"]),
+                    *self.headers,
+                    (b"x-request-id", seen.id.encode()),
+                ]
             await send(message)
 
         try:
@@ -117,6 +123,21 @@ class Guard:
         self.metrics.seconds.labels(route).observe(seconds)
         facts = (seen.id, scope["method"], route, status, scope.get(CODE, "-"), seen.bytes, seconds * 1000)
         logger.info("id=%s %s %s status=%d code=%s bytes=%d ms=%.1f", *facts)
+
+
+def _relative(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Headers of an answer to a path, with redirects that differ by a slash at the end relative to it.
+
+    Starlette makes them of the client's Host header, which anyone can set, and which a proxy may have replaced.
+    """
+    for name, value in headers:
+        if name == b"location":
+            target = urlsplit(value.decode("latin-1"))
+            last = target.path.rstrip("/").rpartition("/")[2]
+            slashes = len(path) - len(path.rstrip("/"))
+            there = "../" * slashes + last if slashes else f"./{last}/"
+            value = f"{there}{'?' * bool(target.query)}{target.query}".encode("latin-1")
+        yield name, value
 
 
 def where(error: Exception) -> str:

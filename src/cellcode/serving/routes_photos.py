@@ -19,7 +19,7 @@ from cellcode.serving import guard, schemas, state, uploads
 from cellcode.serving.problems import Problem
 from cellcode.serving.schemas import Heading, LocateRequest, LocateResponse, Top, VerifyRequest, VerifyResponse
 from cellcode.serving.service import Seen, Service
-from cellcode.serving.uploads import Photo
+from cellcode.serving.uploads import Intake, Photo
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
 Lines = asyncio.Queue[asyncio.Task[dict[str, Any]] | Problem | None]  # of a batch; None: it has ended
@@ -32,8 +32,14 @@ async def locate(request: Request) -> Response:
     Each photo is answered on its own, or all as one with `fuse`. A photo that cannot be read has its error in its place.
     """
     own = state.of(request)
-    async with own.work(request, own.settings.request_seconds) as service:
-        asked, photos = await uploads.read(request, own.settings, LocateRequest)
+    async with own.intake(request, own.settings.request_seconds) as intake:
+        asked, photos = await uploads.read(request, intake, LocateRequest)
+        return JSONResponse({"answers": await _located(request, asked, photos)})
+
+
+async def _located(request: Request, asked: LocateRequest, photos: list[Photo]) -> list[dict[str, Any]]:
+    own = state.of(request)
+    async with own.work() as service:
         own.rates.take(request.state.asker, len(photos))
         region = uploads.region_of(asked.region, own.settings.region_vertices, service.database.region_bounds)
         seen = await see_all(service, photos, own.metrics)
@@ -54,7 +60,7 @@ async def locate(request: Request) -> Response:
                 return await one(service, each, asked.top, region, asked.heading_deg, asked.heat)
 
             found = await asyncio.gather(*(answered(name, each) for name, each in named))
-        return JSONResponse({"answers": found})
+        return found
 
 
 @router.post("/verify", **schemas.photos(VerifyRequest, VerifyResponse, "photo"))
@@ -64,8 +70,14 @@ async def verify(request: Request) -> Response:
     The claim is compared with all cells of the database; a `region` restricts the answer alone.
     """
     own = state.of(request)
-    async with own.work(request, own.settings.request_seconds) as service:
-        asked, photos = await uploads.read(request, own.settings, VerifyRequest, "photo")
+    async with own.intake(request, own.settings.request_seconds) as intake:
+        asked, photos = await uploads.read(request, intake, VerifyRequest, "photo")
+        return JSONResponse(await _verified(request, asked, photos))
+
+
+async def _verified(request: Request, asked: VerifyRequest, photos: list[Photo]) -> dict[str, Any]:
+    own = state.of(request)
+    async with own.work() as service:
         own.rates.take(request.state.asker, 1)
         region = uploads.region_of(asked.region, own.settings.region_vertices, service.database.region_bounds)
         seen = (await see_all(service, photos, own.metrics))[0]
@@ -76,7 +88,7 @@ async def verify(request: Request) -> Response:
         crops = {"claim": judged.claim.cell, "answer": answer.cell}
         aerial = {name: service.crop_path(token) for name, token in crops.items()}
         shown = {"answer": dressed(answer, [seen], asked.heading_deg), "aerial": aerial}
-        return JSONResponse(judged.to_json() | shown)
+        return judged.to_json() | shown
 
 
 class BatchSettings(pydantic.BaseModel):
@@ -100,8 +112,8 @@ async def batch(request: Request) -> Response:
 
     async def feed() -> None:
         try:
-            async with own.work(request, own.settings.batch_seconds) as service:
-                await _feed(request, service, lines)
+            async with own.intake(request, own.settings.batch_seconds) as intake, own.holder.lease() as service:
+                await _feed(request, service, intake, lines)
             await lines.put(None)
         except Problem as problem:
             await lines.put(problem)
@@ -118,7 +130,7 @@ async def batch(request: Request) -> Response:
     return _Lines(_written(first, lines), feeder)
 
 
-async def _feed(request: Request, service: Service, lines: Lines) -> None:
+async def _feed(request: Request, service: Service, intake: Intake, lines: Lines) -> None:
     """Start on each photo as it arrives; a few at a time, so that memory does not grow with the batch."""
     own, fields = state.of(request), {}
     window = asyncio.Semaphore(2 * own.settings.encoder_batch)
@@ -128,16 +140,18 @@ async def _feed(request: Request, service: Service, lines: Lines) -> None:
 
     async def answered(photo: Photo, top: int, heading_deg: float | None) -> dict[str, Any]:
         try:
-            seen = await service.see(photo)
-            own.metrics.photos.labels("answered").inc()
-            return await one(service, seen, top, region, heading_deg)
+            async with own.work(batch=True):
+                seen = await service.see(photo)
+                own.metrics.photos.labels("answered").inc()
+                return await one(service, seen, top, region, heading_deg)
         except Problem as problem:
             own.metrics.photos.labels(problem.code).inc()
             return unreadable(photo.name, problem)
         finally:
+            intake.give(len(photo.data))
             window.release()
 
-    async for part in uploads.parts(request, own.settings, own.settings.batch_photos):
+    async for part in uploads.parts(request, intake, own.settings.batch_photos):
         if not isinstance(part, Photo):
             if settings is not None:
                 raise Problem("bad_request", f"the field {part[0]!r} comes after a photo; send fields first")

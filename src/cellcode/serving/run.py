@@ -29,7 +29,7 @@ from starlette.types import Scope
 
 import cellcode
 from cellcode.errors import CellcodeError, InputError
-from cellcode.serving import routes_database, routes_photos
+from cellcode.serving import connections, routes_database, routes_photos
 from cellcode.serving.guard import CODE, Guard
 from cellcode.serving.problems import Problem, invalid, problem_of
 from cellcode.serving.service import Service
@@ -76,9 +76,20 @@ def serve(
             "can be reached by other machines and no keys are required; give --keys FILE, or put a proxy with a login"
         )
         logger.warning("%s %s in front", host, said)
-    quiet: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False}
-    config = uvicorn.Config(create(state), timeout_graceful_shutdown=GRACE_SECONDS, **quiet)
-    _Server(config, state, make).run(sockets=[listening])
+    _Server(configuration(state), state, make).run(sockets=[listening])
+
+
+def configuration(state: State, log_level: str = "warning") -> uvicorn.Config:
+    """Return how uvicorn runs the application of a state."""
+    return uvicorn.Config(
+        create(state),
+        http=connections.of(state.settings),
+        ws="none",
+        access_log=False,
+        log_level=log_level,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
 
 
 class _Server(uvicorn.Server):

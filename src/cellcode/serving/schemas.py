@@ -18,7 +18,7 @@ Top = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PHOTO_ERRORS = (
     "bad_request", "region_invalid", "photo_too_large", "too_many_photos", "photo_unreadable", "region_empty",
-    "rate_limited", "overloaded", "timeout",
+    "rate_limited", "overloaded", "timeout", "too_slow",
 )  # fmt: skip
 _FILE = {"type": "string", "format": "binary", "contentMediaType": "image/jpeg"}
 _FILES = {"type": "array", "items": _FILE, "minItems": 1}

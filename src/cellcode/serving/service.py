@@ -1,10 +1,9 @@
-"""An open database at work: photos are decoded in threads, embedded together, and searched beside the next embedding.
+"""An open database at work: photos are decoded by workers, embedded together, and searched beside the next embedding.
 
 Micro-batching: what waits while calls are at work is answered together by the next.
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +19,11 @@ from cellcode.aerial import open_source
 from cellcode.database import Database
 from cellcode.errors import CellcodeError
 from cellcode.geography import Region, s2
-from cellcode.photos import PhotoError, PhotoSpec, read_pixels
-from cellcode.photos.reading.facts import read_facts
-from cellcode.photos.reading.image import open_photo
+from cellcode.photos import PhotoError, PhotoSpec
 from cellcode.search import Answer, Locator
 from cellcode.search import together as joint
 from cellcode.search.searcher import probabilities
+from cellcode.serving.decoding import Decoders, Position
 from cellcode.serving.maps import Imagery, aggregate
 from cellcode.serving.problems import Problem, problem_of
 from cellcode.serving.settings import Settings
@@ -34,7 +32,6 @@ from cellcode.types import Float32, UInt8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Position = tuple[float, float, float | None]
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ class Service:
         self.database = self.locator.database
         zooms = settings.imagery_min_zoom, settings.imagery_max_zoom
         self.imagery = Imagery(source, *zooms) if source is not None else None
-        self._decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._decoders = Decoders(settings.decoders, settings.decode_seconds)
         self._encoding = ThreadPoolExecutor(settings.encoder_calls, thread_name_prefix="encode")
         self._searching = ThreadPoolExecutor(1, thread_name_prefix="search")  # searchers are not for several threads
         most, calls = settings.encoder_batch, settings.encoder_calls
@@ -160,9 +157,8 @@ class Service:
         """Decode and embed a photo; Problem: it cannot be read, or too many wait."""
         if self.encoder.waiting >= self.settings.queue or self._decodes.locked():
             raise Problem("overloaded", f"{self.settings.queue} photos are waiting already", retry_after_s=1)
-        loop = asyncio.get_running_loop()
         async with self._decodes:
-            pixels, position = await loop.run_in_executor(self._decoding, self._decode, photo)
+            pixels, position = await self._decode(photo)
             return Seen(photo.name, await self.encoder.submit(pixels), position)
 
     async def answer(self, seen: Seen, top: int, region: Region | None) -> Answer:
@@ -185,24 +181,20 @@ class Service:
 
     def close(self) -> None:
         """Let the threads end; the files are unmapped with the last reference."""
-        for threads in (self._decoding, self._encoding, self._searching):
+        self._decoders.close()
+        for threads in (self._encoding, self._searching):
             threads.shutdown(wait=False)
         self.locator.close()
         if self.imagery is not None:
             self.imagery.close()
 
-    def _decode(self, photo: Photo) -> tuple[UInt8, Position | None]:
+    async def _decode(self, photo: Photo) -> tuple[UInt8, Position | None]:
         spec = PhotoSpec.of(self.database.config.photo, self.settings.photo_pixels)
         try:
-            pixels = read_pixels(photo.data, spec)
+            return await self._decoders.decode(photo.data, spec)
         except PhotoError as error:
             problem = problem_of(error)
             raise Problem(problem.code, photo.name + problem.message.removeprefix("photo")) from None
-        try:
-            facts = read_facts(open_photo(photo.data, spec.max_pixels), photo.name)
-        except PhotoError:  # it has no position
-            return pixels, None
-        return pixels, (facts.lat_deg, facts.lon_deg, facts.heading_deg)
 
     def _embed(self, pixels: Sequence[UInt8]) -> Sequence[Float32]:
         return list(self.locator.embed(np.stack(pixels)))

@@ -1,5 +1,6 @@
 """Limits of the service, in one place."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     photo_bytes: int = Field(20_000_000, ge=1, description="of one photo's file")
-    # Times `requests` it is what memory must hold.
     request_bytes: int = Field(60_000_000, ge=1, description="of all photos of one request but a batch")
     photo_pixels: int = Field(50_000_000, ge=1, description="of one photo, as its header says, before it is decoded")
     photos: int = Field(16, ge=1, description="in one request to locate")
@@ -38,12 +38,18 @@ class Settings(BaseModel):
     heat_cells: int = Field(10_000, ge=4, description="polygons of a heat map")
     # Of more cells than these, a heat map shows the best `heat_cells`.
     heat_reach: int = Field(200_000, ge=1, description="cells up to which a heat map is made of all")
+    body_bytes: int = Field(1_000_000_000, ge=1, description="of all requests together, in memory; more are refused")
+    connections: int = Field(1000, ge=1, description="open; beyond, the one that has been silent longest is closed")
+    idle_seconds: float = Field(10.0, gt=0, description="until a client that neither sends nor reads is given up")
+    photo_seconds: float = Field(60.0, gt=0, description="for a client to send the next photo of a batch")
     request_seconds: float = Field(30.0, gt=0, description="until a request to locate or verify is given up")
     batch_seconds: float = Field(3600.0, gt=0, description="until a batch is given up")
     requests: int = Field(128, ge=1, description="with photos, at work at the same time")
     queue: int = Field(256, ge=1, description="photos decoded and waiting for the encoder")
     encoder_batch: int = Field(16, ge=1, description="photos in one call of the encoder")
     encoder_calls: int = Field(2, ge=1, description="calls of the encoder at the same time, which share the cores")
+    decoders: int = Field(default_factory=lambda: min(os.cpu_count() or 1, 8) + 2, ge=1, description="worker processes")
+    decode_seconds: float = Field(10.0, gt=0, description="until a photo is given up that takes so long to decode")
     rate_per_minute: float | None = Field(None, gt=0, description="photos per minute of one key, or of one address")
     imagery_min_zoom: int = Field(12, ge=0, description="coarsest tiles of the imagery; lower ones read far more of it")
     imagery_max_zoom: int = Field(19, ge=0)

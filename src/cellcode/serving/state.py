@@ -6,9 +6,10 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from fastapi import Request
 
@@ -17,6 +18,7 @@ from cellcode.serving.guard import Metrics
 from cellcode.serving.problems import Problem
 from cellcode.serving.service import Holder, Service
 from cellcode.serving.settings import Settings
+from cellcode.serving.uploads import Held, Intake
 
 MIN_LENGTH = 16
 REMEMBERED = 10_000  # askers whose rate is known; the one longest silent is forgotten first
@@ -88,7 +90,9 @@ class State:
     working: int = 0
 
     def __post_init__(self) -> None:
-        self.rates = Rates(self.settings.rate_per_minute)
+        self.rates, self.memory = Rates(self.settings.rate_per_minute), Held(self.settings.body_bytes)
+        self._slots = asyncio.Semaphore(self.settings.requests)
+        self._batch_slots = asyncio.Semaphore(max(1, self.settings.requests // 2))  # the others are left to who waits
 
     def put(self, service: Service) -> None:
         """Let new requests use a service."""
@@ -96,21 +100,40 @@ class State:
         self.holder.put(service)
 
     @asynccontextmanager
-    async def work(self, request: Request, seconds: float) -> AsyncIterator[Service]:
-        """Hold the service for a request with photos; Problem: rate_limited, overloaded (too many at work), or timeout."""
+    async def intake(self, request: Request, seconds: float) -> AsyncIterator[Intake]:
+        """Take in a request and answer it; Problem: rate_limited, overloaded, or timeout, it takes longer altogether."""
         self.rates.take(request.state.asker, 0)
-        if self.working >= self.settings.requests:
-            raise Problem("overloaded", f"{self.working} requests are at work already", retry_after_s=1)
-        self.working += 1
-        self.metrics.working.inc()
+        if self._slots.locked():  # before its body is read in vain
+            self._refuse()
+        intake = Intake(self.settings, self.memory)
         try:
-            async with self.holder.lease() as service, asyncio.timeout(seconds):
-                yield service
+            async with asyncio.timeout(seconds):
+                yield intake
         except TimeoutError:
             raise Problem("timeout", f"the request took longer than {seconds:g} s") from None
         finally:
-            self.working -= 1
-            self.metrics.working.dec()
+            intake.give(intake.held)
+
+    @asynccontextmanager
+    async def work(self, *, batch: bool = False) -> AsyncIterator[Service]:
+        """Hold a place and the service for photos that are there; those of a batch wait for a place.
+
+        Raises:
+            Problem: overloaded, all places are taken.
+        """
+        if self._slots.locked() and not batch:
+            self._refuse()
+        async with self._batch_slots if batch else nullcontext(), self._slots, self.holder.lease() as service:
+            self.working += 1
+            self.metrics.working.inc()
+            try:
+                yield service
+            finally:
+                self.working -= 1
+                self.metrics.working.dec()
+
+    def _refuse(self) -> NoReturn:
+        raise Problem("overloaded", f"{self.working} requests are at work already", retry_after_s=1)
 
 
 def of(request: Request) -> State:

@@ -1,5 +1,6 @@
 """What is in requests: bodies, read in bounded memory and never written to disk, and regions."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -22,6 +23,7 @@ from cellcode.serving.settings import Settings
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 FIELD_BYTES = 1_000_000  # of one text field: a region of GeoJSON is the longest
 FIELDS = 16
+JSON_PARTS = 200_000  # a region has thousands, photos none; parsing millions would hold all other requests up
 Bounds = tuple[float, float, float, float]
 
 
@@ -46,8 +48,64 @@ class _Part:
     limit: int = FIELD_BYTES
 
 
+@dataclass
+class Held:
+    """Bytes of all bodies that are in memory, and how many may be."""
+
+    most: int
+    held: int = 0
+
+
+@dataclass
+class Intake:
+    """What one request takes while its client sends it: memory, and patience."""
+
+    settings: Settings
+    memory: Held
+    held: int = 0  # bytes
+    waited_s: float = 0.0  # for bytes of the client
+    open_bytes: int = 0  # that came since the last complete part
+
+    async def chunks(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives; Problem: too_slow, or overloaded (all bodies together are too large)."""
+        stream, clock = request.stream(), asyncio.get_running_loop().time
+        while True:
+            started = clock()
+            try:
+                async with asyncio.timeout(self.settings.idle_seconds):
+                    chunk = await anext(stream, b"")
+            except TimeoutError:
+                raise Problem("too_slow", f"nothing was sent for {self.settings.idle_seconds:g} s") from None
+            self.waited_s += clock() - started
+            if not chunk:
+                return
+            if self.memory.held + len(chunk) > self.memory.most:
+                raise Problem("overloaded", "the requests at work fill the memory for them", retry_after_s=1)
+            self.memory.held += len(chunk)
+            self.held += len(chunk)
+            self.open_bytes += len(chunk)
+            yield chunk
+
+    def give(self, size: int) -> None:
+        """Give bytes back that are no longer held."""
+        size = min(size, self.held)
+        self.held -= size
+        self.memory.held -= size
+
+    def next_part(self) -> None:
+        """Begin to count time and bytes anew: a part is complete."""
+        self.waited_s, self.open_bytes = 0.0, 0
+
+    def check_part(self) -> None:
+        """Raise Problem: too_slow, or bad_request, where a part does not end."""
+        if self.waited_s > self.settings.photo_seconds:
+            raise Problem("too_slow", f"the next photo was not there after {self.settings.photo_seconds:g} s")
+        if self.open_bytes > self.settings.photo_bytes + 2 * FIELD_BYTES:
+            raise Problem("bad_request", "the multipart body has megabytes outside of its parts")
+
+
 async def parts(
-    request: Request, settings: Settings, most_photos: int, most_bytes: int | None = None
+    request: Request, intake: Intake, most_photos: int, most_bytes: int | None = None
 ) -> AsyncIterator[Photo | tuple[str, str]]:
     """Yield the photos and the text fields (name, value) of a multipart body as they arrive.
 
@@ -62,20 +120,23 @@ async def parts(
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem("bad_request", "the body must be multipart/form-data with a boundary")
     done: list[_Part] = []
-    reader = _Reader(done, settings, most_photos, most_bytes)
+    reader = _Reader(done, intake.settings, most_photos, most_bytes)
     try:
         parser = MultipartParser(options[b"boundary"], reader.callbacks())
-        async for chunk in request.stream():
+        async for chunk in intake.chunks(request):
             problem: Problem | None = None
             try:
                 parser.write(chunk)
             except Problem as error:  # what came before it counts
                 problem = error
+            if done:
+                intake.next_part()
             for part in done:
                 yield _value(part)
             done.clear()
             if problem is not None:
                 raise problem
+            intake.check_part()
         parser.finalize()
     except MultipartParseError as error:
         raise Problem("bad_request", f"the multipart body is damaged: {error}") from None
@@ -157,7 +218,7 @@ def _value(part: _Part) -> Photo | tuple[str, str]:
 
 
 async def read(
-    request: Request, settings: Settings, model: type[Model], one: str | None = None
+    request: Request, intake: Intake, model: type[Model], one: str | None = None
 ) -> tuple[Model, list[Photo]]:
     """Read a request in JSON or multipart; Problem: the body fits neither, or is larger than the limits.
 
@@ -165,12 +226,13 @@ async def read(
         model: of the JSON; multipart fields have its names, but that files are called `photo`.
         one: the field of the model that holds the one photo; None: a list `photos`.
     """
+    settings = intake.settings
     most = 1 if one else settings.photos
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         photos: list[Photo] = []
         fields: dict[str, Any] = {}
-        async for part in parts(request, settings, most, settings.request_bytes):
+        async for part in parts(request, intake, most, settings.request_bytes):
             if isinstance(part, Photo):
                 photos.append(part)
             elif part[0] in fields:
@@ -185,10 +247,12 @@ async def read(
     if kind != "application/json":
         raise Problem("bad_request", "the body must be application/json or multipart/form-data")
     body, limit = bytearray(), settings.request_bytes * 4 // 3 + FIELD_BYTES
-    async for chunk in request.stream():
+    async for chunk in intake.chunks(request):
         body += chunk
         if len(body) > limit:
             raise Problem("photo_too_large", f"the body is larger than {limit:,} bytes")
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > JSON_PARTS:
+        raise Problem("bad_request", f"the JSON has more than {JSON_PARTS:,} parts")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,18 +1,25 @@
 """Reading photos safely: bounded before decoding, upright, RGB, and one clear sentence when a file is no photo."""
 
-import io
+import math
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from cellcode.config import PhotoConfig
-from cellcode.errors import InputError, MissingExtraError
+from cellcode.errors import MissingExtraError
+from cellcode.photos.reading import limits
+from cellcode.photos.reading.exif import orientation
+from cellcode.photos.reading.limits import END, MAX_MEMORY_BYTES, Metered
+from cellcode.photos.reading.limits import PhotoError as PhotoError
 from cellcode.types import UInt8
+
+if TYPE_CHECKING:
+    from cellcode.config import PhotoConfig
 
 MAX_PIXELS = 178_956_970  # above it Pillow itself refuses, as a decompression bomb
 MIN_SIDE_PX = 16
@@ -29,7 +36,17 @@ Source = Path | str | bytes | BinaryIO
 # Brands of an ISO media file that holds a still picture coded as HEVC.
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _BITS_PER_SAMPLE = 258  # a TIFF tag; Pillow would cut the lower bits off unseen
+# No other format is tried, whatever a file is called: some run programs or write temporary files.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+# Bytes that decoding takes per pixel: Pillow's own four, once more to turn the picture or to lay it on white, and what
+# the format's library holds beside them.
+_BYTES_PER_PIXEL = {"TIFF": 12, "WEBP": 16, "AVIF": 12, "HEIF": 12}
+_OTHER_BYTES_PER_PIXEL, _COEFFICIENT_BYTES = 8, 6
+_STRIP_PX = 256
+_LAST_BLOCK_PX = 18  # of a JPEG, with the rim that smooth colours spread over
 _EIGHT_BIT = {"RGB", "RGBA", "RGBX", "L", "LA", "La", "P", "PA", "1", "YCbCr"}
+_JPEGS = ("JPEG", "MPO")
+FORMAT_NAMES = "JPEG, PNG, WebP, TIFF, HEIC, AVIF, BMP and GIF"
 _KINDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
 
 
@@ -48,13 +65,9 @@ class PhotoSpec:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def of(cls, photo: PhotoConfig, max_pixels: int = MAX_PIXELS) -> Self:
+    def of(cls, photo: "PhotoConfig", max_pixels: int = MAX_PIXELS) -> Self:
         """Return what a configuration asks for."""
         return cls(photo.width_px, photo.height_px, photo.fit, max_pixels)
-
-
-class PhotoError(InputError):
-    """A file that cannot be used as a photo; the sentence gives the reason."""
 
 
 class PhotoTooLargeError(PhotoError):
@@ -75,15 +88,15 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     name = _name(source)
     try:
-        if isinstance(source, Path | str) and Path(source).stat().st_size == 0:
-            raise PhotoError(f"{name}: the file is empty")
-        image = _open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except PhotoError:
+        image = _open(Metered(source), name)
+    except (PhotoTooLargeError, HeicSupportError):
         raise
+    except PhotoError as error:
+        raise PhotoError(f"{name}: {error}") from None
     except FileNotFoundError:
         raise PhotoError(f"{name}: the file does not exist") from None
     except UnidentifiedImageError:
-        raise PhotoError(f"{name}: not an image that can be read") from None
+        raise PhotoError(f"{name}: not an image that can be read; formats are {FORMAT_NAMES}") from None
     except Exception as error:  # Pillow's plugins raise anything on damaged files
         raise PhotoError(f"{name}: cannot be read ({reason_of(error)})") from None
     width, height = image.size
@@ -91,8 +104,10 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PhotoTooLargeError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
     if min(width, height) < MIN_SIDE_PX:
         raise PhotoError(f"{name}: {width} x {height} pixels, too small for a photo")
+    if image.format not in _JPEGS:  # these may be decoded at a fraction of their size
+        _memory_bytes(image, name)
     # A phone's MPO or HEIC holds a second view, a preview or a burst behind the photo: it is one photo all the same.
-    if _frames(image, name) > 1 and image.format not in ("MPO", "HEIF"):
+    if image.format not in ("MPO", "HEIF") and _is_animated(image, name):
         raise PhotoError(f"{name}: animated or with several pages, not a photo")
     if image.mode not in _EIGHT_BIT:
         kind = "CMYK" if image.mode == "CMYK" else f"mode {image.mode}, more than 8 bits a channel"
@@ -106,24 +121,18 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a photo: RGB, upright (orientation tag applied), transparent parts on white; PhotoError as `open_photo`."""
-    return _decode(open_photo(source, max_pixels), source)
+    with _decoded(open_photo(source, max_pixels), source) as picture:
+        return picture
 
 
 def photo_size(source: Source, how: Literal["decode", "header"]) -> tuple[int, int]:
     """Return width and height of the upright picture, decoded whole or by its header only; PhotoError as `open_photo`."""
-    if how == "decode":
-        with read_image(source) as image:
-            return image.size
     with open_photo(source) as image:
-        try:
-            return image.size[::-1] if is_turned(image) else image.size
-        except Exception:  # Pillow raises anything on damaged tags
-            raise PhotoError(f"{_name(source)}: its EXIF is damaged") from None
-
-
-def is_turned(image: Image.Image) -> bool:
-    """Return True if the orientation tag swaps the sides."""
-    return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        size = image.size
+        if how == "header":
+            return size[::-1] if orientation(image) >= 5 else size
+        with _decoded(image, source, (1, 1)):  # every bit of a JPEG is read, a fraction of its pixels made
+            return size[::-1] if orientation(image) >= 5 else size
 
 
 def image_kind(source: Source) -> str:
@@ -142,68 +151,129 @@ def read_pixels(source: Source, spec: PhotoSpec) -> UInt8:
     Raises:
         PhotoError: as `read_image`.
     """
-    image = open_photo(source, spec.max_pixels)
     # JPEG decodes at 1/2, 1/4 or 1/8 almost for free; twice the size leaves the antialiasing to the resize below.
-    longest = 2 * max(spec.width_px, spec.height_px)
-    image.draft("RGB", (longest, longest))
-    image, size = _decode(image, source), (spec.width_px, spec.height_px)
+    longest, size = 2 * max(spec.width_px, spec.height_px), (spec.width_px, spec.height_px)
     resample = Image.Resampling.BILINEAR  # Pillow widens the kernel when it shrinks: antialiased
-    return np.array(ImageOps.fit(image, size, resample) if spec.fit == "crop" else image.resize(size, resample))
+    with _decoded(open_photo(source, spec.max_pixels), source, (longest, longest)) as picture:
+        return np.array(ImageOps.fit(picture, size, resample) if spec.fit == "crop" else picture.resize(size, resample))
 
 
-def _open(source: Path | str | BinaryIO) -> Image.Image:
+def _open(file: Metered, name: str) -> Image.Image:
+    if not file.bytes:
+        raise PhotoError("the file is empty")
     try:
-        return _pillow_open(source)
+        return _pillow_open(file, name, _FORMATS)
     except UnidentifiedImageError:
-        if not _is_heic(source):
+        file.seek(0)
+        head = file.read(12)
+        if head[4:8] != b"ftyp" or head[8:12] not in _HEIC_BRANDS:
             raise
         try:
             from pillow_heif import register_heif_opener
         except ImportError:
-            raise HeicSupportError("pillow-heif", "heic", f"{_name(source)}: a HEIC photo") from None
+            raise HeicSupportError("pillow-heif", "heic", f"{name}: a HEIC photo") from None
         # Of the header only, as other kinds, so that the limit of pixels holds before decoding.
         register_heif_opener(thumbnails=False)  # the picture itself, at every size
-        return _pillow_open(source)
+        return _pillow_open(file, name, ("HEIF",))
 
 
-def _pillow_open(source: Path | str | BinaryIO) -> Image.Image:
+def _pillow_open(file: Metered, name: str, formats: tuple[str, ...]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by the caller
         try:
-            return Image.open(source)
+            image = Image.open(file, formats=formats)
         except Image.DecompressionBombError:
-            raise PhotoTooLargeError(f"{_name(source)}: over the limit of {MAX_PIXELS:,} pixels") from None
+            raise PhotoTooLargeError(f"{name}: over the limit of {MAX_PIXELS:,} pixels") from None
+    image._exclusive_fp = True  # closed with the image, as if Pillow had opened it
+    return image
 
 
-def _is_heic(source: Path | str | BinaryIO) -> bool:
-    """Look at the first bytes; a stream is left at its beginning."""
-    with Path(source).open("rb") if isinstance(source, Path | str) else nullcontext(source) as file:
-        file.seek(0)
-        head = file.read(12)
-        file.seek(0)
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
-
-
-def _frames(image: Image.Image, name: str) -> int:
+def _is_animated(image: Image.Image, name: str) -> bool:
+    """Whether there is a second picture; how many there are would take a look at each."""
     try:
-        return int(getattr(image, "n_frames", 1))
+        return bool(getattr(image, "is_animated", False))
     except Exception as error:  # as above
         raise PhotoError(f"{name}: the picture is damaged ({reason_of(error)})") from None
 
 
-def _decode(image: Image.Image, source: Source) -> Image.Image:
+def _memory_bytes(image: Image.Image, name: str, coded_pixels: int = 0) -> int:
+    """What decoding takes at most, of a JPEG of so many pixels before it is reduced; PhotoTooLargeError: over the limit."""
+    size = image.width * image.height * _BYTES_PER_PIXEL.get(image.format or "", _OTHER_BYTES_PER_PIXEL)
+    if image.info.get("progressive"):  # all coefficients are kept until the last scan, whatever size is made of them
+        size = max(size, size // 2 + coded_pixels * _COEFFICIENT_BYTES)
+    if size > MAX_MEMORY_BYTES:
+        said = f"{image.width} x {image.height} pixels need {size // 10**6:,} MB to decode a {image.format}"
+        raise PhotoTooLargeError(f"{name}: {said}, over the limit of {MAX_MEMORY_BYTES // 10**6:,} MB; make it smaller")
+    return size
+
+
+@contextmanager
+def _decoded(image: Image.Image, source: Source, reduced: tuple[int, int] | None = None) -> Iterator[Image.Image]:
+    """Hold the memory for a photo, decoded: a JPEG perhaps `reduced`, but not below this size."""
+    name = _name(source)
+    pixels = image.width * image.height
+    if reduced is not None:
+        image.draft("RGB", reduced)
+    with image, limits.MEMORY.hold(_memory_bytes(image, name, pixels)):
+        try:
+            picture = _upright_rgb(_loaded(image, source, pixels, reduced))
+        except PhotoError as error:
+            raise PhotoError(f"{name}: {error}") from None
+        except MemoryError:
+            raise PhotoError(f"{name}: not enough memory to decode {image.width} x {image.height} pixels") from None
+        except Exception as error:  # as above
+            raise PhotoError(f"{name}: the picture is damaged ({reason_of(error)})") from None
+        yield picture
+
+
+def _loaded(image: Image.Image, source: Source, pixels: int, reduced: tuple[int, int] | None) -> Image.Image:
+    """Decode an opened photo; a JPEG that lacks its end marker alone, or part of its last block, is usable."""
+    if image.format not in _JPEGS:
+        image.load()
+        vars(image).pop("_decoder", None)  # of WebP and AVIF: it holds the picture once more
+        return image
+    data = Metered(source).read()
+    limits.check_scans(data, pixels)
     try:
-        with image:
-            image.load()
-            # Nothing but the orientation of the EXIF: other tags may be odd without harm to the picture.
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            upright = image.copy() if turn is None else image.transpose(turn)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            return upright.convert("RGB")
-    except Exception as error:  # as above
-        raise PhotoError(f"{_name(source)}: the picture is damaged ({reason_of(error)})") from None
+        image.load()
+        return image
+    except OSError as error:
+        parts = {layer[0] for layer in image.layer}  # type: ignore[attr-defined]
+        progressive = bool(image.info.get("progressive"))
+        if "truncated" not in str(error) or not limits.has_all_scans(data, parts, progressive):
+            raise
+        body = data.rstrip(b"\xff")  # half of the marker
+        # What is missing would look different with other data in its place.
+        first, second = (_with_end(body + other, reduced) for other in (b"", b"\x55" * 4096))
+        differs = ImageChops.difference(first, second).getbbox()
+        block = 1 + _LAST_BLOCK_PX * math.sqrt(first.width * first.height / pixels)
+        if differs and max(differs[2] - differs[0], differs[3] - differs[1]) > block:
+            raise
+        return first
+
+
+def _with_end(data: bytes, reduced: tuple[int, int] | None) -> Image.Image:
+    image = _pillow_open(Metered(data + END), "photo", ("JPEG",))
+    if reduced is not None:
+        image.draft("RGB", reduced)
+    image.load()
+    return image
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Apply the orientation and transparency of a decoded photo, with one copy of its pixels at a time."""
+    if (turn := _TURNS.get(orientation(image))) is not None:
+        turned = image.transpose(turn)
+        image.close()
+        image = turned
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_PX):
+        strip = image.crop((0, top, image.width, min(top + _STRIP_PX, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return opaque
 
 
 def _name(source: Source) -> str:
