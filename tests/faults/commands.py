@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.faults.runner import Outcome, Runner, snapshot
 from tests.faults.world import SPLIT, World
 
 
@@ -48,6 +50,8 @@ class Command:
 
 _SPLIT = " ".join(SPLIT)
 _INGEST = "ingest {w}/%s --out out " + _SPLIT
+# The rows of views name their place by its path from the photos, which lie beside them for that reason.
+_PANORAMAS = "ingest around --out out --panoramas 4,90,0 " + _SPLIT
 _TRAIN = "train {w}/%s.yaml --photos {w}/%s --aerial {w}/town/aerial.tif --out out"
 _BUILD = "build {w}/run --aerial {w}/town/aerial.tif --out out --set build.first_stage=%s"
 _LOCATE = "locate {w}/cells {w}/queries --out answers.%s"
@@ -60,8 +64,8 @@ COMMANDS = (
     Command("ingest shards of tar", _INGEST % "tars"),
     Command("ingest zips", "ingest osv5m:{w}/osv --out out " + _SPLIT),
     Command("ingest photos of a track", _INGEST % "walk" + " --gpx {w}/walk.gpx"),
-    Command("ingest panoramas", _INGEST % "around" + " --panoramas 4,90,0"),
-    Command("ingest panoramas over another table", _INGEST % "around" + " --panoramas 4,90,0", {"out": "table"}),
+    Command("ingest panoramas", _PANORAMAS, {"around": "around"}),
+    Command("ingest panoramas over another table", _PANORAMAS, {"around": "around", "out": "table"}),
     Command("pack", "pack {w}/table --out out --shard-photos 16"),
     Command("pack encoded again", "pack {w}/table --out out --shard-photos 16 --config {w}/town.yaml"),
     Command("train", _TRAIN % ("town", "table"), again="--resume"),
@@ -69,7 +73,7 @@ COMMANDS = (
     Command("train sharded prototypes", _TRAIN % ("sharded", "table"), again="--resume"),
     Command("train over another run", _TRAIN % ("town", "table"), {"out": "run_b"}),
     Command("build", _BUILD % "none"),
-    Command("build with a first stage", _BUILD % "parents"),
+    Command("build with a first stage", _BUILD % "cells"),
     Command("build over another database", _BUILD % "none", {"out": "cells_b"}),
     Command("build that reuses tiles", _BUILD % "none" + " --reuse {w}/staged"),
     Command("clip", "clip {w}/cells --region {half} --out out"),
@@ -99,7 +103,9 @@ COMMANDS = (
 def _log(text: str) -> str:
     """Lines of a training without the time and memory that a step took."""
     lines = [json.loads(line) for line in text.splitlines()]
-    return json.dumps([{k: v for k, v in each.items() if k not in ("seconds", "photos_per_s", "memory_bytes")} for each in lines])
+    return json.dumps(
+        [{k: v for k, v in each.items() if k not in ("seconds", "photos_per_s", "memory_bytes")} for each in lines]
+    )
 
 
 def _report(text: str) -> str:
@@ -111,3 +117,23 @@ def _report(text: str) -> str:
 NORMALISED: dict[str, Callable[[str], str]] = {"log.jsonl": _log, "report.json": _report}
 # Compared by nothing but their presence: report.html shows the time of a query in its tables.
 PRESENT = ("report.html",)
+
+
+def state(folder: Path) -> dict[str, str]:
+    """Return a snapshot in which files that hold a time stand without it."""
+    files = snapshot(folder)
+    for name in files:
+        path = folder / name
+        if path.name in NORMALISED and path.is_file():
+            files[name] = hashlib.sha256(NORMALISED[path.name](path.read_text()).encode()).hexdigest()
+        elif path.name in PRESENT:
+            files[name] = "present"
+    return files
+
+
+def info_of(command: Command, runner: Runner, folder: Path) -> Outcome | None:
+    """Open and verify what a command writes; None: it writes nothing that can be opened."""
+    if not command.artefact:
+        return None
+    seen = runner.run(["info", command.artefact, "--verify"], folder)
+    return replace(seen, out=seen.out.replace(str(folder), "."))

@@ -66,7 +66,8 @@ class Runner:
         words = [str(word) for word in argv]
         process = self._free.get()
         try:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write(
                 json.dumps({"argv": words, "folder": str(folder), "log": str(log), **request}, default=str) + "\n"
             )
@@ -98,5 +99,7 @@ def difference(one: dict[str, str], other: dict[str, str]) -> str:
     """Describe how two snapshots differ; empty where they do not."""
     lacks, more = sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys())
     changed = sorted(name for name in one.keys() & other.keys() if one[name] != other[name])
-    parts = [f"{kind} {names[:6]}" for kind, names in (("missing", lacks), ("left over", more), ("other", changed)) if names]
+    parts = [
+        f"{kind} {names[:6]}" for kind, names in (("missing", lacks), ("left over", more), ("other", changed)) if names
+    ]
     return "; ".join(parts)

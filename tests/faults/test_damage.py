@@ -2,194 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import random
-import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tests.faults.commands import COMMANDS, Command, state
+from tests.faults.damage import ARTEFACTS, Artefact, attack, damages
+from tests.faults.runner import Runner, difference
 from tests.faults.world import World, draw
 
-from cellcode.cli import info
-from cellcode.database.store.shards import open_database
-from cellcode.errors import CellcodeError
 from cellcode.model.backbones import convolutional
-from cellcode.photos import PhotoTable
-from cellcode.photos.packed.shards import PackedPhotos
-from cellcode.photos.reading.image import PhotoError
-from cellcode.runs import Run
-from cellcode.search import Locator
 
 pytestmark = pytest.mark.faults
 FLIPS = 50  # random bits per small file
-SMALL_BYTES = 64_000
 Count = Callable[[str, int, int], None]
-Use = Callable[[Path, World], str]
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in `zygote`."""
     monkeypatch.setattr(convolutional, "WIDTHS", (4, 6, 8))
-
-
-def use_table(folder: Path, world: World) -> str:
-    """What is read of a photo table: its rows, and its photos where they lie in it."""
-    table = PhotoTable.load(folder)
-    return f"{table.rows.to_pydict()} {table.root.resolve()} {table.notes}"
-
-
-def use_packed(folder: Path, world: World) -> str:
-    """What training reads of packed photos."""
-    packed, seen = PackedPhotos.open(folder), []
-    for split in ("train", "validation", "test"):
-        for name in packed.shards(split).names:
-            seen.append(str(packed.rows(split, name).to_pydict()))
-            shard = packed.load(split, name)
-            seen += [str(hash(shard.image(row))) for row in range(len(shard.index["offset"]))]
-    return " ".join([packed.identity, *seen])
-
-
-def use_run(folder: Path, world: World) -> str:
-    """What building reads of a run."""
-    run = Run.load(folder)
-    parts = [run.ground.state_dict(), run.aerial.state_dict() if run.aerial else {}]
-    weights = [value.numpy().tobytes() for each in parts for value in each.values()]
-    assert run.prototypes is not None
-    arrays = [run.prototypes.ids, run.prototypes.weight.detach().numpy(), *vars(run.facts).values(), *vars(run.validation).values()]
-    return str(hash(tuple([*weights, *(np.asarray(each).tobytes() for each in arrays), str(run.manifest), str(run.config)])))
-
-
-def use_database(folder: Path, world: World) -> str:
-    """Answers to photos, and what `info` prints."""
-    photos = sorted((world / "queries").iterdir())[:2]
-    with Locator.open(folder) as locator:
-        answers = [str(each.to_json()) for each in locator.locate_many(photos)]
-    database = open_database(folder)
-    tiles, terms = database.tiles(), database.tile_digests()
-    kept = [np.asarray(each[:]).tobytes() for each in (tiles, terms) if each is not None]
-    return f"{answers} {database.manifest} {database.facts} {hash(tuple(kept))} {shown(folder)}"
-
-
-def shown(folder: Path) -> str:
-    """What `cellcode info` prints."""
-    with redirect_stdout(io.StringIO()) as out:
-        info.info(folder)
-    return out.getvalue()
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """What is damaged: a folder of the world, another one of its kind, how it is used, files that nothing depends on."""
-
-    name: str
-    other: str
-    use: Use
-    free: str = "$^"  # a pattern: damage to these files must change nothing, and need not be found
-
-    def __str__(self) -> str:
-        return self.name
-
-
-NOTES = r"(rejects\.csv|log\.jsonl)$"
-ARTEFACTS = (
-    Artefact("table", "table_b", use_table, NOTES),
-    Artefact("packed", "packed_b", use_packed),
-    Artefact("run", "run_b", use_run, NOTES + r"|^checkpoint/"),
-    Artefact("cells", "cells_b", use_database),
-    Artefact("staged", "cells_b", use_database),
-    Artefact("compressed", "compressed_b", use_database),
-    Artefact("grown", "cells_b", use_database),
-    Artefact("shards", "shards_b", use_database),
-)
-
-
-def damages(path: Path, other: Path, flips: int, chosen: random.Random) -> Iterator[tuple[str, bytes | None]]:
-    """Yield what a file may become: name of the damage, and bytes (None: it is gone)."""
-    whole = path.read_bytes()
-    yield "cut", whole[: len(whole) // 2]
-    yield "emptied", b""
-    yield "removed", None
-    if other.is_file() and other.read_bytes() != whole:
-        yield "of another", other.read_bytes()
-    yield "bit in the middle", flipped(whole, len(whole) * 4)
-    if len(whole) <= SMALL_BYTES:
-        for bit in chosen.sample(range(len(whole) * 8), min(flips, len(whole) * 8)):
-            yield f"bit {bit}", flipped(whole, bit)
-
-
-def flipped(whole: bytes, bit: int) -> bytes:
-    """Return bytes with one bit changed."""
-    changed = bytearray(whole)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
-@contextmanager
-def damaged(path: Path, content: bytes | None) -> Iterator[None]:
-    """Put other bytes in the place of a file for a while; as a new file, because the old one may be mapped to memory."""
-    kept = path.with_name(f"{path.name}.kept")
-    path.rename(kept)
-    try:
-        if content is not None:
-            path.write_bytes(content)
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        kept.rename(path)
-
-
-def verdict(call: Callable[[], str], sound: str, names: tuple[str, ...]) -> str:
-    """Return "found", "same", or what went wrong."""
-    try:
-        answer = call()
-    except (CellcodeError, PhotoError) as error:
-        text = str(error)
-        if "\n" in text or not any(name in text for name in names):
-            return f"the sentence does not name it: {text}"
-        return "found"
-    except Exception as error:
-        return f"unexpected {type(error).__name__}: {str(error)[:200]}"
-    return "same" if answer == sound else "other answer"
-
-
-def small(path: Path) -> bool:
-    return path.stat().st_size <= SMALL_BYTES
-
-
-def attack(artefact: Artefact, world: World, folder: Path, flips: int) -> tuple[int, list[str]]:
-    """Damage every file of an artefact every way; return the number of cases, and what went wrong."""
-    shutil.copytree(world / artefact.name, folder)
-    other, chosen = world / artefact.other, draw(artefact.name)
-    sound, faults, cases = artefact.use(folder, world), list[str](), 0
-    free = re.compile(artefact.free)
-    with redirect_stdout(io.StringIO()):
-        info.info(folder, verify=True)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        for kind, content in damages(path, other / name, flips, chosen):
-            cases += 1
-            with damaged(path, content):
-                names = (path.name, str(folder)) if content is None else (path.name,)
-                used = verdict(lambda: artefact.use(folder, world), sound, names)
-                checked = verdict(lambda: verified(folder), "", names)
-            if used not in ("found", "same"):
-                faults.append(f"{artefact}: {name}, {kind}: {used}")
-            elif checked != "found" and not (free.search(name) and checked == "same"):
-                faults.append(f"{artefact}: {name}, {kind}: used: {used}; info --verify: {checked}")
-    return cases, faults
-
-
-def verified(folder: Path) -> str:
-    """Run `info --verify`."""
-    with redirect_stdout(io.StringIO()):
-        info.info(folder, verify=True)
-    return ""
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS, ids=str)
@@ -200,3 +33,58 @@ def test_damage_is_found_before_an_answer_or_changes_nothing(
     cases, faults = attack(artefact, world, folder, FLIPS)
     count("damage", cases, cases - len(faults))
     assert not faults, f"{len(faults)} of {cases}:\n" + "\n".join(faults[:40])
+
+
+# What a killed command leaves to be resumed: the share of its operations after which it is killed.
+RESUMED = {"train": 0.75, "train sharded prototypes": 0.75, "build": 0.6, "pack": 0.5, "locate to CSV": 0.6}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_what_is_resumed_is_checked_first(
+    name: str, world: World, runner: Runner, tmp_path_factory: pytest.TempPathFactory, count: Count
+) -> None:
+    command = next(each for each in COMMANDS if each.name == name)
+    base = tmp_path_factory.getbasetemp().resolve() / f"resumed-{name.replace(' ', '-')}"
+    command.prepare(world, base)
+    whole = runner.run(command.words(world), base)
+    files = state(base)
+    kill = ["any", round(len(whole.operations) * RESUMED[name])]
+    left = base.with_name(f"{base.name}-left")
+    command.prepare(world, left)
+    assert runner.run(command.words(world), left, kill=kill).code == -9
+    paths = [path for path in sorted(left.rglob("*")) if path.is_file() and path.stat().st_size]
+    cases = [
+        (path.relative_to(left), kind, content)
+        for path in paths
+        for kind, content in damages(path, path.with_name("none"), 12, draw(f"{name}{path.name}"))
+    ]
+
+    def attempt(item: tuple[int, tuple[Path, str, bytes | None]]) -> str:
+        number, (path, kind, content) = item
+        folder = base.with_name(f"{base.name}-{number:04d}")
+        shutil.copytree(left, folder)
+        (folder / path).unlink()
+        if content is not None:
+            (folder / path).write_bytes(content)
+        return resumed(f"{path}, {kind}", path, command, world, runner, folder, files)
+
+    faults = [fault for fault in runner.map(attempt, enumerate(cases)) if fault]
+    count("damage", len(cases), len(cases) - len(faults))
+    assert not faults, f"{len(faults)} of {len(cases)}:\n" + "\n".join(faults[:40])
+
+
+def resumed(
+    what: str, path: Path, command: Command, world: World, runner: Runner, folder: Path, files: dict[str, str]
+) -> str:
+    """Run a command again after its unfinished work was damaged; return what went wrong."""
+    again = runner.run(command.words(world, again=True), folder)
+    shutil.rmtree(folder) if again.code else None
+    if again.code == 1 and "unexpected" not in again.err and "Traceback" not in again.err:
+        return "" if path.name in again.err or str(path.parent) in again.err else f"{what}: not named: {again}"
+    if again.code or again.hung:
+        return f"{what}: {again}"
+    now = state(folder)
+    shutil.rmtree(folder)
+    log = [name for name in files if name.endswith("log.jsonl")]  # a note for people, not read again
+    unlike = difference(files | dict.fromkeys(log, ""), now | dict.fromkeys(log, ""))
+    return f"{what}: ends with exit 0 and {unlike}" if unlike else ""

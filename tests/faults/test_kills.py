@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.commands import COMMANDS, NORMALISED, PRESENT, Command
-from tests.faults.runner import Outcome, Runner, difference, snapshot
+from tests.faults.commands import COMMANDS, Command, info_of, state
+from tests.faults.runner import Runner, difference
 from tests.faults.world import World, draw
 
 pytestmark = pytest.mark.faults
@@ -30,25 +29,9 @@ class Undisturbed:
     operations: list[tuple[str, str]]
 
 
-def state(folder: Path) -> dict[str, str]:
-    """Return a snapshot in which files that hold a time stand without it."""
-    files = snapshot(folder)
-    for name in files:
-        path = folder / name
-        if path.name in NORMALISED and path.is_file():
-            files[name] = hashlib.sha256(NORMALISED[path.name](path.read_text()).encode()).hexdigest()
-        elif path.name in PRESENT:
-            files[name] = "present"
-    return files
-
-
-def info_of(command: Command, runner: Runner, folder: Path) -> Outcome | None:
-    return runner.run(["info", command.artefact], folder) if command.artefact else None
-
-
 def _undisturbed(command: Command, world: World, runner: Runner, folder: Path) -> Undisturbed:
     command.prepare(world, folder)
-    before = info_of(command, runner, folder) if command.before else None
+    before = info_of(command, runner, folder) if command.artefact in command.before else None
     earlier = state(folder)
     outcome = runner.run(command.words(world), folder)
     assert outcome.code == 0, outcome
@@ -56,7 +39,7 @@ def _undisturbed(command: Command, world: World, runner: Runner, folder: Path) -
     hidden = [name for name in files if any(part.startswith(".") for part in Path(name).parts)]
     assert not hidden, f"left over by an undisturbed run: {hidden}"
     after = info_of(command, runner, folder)
-    assert after is None or after.code == 0 or "unknown format" in after.err or "holds no" in after.err, after
+    assert after is None or after.code == 0, after
     assert state(folder) == files
     return Undisturbed(
         files, earlier, after.out if after else "", before.out if before else "", outcome.seconds, outcome.operations
@@ -74,7 +57,9 @@ def _kills(command: Command, whole: Undisturbed) -> list[dict[str, Any]]:
     renames = sum(kind == "rename" for kind, _ in whole.operations)
     chosen = draw(command.name)
     kills: list[dict[str, Any]] = [{"kill": ["rename", n]} for n in _spread(list(range(1, renames + 1)), RENAMES)]
-    after = [n + 2 for n, (kind, _) in enumerate(whole.operations) if kind == "rename" and n + 2 <= len(whole.operations)]
+    after = [
+        n + 2 for n, (kind, _) in enumerate(whole.operations) if kind == "rename" and n + 2 <= len(whole.operations)
+    ]
     others = sorted({*_spread(after, OTHERS), *_spread(list(range(1, len(whole.operations) + 1)), OTHERS)})
     kills += [{"kill": ["any", n]} for n in others]
     return kills + [{"kill_after_s": whole.seconds * chosen.uniform(0.05, 1.0)} for _ in range(MOMENTS)]
@@ -128,9 +113,5 @@ def test_killed_command_run_again_ends_with_the_same_bytes_and_nothing_left_over
         return _survives(kill, command, whole, world, runner, base.with_name(f"{base.name}-{number:03d}"))
 
     faults = [fault for fault in runner.map(attempt, enumerate(kills)) if fault]
-    if faults:
-        with open("/tmp/hz/live.txt","a") as f: f.write(f"== {command.name} {len(faults)}/{len(kills)} undisturbed {whole.seconds:.2f} s, {len(whole.operations)} ops\n" + "\n".join(faults)+"\n")
-    else:
-        with open("/tmp/hz/live.txt","a") as f: f.write(f"== {command.name} fine {len(kills)}\n")
     count("kills", len(kills), len(kills) - len(faults))
     assert not faults, f"{len(faults)} of {len(kills)} kills:\n" + "\n".join(faults[:12])

@@ -19,7 +19,7 @@ from tests.faults.runner import Runner
 
 CONFIG = """
 name: faults
-levels: {prototype: 16, cell: 17}
+levels: {prototype: 17, cell: 18}
 photo: {width_px: 32, height_px: 24}
 tile: {size_m: 80.0, size_px: 24}
 model:
@@ -36,7 +36,7 @@ training:
   log_every_steps: 1
 validation: {share: 0.2, withheld_share: 0.1}
 machine: {device: cpu, precision: float32, threads: 1}
-build: {aerial_smoothing_cells: 0.6, shard_depth: 1, first_stage_min_cells: 8}
+build: {aerial_smoothing_cells: 0.6, shard_depth: 1, first_stage_min_cells: 100}
 evaluation:
   radii_m: [100, 200, 1000]
   ranks: [1, 5]
@@ -85,11 +85,12 @@ def make(folder: Path, runner: Runner) -> World:
         aerial = f"town{end}/aerial.tif"
         run("train", f"{settings}.yaml", "--photos", f"table{end}", "--aerial", aerial, "--out", f"run{end}")
         run("build", f"run{end}", "--aerial", aerial, "--out", f"cells{end}", "--set", "build.first_stage=none")
-    run("build", "run", "--aerial", "town/aerial.tif", "--out", "staged", "--set", "build.first_stage=parents")
+    run("build", "run", "--aerial", "town/aerial.tif", "--out", "staged", "--set", "build.first_stage=cells")
     inputs(folder)
     rows = list(csv.DictReader((folder / "town/truth.csv").open()))
     world = World(folder, (float(np.median([float(row["lat"]) for row in rows])),
                            float(np.median([float(row["lon"]) for row in rows]))))  # fmt: skip
+    run("ingest", "tars", "--out", "unpacked", *SPLIT)
     run("clip", "cells", "--region", world.half, "--out", "west")
     run("clip", "cells", "--region", f"not:{world.half}", "--out", "east")
     run("compress", "cells", "--bytes", 2, "--out", "compressed")
@@ -112,7 +113,10 @@ def inputs(folder: Path) -> None:
     with tarfile.open(folder / "tars/00000.tar", "w") as tar:
         for number, row in enumerate(rows):
             facts = json.dumps({"lat": float(row["lat"]), "lon": float(row["lon"])}).encode()
-            for name, data in ((f"{number:03d}.jpg", (folder / "town" / row["file"]).read_bytes()), (f"{number:03d}.json", facts)):
+            for name, data in (
+                (f"{number:03d}.jpg", (folder / "town" / row["file"]).read_bytes()),
+                (f"{number:03d}.json", facts),
+            ):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -122,7 +126,9 @@ def inputs(folder: Path) -> None:
             archive.write(folder / "town" / row["file"], f"00/{number}.jpg")
     with (folder / "osv/train.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "latitude", "longitude", "thumb_original_url", "sequence", "captured_at", "creator_username"])
+        writer.writerow(
+            ["id", "latitude", "longitude", "thumb_original_url", "sequence", "captured_at", "creator_username"]
+        )
         for number, row in enumerate(rows):
             writer.writerow([number, row["lat"], row["lon"], "", f"s{number // 4}", 1700000000000, "someone"])
     points = []
