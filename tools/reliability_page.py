@@ -17,6 +17,7 @@ BEGIN, END = "<!-- tools/reliability_page.py: begin -->", "<!-- tools/reliabilit
 # What is promised for each kind of case that the tests count, and the file that has them.
 PROMISES = {
     "kills": ("A killed command, run again, ends with the same bytes and leaves nothing else", "test_kills.py"),
+    "locks": ("Two commands never write the same output: the second one says so", "test_locks.py"),
     "damage": ("Damage is found before an answer, or changes nothing", "test_damage.py"),
     "starvation": (
         "Without room, rights, memory or file descriptors: one sentence, nothing half made, and fine when run again",

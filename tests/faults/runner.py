@@ -59,10 +59,11 @@ class Runner:
     def run(self, argv: Iterable[object], folder: Path, **request: Any) -> Outcome:
         """Run `cellcode` with these arguments in a folder; see `zygote` for what else can be asked for.
 
-        `kill` is [kind of operation, number] (killed just before it), `kill_after_s` seconds, `fail` [errno's name, number of
-        the operation], `limits` resource limits by name, `uid` another user.
+        `kill` is [kind of operation, number] (killed just before it), `kill_after_s` seconds, `fail` [errno's name, number
+        of the operation], `stop` number of the operation where it waits for SIGCONT, `limits` resource limits by name, `uid`
+        another user.
         """
-        log = folder.parent / f"{folder.name}.log"
+        log = Path(request.pop("log", folder.parent / f"{folder.name}.log"))
         words = [str(word) for word in argv]
         process = self._free.get()
         try:

@@ -36,7 +36,7 @@ training:
   log_every_steps: 1
 validation: {share: 0.2, withheld_share: 0.1}
 machine: {device: cpu, precision: float32, threads: 1}
-build: {aerial_smoothing_cells: 0.6, shard_depth: 1, first_stage_min_cells: 100}
+build: {aerial_smoothing_cells: 0.6, shard_depth: 3, first_stage_min_cells: 100}
 evaluation:
   radii_m: [100, 200, 1000]
   ranks: [1, 5]

@@ -38,8 +38,8 @@ class Shim:
         seen: kind and path of each operation.
     """
 
-    def __init__(self, folder: str, kill: list[Any] | None, fail: list[Any] | None) -> None:
-        self.folder, self.kill, self.fail = folder, kill, fail
+    def __init__(self, folder: str, kill: list[Any] | None, fail: list[Any] | None, stop: int | None) -> None:
+        self.folder, self.kill, self.fail, self.stop = folder, kill, fail, stop
         self.seen: list[tuple[str, str]] = []
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -77,6 +77,8 @@ class Shim:
                 self._counts[name] = self._counts.get(name, 0) + 1
             if self.kill and self.kill[0] in ("any", kind) and self._counts[self.kill[0]] == self.kill[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self._counts["any"] == self.stop:
+                os.kill(os.getpid(), signal.SIGSTOP)
         # As a disk stays full: every operation from the chosen one on that would need space.
         if self.fail and kind in ("open", "mkdir", "rename", "fsync", "link") and self._counts["any"] >= self.fail[1]:
             code = getattr(errno, self.fail[0])
@@ -93,8 +95,10 @@ def child(request: dict[str, Any]) -> None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8")
         sys.stderr = os.fdopen(2, "w", encoding="utf-8")
         os.chdir(request["folder"])
+        if "stop" in request:
+            Path(request["log"] + ".pid").write_text(str(os.getpid()))
         trace = os.open(request["log"] + ".ops", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        shim = Shim(request["folder"], request.get("kill"), request.get("fail"))
+        shim = Shim(request["folder"], request.get("kill"), request.get("fail"), request.get("stop"))
         for name, value in request.get("limits", {}).items():
             if name == "AS":  # what is mapped already counts
                 value += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -134,7 +138,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     if (pid := os.fork()) == 0:
         child(request)
-    killed_after_s, limit_s = request.get("kill_after_s"), request.get("limit_s", 60.0)
+    killed_after_s, limit_s = request.get("kill_after_s"), request.get("limit_s", 120.0)
     hung = False
     while True:
         done, status, used = os.wait4(pid, os.WNOHANG)
