@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo results test test-scale test-ui test-peers lint format types bench clean
+.PHONY: demo results test test-scale test-faults test-ui test-peers lint format types bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
@@ -19,6 +19,13 @@ test: $(VENV)/.dev
 # Trainings of several processes, under torchrun.
 test-scale: $(VENV)/.dev
 	$(BIN)/python -m pytest -m scale tests/scale tests/training
+
+# Commands that are killed, starved and given damaged files, hostile photos, and a service under attack: about a quarter of an hour on
+# two cores. Some cases mount a small file system, as root. The numbers go into docs/reliability.md.
+test-faults: $(VENV)/.dev
+	rm -f runs/faults.json
+	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python tools/reliability_page.py
 
 # In a browser: Debian's chromium, which is installed if it is missing (as root or with sudo).
 test-ui: $(VENV)/.ui
