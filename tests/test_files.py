@@ -1,21 +1,34 @@
+import errno
 import hashlib
 import json
-import subprocess
-import sys
+import os
+import resource
+import shutil
+import signal
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from tests.conftest import locked_elsewhere
 
-from cellcode.errors import InputError
+from cellcode.errors import InputError, OutputError
 from cellcode.files import (
+    LOCK,
     atomic_folder,
     atomic_path,
     locked,
+    locked_folder,
+    new_array,
     read_json,
+    recovered,
+    remove_folder,
     replace_folder,
     sampled_digest,
     sha256,
     write_json,
+    writing,
 )
 
 
@@ -163,17 +176,172 @@ def test_a_folder_is_replaced_from_within(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.rglob("*")] == ["state", "new"]
 
 
-def test_a_lock_is_held_by_one_and_free_afterwards_however_it_ends(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    with (
-        locked(path),
-        pytest.raises(InputError, match=r"another process is writing .*choose another --out"),
-        locked(path),
-    ):
+def test_a_lock_is_held_by_one_thread_of_one_process_and_free_afterwards_however_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "town.cells"
+    with locked(path), locked(path), atomic_folder(path) as temporary:  # a thread may hold it several times
+        (temporary / "new").touch()
+        assert (tmp_path / ".town.cells.lock").read_text() == str(os.getpid())
+    with locked_elsewhere(path), pytest.raises(InputError) as caught, locked(path):
         pass
+    assert str(caught.value) == (
+        f"another process ({os.getpid()}) is writing {path}; wait for it, or choose another --out"
+    )
     with pytest.raises(KeyboardInterrupt), locked(path):
         raise KeyboardInterrupt
-    code = f"import os, pathlib, cellcode.files as f; c = f.locked(pathlib.Path({str(path)!r})); c.__enter__(); os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9  # killed while it held it
+    (tmp_path / ".town.cells.lock").write_text("1")  # of a process that was killed: no one holds it
     with locked(path):
         pass
+    assert [each.name for each in tmp_path.rglob("*")] == ["town.cells", "new"]
+
+
+def test_a_lock_of_another_process_names_it_and_ends_with_it(tmp_path: Path) -> None:
+    path, (said, says) = tmp_path / "out", os.pipe()
+    child = os.fork()
+    if not child:
+        held = locked_folder(path)
+        held.__enter__()
+        (path / ".a.npy.cellcode-01234567.npy").touch()
+        os.write(says, b"held")
+        signal.pause()
+    try:
+        assert os.read(said, 4) == b"held"
+        with (
+            pytest.raises(InputError, match=rf"another process \({child}\) is writing {path}; wait"),
+            locked_folder(path),
+        ):
+            pass
+        with locked_folder(tmp_path):  # a folder above: what another process writes below it stays
+            assert (path / ".a.npy.cellcode-01234567.npy").exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(said)
+        os.close(says)
+    with locked_folder(path):
+        assert [each.name for each in path.iterdir()] == [LOCK]
+    assert not any(path.iterdir())
+
+
+def test_a_folder_that_was_made_for_a_lock_is_removed_if_nothing_was_written(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for folder in (tmp_path / "made", kept):
+        with pytest.raises(ZeroDivisionError), locked_folder(folder):
+            _ = 1 / 0
+    assert list(tmp_path.rglob("*")) == [kept]
+    with locked_folder(tmp_path / "made"):
+        (tmp_path / "made" / "a").touch()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["a"]
+
+
+def test_the_next_holder_of_a_lock_removes_what_a_killed_process_left_of_its_target_alone(tmp_path: Path) -> None:
+    left = (".a.csv.cellcode-00000001.csv", ".a.csv.cellcode-0000abcd", ".a.csv.cellcode-old")
+    of_others = (
+        ".a.parquet.cellcode-00000001.parquet", ".a.cellcode-00000001", ".ab.csv.cellcode-00000001.csv",
+        ".a.csv.cellcode-notes", ".b.cellcode-old",
+    )  # fmt: skip
+    for name in (*left, *of_others, "a.csv"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with locked(tmp_path / "a.csv"):
+        assert {path.name for path in tmp_path.iterdir()} == {*of_others, "a.csv", ".a.csv.lock"}
+    with locked_elsewhere(tmp_path / "a"):
+        (tmp_path / ".a.cellcode-00000002").mkdir()
+        with locked_folder(tmp_path):
+            names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".a.cellcode-00000002", ".a.csv.cellcode-notes", "a.csv", "b", ".a.lock", LOCK}
+
+
+def test_what_removing_a_folder_leaves_when_it_is_killed_is_of_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, working = tmp_path / "town.cells", tmp_path / ".town.cells.building"
+    for folder in (out, working, tmp_path / "made"):
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if it had been killed before
+        remove_folder(working, out)
+        replace_folder(tmp_path / "made", out)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert not working.exists()
+    with locked(out):
+        pass
+    assert list(tmp_path.iterdir()) == [out]
+    remove_folder(tmp_path / "absent")
+
+
+def test_a_folder_set_aside_by_a_killed_process_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, made, replace = tmp_path / "town.cells", tmp_path / "made", os.replace
+    for folder in (path, made):
+        folder.mkdir()
+        (folder / folder.name).touch()
+
+    def killed(source: Path, target: Path) -> None:
+        if source == made:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            replace_folder(made, path)
+    assert not path.exists()
+    with locked_elsewhere(tmp_path / "other"):
+        assert recovered(path)
+    assert (path / "town.cells").exists()
+    assert not recovered(path)
+    assert not recovered(tmp_path / "absent")
+    assert {each.name for each in tmp_path.iterdir()} == {"made", "town.cells"}
+
+
+def test_writing_names_the_file_and_the_cause_and_lets_other_errors_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def stopped(made: AbstractContextManager[Path], error: Exception) -> None:
+        with made as temporary:
+            (temporary / "half" if temporary.is_dir() else temporary).touch()
+            raise error
+
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"/file: a file is in its place$"):
+        write_json(tmp_path / "file" / "a.json", 1)
+    path = tmp_path / "a.npy"
+    for error, named in (
+        (OSError(errno.ENOSPC, "No space left on device"), path),
+        (OSError(errno.ENOSPC, "No space left on device", str(tmp_path / ".a.npy.cellcode-01234567.npy")), path),
+        (OSError(errno.ENOSPC, "No space left on device", "b.npy"), "b.npy"),
+        (OSError(errno.ENOSPC, "No space left on device", 3), path),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), path),
+    ):
+        with pytest.raises(OutputError) as caught:
+            stopped(atomic_path(path), error)
+        assert str(caught.value) == f"{named}: the disk is full; make room and run the same command again"
+    for other in (ValueError("no"), InputError("photo.jpg: permission denied"), FileNotFoundError(2, "absent", "b")):
+        with pytest.raises(type(other)) as passed, writing(path):
+            raise other
+        assert passed.value is other
+    # numpy has no error number: the space is looked at before what was written is removed
+    free = lambda folder: SimpleNamespace(free=0 if any(folder.iterdir()) else 1 << 30)  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    (tmp_path / "file").unlink()
+    for make in (atomic_path, atomic_folder):
+        with pytest.raises(OutputError, match="the disk is full"):
+            stopped(make(path), OSError("1000 requested and 7 written"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_new_array_takes_its_space_at_once(tmp_path: Path) -> None:
+    array = new_array(tmp_path / "a.npy", (300, 1000), np.float32)
+    facts = (tmp_path / "a.npy").stat()
+    assert facts.st_blocks * 512 >= facts.st_size > 1_200_000
+    array[299] = 7
+    array.flush()
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[298:, 0], [0, 7])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"b\.npy: the file would be larger than the limit"):
+            new_array(tmp_path / "b.npy", (300, 1000), np.float32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -206,6 +206,7 @@ def _held(lock: Path, what: Path) -> Iterator[bool]:
 def _acquired(file: IO[bytes], lock: Path, what: Path) -> bool:
     """Lock an open file; return False if its last holder has removed it since it was opened."""
     if not _flocked(file):
+        file.seek(0)
         by = f" ({number})" if (number := file.read(20).decode("ascii", "replace")) else ""
         raise InputError(f"another process{by} is writing {what}; wait for it, or choose another --out")
     try:
