@@ -256,10 +256,12 @@ def test_an_encoder_of_another_model_is_refused(copy: Path, wide_run: Run) -> No
         name: torch.rand_like(value) if value.is_floating_point() else value
         for name, value in wide_run.ground.state_dict().items()
     }
+    opened = Database.open(copy)
     save_file({name: value.contiguous() for name, value in state.items()}, copy / "ground.safetensors")
-    reseal(copy)
     with pytest.raises(InputError, match="does not belong to this database"):
-        Database.open(copy).encoder()
+        opened.encoder()
+    with pytest.raises(InputError, match=r"ground\.safetensors is not the file"):
+        Database.open(copy)
 
 
 def test_the_encoder_is_that_of_the_run(mixed: Database, wide_run: Run) -> None:
