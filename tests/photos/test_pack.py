@@ -185,6 +185,27 @@ def test_a_table_in_a_folder_is_packed_a_part_at_a_time_to_the_same_bytes(
     assert contents(tmp_path / "shards") == contents(Path(packed.place))
 
 
+def test_every_file_of_packed_photos_is_verified(photos: PhotoTable, tmp_path: Path) -> None:
+    packed = pack.run(photos, SMALL, out=tmp_path / "shards")
+    names = {path.relative_to(packed.place).as_posix() for path in Path(packed.place).rglob("*") if path.is_file()}
+    assert names == {"manifest.json", *packed.manifest["files"]}
+    for name in ("shards.parquet", "train/000000.tar", "train/000001.parquet"):
+        path = Path(packed.place) / name
+        data = path.read_bytes()
+        for damaged, said in ((data[:-1] + b"x", "is not the file that was packed"), (None, "is missing")):
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            with pytest.raises(InputError, match=rf"{name} {said}; copy it there again, or pack again"):
+                packed.verify()
+        path.write_bytes(data)
+    packed.verify()
+    manifest = (Path(packed.place) / "manifest.json").read_text()
+    (Path(packed.place) / "manifest.json").write_text(manifest.replace('"photos": ', '"photos": 1', 1))
+    with pytest.raises(InputError, match=r"manifest\.json was changed or damaged after it was written"):
+        PackedPhotos.open(packed.place)
+
+
 def test_the_order_is_in_groups_of_a_cell_that_are_shuffled() -> None:
     cells = np.random.default_rng(2).integers(1, 500, 6000).astype(np.uint64)
     order, group = grouped_order(cells, 8, seed=5)

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.conftest import locked_elsewhere
 
 from cellcode.aerial import open_source
 from cellcode.config import Config
 from cellcode.errors import InputError
+from cellcode.files import locked_folder
 from cellcode.geography import s2
 from cellcode.model.encoder import Encoder
 from cellcode.photos import PhotoTable
@@ -50,6 +53,19 @@ def test_the_loss_falls_in_every_regime(
     assert len(losses) == 32
     assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
     assert not (tmp_path / "cache").exists()
+
+
+def test_one_training_at_a_time_writes_a_folder(
+    small_config: Configure, grid_photos: PhotoTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = import_module("cellcode.training.train")
+    with locked_elsewhere(tmp_path, locked_folder):
+        with pytest.raises(InputError, match=rf"another process .* is writing {tmp_path}; wait for it"):
+            train(small_config(), grid_photos, out=tmp_path)
+        monkeypatch.setattr("cellcode.distributed.collectives.rank", lambda: 1)
+        with training._locked(tmp_path):  # of several processes the first holds the lock for all
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("regime", "frozen"), [("full", 0), ("last_blocks", 2), ("frozen", 3)])

@@ -36,7 +36,7 @@ Lines = list[tuple[str, str]]
 def _lines(path: Path, verify: bool) -> Lines:
     from cellcode.database.store.shards import open_database
     from cellcode.errors import InputError
-    from cellcode.files import read_json
+    from cellcode.files import read_json, recovered
     from cellcode.photos import PhotoTable
     from cellcode.photos.packed.shards import PackedPhotos, is_packed
 
@@ -47,13 +47,15 @@ def _lines(path: Path, verify: bool) -> Lines:
         if verify:
             packed.verify()
         return _packed(packed)
+    recovered(path)
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
-    if isinstance(manifest, dict) and manifest.get("format") == "cellcode-photos":
+    kind = manifest.get("format") if isinstance(manifest, dict) else None
+    if kind == "cellcode-photos":
         table = PhotoTable.load(path)
         if verify:
             table.verify()
         return _photos(manifest, table, path)
-    if not path.is_dir() or (manifest and manifest.get("format") != "cellcode-database"):
+    if kind != "cellcode-database" and not any(path.glob("*/manifest.json")):
         raise InputError(f"{path} holds no photo table, packed photos, run or database")
     database = open_database(path)
     if verify:
