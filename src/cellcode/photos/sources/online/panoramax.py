@@ -75,11 +75,13 @@ class Panoramax(OnlineSource):
             yield [reject(self.source, self._collection, rest, transient=True)]
 
     def _pages(self, url: str, params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the photos of an answer and of those that its links name as next."""
-        asked = set[str]()
+        """Yield the photos of an answer and of those that its links name as next, until one brings nothing new."""
+        asked, seen = set[str](), set[str]()
         answer = self.client.json(url, params)
         while True:
-            yield descriptions(answer, "features", redact(url))
+            yield (page := descriptions(answer, "features", redact(url)))
+            known = len(seen)
+            seen.update(str(feature.get("id")) for feature in page)
             if (link := _next(answer)) is None:
                 return
             # A server behind a proxy may not know that it is asked by https.
@@ -94,6 +96,8 @@ class Panoramax(OnlineSource):
                 raise RemoteError(
                     f"{redact(following)}: the next page is this page again", "endless pages", lasting=True
                 )
+            if len(seen) == known:
+                return
             asked.add(following)
             url, answer = following, self.client.json(following)
 
