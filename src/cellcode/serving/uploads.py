@@ -15,8 +15,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from cellcode.errors import CellcodeError
-from cellcode.geography import Region
-from cellcode.geography.numbers import parse_number
+from cellcode.geography import Region, parse_number
 from cellcode.serving.problems import Problem, invalid
 from cellcode.serving.schemas import EncodedPhoto
 from cellcode.serving.settings import Settings
