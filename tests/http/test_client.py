@@ -55,6 +55,14 @@ def test_wait_beyond_patience_gives_up_at_once(server, client):
         client.get(f"{server.url}/busy-long")
     assert (caught.value.reason, caught.value.status, caught.value.lasting) == ("too many requests", 429, False)
     assert asked(server, "/busy-long") == 1
+    # The next photo, or the next step of the recipe, does not ask that host, and does not wait for it either.
+    for another in (client, Client(HASTY, allow_private=True)):
+        with pytest.raises(
+            RemoteError, match=r"is not requested: the server requires a wait of 3(600|599) s"
+        ) as caught:
+            another.get(f"{server.url}/ok")
+        assert (caught.value.reason, caught.value.lasting) == ("too many requests", False)
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,78 @@ def test_offset_of_the_clock_is_added_but_not_to_the_time_of_the_satellites(fact
     assert facts(east, detail=SHOWN, gps=STAMPS).captured_at == datetime(2024, 7, 6, 7, 29, 59, 500_000)
 
 
+def _stamps(moment: datetime, date: str = "%Y:%m:%d") -> dict[int, Any]:
+    parts = (moment.hour, moment.minute, moment.second)
+    return {GPS.GPSDateStamp: moment.strftime(date), GPS.GPSTimeStamp: tuple(IFDRational(part) for part in parts)}
+
+
+@pytest.mark.parametrize(
+    ("zone", "satellites", "expected", "in_utc"),
+    [
+        # SHOWN is 09:30; with a zone that the user gives, a fix may be a minute older, and newer.
+        ("+02:00", datetime(2024, 7, 6, 7, 29, 30), datetime(2024, 7, 6, 7, 29, 30), True),
+        ("+02:00", datetime(2024, 7, 6, 7, 5), datetime(2024, 7, 6, 7, 30), True),
+        ("+02:00", datetime(2024, 7, 6, 6, 30), datetime(2024, 7, 6, 7, 30), True),
+        ("+02:00", datetime(2024, 7, 3, 7, 30), datetime(2024, 7, 6, 7, 30), True),
+        ("+02:00", datetime(2024, 7, 6, 7, 33), datetime(2024, 7, 6, 7, 33), True),
+        # Without one, it is right in some zone of whole quarters of an hour, or stale.
+        (None, datetime(2024, 7, 6, 3, 44, 10), datetime(2024, 7, 6, 3, 44, 10), True),
+        (None, datetime(2024, 7, 6, 7, 5), datetime(2024, 7, 6, 9, 30), False),
+        (None, datetime(2024, 7, 5, 7, 30), datetime(2024, 7, 6, 9, 30), False),
+        # The clock of a camera without a battery.
+        (None, datetime(2026, 7, 6, 7, 5), datetime(2026, 7, 6, 7, 5), True),
+        # 1024 and 2048 weeks too early.
+        (None, datetime(2024, 7, 6, 7, 29, 59) - timedelta(weeks=1024), datetime(2024, 7, 6, 7, 29, 59), True),
+        ("+02:00", datetime(2024, 7, 6, 7, 29, 59) - timedelta(weeks=2048), datetime(2024, 7, 6, 7, 29, 59), True),
+        ("+02:00", datetime(2024, 7, 6, 7, 5) - timedelta(weeks=1024), datetime(2024, 7, 6, 7, 30), True),
+    ],
+)
+def test_fix_that_contradicts_the_camera_does_not_date_the_photo(
+    zone: str | None, satellites: datetime, expected: datetime, in_utc: bool, facts: Callable[..., Facts]
+) -> None:
+    got = facts(Clock.parse(zone), detail=SHOWN, gps=_stamps(satellites))
+    assert (got.captured_at, got.in_utc) == (expected, in_utc)
+    stated = facts(detail={**SHOWN, BASE.OffsetTimeOriginal: "+02:00"}, gps=_stamps(satellites))
+    assert stated.captured_at == datetime(2024, 7, 6, 7, 30)
+
+
+@pytest.mark.parametrize("date", ["%Y:%m:%d", "%Y-%m-%d", "%Y%m%d", "%Y/%m/%d"])
+def test_dates_of_satellites_have_several_spellings(date: str, facts: Callable[..., Facts]) -> None:
+    moment = datetime(2024, 7, 6, 7, 29, 59)
+    assert facts(gps=_stamps(moment, date)).captured_at == moment
+    assert facts(gps=_stamps(moment, "%Y-%m:%d")).captured_at is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "in_utc"),
+    [
+        ("2024-07-06 09:30:00", (9, 30, 0, 0), False),
+        ("2024/07/06 09:30:00", (9, 30, 0, 0), False),
+        ("2024:7:6  9:30:00", (9, 30, 0, 0), False),
+        ("2024-07-06T09:30:00", (9, 30, 0, 0), False),
+        ("2024-07-06T09:30:00.25", (9, 30, 0, 250_000), False),
+        ("2024-07-06T09:30:00Z", (9, 30, 0, 0), True),
+        ("2024:07:06 09:30:00.5+02:00", (7, 30, 0, 500_000), True),
+        ("2024:07:06 09:30:00-0330", (13, 0, 0, 0), True),
+        ("2024:07:06 09:30", (9, 30, 0, 0), False),
+        ("2024:07:06 09:30:  ", (9, 30, 0, 0), False),
+        ("2024:07:06 09:29:60", (9, 30, 0, 0), False),
+        (" 2024:07:06 09:30:00 \0", (9, 30, 0, 0), False),
+        *(
+            (text, None, False)
+            for text in ("    :  :     :  :  ", "0000:00:00 00:00:00", "2024:07:06", "06/07/2024 09:30:00")
+        ),
+        *((text, None, False) for text in ("2024:07:06 25:00:00", "2024:02:30 09:30:00", "2024:07:06 09:30:00+99:00")),
+        *((text, None, False) for text in ("2999:07:06 09:30:00", "1700:07:06 09:30:00", "٢٠٢٤:07:06 09:30:00", "")),
+    ],
+)
+def test_spellings_of_the_camera_time(
+    text: str, expected: tuple[int, int, int, int] | None, in_utc: bool, facts: Callable[..., Facts]
+) -> None:
+    got = facts(detail={BASE.DateTimeOriginal: text})
+    assert (got.captured_at, got.in_utc) == (expected and datetime(2024, 7, 6, *expected), in_utc)
+
+
 @pytest.mark.parametrize(("digits", "ms"), [("5", 500), ("25", 250), ("007", 7), ("1239", 123), ("x", 0), ("", 0)])
 def test_fractions_of_a_second_are_kept_to_the_millisecond(digits: str, ms: int, facts: Callable[..., Facts]) -> None:
     got = facts(detail={**SHOWN, BASE.SubsecTimeOriginal: digits})

@@ -14,11 +14,12 @@ from tests.photos.items import read_folder
 
 from cellcode.errors import MissingExtraError
 from cellcode.photos.reading import magnetic
+from cellcode.photos.reading.exif import orientation
 from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.image import PhotoError, open_photo
 
 GPS = ExifTags.GPS
-ASCII, RATIONAL, SRATIONAL, DOUBLE = 2, 5, 10, 12
+BYTE, ASCII, RATIONAL, UNDEFINED, SRATIONAL, DOUBLE = 1, 2, 5, 7, 10, 12
 GOOD = {
     GPS.GPSLatitudeRef: (ASCII, 2, b"N\0"),
     GPS.GPSLatitude: (RATIONAL, 3, struct.pack(">6I", 48, 1, 30, 1, 0, 1)),
@@ -62,8 +63,24 @@ def test_numbers_of_another_type_are_numbers(latitude: tuple[int, int, bytes], r
         (DOUBLE, 3, struct.pack(">3d", float("inf"), 30, 0)),
         (RATIONAL, 1, struct.pack(">2I", 485, 10)),
         (RATIONAL, 5, struct.pack(">10I", *[1] * 10)),
+        (RATIONAL, 3, struct.pack(">6I", 48, 1, 60, 1, 0, 1)),
+        (RATIONAL, 3, struct.pack(">6I", 48, 1, 5, 1, 61, 1)),
+        (BYTE, 3, bytes([48, 30, 0])),
+        (UNDEFINED, 3, bytes([48, 30, 0])),
     ],
-    ids=["words", "word", "negative", "nan", "infinite", "one number", "five numbers"],
+    ids=[
+        "words",
+        "word",
+        "negative",
+        "nan",
+        "infinite",
+        "one number",
+        "five numbers",
+        "60 minutes",
+        "61 seconds",
+        "bytes",
+        "undefined",
+    ],
 )
 def test_what_is_no_triple_of_positive_numbers_is_refused(
     latitude: tuple[int, int, bytes], raw_gps: Raw, tmp_path: Path
@@ -74,6 +91,82 @@ def test_what_is_no_triple_of_positive_numbers_is_refused(
     facts = _facts(path, need_position=False)
     assert np.isnan([facts.lat_deg, facts.lon_deg]).all()
     assert facts.position_fault is not None
+
+
+def test_receiver_without_a_fix_has_no_position_and_no_time(raw_gps: Raw, write_photo: Write, tmp_path: Path) -> None:
+    for letter, wrong in ((b"V\0", True), (b"A\0", False)):
+        path = _save(tmp_path / "a.jpg", raw_gps({**GOOD, GPS.GPSStatus: (ASCII, 2, letter)}))
+        assert ("GPSStatus V" in (_facts(path, need_position=False).position_fault or "")) == wrong
+    packet = _xmp(' exif:GPSLatitude="48,30N" exif:GPSLongitude="2,15E" exif:GPSStatus="V">')
+    with pytest.raises(PhotoError, match="GPSStatus V"):
+        _facts(write_photo(tmp_path / "b.jpg", None, xmp=packet))
+    same = _xmp(' exif:GPSLatitude="48,30N" exif:GPSLongitude="2,15E">')
+    with pytest.raises(PhotoError, match="GPSStatus V"):
+        _facts(write_photo(tmp_path / "c.jpg", gps={GPS.GPSStatus: "V"}, xmp=same))
+    stamps = {GPS.GPSDateStamp: "2024:05:06", GPS.GPSTimeStamp: (IFDRational(7), IFDRational(8), IFDRational(9))}
+    path = write_photo(tmp_path / "d.jpg", gps={GPS.GPSStatus: "V", **stamps})
+    assert _facts(path, need_position=False).captured_at is None
+
+
+def _entries(exif: bytes) -> dict[int, int]:
+    """Where the entry of each tag lies, in all directories of a big-endian EXIF."""
+    found, waiting = {}, [struct.unpack_from(">L", exif, 10)[0] + 6]
+    while waiting:
+        start = waiting.pop()
+        (count,) = struct.unpack_from(">H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(">HHLL", exif, place)
+            found[tag] = place
+            waiting += [value + 6] if tag in (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo) else []
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_one_damaged_tag_costs_only_itself(suffix: str, write_photo: Write, tmp_path: Path) -> None:
+    """A wrong type, number of values or place of any tag that nobody needs, before, between and after those that are."""
+    base = ExifTags.Base
+    tags = {
+        base.ImageDescription: "a long text",
+        base.Orientation: 6,
+        base.Software: "another text",
+        base.Make: "Maker",
+    }
+    detail = {
+        base.ExposureTime: IFDRational(1, 99),
+        base.DateTimeOriginal: "2024:05:06 07:08:09",
+        base.LensModel: "lens",
+    }
+    gps = {GPS.GPSVersionID: b"\2\3\0\0", GPS.GPSAltitude: IFDRational(35), GPS.GPSDOP: IFDRational(2)}
+    whole = write_photo(tmp_path / f"a{suffix}", tags=tags, detail=detail, gps=gps)
+    with Image.open(whole) as image:
+        exif = b"Exif\0\0" + image.getexif().tobytes().removeprefix(b"Exif\0\0")
+    entries, broken = _entries(exif), 0
+    needless = (base.ImageDescription, base.Software, base.ExposureTime, base.LensModel, 0, GPS.GPSAltitude, GPS.GPSDOP)
+    changes = [(2, ">H", kind) for kind in (0, 1, 2, 3, 5, 7, 13, 999)] + [(4, ">L", 0x7FFFFFFF), (8, ">L", 0xFFFFFF00)]
+    for tag in needless:
+        for place, form, value in changes:
+            damaged = bytearray(exif)
+            struct.pack_into(form, damaged, entries[tag] + place, value)
+            with open_photo(_save(tmp_path / f"b{suffix}", bytes(damaged))) as image:
+                facts = read_facts(image, "b")
+                assert (facts.lat_deg, facts.lon_deg) == pytest.approx((48.1, 2.3)), (tag, place, value)
+                assert (facts.captured_at, facts.device) == (datetime(2024, 5, 6, 7, 8, 9), "Maker"), (
+                    tag,
+                    place,
+                    value,
+                )
+                assert orientation(image) == 6, (tag, place, value)
+                broken += 1
+    assert broken == 70
+
+
+def test_words_of_devices_are_read_in_utf_8_and_in_latin_1(write_photo: Write, tmp_path: Path) -> None:
+    for number, (name, encoding) in enumerate((("小米 ü", "utf-8"), ("Ü-Kamera", "latin-1"))):
+        path = write_photo(tmp_path / f"{number}.jpg", tags={ExifTags.Base.Make: "x" * len(name.encode(encoding))})
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"x" * len(name.encode(encoding)), name.encode(encoding)))
+        assert _facts(path).device == name
 
 
 @pytest.mark.parametrize("value", [struct.pack(">2i", -90, 1), struct.pack(">2i", 90, 0)])
@@ -168,7 +261,22 @@ def test_position_in_xmp_counts_where_exif_has_none(
     assert (own.lat_deg, own.lon_deg) == (10, 20)
 
 
-@pytest.mark.parametrize("lat", ["48,30.6", "48,30.6E", "-48,30N", "91,0N", "", "0,0N"])
+@pytest.mark.parametrize(
+    "lat",
+    [
+        "48,30.6",
+        "48,30.6E",
+        "-48,30N",
+        "91,0N",
+        "",
+        "0,0N",
+        "48,30,36,5N",
+        "48,60N",
+        "48,5,61N",
+        "48,51,5074N",
+        "٤٨,30N",
+    ],
+)
 def test_odd_position_in_xmp_is_none(lat: str, write_photo: Write, tmp_path: Path) -> None:
     packet = _xmp(f' exif:GPSLatitude="{lat}" exif:GPSLongitude="0,0E">')
     with pytest.raises(PhotoError, match="no GPS position"):

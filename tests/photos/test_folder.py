@@ -1,13 +1,15 @@
 import csv
 import io
+import os
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 from PIL.TiffImagePlugin import IFDRational
 
 from cellcode.errors import InputError, UsageError
@@ -194,6 +196,53 @@ def test_folder_without_photos_and_missing_folder_are_refused(tmp_path: Path) ->
         ingest(tmp_path / "p", out=tmp_path / "table")
     with pytest.raises(InputError, match="is not a folder"):
         ingest(f"folder:{tmp_path / 'q'}", out=tmp_path / "table")
+
+
+def test_all_kinds_of_photos_are_taken_and_every_other_file_is_counted(
+    write_photo: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = write_photo(tmp_path / "a.jpg").read_bytes()
+    names = ["a.jfif", "b.JPE", "c.insp", "d.mpo", "e/f.jpg"]
+    others = ["b.MP4", "c/d.mov", "d.mov", ".e.mp4", ".g/a.jpg", "notes", "e/list.txt", "folder.jpg/x.txt"]
+    for name in [*names, *others]:
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_bytes(content)
+    if features.check("avif"):
+        names.append(write_photo(tmp_path / "p/z.avif").name)
+    assert sorted(ingest(tmp_path / "p", out=tmp_path / "table").column("file")) == sorted(names)
+    counted = "8 files passed over: 2 hidden, 2 .mov, 2 .txt, 1 .mp4, 1 without a suffix"
+    assert counted in caplog.text
+    for name in names:
+        (tmp_path / "p" / name).unlink()
+    with pytest.raises(InputError, match=counted):
+        ingest(tmp_path / "p", out=tmp_path / "table")
+
+
+def test_links_to_folders_are_followed_and_loops_end(write_photo: Write, tmp_path: Path) -> None:
+    write_photo(tmp_path / "p/z/a.jpg")
+    write_photo(tmp_path / "elsewhere/inner/b.jpg")
+    write_photo(tmp_path / "beside.jpg")
+    links = {"again": "p/z", "linked": "elsewhere", "up": ".", "me": "p", "z/back": "p"}
+    for name, target in links.items():
+        (tmp_path / "p" / name).symlink_to(tmp_path / target, target_is_directory=True)
+    (tmp_path / "elsewhere/twice").symlink_to(tmp_path / "p/linked", target_is_directory=True)
+    (tmp_path / "p/self").symlink_to("self")
+    (tmp_path / "p/broken.jpg").symlink_to(tmp_path / "gone.jpg")
+    table = ingest(tmp_path / "p", out=tmp_path / "table")
+    assert table.column("file") == ["linked/inner/b.jpg", "z/a.jpg"]
+    assert _rejects(tmp_path / "table") == {"broken.jpg": "the file does not exist"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_name_that_is_not_utf_8_is_a_reject(write_photo: Write, tmp_path: Path) -> None:
+    content = write_photo(tmp_path / "p/ä.jpg").read_bytes()
+    for name in (b"caf\xe9.jpg", b"\xff/b.jpg"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path / "p") + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    assert ingest(tmp_path / "p", out=tmp_path / "table").column("file") == ["ä.jpg"]
+    reason = "its name is not UTF-8; rename it"
+    assert _rejects(tmp_path / "table") == {"caf\\udce9.jpg": reason, "\\udcff/b.jpg": reason}
 
 
 def test_source_of_no_known_kind_is_refused(write_photo: Write, tmp_path: Path) -> None:

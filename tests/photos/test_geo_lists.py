@@ -171,6 +171,11 @@ def test_features_that_are_no_photos_are_rejected_and_the_others_kept(folder: Pa
         json.dumps(_feature("b.jpg", {"type": "Point", "coordinates": ["east", 2]})),
         "",
         json.dumps({"type": "Feature", "geometry": _point(48, 2), "properties": None}),
+        *(json.dumps(_feature("b.jpg", {"type": "Point", "coordinates": [odd, 2]})) for odd in ("1_0", True, 10**400)),
+        '{"a":' + "[" * 100_000,
+        json.dumps(_feature("b\ud800.jpg", _point(48, 2))),
+        json.dumps(_feature("b.jpg", _point(0, 0))),
+        json.dumps(_feature("b.jpg", _point(48, 2), heading=True, width=10**30)),
     ]
     (folder / "list.geojsonl").write_text("\n".join(lines))
     assert _ingest(folder / "list.geojsonl").column("file") == ["a.jpg"]
@@ -180,6 +185,11 @@ def test_features_that_are_no_photos_are_rejected_and_the_others_kept(folder: Pa
         ("4", "no geometry"),
         ("5", "its geometry is damaged"),
         ("7", "no file"),
+        *((str(line), "its geometry is damaged") for line in (8, 9, 10)),
+        ("11", "not JSON of a Feature"),
+        ("12", "the file does not exist"),
+        ("13", "its position is exactly 0, 0, which devices write when they have none"),
+        ("14", "heading is True, not a number"),
     ]
 
 

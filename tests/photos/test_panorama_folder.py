@@ -178,14 +178,3 @@ def test_panorama_outside_of_the_limits_of_float_is_no_problem(
     write_photo(tmp_path / "p/a.jpg", size=(64, 32), xmp=packet)
     rows, _ = _read(tmp_path / "p")
     assert [row["heading_deg"] for row in rows] == [None] * 4
-
-
-def test_videos_are_passed_over_and_counted(
-    write_photo: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_photo(tmp_path / "p/a.jpg")
-    for name in ("b.MP4", "c/d.mov", ".e.mp4"):
-        (tmp_path / "p/c").mkdir(exist_ok=True)
-        (tmp_path / "p" / name).write_bytes(b"video")
-    assert len(_read(tmp_path / "p")[0]) == 1
-    assert "2 videos skipped" in caplog.text

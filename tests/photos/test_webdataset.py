@@ -1,6 +1,7 @@
 """A folder of tar shards."""
 
 import csv
+import errno
 import io
 import json
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 from cellcode.errors import InputError
 from cellcode.geography import Region
 from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
+from cellcode.photos.sources import archives, webdataset
 
 Write = Callable[..., Path]
 
@@ -133,3 +135,44 @@ def test_only_what_is_in_the_region_is_unpacked_and_only_once(photo: bytes, tmp_
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no shards"):
         _ingest(f"webdataset:{tmp_path}", tmp_path)
+
+
+def test_names_that_are_not_utf_8_odd_json_and_photos_beyond_the_limit_are_rejects(
+    photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", len(photo))
+    monkeypatch.setattr(webdataset, "_MAX_JSON_BYTES", 5_000)
+    here: dict[str, Any] = {"lat": 48, "lon": 2}
+    members: dict[str, bytes | dict[str, Any]] = {"caf\udce9.jpg": photo, "caf\udce9.json": here, "ok.json": here}
+    members |= {"big.jpg": photo + b"0", "big.json": here, "ok.jfif": photo, "a.txt": b"", "b.mp4": b"", "c.txt": b""}
+    members |= {"long.jpg": photo, "long.json": {**here, "x": "y" * 5_000}, "x" * 201 + ".jpg": photo}
+    members |= {"half.jpg": photo, "half.json": {**here, "device": "\ud800", "heading": 10**400}}
+    members |= {"deep.jpg": photo, "deep.json": b"[" * 4_900}
+    _shard(tmp_path / "s/0.tar", members)
+    assert _ingest(tmp_path / "s", tmp_path).column("file") == ["images/0/ok.jfif"]
+    rejects = _rejects(tmp_path)
+    assert rejects == {
+        "0/caf\\udce9.jpg": "its name is not UTF-8; rename it",
+        "0/caf\\udce9.json": "its name is not UTF-8; rename it",
+        "0/big": "over the limit of 512 MB for a photo in an archive",
+        "0/long": "its JSON is over the limit of 0 MB",
+        f"0/{'x' * 201}.jpg": "its name is too long",
+        "0/half": rejects["0/half"],
+        "0/deep": "its JSON is damaged",
+    }
+    assert "heading" in rejects["0/half"]
+    assert "3 files in shards passed over: 2 .txt, 1 .mp4" in caplog.text
+    assert [path.name for path in (tmp_path / "table/images").rglob("*") if path.is_file()] == ["ok.jfif"]
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_archive(
+    photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _shard(tmp_path / "s/0.tar", {"a.jpg": photo, "a.json": {"lat": 48, "lon": 2}})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives, "atomic_path", full)
+    with pytest.raises(OSError, match="No space left"):
+        _ingest(tmp_path / "s", tmp_path)

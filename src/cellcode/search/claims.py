@@ -13,6 +13,7 @@ from cellcode.client.answers import Answer, Claim, Source, Verification, name_of
 from cellcode.database import Database
 from cellcode.errors import UsageError
 from cellcode.geography import distance, s2
+from cellcode.geography.numbers import parse_number
 from cellcode.geography.s2.ranges import rows_of_ids
 from cellcode.search.locator import Locator, Where
 from cellcode.types import Float32, Int64
@@ -26,7 +27,7 @@ BLOCK = 65_536
 def parse_claim(text: str) -> tuple[float, float]:
     """Return the latitude and longitude of "LAT,LON" in degrees; UsageError if they are none."""
     try:
-        lat_deg, lon_deg = (float(part) for part in text.split(","))
+        lat_deg, lon_deg = (parse_number(part) for part in text.split(","))
     except ValueError:
         lat_deg = lon_deg = math.nan
     if not (abs(lat_deg) <= 90 and abs(lon_deg) <= 180):

@@ -15,7 +15,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from cellcode.errors import CellcodeError
-from cellcode.geography import Region
+from cellcode.geography import Region, parse_number
 from cellcode.serving.problems import Problem, invalid
 from cellcode.serving.schemas import EncodedPhoto
 from cellcode.serving.settings import Settings
@@ -337,7 +337,7 @@ def _region(value: list[float] | dict[str, Any] | str, max_vertices: int) -> Reg
 
 def _numbers(text: str, count: int, form: str) -> list[float]:
     try:
-        numbers = [float(part) for part in text.split(",")]
+        numbers = [parse_number(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != count:

@@ -104,6 +104,7 @@ def test_panoramax_with_next_to_nothing(panoramax: Start, town: Photos, tmp_path
         ({"camera_parameters": []}, {"fov_deg": None}),
         ({"camera_parameters": [0]}, {"fov_deg": None}),
         ({"captured_at": 1e300}, {"captured_at": None}),
+        ({"captured_at": 10**400, "quality_score": 10**400}, {"captured_at": None}),
         ({"captured_at": "yesterday"}, {"captured_at": None}),
         ({"make": 7, "model": " "}, {"device": None}),
         ({"creator": []}, {"attribution": "Mapillary contributors, https://www.mapillary.com"}),

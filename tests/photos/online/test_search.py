@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,24 @@ def test_a_sequence_is_read_page_by_page(panoramax: Start, town: list[dict[str, 
     everywhere = Region.bbox(-180, -90, 180, 90)
     records, _ = find(f"{server.spec}/collections/s2", everywhere)
     assert [record.id for record in records] == [photo["id"] for photo in town if photo["sequence"] == "s2"]
+
+
+@pytest.mark.parametrize("sequence", ["", "/collections/s2"])
+def test_pages_with_the_same_photos_under_new_links_end(
+    sequence: str, panoramax: Start, town: list[dict[str, Any]], here: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, numbers = panoramax(town), count()
+    features = server.features
+
+    def endless(photos: list[Any], links: list[dict[str, str]]) -> tuple[int, bytes]:
+        path = f"{sequence}/items?limit=1000" if sequence else "/search?bbox=2,50,4,52&limit=1000"
+        return features(photos, [{"rel": "next", "href": f"{server.url}/api{path}&token={next(numbers)}"}])
+
+    monkeypatch.setattr(server, "features", endless)
+    records, _ = find(f"{server.spec}{sequence}", here)
+    wanted = [photo for photo in town if not sequence or photo["sequence"] == "s2"]
+    assert sorted(record.id for record in records) == inside(wanted, here)
+    assert len(server.asked) <= 3
 
 
 @pytest.mark.parametrize(

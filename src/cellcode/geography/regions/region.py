@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from cellcode.errors import EmptyRegionError, InputError, UsageError
 from cellcode.geography import s2
 from cellcode.geography.distance import wrap_lon
+from cellcode.geography.numbers import parse_number
 from cellcode.geography.regions import countries, geojson, polygon
 from cellcode.geography.regions.cap import CapArea
 from cellcode.geography.regions.cell_set import CellsArea
@@ -212,7 +213,7 @@ def _parsed(text: str) -> tuple[Area, bool]:
 
 def _numbers(text: str, values: str, form: str, count: int) -> list[float]:
     try:
-        numbers = [float(value) for value in values.split(",")]
+        numbers = [parse_number(value) for value in values.split(",")]
         if len(numbers) == count:
             return numbers
     except ValueError:

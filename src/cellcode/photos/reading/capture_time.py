@@ -178,13 +178,14 @@ def _satellite_time(gps: Mapping[int, Any], shown: datetime | None) -> datetime 
         return None
     try:
         match = _DATE.fullmatch(tag_text(gps.get(ExifTags.GPS.GPSDateStamp))[:10].strip())
-        hours, minutes, seconds = (float(part) for part in gps[ExifTags.GPS.GPSTimeStamp])
+        stamp = gps.get(ExifTags.GPS.GPSTimeStamp)
+        hours, minutes, seconds = map(float, stamp if isinstance(stamp, tuple) else ())
         # Seconds of 60 are a leap second.
         if match is None or not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds <= 60):
             return None
         day = datetime(int(match[1]), int(match[3]), int(match[4]))
         time = day + timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return time + _ROLLOVER * min(max(round((shown - time) / _ROLLOVER), 0), 2) if shown else time
 
@@ -212,5 +213,5 @@ def _offset(text: str) -> tzinfo | None:
 
 def tag_text(value: Any) -> str:
     """Return the text of a tag, which may be bytes or missing, without the zeros and blanks around it."""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
     return text.strip("\0 ")

@@ -5,6 +5,7 @@ orientation of a photo vanishes with a tag that nobody needs. Only the tags that
 """
 
 import io
+import math
 import re
 import struct
 from collections.abc import Container
@@ -19,9 +20,10 @@ _MAIN = {_Base.Make, _Base.Model, _Base.Orientation, _Base.DateTime, _Base.Artis
 _DETAIL = {_Base.DateTimeOriginal, _Base.SubsecTimeOriginal, _Base.OffsetTimeOriginal, _Base.DateTimeDigitized}
 _DETAIL |= {_Base.SubsecTimeDigitized, _Base.OffsetTimeDigitized, _Base.DateTime, _Base.SubsecTime, _Base.OffsetTime}
 _DETAIL |= {_Base.FocalLengthIn35mmFilm}
-# Formats of struct by the type of a tag; a rational is two numbers, and text and bytes are taken as they are.
-_NUMBERS = {3: "H", 4: "L", 5: "L", 6: "b", 8: "h", 9: "l", 10: "l", 11: "f", 12: "d", 13: "L", 16: "Q"}
-_RATIONALS, _TEXTS, _BYTES = (5, 10), (2, 129), (1, 7)
+# By the type of a tag: how many numbers a value has and their format for struct; of text and bytes, none.
+_TYPES = {1: (1, "s"), 2: (1, "s"), 3: (1, "H"), 4: (1, "L"), 5: (2, "L"), 6: (1, "b"), 7: (1, "s"), 8: (1, "h")}
+_TYPES |= {9: (1, "l"), 10: (2, "l"), 11: (1, "f"), 12: (1, "d"), 13: (1, "L"), 16: (1, "Q"), 129: (1, "s")}
+_TEXTS = (2, 129)
 _MAX_VALUE_BYTES = 65_536
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
@@ -45,13 +47,12 @@ def read_exif(image: Image.Image) -> Exif:
         return Exif({}, {}, {})
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    head = file.read(8)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 8 or head[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
+    head = file.read(16).ljust(16, b"\0")
+    order, big = {b"II": "<", b"MM": ">"}.get(head[:2]), b"+" in head[2:4]
+    if order is None or sorted(head[2:4]) not in ([0, ord("*")], [0, ord("+")]):
         raise ValueError("the EXIF has no header")
-    big = b"+" in head[2:4]
     if start is None:
-        (start,) = struct.unpack(f"{order}Q", file.read(8)) if big else struct.unpack(f"{order}L", head[4:])
+        (start,) = struct.unpack(order + ("Q" if big else "L"), head[8:16] if big else head[4:8])
     reader = _Reader(file, size, order, big)
     main = reader.directory(start, _MAIN)
     detail, gps = main.pop(_Base.ExifOffset, None), main.pop(_Base.GPSInfo, None)
@@ -112,9 +113,8 @@ class _Reader(NamedTuple):
             return tags
         self.file.seek(start)
         form = struct.Struct(self.order + ("HHQ8s" if self.big else "HHL4s"))
-        count = self.file.read(8 if self.big else 2)
-        number = int.from_bytes(count, "little" if self.order == "<" else "big")
-        entries = self.file.read(min(form.size * min(number, 65_536), self.size))
+        count = int.from_bytes(self.file.read(8 if self.big else 2), "little" if self.order == "<" else "big")
+        entries = self.file.read(form.size * min(count, 65_536))
         for tag, kind, length, value in form.iter_unpack(entries[: len(entries) // form.size * form.size]):
             if tag in wanted and tag not in tags and (data := self._data(kind, length, value)) is not None:
                 tags[tag] = data
@@ -122,26 +122,22 @@ class _Reader(NamedTuple):
 
     def _data(self, kind: int, length: int, value: bytes) -> Any:
         """Value of a tag; None if it does not lie in the file, is empty or of an unknown type."""
-        code = _NUMBERS.get(kind, "B")
-        unit = struct.calcsize(f"={code}") * (2 if kind in _RATIONALS else 1)
-        known = kind in _NUMBERS or kind in _TEXTS or kind in _BYTES
-        if not known or not 0 < length * unit <= _MAX_VALUE_BYTES:
+        each, code = _TYPES.get(kind, (0, "s"))
+        size = length * each * struct.calcsize(f"={code}")
+        if not 0 < size <= _MAX_VALUE_BYTES:
             return None
-        if length * unit > len(value):
+        if size > len(value):
             (place,) = struct.unpack(self.order + ("Q" if self.big else "L"), value)
-            if place + length * unit > self.size:
+            if place + size > self.size:
                 return None
             self.file.seek(place)
-            value = self.file.read(length * unit)
-        data = value[: length * unit]
-        if kind in _TEXTS:
-            return _text(data)
-        if kind in _BYTES:
-            return data
-        numbers = struct.unpack(f"{self.order}{len(data) // struct.calcsize(f'={code}')}{code}", data)
-        if kind in _RATIONALS:
+            value = self.file.read(size)
+        if code == "s":
+            return _text(value[:size]) if kind in _TEXTS else value[:size]
+        numbers = struct.unpack(f"{self.order}{length * each}{code}", value[:size])
+        if each == 2:
             pairs = zip(numbers[::2], numbers[1::2], strict=True)
-            numbers = tuple(above / below if below else float("nan") for above, below in pairs)
+            numbers = tuple(above / below if below else math.nan for above, below in pairs)
         return numbers[0] if len(numbers) == 1 else numbers
 
 

@@ -17,6 +17,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 from PIL import ExifTags, Image
 
+from cellcode.geography.numbers import parse_number
 from cellcode.photos.reading.capture_time import Clock, capture_moment, tag_text
 from cellcode.photos.reading.exif import read_exif, upright_size
 from cellcode.photos.reading.image import PhotoError
@@ -26,7 +27,7 @@ _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _PANO = "{http://ns.google.com/photos/1.0/panorama/}"
 _EXIF = "{http://ns.adobe.com/exif/1.0/}"
 _LICENCE = "{http://creativecommons.org/ns#}license"
-_COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])")
+_COORDINATE = re.compile(r"(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?(?:,(\d+(?:\.\d+)?))?([NSEW])", re.ASCII)
 _PADDING = b"\0 \t\r\n"
 NULL_ISLAND = "its position is exactly 0, 0, which devices write when they have none"
 _NO_POSITION = "no GPS position in its EXIF"
@@ -158,7 +159,7 @@ def read_facts(image: Image.Image, name: str, clock: Clock | None = None, *, nee
     if fault and need_position:
         raise PhotoError(f"{name}: {fault}")
     upright = upright_size(image)
-    words = [str(tags[tag]).strip("\0 ") for tag in (ExifTags.Base.Make, ExifTags.Base.Model) if tags.get(tag)]
+    words = [tag_text(tags[tag]) for tag in (ExifTags.Base.Make, ExifTags.Base.Model) if tags.get(tag)]
     heading, magnetic = _heading(gps)
     moment = capture_moment(tags, detail, gps, clock or Clock())
     return Facts(
@@ -168,7 +169,7 @@ def read_facts(image: Image.Image, name: str, clock: Clock | None = None, *, nee
         fov_deg=_field_of_view(detail, upright),
         captured_at=moment.time if moment else None,
         device=" ".join(words) or None,
-        attribution=str(tags.get(ExifTags.Base.Artist) or "").strip("\0 ") or None,
+        attribution=tag_text(tags.get(ExifTags.Base.Artist)) or None,
         accuracy_m=_number(gps.get(ExifTags.GPS.GPSHPositioningError)),
         magnetic_heading_deg=heading if magnetic else None,
         in_utc=moment is not None and moment.utc,
@@ -210,7 +211,7 @@ def _checked(lat: float | None, lon: float | None, stated: bool, status: str) ->
 def _angle(parts: Any, reference: Any, letters: tuple[str, str]) -> float | None:
     """Degrees of a triple of rationals; None if any is not a number or the hemisphere is missing."""
     try:
-        value = _degrees(*(float(part) for part in parts))
+        value = _degrees(*map(float, parts)) if isinstance(parts, tuple) else None  # not bytes, which are numbers too
     except (TypeError, ValueError):
         return None
     letter = tag_text(reference).upper()[:1]
@@ -235,7 +236,7 @@ def _field_of_view(detail: dict[int, Any], size: tuple[int, int]) -> float | Non
 
 def _number(value: Any, lowest: float = 0.0) -> float | None:
     try:
-        number = float(value)
+        number = parse_number(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and number >= lowest else None

@@ -172,15 +172,16 @@ def _read(path: Path) -> list[Segment]:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last: an unknown encoding
         end = f"{path} is damaged or no GPX file ({error})"
-    if end and not any(parts):
-        raise InputError(f"{end}; export the track again")
     counted = ", ".join(f"{count:,} {why}" for why, count in gaps.most_common())
     if not any(parts):
-        why = f"; left out: {counted}" if counted else "; a route or waypoints cannot place photos by time"
-        raise InputError(f"{path} has no track point with a time and a position{why}")
-    if counted or end:
-        points = f"{gaps.total():,} track points are gaps ({counted})" if counted else "no gaps"
-        logger.warning("%s: %s%s", path, points, f"; {end}: what comes before is used" if end else "")
+        why = f"left out: {counted}" if counted else "a route or waypoints cannot place photos by time"
+        raise InputError(
+            f"{end or f'{path} has no track point with a time and a position; {why}'}; export the track again"
+        )
+    if gaps:
+        logger.warning("%s: %s track points are gaps (%s)", path, f"{gaps.total():,}", counted)
+    if end:
+        logger.warning("%s; what comes before is used", end)
     return [_segment(points) for points in parts if points]
 
 

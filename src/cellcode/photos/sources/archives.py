@@ -16,7 +16,7 @@ from cellcode.files import atomic_path
 from cellcode.photos.reading.image import PhotoError, reason_of
 from cellcode.photos.sources.checks import Listed
 from cellcode.photos.sources.consent import require_consent, size_text
-from cellcode.photos.sources.protocol import NOT_UTF8, relative_file
+from cellcode.photos.sources.protocol import relative_file, utf8_fault
 from cellcode.photos.table.item import Reject, keep
 from cellcode.photos.table.photo_table import with_columns
 from cellcode.progress import Meter
@@ -80,9 +80,9 @@ def name_fault(name: str) -> str | None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         return "its name leads out of its folder"
-    if any("\udc80" <= letter <= "\udcff" for letter in name):  # what Python makes of bytes that are not UTF-8
-        return NOT_UTF8
-    return "its name is too long" if len(max(path.parts, key=len, default="").encode()) > _MAX_NAME_BYTES else None
+    if fault := utf8_fault(name):
+        return fault
+    return "its name is too long" if any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts) else None
 
 
 def _is_there(path: Path, size_bytes: int) -> bool:
@@ -122,9 +122,8 @@ def _members(archive: str, open_archive: Open, wanted: Iterable[str]) -> Iterato
         with open_archive(archive) as file:
             if archive.endswith(".zip"):
                 with zipfile.ZipFile(file) as zipped:
-                    yield from (
-                        (name, _parts(archive, zipped.open, name)) for name in zipped.namelist() if name in names
-                    )
+                    for name in sorted(names.intersection(zipped.namelist())):
+                        yield name, _parts(archive, zipped.open, name)
                 return
             with tarfile.open(fileobj=file) as tar:  # by its order: a compressed one cannot be read in another
                 for member in tar:

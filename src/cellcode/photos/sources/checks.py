@@ -147,6 +147,7 @@ def check(lines: Lines, source: str) -> Listed:
     lat, lon = (read.numbers(name, optional=False) for name in ("lat", "lon"))
     read.note((lat == 0) & (lon == 0), lambda _: NULL_ISLAND, NULL_ISLAND)
     heading, fov, accuracy, width, height = (read.numbers(name, optional=True) for name in tuple(_RANGES)[2:])
+    sizes = (np.clip(np.nan_to_num(side), 0, 1_000_000).astype(np.int32) for side in (width, height))
     columns = {
         "file": pc.fill_null(file, ""),
         "lat_deg": pa.array(lat),
@@ -157,8 +158,7 @@ def check(lines: Lines, source: str) -> Listed:
         **{name: read.text(name) for name in _TEXTS},
         "split": split,
         "source": pc.fill_null(read.text("source"), source),
-        "width_px": pa.array(np.nan_to_num(width).astype(np.int32)),
-        "height_px": pa.array(np.nan_to_num(height).astype(np.int32)),
+        **{f"{name}_px": pa.array(side) for name, side in zip(("width", "height"), sizes, strict=True)},
         "accuracy_m": _float32(accuracy),
     }
     rows = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)

@@ -20,7 +20,7 @@ from cellcode.photos.reading.gpx import Track
 from cellcode.photos.reading.image import PhotoError, open_photo, read_image
 from cellcode.photos.reading.magnetic import declination_deg
 from cellcode.photos.reading.panorama import Cutter
-from cellcode.photos.sources.protocol import Photo, PhotoSource
+from cellcode.photos.sources.protocol import Photo, PhotoSource, utf8_fault
 from cellcode.photos.table.item import Reject
 from cellcode.progress import track as show_progress
 
@@ -124,6 +124,8 @@ class _Reader:
         """The rows of a photo, or its reject, and a remark on what its row lacks."""
         file = path.relative_to(self.folder).as_posix()
         try:
+            if fault := utf8_fault(file):
+                raise PhotoError(fault)
             with open_photo(path) as image:
                 facts = read_facts(image, file, self.clock, need_position=False)
                 width, height = upright_size(image)

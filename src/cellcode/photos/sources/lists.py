@@ -23,7 +23,8 @@ from cellcode.photos.table.photo_table import SCHEMA, with_columns
 from cellcode.progress import Meter
 from cellcode.types import Int64
 
-_KINDS: dict[str, Callable[[Path], PhotoList]] = {".csv": CsvList, ".parquet": ParquetList, ".geoparquet": ParquetList}
+_KINDS: dict[str, Callable[[Path], PhotoList]] = {".csv": CsvList, ".tsv": CsvList}
+_KINDS |= dict.fromkeys((".parquet", ".geoparquet"), ParquetList)
 _KINDS |= dict.fromkeys(GEOJSON_SUFFIXES, GeoJsonList)
 SUFFIXES = tuple(_KINDS)
 _TOGETHER = 10_000  # photos; a pool keeps all its tasks in memory

@@ -25,7 +25,6 @@ from cellcode.progress import track
 _EXPECTED = "expected (file or bytes, (latitude, longitude), facts) or a Reject"
 _FACTS = tuple(name for name in SCHEMA.names if name not in ("file", "lat_deg", "lon_deg"))
 _NAME_LENGTH = 24
-NOT_UTF8 = "its name is not UTF-8; rename it"
 
 
 @dataclass
@@ -112,6 +111,11 @@ class RowMaker:
             return str(error).removeprefix(f"{image if isinstance(image, Path) else 'photo'}: ")
 
 
+def utf8_fault(name: str) -> str | None:
+    """Return what is wrong with a name whose bytes are not UTF-8, which no table can hold; None if they are."""
+    return None if name == name.encode("utf-8", "ignore").decode() else "its name is not UTF-8; rename it"
+
+
 def relative_file(path: Path, root: Path) -> str:
     """Return a path as `file` of a photo table: relative to its root, with slashes."""
     if path.is_relative_to(root):
@@ -129,10 +133,8 @@ def _fault(row: Mapping[str, Any]) -> str | None:
         return f"its position {lat:g}, {lon:g} is outside valid coordinates"
     if lat == lon == 0:
         return NULL_ISLAND
-    try:
-        row["file"].encode()
-    except UnicodeError:
-        return NOT_UTF8
+    if fault := utf8_fault(row["file"]):
+        return fault
     if row["split"] not in SPLITS:
         return f"split is {row['split']!r}, not one of {', '.join(SPLITS)}"
     for name in set(row).intersection(_FACTS):

@@ -64,22 +64,23 @@ class Panoramax(OnlineSource):
             yield [found] if isinstance(found, Reject) else [_record(feature, self._api) for feature in found]
 
     def _sequence(self) -> Iterator[list[Found]]:
-        url, seen, pages = f"{self._api}/collections/{self._collection}/items", set[str](), 0
+        url, pages, photos = f"{self._api}/collections/{self._collection}/items", 0, 0
         for page in self._pages(url, {"limit": LIMIT}):
-            new = [feature for feature in page if str(feature.get("id")) not in seen]
-            seen.update(str(feature.get("id")) for feature in new)
-            pages += 1
-            yield [_record(feature, self._api) for feature in new]
-        if pages == 1 and len(seen) >= LIMIT:
+            pages, photos = pages + 1, photos + len(page)
+            yield [_record(feature, self._api) for feature in page]
+        if pages == 1 and photos >= LIMIT:
             rest = "part of the sequence not listed: the answer is full and names no next page"
             yield [reject(self.source, self._collection, rest, transient=True)]
 
     def _pages(self, url: str, params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the photos of an answer and of those that its links name as next."""
-        asked = set[str]()
+        """Yield the photos of an answer and of those that its links name as next, until one brings nothing new."""
+        asked, seen = set[str](), set[str]()
         answer = self.client.json(url, params)
         while True:
-            yield descriptions(answer, "features", redact(url))
+            found = {str(feature.get("id")): feature for feature in descriptions(answer, "features", redact(url))}
+            new = found.keys() - seen
+            seen |= new
+            yield [feature for name, feature in found.items() if name in new]
             if (link := _next(answer)) is None:
                 return
             # A server behind a proxy may not know that it is asked by https.
@@ -94,6 +95,8 @@ class Panoramax(OnlineSource):
                 raise RemoteError(
                     f"{redact(following)}: the next page is this page again", "endless pages", lasting=True
                 )
+            if not new:
+                return
             asked.add(following)
             url, answer = following, self.client.json(following)
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -83,9 +84,11 @@ def safe_name(identifier: object) -> str | None:
 
 def number(value: object) -> float | None:
     """Return a finite number; None for anything else that a server may put in its place."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    with suppress(OverflowError):  # of a whole number of hundreds of digits
+        return float(value) if math.isfinite(value) else None
+    return None
 
 
 def point(geometry: object) -> tuple[float, float] | None:
