@@ -264,9 +264,9 @@ def test_kinds_of_bands(name: str, write_ramp: Write, tmp_path: Path) -> None:
 
 # What the bands show, and those that are red, green and blue, or grey.
 ORDERS = [
-    ("blue green red", [2, 1, 0]), ("alpha red green blue", [1, 2, 3]), ("alpha blue green red", [3, 2, 1]), ("alpha gray", [1]),
-    ("gray alpha", [0]), ("nir red green blue", [1, 2, 3]), ("red green blue nir alpha", [0, 1, 2]), ("gray undefined", [0]),
-    ("gray undefined undefined alpha", [0, 1, 2]), ("gray undefined undefined", [0, 1, 2]),
+    ("blue green red", [2, 1, 0]), ("alpha red green blue", [1, 2, 3]), ("alpha blue green red", [3, 2, 1]),
+    ("alpha gray", [1]), ("gray alpha", [0]), ("nir red green blue", [1, 2, 3]), ("red green blue nir alpha", [0, 1, 2]),
+    ("gray undefined", [0]), ("gray undefined undefined alpha", [0, 1, 2]), ("gray undefined undefined", [0, 1, 2]),
 ]  # fmt: skip
 
 
