@@ -218,6 +218,38 @@ def test_a_file_that_is_no_yaml_mapping_is_an_input_error(tmp_path: Path, text: 
     assert caught.value.exit_code == 1
 
 
+def test_yaml_from_anyone_is_read_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellcode.config.yaml_text.MAX_VALUES", 2000)
+    laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for name, before in zip("bcdefgh", "abcdefg", strict=True):
+        laughs += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    bad = {
+        "training:\n  epochs: 1\n  batch_size: 2\n  epochs: 3\n": "the key epochs is given twice, in line 2 and line 4; keep one",
+        "name: a\ntraining: {seed: 1}\nname: b\n": "the key name is given twice, in line 1 and line 3; keep one",
+        laughs: "more than 2000 values",
+        "a: &a [*a]": "contains itself",
+        "[" * 2000: "nested",
+        "k: " + "x" * 2**20: "longer than 1024 KiB",
+        "[" + "a," * 3000 + "]": "more than 2000 values",
+        "a: 2024-13-45": "month must be in 1..12",
+        "!!bool x": "the form of its type",
+        "!!timestamp x": "the form of its type",
+        "a: " + "9" * 5000: "digits",
+        "!!python/object/apply:os.getcwd []": "could not determine a constructor",
+    }
+    for text, words in bad.items():
+        with pytest.raises(InputError, match=r"made\.yaml is not valid YAML: ") as caught:
+            configuration.load(_file(tmp_path, text))
+        assert words in str(caught.value)
+        assert len(str(caught.value)) < 400
+    with pytest.raises(UsageError, match="the key seed is given twice"):
+        configuration.load("demo", ["training={seed: 1, seed: 2}"])
+    merged = "training: &t {seed: 1}\nevaluation: {ranks: [1]}\n"  # anchors and merge keys stay
+    assert configuration.load(_file(tmp_path, merged)).training.seed == 1
+    with pytest.raises(UsageError, match=r"unknown key k0; .*; and 290 more$"):
+        configuration.parse({f"k{number}": 1 for number in range(300)}, "made.yaml")
+
+
 def test_a_binary_file_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "photo.yaml"
     path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))

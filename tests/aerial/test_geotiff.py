@@ -262,6 +262,66 @@ def test_kinds_of_bands(name: str, write_ramp: Write, tmp_path: Path) -> None:
     assert (crop.pixels[~crop.mask] == 0).all()
 
 
+# What the bands show, and those that are red, green and blue, or grey.
+ORDERS = [
+    ("blue green red", [2, 1, 0]), ("alpha red green blue", [1, 2, 3]), ("alpha blue green red", [3, 2, 1]),
+    ("alpha gray", [1]), ("gray alpha", [0]), ("nir red green blue", [1, 2, 3]), ("red green blue nir alpha", [0, 1, 2]),
+    ("gray undefined", [0]), ("gray undefined undefined alpha", [0, 1, 2]), ("gray undefined undefined", [0, 1, 2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tif", "vrt", "folder"])
+def test_colours_and_mask_are_the_bands_that_the_file_says(kind: str, write_ramp: Write, tmp_path: Path) -> None:
+    for number, (names, colours) in enumerate(ORDERS):
+        order = names.split()
+        pixels = np.stack([_grey(10 * (band + 1), bands=1)[0] for band in range(len(order))])
+        if "alpha" in order:
+            pixels[order.index("alpha")] = 255
+            pixels[order.index("alpha"), :, 128:] = 0
+        folder = tmp_path / str(number)
+        ramp = write_ramp(folder / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=pixels, photometric="MINISBLACK")
+        with rasterio.open(ramp.path, "r+") as dataset:
+            dataset.colorinterp = [ColorInterp[name] for name in order]
+        with rasterio.open(ramp.path) as dataset:
+            assert [each.name for each in dataset.colorinterp] == order
+        path = folder if kind == "folder" else ramp.path
+        if kind == "vrt":
+            with rasterio.open(ramp.path) as dataset:
+                rasterio.shutil.copy(dataset, path := folder / "a.vrt", driver="VRT")
+        crop = open_source(path).read(48.85, 2.35, 100, 50)
+        columns, _ = ramp.at(48.85, 2.35, 100, 50)
+        clear = np.abs(columns - 127.5) > 2
+        np.testing.assert_array_equal(crop.mask[clear], (columns < 127.5)[clear] if "alpha" in order else True)
+        expected = [10 * (band + 1) for band in colours]
+        assert (crop.pixels[crop.mask & clear] == expected).all(), order
+
+
+def test_alpha_before_colours_and_nodata_or_a_mask_both_hide(write_ramp: Write, tmp_path: Path) -> None:
+    pixels = np.stack([_grey(value, bands=1)[0] for value in (255, 10, 20, 30)])
+    pixels[0, :, 128:] = 0
+    pixels[:, 128:] = 0
+    masked = np.ones((256, 256), bool)
+    masked[128:] = False
+
+    def finish(file: Any) -> None:
+        file.colorinterp = [ColorInterp[name] for name in ("alpha", "red", "green", "blue")]
+
+    def finish_masked(file: Any) -> None:
+        finish(file)
+        file.write_mask(masked)
+
+    for after, options in ((finish, {"nodata": 0}), (finish_masked, {})):
+        ramp = write_ramp(
+            tmp_path / f"{len(options)}.tif", "EPSG:32631", 48.85, 2.35, pixels=pixels, after=after,
+            photometric="MINISBLACK", **options,
+        )  # fmt: skip
+        crop = GeoTiffSource(ramp.path).read(48.85, 2.35, 100, 50)
+        columns, rows = ramp.at(48.85, 2.35, 100, 50)
+        clear = (np.abs(columns - 127.5) > 2) & (np.abs(rows - 127.5) > 2)
+        np.testing.assert_array_equal(crop.mask[clear], ((columns < 127.5) & (rows < 127.5))[clear])
+        assert (crop.pixels[crop.mask & clear] == [10, 20, 30]).all()
+
+
 def test_mask_of_the_file_is_followed(write_ramp: Write, tmp_path: Path) -> None:
     valid = np.zeros((256, 256), bool)
     valid[:, :128] = True
@@ -346,7 +406,20 @@ def test_palette_is_refused_with_the_way_out(write_ramp: Write, tmp_path: Path) 
     ramp = write_ramp(
         tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=_grey(60, bands=1), after=finish, photometric="palette"
     )
-    with pytest.raises(InputError, match="-expand rgb"):
+    with pytest.raises(InputError, match="-expand rgb`"):
+        GeoTiffSource(ramp.path)
+    with rasterio.open(ramp.path, "r+") as dataset:
+        dataset.nodata = 7  # would be a colour without alpha
+    with pytest.raises(InputError, match="-expand rgba`"):
+        GeoTiffSource(ramp.path)
+
+
+def test_colours_of_another_kind_are_refused(write_ramp: Write, tmp_path: Path) -> None:
+    def finish(file: Any) -> None:
+        file.colorinterp = [ColorInterp[name] for name in ("cyan", "magenta", "yellow", "black")]
+
+    ramp = write_ramp(tmp_path / "a.tif", "EPSG:32631", 48.85, 2.35, pixels=_bands(4), after=finish)
+    with pytest.raises(InputError, match="the colours cyan, magenta, yellow, black; red, green and blue are required"):
         GeoTiffSource(ramp.path)
 
 
@@ -363,6 +436,38 @@ def test_raster_without_georeference_is_refused_with_the_way_out(lacks: str, tmp
         GeoTiffSource(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_advice_for_a_raster_without_a_crs_or_grid_keeps_the_position_that_it_has(tmp_path: Path) -> None:
+    where, path = rasterio.Affine(0.5, 0, 452_000, 0, -0.5, 5_411_000), tmp_path / "a.tif"
+    corners = [(0, 0), (0, 64), (64, 0), (64, 64)]
+    points = [rasterio.control.GroundControlPoint(row, column, *(where @ (column, row))) for row, column in corners]
+
+    def advice(world_file: bool = False, **options: Any) -> str:
+        with rasterio.open(path, "w", "GTiff", 64, 64, 3, dtype="uint8", **options) as dataset:
+            dataset.write(_grey(60, size=64))
+        if world_file:
+            path.with_suffix(".tfw").write_text("0.5\n0\n0\n-0.5\n452000.25\n5410999.75\n")
+        with pytest.raises(InputError, match="no georeference") as caught:
+            GeoTiffSource(path)
+        return str(caught.value)
+
+    assert "`gdalwarp -tps -t_srs EPSG:3857 -r bilinear -dstalpha IN.tif OUT.tif`" in advice(
+        gcps=points, crs="EPSG:32631"
+    )
+    with rasterio.vrt.WarpedVRT(
+        rasterio.open(path), src_crs="EPSG:32631", crs="EPSG:32631"
+    ) as warped:  # as gdalwarp does
+        assert warped.transform.almost_equals(where, 1e-3)
+    assert "gdal_translate -a_srs EPSG:CODE IN.tif OUT.tif" in advice(world_file=True)
+    with rasterio.open(path) as dataset:
+        assert dataset.transform.almost_equals(where)
+        rasterio.shutil.copy(dataset, tmp_path / "b.tif", driver="GTiff")  # what gdal_translate does
+    with rasterio.open(tmp_path / "b.tif", "r+") as dataset:
+        dataset.crs = "EPSG:32631"
+        assert dataset.transform.almost_equals(where)
+    assert GeoTiffSource(tmp_path / "b.tif").bounds[0] == pytest.approx(2.3456, abs=1e-3)
 
 
 def test_wrong_crs_that_leads_off_the_globe_is_refused(write_ramp: Write, tmp_path: Path) -> None:

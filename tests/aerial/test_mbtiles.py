@@ -1,5 +1,6 @@
 """MBTiles as a source, and as the cache of a service."""
 
+import gzip
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from cellcode.aerial import open_source, read_crops
 from cellcode.aerial.missing import Missing
+from cellcode.aerial.tiles import decoder, mbtiles
 from cellcode.aerial.tiles.cache import CachedTiles, CacheRules, cache_folder, cached
 from cellcode.aerial.tiles.mbtiles import MbTiles
 from cellcode.aerial.tiles.service import Facts
@@ -127,15 +129,90 @@ def test_damaged_files_are_said_so(tmp_path: Path, write: Callable[..., Path]) -
         open_source(tmp_path / "text.mbtiles")
     path = write()
     with sqlite3.connect(path) as file:
-        file.execute("UPDATE tiles SET tile_data = x'00112233'")
-    file.close()
-    with pytest.raises(InputError, match=r"a.mbtiles: tile 17/\d+/\d+ cannot be read"):
-        open_source(path).read(LAT, LON, SIZE_M, SIZE_PX)
-    with sqlite3.connect(path) as file:
         file.execute("DELETE FROM tiles")
     file.close()
     with pytest.raises(InputError, match="holds no tiles"):
         open_source(path)
+
+
+def _edit(path: Path, *statements: str, **values: Any) -> Path:
+    with sqlite3.connect(path) as file:
+        for statement in statements:
+            file.execute(statement, values)
+    file.close()
+    return path
+
+
+def test_damaged_tiles_are_missing_ones_that_are_counted(
+    write: Callable[..., Path],
+    encode: Encode,
+    waves: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mbtiles, "MAX_TILE_BYTES", 2**19)
+    own = f"WHERE tile_column = {X} AND tile_row = {2**Z - 1 - Y}"
+    whole = encode(waves.tile(Z, X, Y))
+    scans = b"\xff\xd8" + 200 * b"\xff\xda"
+    for number, body in enumerate((b"\0\1", whole[:500], b"%!PS-Adobe-3.0 EPSF-3.0\n", scans, "text", bytes(2**20))):
+        source = open_source(_edit(write(f"{number}.mbtiles"), f"UPDATE tiles SET tile_data = :body {own}", body=body))
+        crop = source.read(LAT, LON, SIZE_M, SIZE_PX)
+        assert 0 < crop.mask.mean() < 1
+        assert crop.complete
+        assert source.missing == {Missing("damaged", f"{number}.mbtiles"): 1}
+        assert f"tile {Z}/{X}/{Y} cannot be read" in caplog.records[-1].message
+    source = open_source(_edit(write("all.mbtiles"), "UPDATE tiles SET tile_data = x'00'"))
+    monkeypatch.setattr(decoder, "REFUSED_IN_A_ROW", 9)
+    with pytest.raises(InputError, match=r"9 consecutive tiles .* all.mbtiles: tile 17/\d+/\d+ cannot be read"):
+        source.read(LAT, LON, 600, SIZE_PX)
+    packed = _edit(write("gzip.mbtiles"), f"UPDATE tiles SET tile_data = :body {own}", body=gzip.compress(whole))
+    assert open_source(packed).read(LAT, LON, SIZE_M, SIZE_PX).mask.all()
+    bomb = _edit(write("bomb.mbtiles"), f"UPDATE tiles SET tile_data = :body {own}", body=gzip.compress(bytes(2**20)))
+    assert not open_source(bomb).read(LAT, LON, 10, SIZE_PX).mask.any()
+
+
+def test_rows_from_the_north_are_found_by_the_bounds(write: Callable[..., Path], waves: Any) -> None:
+    flip = f"UPDATE tiles SET tile_row = {2**Z - 1} - tile_row"
+    for metadata in ({"bounds": "5,51,6,53"}, {"scheme": "xyz"}, {"bounds": "5,51,6,53", "scheme": "tms"}):
+        path = _edit(write(f"{len(metadata)}{next(iter(metadata))}.mbtiles", **metadata), flip)
+        crop = open_source(path).read(LAT, LON, SIZE_M, SIZE_PX, 20.0)
+        assert crop.mask.all()
+        assert np.abs(crop.pixels - waves.crop(LAT, LON, SIZE_M, SIZE_PX, 20.0)).max() < 2.5
+    ordinary = write("xyz.mbtiles", bounds="5,51,6,53", scheme="xyz")  # the bounds decide
+    assert open_source(ordinary).read(LAT, LON, SIZE_M, SIZE_PX).mask.all()
+    with pytest.raises(
+        InputError, match=r"a\.mbtiles: its tiles lie in 5\.09.*, outside its bounds; correct its metadata"
+    ):
+        open_source(write(bounds="15,11,16,13"))
+    with pytest.raises(InputError, match="which do not exist"):
+        open_source(
+            _edit(
+                write("text.mbtiles"),
+                f"UPDATE tiles SET tile_row = 'x' WHERE tile_column = {X} AND tile_row = {2**Z - 1 - Y}",
+            )
+        )
+
+
+def test_files_that_never_end_or_call_functions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mbtiles, "QUERY_S", 0.2)
+    count = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)"
+    tile = f"SELECT {Z} AS zoom_level, {X} AS tile_column, {2**Z - 1 - Y} AS tile_row"
+    bad = {
+        "endless": (f"{count} SELECT 1 zoom_level, n tile_column, n tile_row, x'00' tile_data FROM c", "within 0.2 s"),
+        "huge": (f"{tile}, zeroblob(900000000) AS tile_data", "too big"),
+        "code": (f"{tile}, load_extension('x') AS tile_data", "unsafe use of load_extension"),
+    }
+    for name, (view, words) in bad.items():
+        path = _edit(
+            tmp_path / f"{name}.mbtiles", "CREATE TABLE metadata (name, value)", f"CREATE VIEW tiles AS {view}"
+        )
+        with pytest.raises(InputError, match=words):
+            open_source(path)
+    path = _edit(
+        tmp_path / "long.mbtiles", f"CREATE VIEW metadata AS {count} SELECT 'k' || n AS name, zeroblob(1000) AS value FROM c",
+        f"CREATE TABLE tiles AS {tile}, x'00' AS tile_data",
+    )  # fmt: skip
+    assert open_source(path).bounds[0] == pytest.approx(LON, abs=1e-2)
 
 
 def test_what_was_fetched_is_not_fetched_again_and_is_a_file_of_its_own(

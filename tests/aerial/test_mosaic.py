@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 
 from cellcode.aerial import open_source
 from cellcode.aerial.missing import Missing
@@ -159,6 +160,28 @@ def test_identity_changes_with_the_files(write_ramp: Write, tmp_path: Path) -> N
     assert MosaicSource(tmp_path / "m").identity == alone
     write_ramp(tmp_path / "m/b.tif", "EPSG:32631", LAT + 0.01, LON)
     assert MosaicSource(tmp_path / "m").identity != alone
+
+
+def test_files_that_are_not_used_are_counted_by_kind_and_links_may_lead_in_circles(
+    write_ramp: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "m"
+    ramp = write_ramp(folder / "sheets/1/a.tif", "EPSG:32631", LAT, LON)
+    with rasterio.open(ramp.path) as dataset:
+        rasterio.shutil.copy(dataset, folder / "sheets/b.jp2", driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+    (folder / "sheets/loop").symlink_to(folder)
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "twice").symlink_to(folder / "sheets")
+    for name in ("photo.jpg", "other.jpg", "readme", "sheets/b.j2w.txt"):
+        (folder / name).write_text("x")
+    source = open_source(folder)  # it has none of its own
+    assert [path.name for path in (Path(each.path) for each in source.sources)] == ["a.tif", "b.jp2"]  # type: ignore[attr-defined]
+    assert source.read(LAT, LON, 50, 20).mask.all()
+    assert "2 rasters are used; not used: 2 .jpg, 1 without a suffix, 1 .txt" in caplog.text
+    write_ramp(folder / "own.tif", "EPSG:32631", LAT, LON)
+    assert len(MosaicSource(folder).sources) == 1
+    assert "1 rasters are used; not used: 2 .jpg, " in caplog.text
+    assert "2 rasters in sub-folders (name their folder to use them)" in caplog.text
 
 
 def test_folder_without_rasters_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import rasterio.shutil
 
 from cellcode.aerial import open_source
 from cellcode.aerial.rasters.geotiff import GeoTiffSource
+from cellcode.aerial.tiles.grid import known_crs
 from cellcode.errors import InputError, PluginError
 
 Write = Callable[..., Any]
@@ -174,6 +175,13 @@ def test_only_rasters_of_known_formats_are_opened(write_ramp: Write, tmp_path: P
     os.rename(ramp.path, name)
     with pytest.raises(InputError, match="its name is not UTF-8; rename it"):
         open_source(os.fsdecode(name))
+    assert len(asked) == 1
+
+
+def test_reference_systems_of_services_are_no_addresses_or_files(asked: list[str]) -> None:
+    assert [known_crs(name) for name in (f"{asked[0]}/x", "/etc/passwd", "urn:ogc:def:crs:EPSG::25832", "IGNF:LAMB93")] == [
+        None, None, "urn:ogc:def:crs:EPSG::25832", "IGNF:LAMB93",
+    ]  # fmt: skip
     assert len(asked) == 1
 
 

@@ -87,6 +87,7 @@ def _sets() -> dict[str, Set]:
     degree_m = 111_319.49079327358
     return {
         "web": Set("web", "EPSG:3857", "urn:ogc:def:crs:EPSG::3857", 0.9, 1, False),
+        "web-wrong": Set("web-wrong", "EPSG:3857", "urn:ogc:def:crs:EPSG::3857", 0.9, 1, True),
         "utm": Set("utm", "EPSG:32631", "urn:ogc:def:crs:EPSG::32631", 0.5, 1, False),
         "laea": Set("laea", "EPSG:3035", "urn:ogc:def:crs:EPSG::3035", 0.5, 1, True),
         "laea-wrong": Set("laea-wrong", "EPSG:3035", "urn:ogc:def:crs:EPSG::3035", 0.5, 1, False),
@@ -132,7 +133,7 @@ def serve(tile_server: Any, waves: Any, encode: Encode) -> Callable[..., str]:
     return serve
 
 
-@pytest.mark.parametrize("name", ["web", "utm", "laea", "laea-wrong", "degrees", "crs84"])
+@pytest.mark.parametrize("name", ["web", "web-wrong", "utm", "laea", "laea-wrong", "degrees", "crs84"])
 @pytest.mark.parametrize("rest", [True, False], ids=["rest", "kvp"])
 def test_layer_shows_the_place(serve: Callable[..., str], waves: Any, hasty: Client, name: str, rest: bool) -> None:
     source = TileSource(WmtsTiles(serve(name, rest=rest) + "#ortho", None, hasty))
@@ -212,6 +213,25 @@ def test_document_that_is_none_is_said_so(tile_server: Any, hasty: Client, body:
     tile_server.route = lambda path, query: body
     with pytest.raises(InputError, match=words):
         WmtsTiles(tile_server.url + "/capabilities.xml#ortho", None, hasty)
+
+
+def test_grid_that_misses_its_bounds_is_refused(serve: Callable[..., str], tile_server: Any, hasty: Client) -> None:
+    address = serve("web", "utm")
+    route = tile_server.route
+    for old, new in (
+        (b"5 51.9", b"15 11.9"),
+        (b"<ScaleDenominator>", b"<ScaleDenominator>-"),
+        (b"<TopLeftCorner>", b"<TopLeftCorner>nan"),
+    ):
+        tile_server.route = lambda path, query, old=old, new=new: (
+            route(path, query).replace(old, new).replace(b"5.2 52.1", b"15.2 12.1" if old == b"5 51.9" else b"5.2 52.1")
+        )
+        with pytest.raises(
+            InputError, match=r"none of the layer's TileMatrixSets can be used .*(outside the bounds|damaged)"
+        ):
+            WmtsTiles(address + "#ortho", None, hasty)
+    with pytest.raises(InputError, match=r"its tiles lie outside its bounds, 3,86,7,89 degrees"):
+        open_source(tile_server.url + "/{z}/{x}/{y}#bounds=3,86,7,89")
 
 
 def test_document_that_leads_to_a_private_address_is_refused(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -90,6 +92,36 @@ class Faulty:
                     time.sleep(0.05)
                     self.wfile.write(b"x")
                 self.close_connection = True
+
+            def endless_headers(self, count: int) -> None:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: ")
+                with suppress(OSError):
+                    for _ in range(100):
+                        time.sleep(0.02)
+                        self.wfile.write(b"x")
+                self.close_connection = True
+
+            def continued(self, count: int) -> None:
+                with suppress(OSError):
+                    for _ in range(100):
+                        time.sleep(0.02)
+                        self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.close_connection = True
+
+            def packed(self, count: int) -> None:
+                self.answer(gzip.compress(PNG), Content_Encoding="gzip")
+
+            def bomb(self, count: int) -> None:
+                self.answer(gzip.compress(bytes(2_000_000)), Content_Encoding="gzip")
+
+            def half(self, count: int) -> None:
+                self.answer(gzip.compress(PNG)[:-9], Content_Encoding="gzip")
+
+            def nowhere(self, count: int) -> None:
+                self.answer(b"", 302, Location="http://[x")
+
+            def busy_for_ever(self, count: int) -> None:
+                self.answer(b"", 429, Retry_After="9" * 5000)
 
             def missing(self, count: int) -> None:
                 self.answer(b"", 404)

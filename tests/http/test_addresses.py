@@ -21,6 +21,9 @@ from cellcode.http import Client, Politeness, RemoteError, allow_private, check_
         "http://[::1]/",
         "http://[::ffff:127.0.0.1]/",
         "http://[fd00::1]/",
+        "http://[::127.0.0.1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:a00:1::]/",
         "http://0.0.0.0/",
         "http://2130706433/",
     ],
@@ -35,7 +38,9 @@ def test_private_addresses_are_refused(url):
     check_url(url, allow_private=True)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.org/", "gopher://x", "http://", "no address"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://example.org/", "gopher://x", "http://", "no address", "http://[x"]
+)
 def test_other_schemes_are_refused(url):
     with pytest.raises(RemoteError, match="not an http or https address"):
         check_url(url, allow_private=True)

@@ -75,6 +75,9 @@ def test_wait_beyond_patience_gives_up_at_once(server, client):
         ("hang", "any", "timeout"),
         ("elsewhere", "image", "redirect to another host"),
         ("loop", "image", "redirect loop"),
+        ("nowhere", "image", "redirect to another host"),
+        ("busy-for-ever", "image", "too many requests"),
+        ("half", "image", "cut body"),
     ],
 )
 def test_lasting_trouble_is_named_after_all_tries(server, client, path, expect, reason):
@@ -93,6 +96,7 @@ def test_lasting_trouble_is_named_after_all_tries(server, client, path, expect, 
         ("refused", "refused"),
         ("odd", "bad request"),
         ("large", "too large"),
+        ("bomb", "too large"),
     ],
 )
 def test_what_asking_again_cannot_mend_is_asked_once(server, path, reason):
@@ -112,6 +116,20 @@ def test_drip_ends_with_patience(server):
         client.get(f"{server.url}/drip")
     assert caught.value.reason == "timeout"
     assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("path", ["endless-headers", "continued"])
+def test_headers_without_an_end_are_cut(server, path):
+    client = Client(Politeness(tries=1, timeout_s=0.1, patience_s=5), allow_private=True)
+    began = time.monotonic()
+    with pytest.raises(RemoteError) as caught:
+        client.get(f"{server.url}/{path}")
+    assert caught.value.reason in ("timeout", "unreachable")
+    assert time.monotonic() - began < 1.5
+
+
+def test_packed_answer_is_unpacked(server, client):
+    assert client.get(f"{server.url}/packed", expect="image").body == client.get(f"{server.url}/image").body
 
 
 def test_nobody_listens(client):

@@ -83,6 +83,6 @@ def _refuse_repeated(mapping: MappingNode) -> None:
         if (key.tag, key.value) in lines:
             first = lines[key.tag, key.value]
             raise ValueError(
-                f"the key {key.value[:80]} is given twice, in line {first} and line {line}; keep one of them"
+                f"the key {key.value[:80]} is given twice, in line {first} and line {line}; keep one"
             )
         lines[key.tag, key.value] = line
