@@ -179,7 +179,7 @@ def _open(file: Metered, name: str) -> Image.Image:
 
 def _pillow_open(file: Metered, name: str, formats: tuple[str, ...]) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by the caller
+        warnings.simplefilter("ignore")  # of large pictures, whose limit is checked by the caller, and of each odd tag
         try:
             image = Image.open(file, formats=formats)
         except Image.DecompressionBombError:
