@@ -54,7 +54,7 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(progressive: bool) -> No
         np.testing.assert_array_equal(read_pixels(whole[:-cut], SPEC), read_pixels(whole, SPEC))
         assert photo_size(whole[:-cut], "decode") == (128, 96)
     last = np.asarray(read_image(whole[:-4]))
-    assert (last[:80] == np.asarray(read_image(whole))[:80]).all()  # a part of the last block may be missing
+    assert (last[:78] == np.asarray(read_image(whole))[:78]).all()  # a part of the last block may be missing
     for share in (0.3, 0.5, 0.8, 0.95):
         for read in (read_image, lambda data: read_pixels(data, SPEC), lambda data: photo_size(data, "decode")):
             with pytest.raises(PhotoError, match="truncated"):
