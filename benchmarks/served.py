@@ -86,8 +86,8 @@ def jpeg() -> bytes:
 class Served:
     """A server process. What it logs goes into a file: nobody would empty a pipe, and a full one stops the server."""
 
-    def __init__(self, cells: Path, log: Path) -> None:
-        command = [str(Path(sys.executable).with_name("cellcode")), "serve", str(cells), "--port", "0"]
+    def __init__(self, cells: Path, log: Path, *options: str) -> None:
+        command = [str(Path(sys.executable).with_name("cellcode")), "serve", str(cells), "--port", "0", *options]
         with log.open("w") as said:
             self.process = subprocess.Popen(command, stderr=said)
         while not (found := re.search(r"serving on http://127\.0\.0\.1:(\d+)", log.read_text())):

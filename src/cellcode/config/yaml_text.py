@@ -82,7 +82,5 @@ def _refuse_repeated(mapping: MappingNode) -> None:
         line = key.start_mark.line + 1
         if (key.tag, key.value) in lines:
             first = lines[key.tag, key.value]
-            raise ValueError(
-                f"the key {key.value[:80]} is given twice, in line {first} and line {line}; keep one"
-            )
+            raise ValueError(f"the key {key.value[:80]} is given twice, in line {first} and line {line}; keep one")
         lines[key.tag, key.value] = line

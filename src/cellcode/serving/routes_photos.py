@@ -16,10 +16,11 @@ from cellcode.geography import Region, distance
 from cellcode.search import Answer, claims
 from cellcode.search.together import fuse_queries
 from cellcode.serving import guard, schemas, state, uploads
+from cellcode.serving.intake import Intake
 from cellcode.serving.problems import Problem
 from cellcode.serving.schemas import Heading, LocateRequest, LocateResponse, Top, VerifyRequest, VerifyResponse
 from cellcode.serving.service import Seen, Service
-from cellcode.serving.uploads import Intake, Photo
+from cellcode.serving.uploads import Photo
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(state.admit)])
 Lines = asyncio.Queue[asyncio.Task[dict[str, Any]] | Problem | None]  # of a batch; None: it has ended

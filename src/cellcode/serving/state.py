@@ -15,10 +15,10 @@ from fastapi import Request
 
 from cellcode.errors import InputError
 from cellcode.serving.guard import Metrics
+from cellcode.serving.intake import Held, Intake
 from cellcode.serving.problems import Problem
 from cellcode.serving.service import Holder, Service
 from cellcode.serving.settings import Settings
-from cellcode.serving.uploads import Held, Intake
 
 MIN_LENGTH = 16
 REMEMBERED = 10_000  # askers whose rate is known; the one longest silent is forgotten first

@@ -179,7 +179,7 @@ def _open(file: Metered, name: str) -> Image.Image:
 
 def _pillow_open(file: Metered, name: str, formats: tuple[str, ...]) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by the caller
+        warnings.simplefilter("ignore")  # of large pictures, whose limit is checked by the caller, and of each odd tag
         try:
             image = Image.open(file, formats=formats)
         except Image.DecompressionBombError:
@@ -243,13 +243,14 @@ def _loaded(image: Image.Image, source: Source, pixels: int, reduced: tuple[int,
         if "truncated" not in str(error) or not limits.has_all_scans(data, parts, progressive):
             raise
         body = data.rstrip(b"\xff")  # half of the marker
-        # What is missing would look different with other data in its place.
-        first, second = (_with_end(body + other, reduced) for other in (b"", b"\x55" * 4096))
+        # What is missing would look different with other data in its place; of a progressive JPEG, perhaps only at full size.
+        compared = None if progressive else reduced
+        first, second = (_with_end(body + other, compared) for other in (b"", b"\x55" * 4096))
         differs = ImageChops.difference(first, second).getbbox()
         block = 1 + _LAST_BLOCK_PX * math.sqrt(first.width * first.height / pixels)
         if differs and max(differs[2] - differs[0], differs[3] - differs[1]) > block:
             raise
-        return first
+        return first if compared == reduced else _with_end(body, reduced)
 
 
 def _with_end(data: bytes, reduced: tuple[int, int] | None) -> Image.Image:

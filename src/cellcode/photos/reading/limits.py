@@ -12,7 +12,7 @@ from cellcode.errors import InputError
 
 MAX_MEMORY_BYTES = 1_500_000_000  # to decode one photo, and all that are decoded at the same time
 END = b"\xff\xd9"  # of a JPEG
-_MAX_READS = 500_000  # a second or two; a photo of a hundred million pixels needs a tenth of it
+_MAX_READS = 200_000  # half a second; a PNG of a hundred million pixels needs half of them
 _SPARE_BYTES = 16_000_000
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")  # in coded data: neither a stuffed byte nor a restart
 _START_OF_SCAN = b"\xff\xda"

@@ -277,7 +277,7 @@ def _digest(rule: PanoramaRule, pose: tuple[Any, ...], source: Path) -> bytes:
 
 def _is_of(path: Path, digest: bytes) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["JPEG"]) as image:
             return bool(image.info.get("comment") == digest)
     except OSError:  # not there, or no image
         return False
