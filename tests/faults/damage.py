@@ -169,8 +169,10 @@ def attack(artefact: Artefact, world: World, folder: Path, flips: int) -> tuple[
         for kind, content in damages(path, other / name, flips, chosen):
             cases += 1
             with damaged(path, content):
-                # A manifest of another artefact is sound in itself: what it does not fit is named.
-                names = (path.name,) if content is not None and kind != "of another" else (path.name, str(folder))
+                # A manifest of another artefact is sound in itself, and one of no known format is none: then what it
+                # does not fit is named, or the folder.
+                whole = content is None or kind == "of another" or path.suffix == ".json"
+                names = (path.name, str(folder)) if whole else (path.name,)
                 used = verdict(lambda: artefact.use(folder, world), sound, names)
                 checked = verdict(lambda: verified(folder), "", names)
             if used not in ("found", "same"):

@@ -13,7 +13,7 @@ from tests.faults.runner import Runner, difference
 from tests.faults.world import World, draw
 
 pytestmark = pytest.mark.faults
-RENAMES, OTHERS, MOMENTS = 6, 5, 3  # kills of each kind per command, at most
+RENAMES, OTHERS, MOMENTS = 5, 3, 2  # kills of each kind per command, at most
 Count = Callable[[str, int, int], None]
 
 

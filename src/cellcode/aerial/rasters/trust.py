@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
+from rasterio.env import ensure_env
 from rasterio.io import DatasetReader
 
 from cellcode.errors import InputError
@@ -65,6 +66,7 @@ def driver_of(path: Path) -> str:
     )
 
 
+@ensure_env  # type: ignore[untyped-decorator]  # `DatasetReader` alone registers no drivers
 def open_checked(name: str, driver: str) -> Any:
     """Open a dataset by one driver; InputError: its metadata name another file as its overviews."""
     dataset = DatasetReader(name, driver=[driver])
