@@ -6,6 +6,7 @@ and pitch of the view, then into the frame of the panorama, and looked up there.
 """
 
 import hashlib
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from cellcode.errors import UsageError
-from cellcode.files import atomic_path
+from cellcode.files import write_bytes
 from cellcode.photos.reading.image import PhotoError, read_image
 from cellcode.types import Float32, Float64, Int32, UInt8, UInt32
 
@@ -262,8 +263,8 @@ class Cutter:
         digest = _digest(self.rule, pose, source)
         if not all(_is_of(path, digest) for path in files.values()):
             for each, view in cut(read_image(source), self.rule, *pose):
-                with atomic_path(files[each]) as temporary:
-                    view.save(temporary, "JPEG", quality=_QUALITY, comment=digest)
+                view.save(written := io.BytesIO(), "JPEG", quality=_QUALITY, comment=digest)
+                write_bytes(files[each], written.getvalue())
         size = {"width_px": self.rule.width_px, "height_px": self.rule.height_px, "fov_deg": self.rule.fov_deg}
         return [(path, {**size, "heading_deg": None if heading_deg is None else each}) for each, path in files.items()]
 
