@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from cellcode.errors import CellcodeError, PluginError
+from cellcode.errors import CellcodeError, PluginError, storage_cause
 from cellcode.files import write_bytes
 from cellcode.geography import Region
 from cellcode.photos.options import Check, IngestOptions
@@ -236,6 +236,8 @@ class PhotoSource:
         except CellcodeError:
             raise
         except Exception as error:
+            if storage_cause(error) is not None:  # not of its making
+                raise
             raise PluginError(
                 f"photo source {self.spec}: reading its photos raised {type(error).__name__} ({error})"
             ) from error
