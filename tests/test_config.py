@@ -224,7 +224,7 @@ def test_yaml_from_anyone_is_read_within_limits(tmp_path: Path, monkeypatch: pyt
     for name, before in zip("bcdefgh", "abcdefg", strict=True):
         laughs += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     bad = {
-        "training:\n  epochs: 1\n  batch_size: 2\n  epochs: 3\n": "the key epochs is given twice, in line 2 and line 4; keep one",
+        "training:\n  epochs: 1\n  seed: 2\n  epochs: 3\n": "the key epochs is given twice, in line 2 and line 4; keep one",
         "name: a\ntraining: {seed: 1}\nname: b\n": "the key name is given twice, in line 1 and line 3; keep one",
         laughs: "more than 2000 values",
         "a: &a [*a]": "contains itself",

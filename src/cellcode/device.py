@@ -1,5 +1,7 @@
 """Device and precision, chosen once and used everywhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,22 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     fast = device.type == "cuda" or (device.type == "cpu" and has_bfloat16())
     enabled = precision == "bfloat16" or (precision == "auto" and fast)
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Let CPUs sum gradients in a fixed order, so that as many threads give the same bits; other devices as they are set."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    fills = settings.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # it would cost time, and nothing reads it
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        settings.fill_uninitialized_memory = fills
 
 
 def send(array: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:

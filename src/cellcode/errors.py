@@ -7,6 +7,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+MEMORY = "there is not enough memory, or the process may not use more of it (ulimit -v)"
 # What the machine refuses, and what to do.
 _STORAGE = {
     errno.ENOSPC: "the disk is full; make room and run the same command again",
@@ -18,7 +19,7 @@ _STORAGE = {
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
     errno.EIO: "the disk reports an input/output error; check it",
-    errno.ENOMEM: "there is not enough memory, or the process may not use more of it (ulimit -v)",
+    errno.ENOMEM: MEMORY,
     errno.ENAMETOOLONG: "the name is too long for the file system",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder",
@@ -32,6 +33,10 @@ _TEXTS |= {
     "database or disk is full": _STORAGE[errno.ENOSPC],
     "readonly database": _STORAGE[errno.EROFS],
     "disk i/o error": _STORAGE[errno.EIO],
+    "failed to map segment": MEMORY,  # of a library
+    "bad_alloc": MEMORY,
+    "out of memory": MEMORY,
+    "can't start new thread": f"no thread can be started: {MEMORY}",
 }
 _PARTLY = re.compile(r"\d+ requested and \d+ written")  # numpy, which drops the error number
 
@@ -53,7 +58,7 @@ class InputError(CellcodeError):
 
 
 class OutputError(CellcodeError):
-    """A file cannot be written; the sentence names it and the cause, such as a full disk."""
+    """The machine refuses to write or to read a file; the sentence names it and the cause, such as a full disk."""
 
 
 class PluginError(InputError):
@@ -71,6 +76,12 @@ class MissingExtraError(CellcodeError):
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed: pip install 'cellcode[{extra}]'"
         )
+
+
+def unreadable(path: Path, error: BaseException, otherwise: str) -> CellcodeError:
+    """Return what to raise where a library cannot read a file: what the machine refuses, or else, of the file, `otherwise`."""
+    cause = storage_cause(error)
+    return InputError(otherwise) if cause is None else OutputError(f"{path}: {cause}")
 
 
 def storage_cause(error: BaseException, folder: Path | None = None) -> str | None:
@@ -105,6 +116,8 @@ def sentence(error: BaseException) -> str:
         return "interrupted"
     if (cause := storage_cause(error)) is not None:
         named = getattr(error, "filename", None)
+        if named is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            named = "standard output, or a temporary file"  # other files are named where they are written
         return f"{named}: {cause}" if named is not None else cause
     text = str(error).splitlines()[0] if str(error) else "no message"
     return f"unexpected {type(error).__name__} ({text}); run again with --debug and report it"

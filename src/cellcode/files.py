@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.errors import CellcodeError, InputError, OutputError, storage_cause
+from cellcode.errors import MEMORY, CellcodeError, InputError, OutputError, storage_cause
 
 # What is unfinished, and a folder that is being replaced, which has this name between two renames.
 _TEMPORARY = re.compile(r"\.(?P<of>.+?)\.cellcode-((?P<retired>old)|[0-9a-f]{8}(\..*)?)")
@@ -41,10 +41,13 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if (cause := storage_cause(error, path.parent)) is None:
             raise
+        if cause.endswith(MEMORY):  # which has nothing to do with the file
+            raise OutputError(cause) from error
         named = getattr(error, "filename", None)
         named = named if isinstance(named, str | Path) else path
         named = path if _TEMPORARY.search(str(named)) or str(named).endswith(LOCK) else named
-        raise OutputError(f"{named}: {cause}") from error
+        shown = re.sub(r"\.([^/]+?)\.cellcode-[0-9a-f]{8}[^/]*", r"\1", str(named))  # in a folder that is not finished
+        raise OutputError(f"{shown}: {cause}") from error
 
 
 @contextmanager
@@ -74,6 +77,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with written_path(path) as temporary:
         yield temporary
         os.replace(temporary, path)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file, atomically.
+
+    Images come this way too: Pillow takes a file whose end did not fit on the disk for written.
+
+    Raises:
+        OutputError: it cannot be written; `path` is as it was.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager
@@ -135,7 +150,7 @@ def locked(path: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     path = path.absolute()  # "." has no name
-    with _held(path.with_name(f".{path.name}{LOCK}"), path) as first:
+    with _held(path.with_name(f".{path.name}{LOCK}"), path) as first, writing(path):
         if first:
             for found in list(path.parent.glob(f".{glob.escape(path.name)}.cellcode-*")):
                 _settle(found)
@@ -153,7 +168,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     made = not folder.exists()
     try:
-        with _held(folder / LOCK, folder) as first:
+        with _held(folder / LOCK, folder) as first, writing(folder):
             if first:
                 for found in list(folder.rglob(".*.cellcode-*")):
                     if not _in_use(found, folder):

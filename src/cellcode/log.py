@@ -7,10 +7,11 @@ and errors, and all messages after `logging.basicConfig(level=logging.INFO)`.
 import datetime
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import contextmanager, suppress
+from typing import Literal, TextIO
 
 from rich.console import Console
 
@@ -63,6 +64,12 @@ def console() -> Console | None:
     return handlers[0].console if handlers else None
 
 
+def silence(stream: TextIO) -> None:
+    """Let what is written to stdout or stderr from now on, or was not yet, go nowhere."""
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
 class StderrHandler(logging.Handler):
     """Writes records to stderr, whatever stderr is at that time."""
 
@@ -73,10 +80,13 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        if self.console is not None:
-            self.console.out(self.format(record), highlight=False)
-        else:
-            print(self.format(record), file=sys.stderr, flush=True)
+        try:
+            if self.console is not None:
+                self.console.out(self.format(record), highlight=False)
+            else:
+                print(self.format(record), file=sys.stderr, flush=True)
+        except OSError:  # its disk is full, or its reader has gone: the work matters more
+            silence(sys.stderr)
 
 
 class TextFormatter(logging.Formatter):

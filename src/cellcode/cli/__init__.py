@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from typing import Literal
@@ -12,6 +13,7 @@ from cellcode import log, plugins
 from cellcode.cli import databases, info, queries, recipe, sources
 from cellcode.distributed import torchrun
 from cellcode.errors import CellcodeError, UsageError, sentence
+from cellcode.log import silence
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(
@@ -61,6 +63,9 @@ app.add_typer(info.config)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit 0, 2 on bad usage, 1 on failure with one sentence."""
     given = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdin", "stdout", "stderr"):  # one that is closed would be the number of the next file that is opened
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
     try:
         everywhere, given = _everywhere(given)
     except CellcodeError as error:
@@ -94,7 +99,10 @@ def _everywhere(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _run(given: list[str], debug: bool, as_json: bool) -> None:
     try:
-        app(given or ["--help"])
+        try:
+            app(given or ["--help"])
+        finally:
+            sys.stdout.flush()  # now, while it can be said that it fails
     except CellcodeError as error:
         if debug:
             traceback.print_exc()
@@ -104,9 +112,11 @@ def _run(given: list[str], debug: bool, as_json: bool) -> None:
         _report(error, as_json)
         sys.exit(130)
     except BrokenPipeError:  # the reader of stdout has gone, as `head` does
-        sys.stderr.close()
+        silence(sys.stdout)
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
+            silence(sys.stdout)  # what is left of the results would fail again when Python ends
         if debug:
             raise
         _report(error, as_json)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cellcode.errors import InputError
+from cellcode.errors import InputError, unreadable
 from cellcode.index.codeset import rows_of
 from cellcode.index.quantise import Directions, centroids, find_directions, product_quantiser
 from cellcode.types import Float32, Ids, Int64
@@ -154,10 +154,11 @@ def load(path: Path, directions: Directions, starts: Starts | None, entries: int
 
     try:
         index = faiss.read_index(str(path))
-    except (RuntimeError, MemoryError):
-        index = None
-    if not isinstance(index, faiss.IndexPQFastScan):
-        raise InputError(f"{path} is not a search index that can be read; build the database again")
+        if not isinstance(index, faiss.IndexPQFastScan):
+            raise RuntimeError
+    except (RuntimeError, MemoryError) as error:
+        otherwise = f"{path} is not a search index that can be read; build the database again"
+        raise unreadable(path, error, otherwise) from None
     width = len(directions.for_codes) * levels
     if (index.ntotal, index.d) != (entries, width):
         raise InputError(

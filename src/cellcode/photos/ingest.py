@@ -11,6 +11,7 @@ from cellcode.photos.sources.consent import require_consent
 from cellcode.photos.sources.registry import open_source
 from cellcode.photos.table.photo_table import PhotoTable
 from cellcode.photos.table.splits import SplitRule
+from cellcode.photos.table.versions import remove_superseded
 from cellcode.photos.table.writer import collect, write
 
 logger = logging.getLogger(__name__)
@@ -60,4 +61,6 @@ def _ingest(
     photos = collect(opened.batches(), None if opened.selects else options.max_photos)
     if rule is None and not opened.has_split:
         rule = SplitRule()
-    return write(photos, root=opened.root, source=source, out=out, rule=rule, allow_missing=options.allow_missing)
+    table = write(photos, root=opened.root, source=source, out=out, rule=rule, allow_missing=options.allow_missing)
+    remove_superseded(out, table.files)
+    return table

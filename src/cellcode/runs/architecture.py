@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cellcode.config import EncoderConfig
-from cellcode.errors import InputError
+from cellcode.errors import unreadable
 from cellcode.model.aggregation import AGGREGATIONS
 from cellcode.model.backbones import BACKBONES
 from cellcode.model.backbones.hugging_face import CONFIG
@@ -38,10 +38,10 @@ def restored(
     encoder = rebuilt(config, dim, kept, where, scales)
     try:
         encoder.load_state_dict(weights)
-    except RuntimeError:
+    except RuntimeError as error:
         described = f"backbone {config.backbone}, aggregation {config.aggregation.name}, {dim} dimensions"
         reason = (
             f"do not fit the encoder that {where} describes ({described}); the network or the file has changed since"
         )
-        raise InputError(f"the saved weights {reason}") from None
+        raise unreadable(where, error, f"the saved weights {reason}") from None
     return encoder.eval()

@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cellcode import config as configuration
 from cellcode.config import Config, EncoderConfig
-from cellcode.errors import InputError
+from cellcode.errors import InputError, unreadable
 from cellcode.files import atomic_path, remove_folder, writing
 from cellcode.geography import s2
 from cellcode.integrity import Files, Kind, describe
@@ -168,8 +169,8 @@ class Run:
         if _identity(files) != manifest.get("identity"):
             raise InputError(f"{folder}: its files do not belong to its {MANIFEST}; {KIND.advice}")
         config = configuration.load_saved(folder / CONFIG)
-        tensors = load_file(folder / WEIGHTS)
-        ids = np.load(folder / IDS, allow_pickle=False)
+        tensors = _side_file(folder / WEIGHTS, load_file)
+        ids = _side_file(folder / IDS, np.load)  # pickles are refused
         prototypes = None
         if manifest["prototypes"] is not None:
             prototypes = Prototypes(ids, config.model.dim, config.model.interpolation_radius_cells)
@@ -198,9 +199,9 @@ def _files(folder: Path) -> list[str]:
 def _side_file(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
-    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException, zipfile.BadZipFile, SafetensorError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-        raise InputError(f"{path} {reason}; {KIND.advice}") from None
+        raise unreadable(path, error, f"{path} {reason}; {KIND.advice}") from None
 
 
 def _validation(path: Path) -> Validation:

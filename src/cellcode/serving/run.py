@@ -230,12 +230,12 @@ class _Static(StaticFiles):
             if "gzip" in Headers(scope=scope).get("accept-encoding", ""):
                 response.headers["content-encoding"] = "gzip"
             else:
-                response = Response(_unpacked(full_path, stat_result.st_mtime_ns), media_type=response.media_type)
+                response = Response(_unpacked(str(full_path), stat_result.st_mtime_ns), media_type=response.media_type)
             response.headers["vary"] = "Accept-Encoding"
         response.headers["cache-control"] = "no-cache"
         return response
 
 
 @lru_cache(maxsize=16)
-def _unpacked(path: str | os.PathLike[str], _mtime_ns: int) -> bytes:
+def _unpacked(path: str, _mtime_ns: int) -> bytes:
     return gzip.decompress(Path(path).read_bytes())

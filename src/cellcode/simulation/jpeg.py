@@ -1,5 +1,6 @@
 """A rendered view as the file a phone would write: JPEG with position, direction, time and lens in its EXIF."""
 
+import io
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,7 +43,8 @@ def write_photo(path: Path, pixels: UInt8, shot: Shot, quality: int) -> None:
     gps[ExifTags.GPS.GPSLongitude] = _sexagesimal(abs(shot.lon_deg))
     gps[ExifTags.GPS.GPSImgDirectionRef] = "T"
     gps[ExifTags.GPS.GPSImgDirection] = IFDRational(round(shot.heading_deg * 100) % 36000, 100)
-    Image.fromarray(pixels).save(path, "JPEG", quality=quality, exif=exif)
+    Image.fromarray(pixels).save(written := io.BytesIO(), "JPEG", quality=quality, exif=exif)
+    path.write_bytes(written.getvalue())
 
 
 def _sexagesimal(degrees: float) -> tuple[IFDRational, IFDRational, IFDRational]:

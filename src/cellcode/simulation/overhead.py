@@ -8,7 +8,7 @@ import rasterio.warp
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from cellcode.files import atomic_path
+from cellcode.files import write_bytes
 from cellcode.geography import Region
 from cellcode.simulation.scene import SHADOW_M, Scene
 from cellcode.types import Float64, UInt8
@@ -61,11 +61,13 @@ def write_aerial(scene: Scene, path: Path) -> None:
         "tiled": True, "blockxsize": 256, "blockysize": 256,
         "compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": 90, "interleave": "pixel", "num_threads": "all_cpus",
     }  # fmt: skip
-    with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as raster:
-        for first in range(0, size, STRIP):
-            rows = slice(first, min(first + STRIP, size))
-            window = Window(0, first, size, rows.stop - first)
-            raster.write(render_strip(scene, rows).transpose(2, 0, 1), window=window)
-        taken = scene.day.time.strftime("%Y:%m:%d %H:%M:%S")
-        raster.update_tags(TIFFTAG_DATETIME=taken, TIFFTAG_COPYRIGHT=ATTRIBUTION, LICENCE=LICENCE)
-        raster.build_overviews([2, 4, 8, 16], Resampling.average)
+    with rasterio.MemoryFile() as memory:  # GDAL ends the process (SIGSEGV) where a disk is full
+        with memory.open(**profile) as raster:
+            for first in range(0, size, STRIP):
+                rows = slice(first, min(first + STRIP, size))
+                window = Window(0, first, size, rows.stop - first)
+                raster.write(render_strip(scene, rows).transpose(2, 0, 1), window=window)
+            taken = scene.day.time.strftime("%Y:%m:%d %H:%M:%S")
+            raster.update_tags(TIFFTAG_DATETIME=taken, TIFFTAG_COPYRIGHT=ATTRIBUTION, LICENCE=LICENCE)
+            raster.build_overviews([2, 4, 8, 16], Resampling.average)
+        write_bytes(path, memory.getbuffer())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from cellcode import config as configuration
 from cellcode.aerial import AerialSource, open_source
 from cellcode.config import Config, MachineConfig
-from cellcode.device import choose_device
+from cellcode.device import choose_device, deterministic
 from cellcode.distributed import collectives, process_group
 from cellcode.files import locked_folder, remove_folder
 from cellcode.model.encoder import require_parts
@@ -58,7 +59,7 @@ def train(
     """
     config = configuration.resolve(config, overrides, machine)
     folder = Path(out)
-    with process_group.joined(config.machine.device) as device, _locked(folder):
+    with process_group.joined(config.machine.device) as device, _locked(folder), deterministic(device):
         try:
             prepared = prepare(
                 config, photos, aerial, out=folder, resume=resume, imagery_cache=imagery_cache, device=device
@@ -139,7 +140,7 @@ def _finish(prepared: Prepared) -> Run | None:
         prototypes=prototypes,
         facts=training.cell_facts(config.levels.cell),
         validation=embed_validation(validation, trained.ground, config),
-        manifest=data_setup.manifest(training, prepared.source),
+        manifest=data_setup.manifest(training, prepared.source) | {"reproducible": conditions(config, trainer.device)},
     ).save()
     logger.info(
         "trained on %d photos in %d cells, %d kept for validation; run %s in %s%s",
@@ -148,6 +149,18 @@ def _finish(prepared: Prepared) -> Run | None:
     )
     collectives.barrier()
     return run
+
+
+def conditions(config: Config, device: torch.device) -> dict[str, Any]:
+    """Return under what else than the configuration the same bytes are trained again, if the device adds in a fixed order."""
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "device": str(device),
+        "precision": config.machine.precision,
+        "processes": collectives.world(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def _locked(folder: Path) -> AbstractContextManager[None]:

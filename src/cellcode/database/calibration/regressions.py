@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.database.calibration.similarity import Terms
-from cellcode.errors import InputError
+from cellcode.errors import InputError, unreadable
 from cellcode.types import Float32, Float64
 
 MIN_CELLS = 200  # with both terms; fewer predict nothing about other cells
@@ -134,8 +134,9 @@ class Imputation:
         """Read the file that `save` wrote; InputError where it cannot be read, or is of another width."""
         try:
             weights = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            raise InputError(f"{path} is not a readable numpy file; build the database again") from None
+        except (OSError, ValueError, EOFError) as error:
+            otherwise = f"{path} is not a readable numpy file; build the database again"
+            raise unreadable(path, error, otherwise) from None
         if weights.shape != (dim + 1, dim) or weights.dtype != np.float32:
             raise InputError(f"{path} does not hold a regression of width {dim}; build the database again")
         return cls.of_weights(weights)

@@ -21,8 +21,8 @@ from cellcode.database.calibration.fit import Calibration
 from cellcode.database.calibration.regressions import Imputation
 from cellcode.database.store import layout
 from cellcode.database.store.rows import Facts, RowReader
-from cellcode.errors import InputError
-from cellcode.files import sha256
+from cellcode.errors import InputError, unreadable
+from cellcode.files import sha256, writing
 from cellcode.index.codeset import CodeSet, CodeTable
 from cellcode.index.first_stage import FirstStage
 from cellcode.index.first_stage import load as load_first_stage
@@ -117,8 +117,9 @@ class Database:
         """Facts of every cell; read at the first use."""
         try:
             cells, facts = Facts.load(self.folder / layout.CELLS)
-        except (pa.ArrowException, KeyError, OSError):
-            raise InputError(f"{self.folder / layout.CELLS} cannot be read; build the database again") from None
+        except (pa.ArrowException, KeyError, OSError) as error:
+            path = self.folder / layout.CELLS
+            raise unreadable(path, error, f"{path} cannot be read; build the database again") from None
         if not np.array_equal(cells, self.ids):
             raise InputError(
                 f"{self.folder / layout.CELLS} holds other cells than {layout.IDS} ({len(cells)} and {len(self.ids)}); build "
@@ -187,14 +188,16 @@ class Database:
         try:
             weights = load_file(path)
         except SafetensorError as error:
-            raise InputError(f"the encoder in {path} cannot be read ({error}); build the database again") from None
+            otherwise = f"the encoder in {path} cannot be read ({error}); build the database again"
+            raise unreadable(path, error, otherwise) from None
         model, kept = self.config.model, self.folder / layout.BACKBONE
         return architecture.restored(model.ground, model.dim, weights, kept, self.folder / layout.CONFIG)
 
     def rows(self, name: str) -> npt.NDArray[Any]:
         """Map a file with one row per cell; zeros where the database does not have it, because no cell has what it holds."""
         if name in self.manifest["files"]:
-            return np.asarray(np.load(self.folder / name, mmap_mode="r"))
+            with writing(self.folder / name):
+                return np.asarray(np.load(self.folder / name, mmap_mode="r"))
         # Without smoothing the raw embeddings are the terms themselves.
         if name == layout.TILES and layout.AERIAL in self.manifest["files"]:
             return self.rows(layout.AERIAL)
@@ -213,8 +216,9 @@ def mapped(path: Path, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> n
     """
     try:
         array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
-    except (OSError, ValueError, EOFError):
-        raise InputError(f"{path} is not a readable numpy file; build the database again") from None
+    except (OSError, ValueError, EOFError) as error:
+        otherwise = f"{path} is not a readable numpy file; build the database again"
+        raise unreadable(path, error, otherwise) from None
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits or array.dtype != dtype:
         sizes = (array.shape, shape)
@@ -233,8 +237,9 @@ def open_codes(folder: Path, rows: int, dim: int, packed: bool) -> Float16 | Pac
     try:
         arrays = load_arrays(folder / layout.CODEBOOK)
         codebook = Codebook(arrays["centroids"], Directions(arrays["turn"], arrays["ask"]))
-    except (SafetensorError, KeyError):
-        raise InputError(f"{folder / layout.CODEBOOK} is not a readable codebook; build the database again") from None
+    except (SafetensorError, KeyError) as error:
+        path = folder / layout.CODEBOOK
+        raise unreadable(path, error, f"{path} is not a readable codebook; build the database again") from None
     return PackedCodes(mapped(folder / layout.PACKED, (rows, codebook.pieces), np.uint8), codebook)
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cellcode.evaluation.figures import curves, maps
 from cellcode.evaluation.figures.canvas import CannotDrawError, Material
-from cellcode.files import atomic_path
+from cellcode.files import write_bytes
 
 __all__ = ["FIGURES", "CannotDrawError", "Material", "all_figures", "encode", "save"]
 
@@ -51,5 +51,4 @@ def save(pictures: dict[str, bytes], folder: Path) -> None:
     for name in FIGURES.keys() - pictures.keys():
         (folder / f"{name}.png").unlink(missing_ok=True)
     for name, picture in pictures.items():
-        with atomic_path(folder / f"{name}.png") as path:
-            path.write_bytes(picture)
+        write_bytes(folder / f"{name}.png", picture)

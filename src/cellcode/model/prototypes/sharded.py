@@ -113,7 +113,7 @@ class ShardedPrototypes(PrototypeTable):
         index, weight = send(index, device) - self.start, send(weight, device)
         at = torch.searchsorted(selection.rows, index).clamp(max=len(selection.rows) - 1)
         weight = weight * (selection.rows[at] == index)
-        return collectives.total((selection.unit[at] * weight[..., None]).sum(dim=1))
+        return collectives.total((F.embedding(at, selection.unit) * weight[..., None]).sum(dim=1))
 
     def log_sum(
         self,

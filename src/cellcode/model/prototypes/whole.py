@@ -49,7 +49,7 @@ class Prototypes(nn.Module, PrototypeTable):
     def interpolate(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted mean of prototypes at unit length, (B, D) float32."""
         device = self.weight.device
-        near = F.normalize(self.weight[send(rows, device)], dim=2)  # B x 9 x D
+        near = F.normalize(F.embedding(send(rows, device), self.weight), dim=2)  # B x 9 x D
         return F.normalize((near * send(weights, device)[..., None]).sum(dim=1), dim=1)
 
     def all(self) -> Tensor:

@@ -1,5 +1,6 @@
 """Reading photos safely: bounded before decoding, upright, RGB, and one clear sentence when a file is no photo."""
 
+import errno
 import math
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from cellcode.errors import MissingExtraError
+from cellcode.errors import MissingExtraError, OutputError, storage_cause
 from cellcode.photos.reading import limits
 from cellcode.photos.reading.exif import orientation
 from cellcode.photos.reading.limits import END, MAX_MEMORY_BYTES, Metered
@@ -98,6 +99,8 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError:
         raise PhotoError(f"{name}: not an image that can be read; formats are {FORMAT_NAMES}") from None
     except Exception as error:  # Pillow's plugins raise anything on damaged files
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):  # which is no fault of the photo
+            raise OutputError(f"{name}: {storage_cause(error)}") from error
         raise PhotoError(f"{name}: cannot be read ({reason_of(error)})") from None
     width, height = image.size
     if width * height > max_pixels:

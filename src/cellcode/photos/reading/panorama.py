@@ -5,20 +5,22 @@ from +90 to -90 degrees. A view is what a pinhole camera would have seen: each o
 and pitch of the view, then into the frame of the panorama, and looked up there.
 """
 
-import hashlib
+import io
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from cellcode.errors import UsageError
-from cellcode.files import atomic_path
-from cellcode.photos.reading.image import PhotoError, read_image
+from cellcode.files import sampled_digest, write_bytes
+from cellcode.photos.reading.image import PhotoError, photo_size, read_image
+from cellcode.photos.table.versions import versioned
 from cellcode.types import Float32, Float64, Int32, UInt8, UInt32
 
 _MAX_FOV_DEG = 150.0  # beyond it a pinhole's picture is mostly stretched rim
@@ -234,7 +236,8 @@ class Cutter:
     """Cuts the panoramas of a folder.
 
     Attributes:
-        folder: where the views go, `NAME_hHHHH.jpg` with the heading in tenths of a degree, under the panorama's own path.
+        folder: where the views go, `NAME_hHHHH.vVERSION.jpg`, under the panorama's own path; HHHH is the heading in tenths of a
+            degree, VERSION a digest of all that a view depends on.
         root: the folder of the panoramas.
     """
 
@@ -258,26 +261,18 @@ class Cutter:
             raise PhotoError(f"{source}: a cropped panorama that shows none of the views; choose others")
         # With the suffix of the panorama: a.jpg and a.png may lie side by side.
         name = source.relative_to(self.root).as_posix()
-        files = {each: self.folder / f"{name}_h{round(each * 10) % 3600:04d}.jpg" for each in headings}
-        digest = _digest(self.rule, pose, source)
-        if not all(_is_of(path, digest) for path in files.values()):
+        version = repr((self.rule, pose, sampled_digest(source), _QUALITY))
+        names = {each: f"{name}_h{round(each * 10) % 3600:04d}.jpg" for each in headings}
+        files = {each: self.folder / versioned(name, version) for each, name in names.items()}
+        if not all(_is_view(path, self.rule) for path in files.values()):
             for each, view in cut(read_image(source), self.rule, *pose):
-                with atomic_path(files[each]) as temporary:
-                    view.save(temporary, "JPEG", quality=_QUALITY, comment=digest)
+                view.save(written := io.BytesIO(), "JPEG", quality=_QUALITY)
+                write_bytes(files[each], written.getvalue())
         size = {"width_px": self.rule.width_px, "height_px": self.rule.height_px, "fov_deg": self.rule.fov_deg}
         return [(path, {**size, "heading_deg": None if heading_deg is None else each}) for each, path in files.items()]
 
 
-def _digest(rule: PanoramaRule, pose: tuple[Any, ...], source: Path) -> bytes:
-    """Of all that a view depends on: it lies in the file's comment, so that a view of another rule is not taken for it."""
-    stat = source.stat()
-    what = repr((rule, pose, stat.st_size, stat.st_mtime_ns, _QUALITY))
-    return f"cellcode view {hashlib.sha256(what.encode()).hexdigest()[:16]}".encode()
-
-
-def _is_of(path: Path, digest: bytes) -> bool:
-    try:
-        with Image.open(path, formats=["JPEG"]) as image:
-            return bool(image.info.get("comment") == digest)
-    except OSError:  # not there, or no image
-        return False
+def _is_view(path: Path, rule: PanoramaRule) -> bool:
+    with suppress(PhotoError):  # it is not there, or damaged
+        return photo_size(path, "header") == (rule.width_px, rule.height_px)
+    return False

@@ -23,6 +23,7 @@ from cellcode.photos.sources.consent import require_consent, size_text
 from cellcode.photos.sources.folder import files_below
 from cellcode.photos.sources.list_files import CsvList, Lines, PhotoList
 from cellcode.photos.sources.lists import ListedSource, select
+from cellcode.photos.table.versions import versioned
 from cellcode.progress import track
 
 REPOSITORY = "osv5m/osv5m"
@@ -181,7 +182,7 @@ def find(dataset: Dataset, ids: set[str]) -> Places:
         for info in _contents(dataset, archive):
             file = PurePosixPath(info.filename)
             if file.stem in ids and file.suffix.lower() in _SUFFIXES and file.stem not in places:
-                target = (folder / file.name).as_posix()
+                target = versioned((folder / file.name).as_posix(), f"{info.file_size} {info.CRC}")
                 places[file.stem] = Member(archive, info.filename, info.file_size, target)
     return places
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from cellcode.errors import CellcodeError, PluginError
-from cellcode.files import atomic_path
+from cellcode.errors import CellcodeError, PluginError, storage_cause
+from cellcode.files import write_bytes
 from cellcode.geography import Region
 from cellcode.photos.options import Check, IngestOptions
 from cellcode.photos.reading.facts import NULL_ISLAND
@@ -98,8 +98,7 @@ class RowMaker:
                 width, height = photo_size(image, "decode")
                 path = self.out / "images" / row["file"][:2] / f"{row['file']}.{image_kind(image)}"
                 if not path.is_file():
-                    with atomic_path(path) as temporary:
-                        temporary.write_bytes(image)
+                    write_bytes(path, image)
             else:
                 path = image
                 if not (width and height):
@@ -237,6 +236,8 @@ class PhotoSource:
         except CellcodeError:
             raise
         except Exception as error:
+            if storage_cause(error) is not None:  # not of its making
+                raise
             raise PluginError(
                 f"photo source {self.spec}: reading its photos raised {type(error).__name__} ({error})"
             ) from error

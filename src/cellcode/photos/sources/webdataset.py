@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from cellcode.errors import InputError
+from cellcode.files import sampled_digest
 from cellcode.photos.reading.image import reason_of
 from cellcode.photos.sources.archives import Member, name_fault, place
 from cellcode.photos.sources.checks import Listed
 from cellcode.photos.sources.folder import SUFFIXES, files_below
 from cellcode.photos.sources.list_files import LINES, Lines, PhotoList, array_of
 from cellcode.photos.sources.lists import ListedSource
+from cellcode.photos.table.versions import versioned
 from cellcode.progress import track
 
 logger = logging.getLogger(__name__)
@@ -85,16 +87,18 @@ class TarList(PhotoList):
         shard = path.relative_to(self._folder).as_posix()
         stem = shard.removesuffix(next(suffix for suffix in _SHARDS if shard.endswith(suffix)))
         try:
+            digest = sampled_digest(path)
             with tarfile.open(path) as tar:
                 for member in tar:
                     if member.isfile():
-                        self._add(tar, member, shard, stem)
+                        version = f"{digest} {member.size} {member.mtime} {member.offset}"
+                        self._add(tar, member, shard, stem, version)
         except Exception as error:  # tarfile raises anything on damaged files
             self._samples[shard] = _Sample(
                 fault=f"the shard is damaged ({reason_of(error)}); what comes before is used"
             )
 
-    def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str, stem: str) -> None:
+    def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str, stem: str, version: str) -> None:
         """Sort one member in: its name up to the first dot is the key, the rest is its kind."""
         path = PurePosixPath(member.name)
         name, _, kind = path.name.partition(".")
@@ -112,7 +116,7 @@ class TarList(PhotoList):
         elif sample.photo is not None:
             sample.fault = "two photos under one key"
         else:
-            sample.photo = Member(shard, member.name, member.size, f"images/{key}.{kind}")
+            sample.photo = Member(shard, member.name, member.size, versioned(f"images/{key}.{kind}", version))
 
 
 def is_shards(folder: Path) -> bool:

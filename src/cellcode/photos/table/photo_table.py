@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cellcode.errors import InputError
+from cellcode.errors import InputError, unreadable
 from cellcode.files import sha256
 from cellcode.integrity import Kind, is_inside
 from cellcode.progress import Meter
@@ -232,7 +232,8 @@ def readable(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+        otherwise = f"{path} cannot be read ({str(error).splitlines()[0]})"
+        raise unreadable(Path(path), error, otherwise) from None
 
 
 ROWS = 8_192

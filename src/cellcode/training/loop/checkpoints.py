@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cellcode import config as configuration
 from cellcode.config import Config
 from cellcode.distributed import collectives
-from cellcode.errors import InputError, OutputError
+from cellcode.errors import InputError, OutputError, unreadable
 from cellcode.files import read_json, remove_folder, replace_folder, writing
 from cellcode.integrity import DIGEST, Kind, describe
 from cellcode.model.prototypes.clusters import Clusters
@@ -123,7 +123,7 @@ def load(run: Path, state: State, own: Identity) -> int:
         if state.table is not None:
             _restore_rows(folder, state.table)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder} is damaged ({error}); {KIND.advice}") from None
+        raise unreadable(folder, error, f"{folder} is damaged ({error}); {KIND.advice}") from None
     for name, module in state.modules.items():
         module.load_state_dict(_below(f"{name}.", tensors))
     _restore_moments(_below("optimizer.", tensors), state.optimizer)

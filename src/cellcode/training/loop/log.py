@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cellcode.distributed import collectives
 from cellcode.errors import CellcodeError, MissingExtraError
+from cellcode.files import atomic_path, write_bytes, writing
 from cellcode.training.data.inputs import Batch
 
 
@@ -40,7 +41,8 @@ class Log:
             return
         path = folder / "log.jsonl"
         _keep_lines(path, begin)
-        self._file = path.open("a", encoding="utf-8")
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -77,8 +79,9 @@ class Log:
 
     def _line(self, record: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            with writing(Path(self._file.name)):
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
         if self._board is not None:
             for name, value in record.items():
                 if name != "step":
@@ -103,7 +106,7 @@ def _keep_lines(log: Path, begin: int) -> None:
         lines = log.read_text(encoding="utf-8").splitlines()
         # The last line may be incomplete.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < begin]
-        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_bytes(log, "".join(f"{line}\n" for line in kept).encode())
 
 
 @dataclass(frozen=True)
@@ -155,13 +158,13 @@ class NanGuard:
         if torch.isfinite(noted.total):
             return
         path = self.folder / f"step-{noted.step}-process-{collectives.rank()}.npz"
-        path.parent.mkdir(exist_ok=True)
         kept: dict[str, Any] = {name: loss.float().cpu().numpy() for name, loss in noted.losses.items()}
         kept["photos"] = noted.batch.photos.inputs.numpy()  # as the encoder saw them
         kept["lat_deg"], kept["lon_deg"] = noted.batch.photos.lat_deg, noted.batch.photos.lon_deg
         if noted.batch.tiles is not None:
             kept["tiles"] = noted.batch.tiles.inputs.numpy()
-        np.savez(path, step=noted.step, indices=noted.batch.indices, **kept)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, step=noted.step, indices=noted.batch.indices, **kept)
         raise CellcodeError(
             f"the loss of step {noted.step} is not finite; its photos, tiles and losses are in {path.parent}: look at them, "
             "or lower training.learning_rate and train again"

@@ -4,6 +4,7 @@ OUT/images has photos as they were served, and of a panorama the views cut out o
 """
 
 import hashlib
+import io
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from cellcode.files import atomic_path
+from cellcode.files import write_bytes
 from cellcode.http import Client, RemoteError
 from cellcode.photos.reading.image import PhotoError, image_kind, photo_size, read_image
 from cellcode.photos.reading.panorama import WHOLE, PanoramaRule, cut, headings_shown
@@ -122,8 +123,7 @@ class Store:
         suffix = f".{image_kind(body)}"
         if suffix not in _SUFFIXES:
             raise PhotoError("photo: neither JPEG, PNG nor WebP")
-        with atomic_path(self._path(record.id, suffix)) as temporary:
-            temporary.write_bytes(body)
+        write_bytes(self._path(record.id, suffix), body)
         return [self._picture(record, suffix, image.size)]
 
     def _path(self, name: str, suffix: str, identifier: str | None = None) -> Path:
@@ -157,6 +157,6 @@ class Store:
             raise PhotoError("photo: part of a 360 degree photo that shows none of the views")
         views = cut(image, rule, record.heading_deg or 0.0, record.pitch_deg, record.roll_deg, area)
         for (path, _), (_, view) in zip(pictures, views, strict=True):
-            with atomic_path(path) as temporary:
-                view.save(temporary, "JPEG", quality=_JPEG_QUALITY)
+            view.save(written := io.BytesIO(), "JPEG", quality=_JPEG_QUALITY)
+            write_bytes(path, written.getvalue())
         return pictures
