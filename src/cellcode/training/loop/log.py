@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from collections import deque
@@ -103,10 +104,16 @@ def peak_memory() -> int:
 def _keep_lines(log: Path, begin: int) -> None:
     """Drop the log lines of steps that will be repeated."""
     if log.is_file():
-        lines = log.read_text(encoding="utf-8").splitlines()
-        # The last line may be incomplete.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < begin]
-        write_bytes(log, "".join(f"{line}\n" for line in kept).encode())
+        kept = [line for line in log.read_bytes().splitlines() if _step(line) < begin]
+        write_bytes(log, b"".join(line + b"\n" for line in kept))
+
+
+def _step(line: bytes) -> float:
+    """The step of a line; one that was cut off or damaged belongs to none, and is dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 @dataclass(frozen=True)
