@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 MAX_BYTES = 2**20
 MAX_VALUES = 50_000  # with what aliases stand for
@@ -13,15 +13,45 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at once where a text is too long: it is a slow reader."""
+    """Refuses repeated keys, and stops at once where a text holds too much: it is a slow reader."""
 
-    composed = 0
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.values = self.depth = self.height = 0
+        self.known: dict[Node, tuple[int, int]] = {}  # values and height of nodes; they hash by identity
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        self.composed += 1
-        if self.composed > MAX_VALUES:
+        is_alias, before, beside = self.check_event(yaml.AliasEvent), self.values, self.height
+        self.values, self.depth, self.height = before + 1, self.depth + 1, 0
+        self._check()
+        node = super().compose_node(parent, index)
+        assert node is not None
+        if is_alias and node not in self.known:
+            raise ValueError("an alias contains itself")
+        size, height = self.known[node] if is_alias else (self.values - before, self.height + 1)
+        self.values, self.depth, self.height = before + size, self.depth - 1, max(beside, height)
+        self._check()
+        self.known[node] = size, height
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, ScalarNode) and key.tag != _MERGE:
+                line = key.start_mark.line + 1
+                if first := lines.get((key.tag, key.value)):
+                    raise ValueError(
+                        f"the key {key.value[:80]} is given twice, in line {first} and line {line}; keep one"
+                    )
+                lines[key.tag, key.value] = line
+        return node
+
+    def _check(self) -> None:
+        if self.values > MAX_VALUES:
             raise ValueError(f"it holds more than {MAX_VALUES} values")
-        return super().compose_node(parent, index)
+        if self.depth + self.height > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
 
 
 def read_text(path: Path) -> str:
@@ -36,51 +66,11 @@ def read_text(path: Path) -> str:
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML document; ValueError: it is not valid, repeats a key or exceeds a limit."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _weigh(node, {}, 0)
-        return loader.construct_document(node)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{error.problem or error.context}{line}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from None
-    except RecursionError:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
     except (AttributeError, KeyError, TypeError, OverflowError) as error:  # the loader's, of values such as `!!bool x`
         raise ValueError(f"a value does not have the form of its type ({error})") from None
-
-
-def _weigh(node: Node, known: dict[Node, int], depth: int) -> int:
-    """Return how many values a node stands for; nodes hash by identity, and `known` holds those of before, 0 while open."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"line {node.start_mark.line + 1}: it is nested more than {MAX_DEPTH} deep")
-    if node in known:
-        if not known[node]:
-            raise ValueError(f"line {node.start_mark.line + 1}: an alias contains itself")
-        return known[node]
-    known[node], total = 0, 1
-    if isinstance(node, MappingNode):
-        _refuse_repeated(node)
-    if isinstance(node, CollectionNode):
-        for each in node.value:
-            for part in each if isinstance(each, tuple) else (each,):
-                total += _weigh(part, known, depth + 1)
-                if total > MAX_VALUES:
-                    raise ValueError(f"it holds more than {MAX_VALUES} values")
-    known[node] = total
-    return total
-
-
-def _refuse_repeated(mapping: MappingNode) -> None:
-    lines: dict[tuple[str, str], int] = {}
-    for key, _ in mapping.value:
-        if not isinstance(key, ScalarNode) or key.tag == _MERGE:
-            continue
-        line = key.start_mark.line + 1
-        if (key.tag, key.value) in lines:
-            first = lines[key.tag, key.value]
-            raise ValueError(f"the key {key.value[:80]} is given twice, in line {first} and line {line}; keep one")
-        lines[key.tag, key.value] = line

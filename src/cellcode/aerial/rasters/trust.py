@@ -12,10 +12,9 @@ from pathlib import Path, PurePath
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
+import rasterio
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
-from rasterio.env import ensure_env
-from rasterio.io import DatasetReader
 
 from cellcode.errors import InputError
 from cellcode.http import redact
@@ -66,10 +65,9 @@ def driver_of(path: Path) -> str:
     )
 
 
-@ensure_env  # type: ignore[untyped-decorator]  # `DatasetReader` alone registers no drivers
 def open_checked(name: str, driver: str) -> Any:
     """Open a dataset by one driver; InputError: its metadata name another file as its overviews."""
-    dataset = DatasetReader(name, driver=[driver])
+    dataset = rasterio.open(name, driver=driver)
     if not private_is_allowed() and any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
         dataset.close()
         raise InputError(
