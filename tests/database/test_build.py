@@ -238,6 +238,15 @@ def test_imagery_with_too_little_in_it_is_said(wide_run: Run, imagery: Path, tmp
             out=tmp_path / "a.cells",
             overrides=["build.min_imagery_share=1"],
         )
+    with pytest.raises(InputError, match=r"at least 100% imagery; .* or build without it"):  # though it has prototypes
+        build(
+            wide_run,
+            imagery,
+            Region.of_cells(s2.cell_ids(np.array([52.0558]), np.array([3.1]), 16)),
+            out=tmp_path / "a.cells",
+            overrides=["build.min_imagery_share=1"],
+        )
+    assert list(tmp_path.iterdir()) == []
     assert not list(tmp_path.iterdir())
 
 

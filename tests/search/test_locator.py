@@ -54,6 +54,21 @@ def test_the_answer_is_the_best_code_for_the_embedded_photo(locator: Locator, fi
         assert (posterior * part).sum() == pytest.approx(share, abs=0.01)
 
 
+def test_radii_that_no_validation_photo_has_measured_are_unknown(locator: Locator, files: list[Path]) -> None:
+    """The answers of a database without validation photos promise nothing."""
+    database = locator.database
+    bare = replace(database.calibration, share_50=Calibration.share_50, share_90=Calibration.share_90)
+    unmeasured = copy.copy(locator)
+    unmeasured.database = replace(database, calibration=bare)
+    answer = unmeasured.locate(files[0])
+    assert (answer.radius_50_m, answer.radius_90_m) == (None, None)
+    assert [answer.to_json()[name] for name in ("radius_50_m", "radius_90_m")] == [None, None]
+    assert "(too few validation photos to say how far off it may be)" in describe(answer)
+    found = claims.verify(unmeasured, files[0], answer.lat, answer.lon)
+    assert (found.verdict, found.within) == ("not_sure", None)
+    assert answer.candidates == locator.locate(files[0]).candidates
+
+
 def test_candidates_are_ordered_and_as_many_as_asked(locator: Locator, files: list[Path]) -> None:
     answer = locator.locate(files[1], top=12)
     scores = [each.score for each in answer.candidates]
