@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 from dataclasses import replace
@@ -9,13 +10,15 @@ import torch
 from PIL import Image
 
 from cellcode import Locator, client, locate
+from cellcode.cli.queries import describe
 from cellcode.config import MachineConfig
 from cellcode.database import Database
+from cellcode.database.calibration.fit import Calibration
 from cellcode.database.calibration.regressions import Inside
 from cellcode.errors import InputError, UsageError
 from cellcode.geography import Region, distance, s2
 from cellcode.photos import PhotoError, PhotoTable
-from cellcode.search import Answer, Failure, engines
+from cellcode.search import Answer, Failure, claims, engines
 
 
 @pytest.fixture(scope="module")
