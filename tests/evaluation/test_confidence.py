@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,12 @@ def test_answers_are_checked_against_a_posterior_by_hand(town_cells: Database, t
     inside = np.array([error <= answer.radius_90_m for error, answer in zip(error_m, answers, strict=True)])
     assert found["coverage_90"] == pytest.approx(inside.mean(), abs=1e-4)
     assert found["coverage"]["some"]["90"] == pytest.approx(inside[groups["some"]].mean(), abs=1e-4)
+    unknown = replace(
+        told, radius_50_m=told.radius_50_m + np.nan, radius_90_m=told.radius_90_m + np.nan
+    )  # not measured
+    bare = confidence.summary(replace(checked, stated=unknown), groups, 200.0, None)
+    assert bare["coverage_90"] is bare["coverage"]["some"]["50"] is bare["median_radius_90_m"] is None
+    assert bare["ece"] == found["ece"]
 
 
 def test_photos_from_elsewhere_are_told_apart_by_their_scores(town_cells: Database) -> None:
