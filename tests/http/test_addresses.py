@@ -21,7 +21,6 @@ from cellcode.http import Client, Politeness, RemoteError, allow_private, check_
         "http://[::1]/",
         "http://[::ffff:127.0.0.1]/",
         "http://[fd00::1]/",
-        "http://[::127.0.0.1]/",
         "http://[64:ff9b::7f00:1]/",
         "http://[2002:a00:1::]/",
         "http://0.0.0.0/",

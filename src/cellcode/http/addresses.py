@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from cellcode.http.errors import RemoteError
 
 ALLOW_VARIABLE = "CELLCODE_ALLOW_PRIVATE"  # in the environment, so that processes started from this one have it too
-_NAT64, _COMPATIBLE = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SECRET = ("token", "key", "secret", "signature", "password", "credential", "sig", "auth")
 
 
@@ -56,19 +56,11 @@ def refuse_private(address: str, host: str) -> None:
     """Raise unless an IP address, which belongs to `host`, is public."""
     number = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
-        number = _embedded(number) or number
+        behind = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if number in _NAT64 else None
+        number = behind or number.ipv4_mapped or number.sixtofour or number
     if not number.is_global or number.is_multicast:
         sentence = f"{host} is a private address ({number}); if it is meant, allow it with --allow-private"
         raise RemoteError(sentence, "private address", lasting=True)
-
-
-def _embedded(number: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address leads to: mapped, 6to4, Teredo, or through NAT64."""
-    if number.teredo is not None:
-        return number.teredo[1]
-    if number in _NAT64 or number in _COMPATIBLE:
-        return ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if int(number) > 1 else None
-    return number.ipv4_mapped or number.sixtofour
 
 
 def redact(url: str) -> str:

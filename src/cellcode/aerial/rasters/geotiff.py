@@ -40,9 +40,8 @@ _BESIDE = {".tfw", ".tifw", ".wld", ".j2w", ".xml", ".ovr", ".msk", ".prj", ".rp
 PREFERENCES = ("imagery", "newest")
 _WGS84 = "EPSG:4326"
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-_NOT_RGB = [
-    ColorInterp(number) for number in range(ColorInterp.hue.value, ColorInterp.Cr.value + 1)
-]  # HSL, CMYK, YCbCr
+# Of HSL, CMYK and YCbCr.
+_NOT_RGB = [ColorInterp(number) for number in range(ColorInterp.hue.value, ColorInterp.Cr.value + 1)]
 _EDGE_POINTS = 21  # per side, when the outline of the raster is transformed to degrees
 
 
@@ -115,13 +114,8 @@ class GeoTiffSource(AerialSource):
         self.licence, self.date = tags.get("LICENSE") or tags.get("LICENCE") or "", _date(tags.get("TIFFTAG_DATETIME"))
         # Of the files that a VRT refers to, size and time.
         others = [(name, *_stamp(Path(name))) for name in sorted(dataset.files) if Path(name) != Path(self._file.gdal)]
-        what: tuple[Any, ...] = (
-            dataset.crs.to_wkt(),
-            tuple(dataset.transform),
-            dataset.shape,
-            self._file.digest(),
-            others,
-        )
+        where = dataset.crs.to_wkt(), tuple(dataset.transform), dataset.shape
+        what: tuple[Any, ...] = (*where, self._file.digest(), others)
         if self._bands not in ([1], [1, 2, 3]) or self._alpha not in (None, dataset.count):
             what += self._bands, self._alpha
         self.identity = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
@@ -268,7 +262,8 @@ def _usable_bands(dataset: Any, path: str) -> tuple[list[int], int | None]:
         )
     shown = list(dataset.colorinterp)
     if ColorInterp.palette in shown:
-        expanded = "rgba" if _is_transparent(dataset) else "rgb"
+        opaque = dataset.nodata is None and all(colour[3] == 255 for colour in dataset.colormap(1).values())
+        expanded = "rgb" if opaque else "rgba"
         raise InputError(f"{path} is a palette image; expand it, for example with `gdal_translate -expand {expanded}`")
     alpha = shown.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in shown and len(shown) > 1 else None
     if all(colour in shown for colour in _RGB):
@@ -279,10 +274,6 @@ def _usable_bands(dataset: Any, path: str) -> tuple[list[int], int | None]:
         raise InputError(f"{path} has {dataset.count} bands; write its red, green and blue to a file of their own")
     others = [band for band in range(1, dataset.count + 1) if band != alpha]
     return others[:3] if len(others) >= 3 else others[:1], alpha
-
-
-def _is_transparent(palette: Any) -> bool:
-    return palette.nodata is not None or any(colour[3] < 255 for colour in palette.colormap(1).values())
 
 
 def _outline(dataset: Any, path: str) -> shapely.Geometry:
@@ -307,11 +298,11 @@ def _outline(dataset: Any, path: str) -> shapely.Geometry:
 
 def _georeference(dataset: Any) -> str:
     """Return what a georeference lacks, and the command that adds it and loses nothing."""
-    if dataset.transform.is_identity and (dataset.gcps[0] or dataset.rpcs):
-        by = "-tps" if dataset.gcps[0] else "-rpc"
-        source = f"-s_srs EPSG:CODE {by}" if dataset.gcps[0] and dataset.gcps[1] is None else by
-        lacks = "no position but by control points" if dataset.gcps[0] else "no position but by RPCs"
-        return f"{lacks}); warp it, with `gdalwarp {source} -t_srs EPSG:3857 -r bilinear -dstalpha IN.tif OUT.tif`"
+    points, crs = dataset.gcps
+    if dataset.transform.is_identity and (points or dataset.rpcs):
+        by = ("-tps" if crs else "-s_srs EPSG:CODE -tps") if points else "-rpc"
+        warp = f"gdalwarp {by} -t_srs EPSG:3857 -r bilinear -dstalpha IN.tif OUT.tif"
+        return f"no position but by {'control points' if points else 'RPCs'}); warp it, with `{warp}`"
     if not dataset.transform.is_identity:  # by a world file, say
         return "no CRS); add it to its position, with `gdal_translate -a_srs EPSG:CODE IN.tif OUT.tif`"
     lacks = "no CRS" if dataset.crs is None else "no position"

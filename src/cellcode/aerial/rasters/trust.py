@@ -28,15 +28,7 @@ _MAGIC = {
     b"\0\0\0\x0cjP  ": "JP2OpenJPEG", b"\xff\x4f\xff\x51": "JP2OpenJPEG",
     b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"EHFA_HEADER_TAG": "HFA",
 }  # fmt: skip
-_BESIDE = (
-    ".ovr",
-    ".OVR",
-    ".msk",
-    ".MSK",
-    ".ovr.ovr",
-    ".msk.ovr",
-    ".ovr.msk",
-)  # overviews and masks that GDAL finds itself
+_BESIDE = (".ovr", ".OVR", ".msk", ".MSK", ".ovr.ovr", ".msk.ovr", ".ovr.msk")  # GDAL finds them itself
 _SOURCES = {"sourcefilename", "sourcedataset"}
 _SUBCLASSES = {
     "vrtwarpeddataset", "vrtpansharpeneddataset", "vrtsourcedrasterband", "vrtwarpedrasterband",

@@ -179,11 +179,14 @@ class Decoder:
             self._probe(key[0])
             body = self._provider.fetch(*key).body
             assert body is not None  # it was requested without a condition
-            image = self._decoded(key, body, side_px)
+            image = decode(body, side_px)
         except MissingError as error:
             self._failures.failed(error)
             return Tile(None, Missing(_NOT_THERE, self._provider.host))
-        except RemoteError as error:
+        except (RemoteError, ValueError) as error:
+            if not isinstance(error, RemoteError):  # of a file: what a service sends is checked before it is kept
+                sentence = "{}: tile {}/{}/{} cannot be read ({})".format(self._provider.host, *key, error)
+                error = RemoteError(sentence, DAMAGED, lasting=True)
             self._failures.failed(error)
             why = Missing(error.reason, self._provider.host, not error.lasting)
             if why.reason == DAMAGED and error.lasting:  # counted even where a coarser tile stands for it
@@ -198,14 +201,6 @@ class Decoder:
         if self.side_px is None:
             self.side_px = decode(body).width
         return Tile(_fitted(image, side_px))
-
-    def _decoded(self, key: Key, body: bytes, side_px: int) -> Image.Image:
-        try:
-            return decode(body, side_px)
-        except ValueError as error:  # of a file: what a service sends is checked before it is kept
-            z, x, y = key
-            sentence = f"{self._provider.host}: tile {z}/{x}/{y} cannot be read ({error})"
-            raise RemoteError(sentence, DAMAGED, lasting=True) from None
 
     def _defect(self, key: Key, image: Image.Image, body: bytes) -> str | None:
         if is_blank(image):

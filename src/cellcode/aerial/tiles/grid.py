@@ -163,6 +163,11 @@ def share_within(box: Box, other: Box) -> float:
     return max(0.0, across) * max(0.0, along) / ((right - left) * (top - bottom))
 
 
+def shown_box(box: Box) -> str:
+    """Return a box for messages."""
+    return ",".join(f"{side:.6g}" for side in box)
+
+
 def web_mercator(min_zoom: int, max_zoom: int, tile_px: int | None = None) -> Grid:
     """Return the grid of maps on the web, y counted from the north."""
     zooms = range(min_zoom, max_zoom + 1)

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, share_within, web_mercator
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, share_within, shown_box, web_mercator
 from cellcode.aerial.tiles.provider import MAX_TILE_BYTES, TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.service import WORLD, is_box
 from cellcode.aerial.tiles.source import TileSource
@@ -133,7 +133,7 @@ class MbTiles(SqliteTiles):
         extent = self._extent(z)
         south, north = (share_within(bounds, self._box(z, extent, each)) for each in both)
         if not south and not north:
-            lies = ",".join(f"{side:.5g}" for side in self._box(z, extent, False))
+            lies = shown_box(self._box(z, extent, False))
             raise InputError(f"{self.path}: its tiles lie in {lies}, outside its bounds; correct its metadata")
         if north > south:
             logger.warning("%s: its rows are counted from the north, against the specification", self.path)

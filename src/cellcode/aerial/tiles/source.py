@@ -19,7 +19,7 @@ from cellcode.aerial.crops import crop_corners, sides, warp
 from cellcode.aerial.missing import Missing
 from cellcode.aerial.protocol import AerialSource, Crop
 from cellcode.aerial.tiles.decoder import Decoder, Tile
-from cellcode.aerial.tiles.grid import Level
+from cellcode.aerial.tiles.grid import Level, shown_box
 from cellcode.aerial.tiles.provider import Key, TileProvider
 from cellcode.errors import InputError
 from cellcode.geography import Region
@@ -42,7 +42,7 @@ class TileSource(AerialSource):
         self.identity, self.bounds, self.is_remote = provider.identity, provider.bounds, provider.connections > 0
         self._reach = provider.grid.box(provider.bounds)
         if not any(_meet(level.extent, self._reach) for level in provider.grid.levels.values()):
-            bounds = ",".join(f"{side:.6g}" for side in provider.bounds)
+            bounds = shown_box(provider.bounds)
             raise InputError(f"{provider.host}: its tiles lie outside its bounds, {bounds} degrees; correct the bounds")
 
     @property

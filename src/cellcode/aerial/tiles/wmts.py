@@ -21,6 +21,7 @@ from cellcode.aerial.tiles.grid import (
     known_crs,
     northing_first,
     share_within,
+    shown_box,
     unit_m,
 )
 from cellcode.aerial.tiles.provider import MAX_TILE_PX
@@ -238,7 +239,7 @@ def _read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) -
             other = _levels(name, matrices, limits, unit_m(crs), not swapped)
             levels, share = max((levels, share), (other, _share(other, crs, bounds)), key=lambda pair: pair[1])
         if share == 0:
-            raise InputError(f"{name}: its tiles lie outside the bounds of the layer, {_shown(bounds)} degrees")
+            raise InputError(f"{name}: its tiles lie outside the bounds of the layer, {shown_box(bounds)} degrees")
     except (ValueError, OverflowError):
         raise InputError(f"{name} is damaged: a number in it cannot be read") from None
     ordered = sorted(levels, key=lambda each: -levels[each].span / (levels[each].tile_px or 1))
@@ -288,10 +289,6 @@ def _share(levels: dict[str, Level], crs: str, bounds: Box) -> float:
     if not all(map(math.isfinite, box)) or (bounds == WORLD and grid.period is None):
         return 1.0
     return share_within(box, grid.levels[0].extent)
-
-
-def _shown(bounds: Box) -> str:
-    return ",".join(f"{side:.6g}" for side in bounds)
 
 
 def _web_numbers(crs: str, levels: list[Level]) -> list[int] | None:
