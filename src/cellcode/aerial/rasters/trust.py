@@ -52,9 +52,7 @@ def driver_of(path: Path) -> str:
             return driver
     if b"<VRTDataset" in head.partition(b"\0")[0]:
         return "VRT"
-    raise InputError(
-        f"{path} cannot be read as a raster: it is not a GeoTIFF, COG, VRT, JPEG 2000, PNG, JPEG or IMG file"
-    )
+    raise InputError(f"{path} cannot be read as a raster: it is not a GeoTIFF, COG, VRT, JPEG 2000, PNG, JPEG or IMG")
 
 
 def open_checked(name: str, driver: str) -> Any:
@@ -62,9 +60,7 @@ def open_checked(name: str, driver: str) -> Any:
     dataset = rasterio.open(name, driver=driver)
     if not private_is_allowed() and any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
         dataset.close()
-        raise InputError(
-            f"{redact(name)} names another file as its overviews; remove that from its metadata, or {HINT}"
-        )
+        raise InputError(f"{redact(name)} names another file as its overviews; remove that, or {HINT}")
     return dataset
 
 

@@ -88,9 +88,8 @@ class MbTiles(SqliteTiles):
                 raise MissingError(f"{self.path} has no tile {z}/{x}/{y}", 404)
             return TileReply(_unpacked(rows[0][0]))
         except (_DamagedError, ValueError) as error:
-            raise RemoteError(
-                f"{self.path}: tile {z}/{x}/{y} cannot be read ({error})", "damaged", lasting=True
-            ) from None
+            sentence = f"{self.path}: tile {z}/{x}/{y} cannot be read ({error})"
+            raise RemoteError(sentence, "damaged", lasting=True) from None
 
     def _connect(self) -> sqlite3.Connection:
         if not self.path.is_file():
@@ -147,9 +146,7 @@ class MbTiles(SqliteTiles):
     def _numbers(self, query: str, z: int) -> tuple[int, ...]:
         found = self._rows(query, (z,))[0]
         if not all(isinstance(number, int) and 0 <= number < 2**z for number in found):
-            raise InputError(
-                f"{self.path}: level {z} has tiles in columns {found[:2]} and rows {found[2:]}, which do not exist"
-            )
+            raise InputError(f"{self.path}: level {z} has tiles in columns and rows {found}, which do not exist")
         return found
 
     def _box(self, z: int, extent: tuple[int, ...], from_north: bool) -> Box:

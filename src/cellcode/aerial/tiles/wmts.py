@@ -21,7 +21,6 @@ from cellcode.aerial.tiles.grid import (
     known_crs,
     northing_first,
     share_within,
-    shown_box,
     unit_m,
 )
 from cellcode.aerial.tiles.provider import MAX_TILE_PX
@@ -239,7 +238,7 @@ def _read_matrices(name: str, matrix_set: Element, link: Element, bounds: Box) -
             other = _levels(name, matrices, limits, unit_m(crs), not swapped)
             levels, share = max((levels, share), (other, _share(other, crs, bounds)), key=lambda pair: pair[1])
         if share == 0:
-            raise InputError(f"{name}: its tiles lie outside the bounds of the layer, {shown_box(bounds)} degrees")
+            raise InputError(f"{name}: its tiles lie outside the bounds of the layer")
     except (ValueError, OverflowError):
         raise InputError(f"{name} is damaged: a number in it cannot be read") from None
     ordered = sorted(levels, key=lambda each: -levels[each].span / (levels[each].tile_px or 1))
