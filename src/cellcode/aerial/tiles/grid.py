@@ -140,6 +140,11 @@ class Grid:
         lat, lon = self.lat_lon(*_outline(box))
         return max(float(lon.min()), -180.0), float(lat.min()), min(float(lon.max()), 180.0), float(lat.max())
 
+    def covered(self, bounds: Box) -> float:
+        """Return the fraction of a box in degrees that the coarsest level covers; 1 where the CRS is not defined there."""
+        box, coarsest = self.box(bounds), max(self.levels.values(), key=lambda level: level.span)
+        return share_in(box, coarsest.extent) if all(map(math.isfinite, box)) else 1.0
+
     def box(self, bounds: Box) -> Box:
         """Left, bottom, right, top in the CRS of a box in degrees; the whole breadth for one across 180 degrees."""
         west, south, east, north = bounds
@@ -155,7 +160,7 @@ class Grid:
         return float(x[seen].min()), float(y[seen].min()), float(x[seen].max()), float(y[seen].max())
 
 
-def share_within(box: Box, other: Box) -> float:
+def share_in(box: Box, other: Box) -> float:
     """Return the fraction of a box that lies in another."""
     left, bottom, right, top = box
     across = min(right, other[2]) - max(left, other[0])

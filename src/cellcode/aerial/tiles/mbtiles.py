@@ -13,7 +13,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, share_within, shown_box, web_mercator
+from cellcode.aerial.tiles.grid import WEB_MERCATOR, Box, share_in, shown_box, web_mercator
 from cellcode.aerial.tiles.provider import MAX_TILE_BYTES, TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.service import WORLD, is_box
 from cellcode.aerial.tiles.source import TileSource
@@ -127,10 +127,10 @@ class MbTiles(SqliteTiles):
         if bounds[0] > bounds[2]:
             bounds = (-180.0, bounds[1], 180.0, bounds[3])
         sample, both = self._numbers(query, z), (False, True)
-        if [share_within(bounds, self._box(z, sample, each)) > 0 for each in both] == [True, False]:
+        if [share_in(bounds, self._box(z, sample, each)) > 0 for each in both] == [True, False]:
             return False  # of a large file the extent costs a while
         extent = self._extent(z)
-        south, north = (share_within(bounds, self._box(z, extent, each)) for each in both)
+        south, north = (share_in(bounds, self._box(z, extent, each)) for each in both)
         if not south and not north:
             lies = shown_box(self._box(z, extent, False))
             raise InputError(f"{self.path}: its tiles lie in {lies}, outside its bounds; correct its metadata")

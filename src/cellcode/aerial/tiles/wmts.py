@@ -12,17 +12,7 @@ from urllib.parse import parse_qsl, quote, urldefrag, urlencode, urljoin, urlspl
 from xml.etree.ElementTree import Element
 
 from cellcode.aerial.tiles.cache import cached
-from cellcode.aerial.tiles.grid import (
-    HALF_M,
-    WEB_MERCATOR,
-    Box,
-    Grid,
-    Level,
-    known_crs,
-    northing_first,
-    share_within,
-    unit_m,
-)
+from cellcode.aerial.tiles.grid import HALF_M, WEB_MERCATOR, Box, Grid, Level, known_crs, northing_first, unit_m
 from cellcode.aerial.tiles.provider import MAX_TILE_PX
 from cellcode.aerial.tiles.service import WORLD, Facts, ServiceTiles, with_environment
 from cellcode.aerial.tiles.source import TileSource
@@ -283,11 +273,8 @@ def _levels(
 
 def _share(levels: dict[str, Level], crs: str, bounds: Box) -> float:
     """Fraction of the bounds that the coarsest level covers; 1 where the bounds say nothing in this reference system."""
-    grid = Grid(crs, {0: max(levels.values(), key=lambda each: each.span)})
-    box = grid.box(bounds)
-    if not all(map(math.isfinite, box)) or (bounds == WORLD and grid.period is None):
-        return 1.0
-    return share_within(box, grid.levels[0].extent)
+    grid = Grid(crs, dict(enumerate(levels.values())))
+    return 1.0 if bounds == WORLD and grid.period is None else grid.covered(bounds)
 
 
 def _web_numbers(crs: str, levels: list[Level]) -> list[int] | None:
