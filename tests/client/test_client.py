@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from cellcode.client import Answer, Client, Failure, ServiceError, transport
+from cellcode.client.answers import name_of
 from cellcode.errors import InputError, UsageError
 
 PLACE = {"lat": 52.1, "lon": 5.2, "cell": "47c6", "score": 0.5, "probability": 0.25}
@@ -226,3 +227,8 @@ def test_what_cannot_be_sent_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be reached") as caught:
         client.database()
     assert caught.value.code == "unreachable"
+
+
+def test_names_of_files_that_are_not_utf_8_can_be_printed_and_written():
+    assert name_of(Path("caf\udce9.jpg")) == "caf\\udce9.jpg"
+    assert name_of("ä.jpg").encode() == "ä.jpg".encode()

@@ -55,14 +55,18 @@ def test_wait_beyond_patience_gives_up_at_once(server, client):
         client.get(f"{server.url}/busy-long")
     assert (caught.value.reason, caught.value.status, caught.value.lasting) == ("too many requests", 429, False)
     assert asked(server, "/busy-long") == 1
-    # The next photo, or the next step of the recipe, does not ask that host, and does not wait for it either.
+    client.get(f"{server.url}/image")  # it refuses one address only
+    for _ in range(2):
+        with pytest.raises(RemoteError, match="requires a wait of 3600 s"):
+            client.get(f"{server.url}/busy-long")
+    # It refuses all: the next photo, or the next step of the recipe, does not ask it, and does not wait for it either.
     for another in (client, Client(HASTY, allow_private=True)):
         with pytest.raises(
             RemoteError, match=r"is not requested: the server requires a wait of 3(600|599) s"
         ) as caught:
             another.get(f"{server.url}/ok")
         assert (caught.value.reason, caught.value.lasting) == ("too many requests", False)
-    assert len(server.asked) == 1
+    assert len(server.asked) == 4
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ FACTS = ("radius_50_m", "radius_90_m", "in_region", "inside_probability", "mean_
 
 def name_of(photo: Source, other: str = "photo") -> str:
     """Return what an answer calls a photo: its path as given, or `other` where it has none."""
-    return str(photo) if isinstance(photo, Path | str) else other
+    # Names of files that are not UTF-8 are spelled with backslashes, so that they can be printed and written.
+    return str(photo).encode("utf-8", "backslashreplace").decode() if isinstance(photo, Path | str) else other
 
 
 @dataclass(frozen=True)

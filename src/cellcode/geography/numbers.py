@@ -1,8 +1,6 @@
 """Numbers as people and devices write them."""
 
-import re
-
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+import math
 
 
 def parse_number(text: str) -> float:
@@ -11,8 +9,8 @@ def parse_number(text: str) -> float:
     Raises:
         ValueError: it is none, or one that nobody means: Python also reads 1_0, nan, inf, 1e-400 as 0, and foreign digits.
     """
-    if _NUMBER.fullmatch(text.strip()):
-        value = float(text)
-        if abs(value) < float("inf") and (value or not text.lower().partition("e")[0].strip("+-0. ")):
-            return value
+    text = text.strip()
+    value = float(text) if text.isascii() and "_" not in text else math.nan
+    if math.isfinite(value) and (value or not text.lower().partition("e")[0].strip("+-0.")):
+        return value
     raise ValueError(f"{text!r} is not a number")

@@ -24,9 +24,9 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_HOPS = 5
 _CHUNK = 64 * 1024
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0")  # the last: HEIF, AVIF
-# Until when a host must not be asked, in monotonic time, where it required a wait beyond the patience of a request: for all
-# clients, so that the next photo, tile or step of the recipe does not ask it again.
-_refusing: dict[str, float] = {}
+# Ends, in monotonic time, of the waits beyond the patience of a request that a host has required since its last answer. After
+# two of them it is not asked before: for all clients, so that the next step of the recipe does not ask it either.
+_refusing: dict[str, list[float]] = {}
 Expected = Literal["image", "json", "any"]
 Follow = Literal["same host", "anywhere"]
 
@@ -144,7 +144,7 @@ class Client:
                     later = f"; the server requires a wait of {wait_s:.0f} s" if error.wait_s else ""
                     sentence = f"{redact(url)}: {error.sentence} ({tried}{later})"
                     if error.wait_s and time.monotonic() + error.wait_s > deadline:
-                        _refusing[urlsplit(url).netloc] = time.monotonic() + error.wait_s
+                        _refusing.setdefault(urlsplit(url).netloc, []).append(time.monotonic() + error.wait_s)
                     raise RemoteError(sentence, error.reason, error.status) from None
                 if error.status in (429, 503):
                     self._pace.hold(urlsplit(url).netloc, wait_s)
@@ -185,7 +185,8 @@ class Client:
                 f"{redact(url)} is not fetched: the budget of {budget / MIB:.0f} MB is spent", "byte budget spent"
             )
         host = urlsplit(url).netloc
-        if (left_s := _refusing.get(host, 0.0) - time.monotonic()) > 0:
+        waits = _refusing.get(host, [])
+        if len(waits) > 1 and (left_s := max(waits) - time.monotonic()) > 0:
             sentence = f"{redact(url)} is not requested: the server requires a wait of {left_s:.0f} s"
             raise RemoteError(sentence, "too many requests", 429)
         self._pace.wait(host)
@@ -212,6 +213,8 @@ class Client:
         except HTTPError as error:
             raise _Temporary(f"cannot be reached ({type(error).__name__})", "unreachable") from None
         reply = Reply(url, answer.status, answer.headers, body)
+        if reply.status not in (429, 503):
+            _refusing.pop(host, None)
         _raise_for_status(reply)
         return reply
 

@@ -138,7 +138,7 @@ class Locator:
         try:
             return read_pixels(photo, self._spec)
         except PhotoError as error:
-            return Failure(name_of(photo), str(error))
+            return Failure(name_of(photo), name_of(str(error)))
 
     def answers(
         self, names: list[str], queries: Float32, top: int, region: Where, searcher: Searcher | None = None

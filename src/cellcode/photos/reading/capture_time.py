@@ -117,15 +117,17 @@ def parse_listed_time(text: str) -> datetime:
     Raises:
         ValueError: it is none of these, or no photo can be of that time.
     """
-    if not _DATE.fullmatch(text.strip()):
-        try:
-            number = parse_number(text)
-        except ValueError:
-            with suppress(ValueError):
-                return _plausible(parse_time(text))
-        else:
-            return from_epoch(number)
-    return _plausible(datetime.fromisoformat(text.strip()))
+    text = text.strip()
+    try:
+        number = None if text[4:5] == "-" or _DATE.fullmatch(text) else parse_number(text)
+    except ValueError:
+        number = None
+    if number is not None:
+        return from_epoch(number)
+    try:
+        return _plausible(datetime.fromisoformat(text))
+    except ValueError:
+        return _plausible(parse_time(text))
 
 
 def from_epoch(number: float) -> datetime:
@@ -143,9 +145,10 @@ def tomorrow() -> datetime:
 
 def _plausible(time: datetime) -> datetime:
     """The time as UTC without a zone, if a photo can be of it."""
-    with suppress(OverflowError):  # then it is of the year 1 or 9999
-        time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-    time = time.replace(tzinfo=None)
+    if time.tzinfo:
+        with suppress(OverflowError):  # then it is of the year 1 or 9999
+            time = time.astimezone(UTC)
+        time = time.replace(tzinfo=None)
     if not FIRST_PHOTO <= time <= tomorrow():
         raise ValueError(f"no photo is of {time}")
     return time

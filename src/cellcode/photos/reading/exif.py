@@ -1,30 +1,24 @@
 """EXIF of an opened photo, tag by tag: a damaged one costs only itself.
 
 Pillow gives up a directory at the first value that lies outside the file or has a wrong type, so that the position or the
-orientation of a photo vanishes with a tag that nobody needs. Only the tags that are used here are read.
+orientation of a photo vanishes with a tag that nobody needs.
 """
 
 import io
 import math
 import re
 import struct
-from collections.abc import Container
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image
 
 Tags = dict[int, Any]
-_Base = ExifTags.Base
-_MAIN = {_Base.Make, _Base.Model, _Base.Orientation, _Base.DateTime, _Base.Artist, _Base.ExifOffset, _Base.GPSInfo}
-_DETAIL = {_Base.DateTimeOriginal, _Base.SubsecTimeOriginal, _Base.OffsetTimeOriginal, _Base.DateTimeDigitized}
-_DETAIL |= {_Base.SubsecTimeDigitized, _Base.OffsetTimeDigitized, _Base.DateTime, _Base.SubsecTime, _Base.OffsetTime}
-_DETAIL |= {_Base.FocalLengthIn35mmFilm}
 # By the type of a tag: how many numbers a value has and their format for struct; of text and bytes, none.
 _TYPES = {1: (1, "s"), 2: (1, "s"), 3: (1, "H"), 4: (1, "L"), 5: (2, "L"), 6: (1, "b"), 7: (1, "s"), 8: (1, "h")}
 _TYPES |= {9: (1, "l"), 10: (2, "l"), 11: (1, "f"), 12: (1, "d"), 13: (1, "L"), 16: (1, "Q"), 129: (1, "s")}
 _TEXTS = (2, 129)
-_MAX_VALUE_BYTES = 65_536
+_MAX_VALUE_BYTES, _MAX_TAGS = 4096, 1000  # of one value, and of one directory: what is used is smaller
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -54,9 +48,8 @@ def read_exif(image: Image.Image) -> Exif:
     if start is None:
         (start,) = struct.unpack(order + ("Q" if big else "L"), head[8:16] if big else head[4:8])
     reader = _Reader(file, size, order, big)
-    main = reader.directory(start, _MAIN)
-    detail, gps = main.pop(_Base.ExifOffset, None), main.pop(_Base.GPSInfo, None)
-    return Exif(main, reader.directory(detail, _DETAIL), reader.directory(gps, range(32)))
+    main = reader.directory(start)
+    return Exif(main, *(reader.directory(main.get(tag)) for tag in (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo)))
 
 
 def orientation(image: Image.Image) -> int:
@@ -67,7 +60,7 @@ def orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1
     with suppress(Exception):
-        value = read_exif(image).main.get(_Base.Orientation)
+        value = read_exif(image).main.get(ExifTags.Base.Orientation)
         value = value[0] if isinstance(value, tuple | bytes) else value
         if value is not None and int(value) == float(value) and 1 <= int(value) <= 8:
             return int(value)
@@ -106,17 +99,17 @@ class _Reader(NamedTuple):
     order: str
     big: bool
 
-    def directory(self, start: object, wanted: Container[int]) -> Tags:
-        """The wanted tags that can be read; of several of one number the first counts."""
+    def directory(self, start: object) -> Tags:
+        """The tags that can be read; of several of one number the first counts."""
         tags: Tags = {}
         if not isinstance(start, int) or not 0 < start < self.size:
             return tags
         self.file.seek(start)
         form = struct.Struct(self.order + ("HHQ8s" if self.big else "HHL4s"))
         count = int.from_bytes(self.file.read(8 if self.big else 2), "little" if self.order == "<" else "big")
-        entries = self.file.read(form.size * min(count, 65_536))
+        entries = self.file.read(form.size * min(count, _MAX_TAGS))
         for tag, kind, length, value in form.iter_unpack(entries[: len(entries) // form.size * form.size]):
-            if tag in wanted and tag not in tags and (data := self._data(kind, length, value)) is not None:
+            if tag not in tags and (data := self._data(kind, length, value)) is not None:
                 tags[tag] = data
         return tags
 

@@ -240,10 +240,12 @@ def _numbers(name: str, raw: pa.Array, decimal: str) -> tuple[Float64, Bools]:
 
 
 def _float(text: str | None, decimal: str) -> float | None:
-    try:
-        return None if text is None else np.nan if text.lower() == "nan" else parse_number(text.replace(decimal, "."))
-    except ValueError:
+    if text is None:
         return None
+    try:
+        return parse_number(text.replace(decimal, "."))
+    except ValueError:
+        return np.nan if text.strip().lower() == "nan" else None
 
 
 def trimmed(texts: pa.Array) -> pa.Array:
