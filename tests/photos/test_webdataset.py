@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from cellcode.errors import InputError
+from cellcode.errors import InputError, OutputError
 from cellcode.geography import Region
 from cellcode.photos import IngestOptions, PhotoTable, SplitRule, ingest
 from cellcode.photos.sources import archives, webdataset
@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_is_no_fault_of_the_archive(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(archives, "atomic_path", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="the disk is full"):
         _ingest(tmp_path / "s", tmp_path)
 
 
