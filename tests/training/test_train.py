@@ -123,7 +123,7 @@ def test_a_run_has_a_prototype_for_every_cell_with_a_training_photo(
     np.testing.assert_array_equal(made.prototypes.ids, np.unique(cells[trained]))
     assert made.facts.photos.sum() == sum(trained) == made.manifest["training_photos"]
     assert made.manifest["reproducible"] == {
-        "deterministic": True, "device": "cpu", "precision": "auto", "processes": 1, "threads": torch.get_num_threads(),
+        "deterministic": True, "device": "cpu", "precision": "float32", "processes": 1, "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }  # fmt: skip
     assert not torch.are_deterministic_algorithms_enabled()  # outside of training
