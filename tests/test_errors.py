@@ -1,103 +1,122 @@
+"""What the machine refuses is told from damage, whichever library meets it, and where it can be told."""
+
 import errno
-import os
-import shutil
-import sqlite3
+import io
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from safetensors import SafetensorError
 
-from cellcode.errors import InputError, OutputError, UsageError, sentence, storage_cause
+from cellcode import log
+from cellcode.cli import main
+from cellcode.database.store import database
+from cellcode.errors import InputError, OutputError, sentence
+from cellcode.files import writing
+from cellcode.photos.reading import image
+from cellcode.photos.table.photo_table import readable
+from cellcode.runs import run as runs
 
-FULL = "the disk is full; make room and run the same command again"
+NO_MEMORY = OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def _read_codes(path: Path) -> None:
+    database.mapped(path, (1,), np.float32)
+
+
+def _read_weights(path: Path) -> None:
+    runs._side_file(path, runs.load_file)
+
+
+def _read_rows(path: Path) -> None:
+    with readable(path):
+        pa.memory_map("never called")
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("read", "where", "error"),
     [
-        (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "the disk quota is used up"),
-        (errno.EROFS, "the file system is read-only"),
-        (errno.EACCES, "permission denied"),
-        (errno.EPERM, "not permitted"),
-        (errno.EFBIG, "ulimit -f"),
-        (errno.EMFILE, "ulimit -n"),
-        (errno.ENOMEM, "ulimit -v"),
-        (errno.EIO, "input/output error"),
-        (errno.ENAMETOOLONG, "the name is too long"),
+        (_read_codes, (np, "load"), NO_MEMORY),
+        (_read_weights, (runs, "load_file"), SafetensorError("I/O error: Cannot allocate memory (os error 12)")),
+        (_read_rows, (pa, "memory_map"), pa.ArrowMemoryError("malloc of size 64 failed")),
+        (_read_rows, (pa, "memory_map"), OSError(errno.EMFILE, "Too many open files")),
     ],
 )
-def test_the_cause_is_told_by_the_error_number_and_by_its_text(code: int, said: str) -> None:
-    by_number = storage_cause(OSError(code, "whatever"))
-    assert by_number is not None
-    assert said in by_number
-    if code != errno.EPERM:  # too common a text
-        assert storage_cause(RuntimeError(f"somewhere: {os.strerror(code)} (os error {code})")) == by_number
-
-
-def test_the_cause_is_told_by_the_text_of_libraries() -> None:
-    for error, said in (
-        (
-            OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
-            FULL,
-        ),  # pyarrow
-        (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), FULL),  # safetensors
-        (sqlite3.OperationalError("database or disk is full"), FULL),
-        (sqlite3.OperationalError("attempt to write a readonly database"), "read-only"),
-        (sqlite3.OperationalError("disk I/O error"), "input/output error"),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: Error code 12 (Cannot allocate memory)"),
-            "ulimit -v",
-        ),
-        (MemoryError(), "ulimit -v"),
-    ):
-        assert said in str(storage_cause(error)), error
-    for other in (ValueError("no"), FileNotFoundError(errno.ENOENT, "absent"), OSError("no number"), KeyError("full")):
-        assert storage_cause(other, Path()) is None, other
-
-
-def test_what_numpy_leaves_out_is_told_by_the_space_that_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_too_little_memory_is_no_damage(
+    read: Callable[[Path], None],
+    where: tuple[object, str],
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    error = OSError("1000 requested and 7 written")
-    assert storage_cause(error) is None  # nobody knows where
-    for free, said in ((4096, FULL), (1 << 30, "only a part of it could be written")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        assert said in str(storage_cause(error, tmp_path))
-    monkeypatch.undo()
-    assert "only a part" in str(storage_cause(error, tmp_path / "absent"))
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*where, fail)
+    with pytest.raises(OutputError, match=r"a\.file: (there is not enough memory|too many files)"):
+        read(tmp_path / "a.file")
+    monkeypatch.setattr(*where, lambda *_, **__: (_ for _ in ()).throw(OSError("magic string is not correct")))
+    with pytest.raises(InputError, match=r"a\.file (is|cannot)"):
+        read(tmp_path / "a.file")
 
 
-def _raised(error: Exception, during: Exception, *, hidden: bool = False, because: bool = False) -> Exception:
-    try:
-        try:
-            raise during
-        except Exception as first:
-            if hidden:
-                raise error from None
-            if because:
-                raise error from first
-            raise error  # noqa: B904
-    except Exception as last:
-        return last
+def test_too_few_file_descriptors_are_no_fault_of_a_photo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "a.jpg")
+
+    monkeypatch.setattr(image, "_open", fail)
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    with pytest.raises(OutputError, match=r"a\.jpg: too many files are open"):
+        image.open_photo(tmp_path / "a.jpg")
 
 
-def test_the_cause_of_a_cause_counts_unless_it_was_dealt_with() -> None:
-    full = OSError(errno.ENOSPC, "full")
-    assert storage_cause(_raised(RuntimeError("a"), full)) == FULL
-    assert storage_cause(_raised(RuntimeError("a"), full, because=True)) == FULL
-    assert storage_cause(_raised(RuntimeError("a"), full, hidden=True)) is None
+def test_memory_is_named_without_a_file_and_temporary_folders_by_what_they_become(tmp_path: Path) -> None:
+    for error in (MemoryError(), RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc"), NO_MEMORY):
+        with (
+            pytest.raises(OutputError, match=r"^(no thread can be started: )?there is not enough memory"),
+            writing(tmp_path),
+        ):
+            raise error
+    inner = tmp_path / ".out.cellcode-0123abcd/ids.npy"
+    with pytest.raises(OutputError) as caught, writing(inner):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value).startswith(f"{tmp_path / 'out/ids.npy'}: the disk is full")
 
 
-def test_every_error_is_one_sentence() -> None:
-    for error, said in (
-        (InputError("a.jpg is no photo"), "a.jpg is no photo"),
-        (OutputError("a.json: no room"), "a.json: no room"),
-        (KeyboardInterrupt(), "interrupted"),
-        (OSError(errno.ENOSPC, "No space left", "out/a.npy"), f"out/a.npy: {FULL}"),
-        (RuntimeError("No space left on device"), FULL),
-        (RuntimeError("first\nsecond"), "unexpected RuntimeError (first); run again with --debug and report it"),
-        (RuntimeError(), "unexpected RuntimeError (no message); run again with --debug and report it"),
-    ):
-        assert sentence(error) == said
-    assert (OutputError.exit_code, UsageError.exit_code) == (1, 2)
+class _Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class _FullAtTheEnd(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [_Full, _FullAtTheEnd])
+def test_results_that_cannot_be_written_end_the_command_in_one_sentence(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", stream())
+    with pytest.raises(SystemExit) as stop:
+        main(["presets"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("cellcode: standard output, or a temporary file: the disk is full")
+
+
+def test_a_command_works_with_closed_streams_and_without_room_for_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["presets"])
+    assert stop.value.code == 0
+    monkeypatch.setattr("sys.stderr", _Full())
+    with log.installed():
+        logging.getLogger("cellcode").info("lost")
+
+
+def test_an_error_of_another_cause_is_reported_as_such() -> None:
+    assert sentence(RuntimeError("shapes differ")).startswith("unexpected RuntimeError (shapes differ)")

@@ -21,7 +21,7 @@ from cellcode.aerial.tiles.mbtiles import MbTiles
 from cellcode.aerial.tiles.service import Facts
 from cellcode.aerial.tiles.source import TileSource
 from cellcode.aerial.tiles.template import TemplateTiles
-from cellcode.errors import InputError, UsageError
+from cellcode.errors import InputError, OutputError, UsageError
 from cellcode.http import Client, MissingError, RemoteError
 
 Encode = Callable[[Any], bytes]
@@ -332,6 +332,15 @@ def test_damaged_cache_is_named(served: Any, hasty: Client, tmp_path: Path) -> N
     path.write_bytes(b"no database" * 100)
     with pytest.raises(InputError, match=r"c.mbtiles cannot be used .*remove the file"):
         CachedTiles(TemplateTiles(served.url + "/{z}/{x}/{y}", FACTS, hasty), path)
+
+
+def test_full_disk_is_told_from_a_damaged_cache(served: Any, hasty: Client, tmp_path: Path) -> None:
+    tiles = CachedTiles(TemplateTiles(served.url + "/{z}/{x}/{y}", FACTS, hasty), tmp_path / "c.mbtiles")
+    tiles._execute("PRAGMA max_page_count = 1")  # of the pages that it has
+    with pytest.raises(OutputError, match=r"c\.mbtiles: the disk is full; make room"):
+        list(map(tiles.fetch, [Z] * 50, range(X, X + 50), [Y] * 50))
+    tiles._execute("PRAGMA max_page_count = 1000000")
+    assert tiles.fetch(Z, X, Y).body is not None  # nothing is locked
 
 
 def test_many_threads_write_one_cache(served: Any, hasty: Client, tmp_path: Path) -> None:

@@ -230,3 +230,23 @@ def test_nothing_jumps_at_the_border_of_a_face_itself() -> None:
     prototypes = _prototypes(_around(30.0, 45.0))
     made = [prototypes.interpolate(*prototypes.neighbours(*side)).detach() for side in (west, east)]
     assert (made[0] - made[1]).norm(dim=1).max() < 1e-3
+
+
+def test_the_sums_of_a_gradient_have_one_order() -> None:
+    """As atomic additions of several threads they had another each time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        prototypes = _prototypes(_around(*PARIS), dim=128)
+        lat_deg, lon_deg = _positions(*PARIS, count=400)
+        direction = torch.randn(400, 128)
+        found = set()
+        for _ in range(12):
+            prototypes.zero_grad()
+            near = prototypes.around(lat_deg, lon_deg, 0)
+            (near.interpolate() * direction).sum().backward()
+            assert prototypes.weight.grad is not None
+            found.add(prototypes.weight.grad.numpy().tobytes())
+        assert len(found) == 1
+    finally:
+        torch.set_num_threads(threads)

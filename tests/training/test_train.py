@@ -122,6 +122,11 @@ def test_a_run_has_a_prototype_for_every_cell_with_a_training_photo(
     assert made.prototypes is not None
     np.testing.assert_array_equal(made.prototypes.ids, np.unique(cells[trained]))
     assert made.facts.photos.sum() == sum(trained) == made.manifest["training_photos"]
+    assert made.manifest["reproducible"] == {
+        "deterministic": True, "device": "cpu", "precision": "float32", "processes": 1, "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }  # fmt: skip
+    assert not torch.are_deterministic_algorithms_enabled()  # outside of training
 
 
 def test_validation_holds_what_the_trained_ground_encoder_makes_of_photos_kept_out(

@@ -10,6 +10,8 @@ import re
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from cellcode.aerial.tiles.decoder import Decoder
 from cellcode.aerial.tiles.mbtiles import CRS_KEY, LICENCE_KEY, SqliteTiles
 from cellcode.aerial.tiles.provider import Key, TileProvider, TileReply, Validators
 from cellcode.aerial.tiles.source import TileSource
-from cellcode.errors import InputError, UsageError
+from cellcode.errors import UsageError, unreadable
 from cellcode.http import MissingError, RemoteError
 
 GIB = 2**30
@@ -162,17 +164,24 @@ class CachedTiles(SqliteTiles):
             for pair in values.items():
                 self._execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", pair)
 
-    def _writing(self) -> sqlite3.Connection:
-        """A transaction that locks out other writers."""
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that locks out other writers; it is committed, or rolled back on an error."""
         self._execute("BEGIN IMMEDIATE")
-        return self._connection()  # as a context it commits, or rolls back on an error
+        with self._usable(), self._connection():
+            yield
 
     def _execute(self, query: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
-        try:
+        with self._usable():
             return self._connection().execute(query, values)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
-            sentence = f"the cache of tiles {self.path} cannot be used ({error}); remove the file if it is damaged"
-            raise InputError(sentence) from None
+            otherwise = f"the cache of tiles {self.path} cannot be used ({error}); remove the file if it is damaged"
+            raise unreadable(self.path, error, otherwise) from None
 
     def _connect(self) -> sqlite3.Connection:
         """Open it for several writers: readers do not wait, writers wait for each other."""
