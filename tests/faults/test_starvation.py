@@ -26,10 +26,6 @@ SELDOM = (
     "build that reuses tiles", "clip", "merge", "compress", "grow by photos", "export a table", "locate to CSV",
     "locate to GeoJSON",
 )  # fmt: skip
-    "ingest a list over another table",
-    "pack encoded again",
-    "locate to CSV",
-)  # like others in all that matters here
 
 
 @dataclass(frozen=True)
