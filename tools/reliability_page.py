@@ -28,7 +28,10 @@ PROMISES = {
         "test_mutations.py",
     ),
     "hostile photos": ("A photo made to do harm is refused, in bounded time and memory", "test_hostile_photos.py"),
-    "service": ("The service answers normal requests within 2 s while it is attacked", "test_service.py"),
+    "requests to a service under attack": (
+        "The service answers normal requests within 2 s while it is attacked",
+        "test_service.py",
+    ),
 }
 
 

@@ -284,7 +284,11 @@ def test_shards_are_written_all_or_none(
     made = split(mixed, 3, out=tmp_path / "shards")
     assert [each.folder for each in made] == [tmp_path / "shards" / f"{n:03d}.cells" for n in range(len(made))]
     np.testing.assert_array_equal(np.concatenate([each.ids for each in made]), mixed.ids)
-    with pytest.raises(InputError, match="shards is not empty; choose another --out"):
+    assert [each.identity for each in split(mixed, 3, out=tmp_path / "shards")] == [each.identity for each in made]
+    with pytest.raises(InputError, match="is, or holds, what the shards are made from"):
+        split(made[0], 2, out=tmp_path / "shards")
+    (tmp_path / "shards/notes.txt").touch()
+    with pytest.raises(InputError, match="shards holds other files than shards"):
         split(mixed, 3, out=tmp_path / "shards")
     monkeypatch.setattr("cellcode.database.editing.split.SHARD_DEPTH", 2)
     caplog.clear()

@@ -79,6 +79,7 @@ COMMANDS = (
     Command("clip", "clip {w}/cells --region {half} --out out"),
     Command("clip over another database", "clip {w}/cells --region {half} --out out", {"out": "cells_b"}),
     Command("split", "split {w}/cells --shards 2 --out out"),
+    Command("split over other shards", "split {w}/cells --shards 2 --out out", {"out": "shards_b"}),
     Command("merge", "merge {w}/west {w}/east --out out"),
     Command("merge over another database", "merge {w}/west {w}/east --out out", {"out": "cells_b"}),
     Command("compress", "compress {w}/staged --bytes 4 --out out"),

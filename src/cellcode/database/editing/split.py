@@ -10,7 +10,7 @@ from cellcode.database.building.writer import Writer, count_kinds, inherited
 from cellcode.database.calibration.regressions import RANKS
 from cellcode.database.store import layout
 from cellcode.database.store.database import Database
-from cellcode.database.store.shards import write_shards
+from cellcode.database.store.shards import SHARDS, write_shards
 from cellcode.errors import InputError, UsageError
 from cellcode.files import atomic_folder
 from cellcode.geography import Region, s2
@@ -60,14 +60,19 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     """Cut a database into shards of about as many cells.
 
     A shard is made of whole S2 cells, so that a region touches few of them; a small database may give fewer. They are named
-    000.cells, 001.cells and so on, in a folder that must be empty.
+    000.cells, 001.cells and so on. Shards that are in the folder already are replaced.
+
+    Raises:
+        InputError: the folder holds anything else, or the database itself.
     """
     if shards < 1:
         raise UsageError(f"the number of shards must be at least 1, not {shards}")
     whole, out = Database.of(database), Path(out)
     whole.verify()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty; choose another --out for the shards")
+    if whole.folder.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{out} is, or holds, what the shards are made from; choose another --out")
+    if out.exists() and not (out.is_dir() and all(_is_of_shards(path) for path in out.iterdir())):
+        raise InputError(f"{out} holds other files than shards, so it is not overwritten; choose another --out")
     coarse, counts = np.unique(s2.parents(whole.ids, max(whole.level - SHARD_DEPTH, 0)), return_counts=True)
     # The shard in which the middle of a coarse cell falls.
     shard = ((np.cumsum(counts) - counts / 2) * shards // len(whole.ids)).astype(np.int64)
@@ -83,3 +88,7 @@ def split(database: Database | Path | str, shards: int, *, out: Path | str) -> l
     if len(names) < shards:
         logger.info("%d shards instead of %d: more would have no cells", len(names), shards)
     return [Database.open(out / name) for name in names]
+
+
+def _is_of_shards(path: Path) -> bool:
+    return path.name == SHARDS or (path.suffix == ".cells" and path.is_dir())
