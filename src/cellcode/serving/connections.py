@@ -5,6 +5,7 @@ uvicorn has a limit of time for the pause between two requests only: neither for
 
 import asyncio
 import sys
+from heapq import nsmallest
 from http import HTTPStatus
 from typing import Any
 
@@ -27,13 +28,16 @@ class Connection(H11Protocol):
     _heard = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request; where there are too many connections, close the one that has kept silent longest."""
+        """Wait for a request; where there are too many connections, close those that have kept silent longest."""
         super().connection_made(transport)
         self._heard = self.loop.time()
         self._watch()
         if len(self.connections) > self.settings.connections:
-            silent = [each for each in self.connections if isinstance(each, Connection) and each.waits_for_client()]
-            min(silent, key=lambda each: each._heard, default=self).transport.abort()
+            others = (each for each in self.connections if isinstance(each, Connection) and each is not self)
+            silent = [each for each in others if each.waits_for_client()] or [self]
+            # Several at once: under a flood of connections, looking for one each time would take all of the time.
+            for each in nsmallest(1 + self.settings.connections // 50, silent, key=lambda each: each._heard):
+                each.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
