@@ -41,7 +41,7 @@ ORDER = (
     "serving",
     "cli __main__",
 )
-MAX_LINES, MAX_FILE, MAX_FUNCTION = 34_000, 350, 60
+MAX_LINES, MAX_FILE, MAX_FUNCTION = 34_500, 350, 60
 BEGIN, END = "<!-- tools/house.py: begin -->", "<!-- tools/house.py: end -->"
 Graph = dict[str, set[str]]
 

@@ -223,10 +223,20 @@ def test_a_damaged_checkpoint_is_told_apart_from_none(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path, state, OWN) == 2
 
 
-@pytest.mark.parametrize("numbered", [False, True])
-def test_a_checkpoint_of_an_earlier_version_is_refused_rather_than_begun_again(tmp_path: Path, numbered: bool) -> None:
-    """Before checkpoints had numbers, state.json lay in the folder itself; then it had no digests."""
-    folder = tmp_path / "checkpoint" / ("00000700" if numbered else "")
+def test_a_checkpoint_of_the_first_release_has_no_digests_and_resumes(tmp_path: Path) -> None:
+    network = _network(0)
+    state = State({"model": network}, _optimizer(network, False))
+    checkpoints.save(tmp_path, 7, state, OWN)
+    path = tmp_path / checkpoints.FOLDER / "00000007" / "state.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    added = ("format", "version", "files", "digest")
+    path.write_text(json.dumps({key: value for key, value in facts.items() if key not in added}), encoding="utf-8")
+    assert checkpoints.load(tmp_path, state, OWN) == 7
+
+
+def test_a_checkpoint_without_a_number_is_refused_rather_than_begun_again(tmp_path: Path) -> None:
+    """Before checkpoints had numbers, state.json lay in the folder itself."""
+    folder = tmp_path / "checkpoint"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"step": 700}', encoding="utf-8")
     network = _network(0)

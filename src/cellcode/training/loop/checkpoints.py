@@ -110,7 +110,8 @@ def load(run: Path, state: State, own: Identity) -> int:
     folders = _finished(run)
     if not folders:
         if (run / FOLDER / _STATE).exists():
-            raise _earlier(run / FOLDER)
+            reason = "whose checkpoints had no number, and cannot be resumed; train without --resume to start over"
+            raise InputError(f"{run / FOLDER} was written by an earlier version of cellcode, {reason}")
         return 0
     facts = _read_state(folder := folders[-1])
     _compare(run, facts, own)
@@ -134,14 +135,9 @@ def load(run: Path, state: State, own: Identity) -> int:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     facts = read_json(folder / _STATE)
-    if isinstance(facts, dict) and "format" not in facts and DIGEST not in facts:
-        raise _earlier(folder)
+    if isinstance(facts, dict) and facts.keys().isdisjoint(("format", DIGEST)):
+        return facts | {"files": {}}  # of 0.1.0, which kept no digests; damage cannot remove two keys
     return KIND.checked(facts, folder / _STATE)
-
-
-def _earlier(folder: Path) -> InputError:
-    reason = "was written by an earlier version of cellcode, whose checkpoints had no digests, and cannot be resumed"
-    return InputError(f"{folder} {reason}; train without --resume to start over")
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
