@@ -3,6 +3,7 @@
 import errno
 import io
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from safetensors import SafetensorError
 
+from cellcode import __main__ as start
 from cellcode import log
 from cellcode.cli import main
 from cellcode.database.store import database
@@ -120,3 +122,16 @@ def test_a_command_works_with_closed_streams_and_without_room_for_its_messages(m
 
 def test_an_error_of_another_cause_is_reported_as_such() -> None:
     assert sentence(RuntimeError("shapes differ")).startswith("unexpected RuntimeError (shapes differ)")
+
+
+def test_too_little_memory_to_import_the_command_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "cellcode.cli":
+                raise ImportError("libarrow.so: failed to map segment from shared object")
+
+    monkeypatch.delitem(sys.modules, "cellcode.cli")
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    with pytest.raises(SystemExit, match=r"^cellcode: there is not enough memory"):
+        start.main()
