@@ -39,15 +39,9 @@ class _Worker:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "cellcode.serving.decode_worker"]
         # In a session of its own: Ctrl-C ends the service after its requests have been answered.
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-            pipesize=1 << 20,  # a photo in one go
-        )
+        own: dict[str, Any] = {"stderr": subprocess.DEVNULL, "env": environment, "start_new_session": True}
+        pipe, size = subprocess.PIPE, 1 << 20  # bytes: a photo in one go
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, pipesize=size, **own)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.input, self.output = self.process.stdin, self.process.stdout
