@@ -7,7 +7,6 @@ import asyncio
 import sys
 from heapq import nsmallest
 from http import HTTPStatus
-from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,8 +14,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cellcode.serving import guard
 from cellcode.serving.problems import Problem
 from cellcode.serving.settings import Settings
-
-_OTHER_FILES = 256  # that the process may have open beside its connections
 
 
 class Connection(H11Protocol):
@@ -117,20 +114,4 @@ class Connection(H11Protocol):
 
 def of(settings: Settings) -> type[Connection]:
     """Return the protocol of a service's connections."""
-    own: dict[str, Any] = {"settings": settings.model_copy(update={"connections": _room(settings.connections)})}
-    return type("Connection", (Connection,), own)
-
-
-def _room(wanted: int) -> int:
-    """As many connections as are wanted, or as the process may open."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, min(wanted, soft - _OTHER_FILES))
-    return wanted
+    return type("Connection", (Connection,), {"settings": settings})

@@ -1,7 +1,6 @@
 """Photos decoded by worker processes, each ended and replaced when a photo takes too long."""
 
 import asyncio
-import atexit
 import json
 import os
 import subprocess
@@ -91,13 +90,8 @@ class _Worker:
         self.process.wait()
 
 
-_idle: list[_Worker] = []  # of all services of the process: one that replaces another does not start them again
-
-
-@atexit.register
-def _close() -> None:
-    while _idle:
-        _idle.pop().close()
+# Of all services of the process: one that replaces another does not start them again. They end with their input.
+_idle: list[_Worker] = []
 
 
 class Decoders:
@@ -139,7 +133,7 @@ class Decoders:
 def _decode(data: bytes, spec: PhotoSpec, seconds: float, most_bytes: int) -> tuple[UInt8, Position | None]:
     for _ in range(2):  # a worker may have been ended while it was idle
         try:
-            worker = _idle.pop()
+            worker = next(each for each in iter(_idle.pop, None) if each.process.poll() is None)
         except IndexError:
             worker = _Worker()
         try:

@@ -39,7 +39,7 @@ class Settings(BaseModel):
     # Of more cells than these, a heat map shows the best `heat_cells`.
     heat_reach: int = Field(200_000, ge=1, description="cells up to which a heat map is made of all")
     body_bytes: int = Field(1_000_000_000, ge=1, description="of all requests together, in memory; more are refused")
-    connections: int = Field(1000, ge=1, description="open; beyond, the one that has been silent longest is closed")
+    connections: int = Field(700, ge=1, description="open; beyond, those silent longest are closed; below `ulimit -n`")
     idle_seconds: float = Field(10.0, gt=0, description="until a client that neither sends nor reads is given up")
     photo_seconds: float = Field(60.0, gt=0, description="for a client to send the next photo of a batch")
     request_seconds: float = Field(30.0, gt=0, description="until a request to locate or verify is given up")
