@@ -17,7 +17,7 @@ from cellcode.photos.reading.capture_time import Clock
 from cellcode.photos.reading.exif import upright_size
 from cellcode.photos.reading.facts import Facts, read_facts
 from cellcode.photos.reading.gpx import Track
-from cellcode.photos.reading.image import PhotoError, open_photo, read_image
+from cellcode.photos.reading.image import PhotoError, open_photo, photo_size
 from cellcode.photos.reading.magnetic import declination_deg
 from cellcode.photos.reading.panorama import Cutter
 from cellcode.photos.sources.protocol import Photo, PhotoSource, utf8_fault
@@ -139,7 +139,7 @@ class _Reader:
 
     def _views(self, path: Path, columns: dict[str, Any], facts: Facts) -> list[tuple[Path, dict[str, Any]]]:
         if facts.panorama is None:
-            read_image(path)
+            photo_size(path, "decode")  # a damaged one is found now
             return [(path, columns)]
         if self.cutter is None:
             raise PhotoError(PANORAMA_REASON)
