@@ -37,6 +37,7 @@ _TEXTS |= {
     "bad_alloc": MEMORY,
     "out of memory": MEMORY,
     "can't start new thread": f"no thread can be started: {MEMORY}",
+    "failed to launch worker thread": f"no thread can be started: {MEMORY}",
 }
 _PARTLY = re.compile(r"\d+ requested and \d+ written")  # numpy, which drops the error number
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import fcntl
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ KINDS = {
     "os.rename": "rename", "os.remove": "remove", "os.rmdir": "rmdir", "os.mkdir": "mkdir", "os.truncate": "truncate",
     "os.link": "link", "os.symlink": "link",
 }  # fmt: skip
+PIPE_BYTES = 1 << 20  # more than any command prints
 _WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -85,19 +87,18 @@ class Shim:
             raise OSError(code, os.strerror(code), path)
 
 
-def child(request: dict[str, Any]) -> None:
-    """Run one command; never returns."""
+def child(request: dict[str, Any], pipes: list[int]) -> None:
+    """Run one command; never returns. What it prints, and its file operations, go into pipes, which no limit is for."""
     code = 70
     try:
-        for number, name in ((0, os.devnull), (1, request["log"] + ".out"), (2, request["log"] + ".err")):
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            os.dup2(descriptor, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(pipes[0], 1)
+        os.dup2(pipes[1], 2)
         sys.stdout = os.fdopen(1, "w", encoding="utf-8")
         sys.stderr = os.fdopen(2, "w", encoding="utf-8")
         os.chdir(request["folder"])
         if "stop" in request:
             Path(request["log"] + ".pid").write_text(str(os.getpid()))
-        trace = os.open(request["log"] + ".ops", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         shim = Shim(request["folder"], request.get("kill"), request.get("fail"), request.get("stop"))
         for name, value in request.get("limits", {}).items():
             if name == "AS":  # what is mapped already counts
@@ -125,7 +126,7 @@ def child(request: dict[str, Any]) -> None:
             threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
         shim.kill = shim.fail = None
-        os.write(trace, json.dumps(shim.seen).encode())
+        os.write(pipes[2], json.dumps(shim.seen).encode())
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -136,8 +137,12 @@ def child(request: dict[str, Any]) -> None:
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Fork, wait, and kill where the request says after how long."""
     started = time.perf_counter()
+    readers, writers = zip(*(os.pipe() for _ in range(3)), strict=True)
+    for reader in readers:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.set_blocking(reader, False)
     if (pid := os.fork()) == 0:
-        child(request)
+        child(request, list(writers))
     killed_after_s, limit_s = request.get("kill_after_s"), request.get("limit_s", 120.0)
     hung = False
     while True:
@@ -150,13 +155,20 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
             os.kill(pid, signal.SIGKILL)
             killed_after_s = None
         time.sleep(0.001)
+    for writer in writers:
+        os.close(writer)
+    for reader, name in zip(readers, ("out", "err", "ops"), strict=True):
+        with contextlib.suppress(BlockingIOError), Path(f"{request['log']}.{name}").open("wb") as file:
+            while some := os.read(reader, PIPE_BYTES):
+                file.write(some)
+        os.close(reader)
     code = os.waitstatus_to_exitcode(status)
     return {"code": code, "seconds": time.perf_counter() - started, "hung": hung, "memory_mb": used.ru_maxrss / 1024}
 
 
 def warm() -> None:
     """Import everything, with networks of a few weights: what is tested is files."""
-    import torch
+    import torch._dynamo  # which the first optimiser imports
 
     import cellcode
     from cellcode.database.building import first_stage

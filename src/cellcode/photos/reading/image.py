@@ -99,9 +99,7 @@ def open_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError:
         raise PhotoError(f"{name}: not an image that can be read; formats are {FORMAT_NAMES}") from None
     except Exception as error:  # Pillow's plugins raise anything on damaged files
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):  # which is no fault of the photo
-            raise OutputError(f"{name}: {storage_cause(error)}") from error
-        raise PhotoError(f"{name}: cannot be read ({reason_of(error)})") from None
+        raise _fault(error, name, "cannot be read") from None
     width, height = image.size
     if width * height > max_pixels:
         raise PhotoTooLargeError(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
@@ -191,12 +189,19 @@ def _pillow_open(file: Metered, name: str, formats: tuple[str, ...]) -> Image.Im
     return image
 
 
+def _fault(error: Exception, name: str, what: str) -> OutputError | PhotoError:
+    """What to raise where a photo could not be read: too few file descriptors are no fault of the photo."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return OutputError(f"{name}: {storage_cause(error)}")
+    return PhotoError(f"{name}: {what} ({reason_of(error)})")
+
+
 def _is_animated(image: Image.Image, name: str) -> bool:
     """Whether there is a second picture; how many there are would take a look at each."""
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception as error:  # as above
-        raise PhotoError(f"{name}: the picture is damaged ({reason_of(error)})") from None
+        raise _fault(error, name, "the picture is damaged") from None
 
 
 def _memory_bytes(image: Image.Image, name: str, coded_pixels: int = 0) -> int:
@@ -225,7 +230,7 @@ def _decoded(image: Image.Image, source: Source, reduced: tuple[int, int] | None
         except MemoryError:
             raise PhotoError(f"{name}: not enough memory to decode {image.width} x {image.height} pixels") from None
         except Exception as error:  # as above
-            raise PhotoError(f"{name}: the picture is damaged ({reason_of(error)})") from None
+            raise _fault(error, name, "the picture is damaged") from None
         yield picture
 
 
