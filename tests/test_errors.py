@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from safetensors import SafetensorError
 
 from cellcode import __main__ as start
@@ -73,6 +74,11 @@ def test_too_few_file_descriptors_are_no_fault_of_a_photo(monkeypatch: pytest.Mo
     (tmp_path / "a.jpg").write_bytes(b"photo")
     with pytest.raises(OutputError, match=r"a\.jpg: too many files are open"):
         image.open_photo(tmp_path / "a.jpg")
+    monkeypatch.undo()
+    monkeypatch.setattr(image, "_loaded", fail)  # which reads a JPEG a second time
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
+    with pytest.raises(OutputError, match=r"a\.jpg: too many files are open"):
+        image.read_image(tmp_path / "a.jpg")
 
 
 def test_memory_is_named_without_a_file_and_temporary_folders_by_what_they_become(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ _TEXTS |= {
     "out of memory": MEMORY,
     "can't start new thread": f"no thread can be started: {MEMORY}",
     "failed to launch worker thread": f"no thread can be started: {MEMORY}",
+    "could not create a primitive": MEMORY,  # oneDNN
 }
 _PARTLY = re.compile(r"\d+ requested and \d+ written")  # numpy, which drops the error number
 

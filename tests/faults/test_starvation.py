@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Lack:
 
 
 THREADS = "|thread"  # what needs memory or a descriptor may be the start of one
+NATIVE = "bad_alloc|CPLMalloc|Out of memory"
 FULL = r"(?i)no space left|full|room|space"
 LACKS = (
     *(Lack(f"disk with {share:.0%} of the room", FULL, disk=share) for share in (0.05, 0.4, 0.75, 0.97)),
@@ -58,7 +60,7 @@ LACKS = (
     Lack("read-only file system", r"(?i)read-only", read_only=True),
     Lack("folder of somebody else", r"(?i)permission|not permitted|rights", {"uid": NOBODY}),
     *(Lack(f"file size limit {size}", r"(?i)file (too large|size)|limit", {"limits": {"FSIZE": size}}) for size in (600, 9000)),
-    *(Lack(f"{mb} MB of memory", r"(?i)memory|allocate" + THREADS, {"limits": {"AS": mb << 20}}) for mb in (20, 100)),
+    *(Lack(f"{mb} MB of memory", r"(?i)memory|allocate" + THREADS, {"limits": {"AS": mb << 20}}) for mb in (60, 200)),
     *(Lack(f"{count} file descriptors", r"(?i)too many (open )?files", {"limits": {"NOFILE": count}}) for count in (1, 4)),
 )  # fmt: skip
 
@@ -119,6 +121,8 @@ def judged(outcome: Outcome, lack: Lack) -> str:
     """Return what is wrong with how a starved command ended; empty if nothing is."""
     if outcome.code == 0:
         return ""
+    if outcome.code == -signal.SIGABRT and "AS" in lack.request.get("limits", {}) and re.search(NATIVE, outcome.err):
+        return ""  # by a library; as after a kill, nothing half made may stay
     said = [line for line in outcome.err.splitlines() if "cellcode:" in line]
     if outcome.code != 1 or len(said) != 1 or "Traceback" in outcome.err:
         return f"ends badly: {outcome}"
