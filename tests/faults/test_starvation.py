@@ -50,7 +50,6 @@ class Lack:
 
 
 THREADS = "|thread"  # what needs memory or a descriptor may be the start of one
-NATIVE = "bad_alloc|CPLMalloc|Out of memory"
 FULL = r"(?i)no space left|full|room|space"
 LACKS = (
     *(Lack(f"disk with {share:.0%} of the room", FULL, disk=share) for share in (0.05, 0.4, 0.75, 0.97)),
@@ -121,8 +120,8 @@ def judged(outcome: Outcome, lack: Lack) -> str:
     """Return what is wrong with how a starved command ended; empty if nothing is."""
     if outcome.code == 0:
         return ""
-    if outcome.code == -signal.SIGABRT and "AS" in lack.request.get("limits", {}) and re.search(NATIVE, outcome.err):
-        return ""  # by a library; as after a kill, nothing half made may stay
+    if outcome.code in (-signal.SIGABRT, -signal.SIGSEGV) and "AS" in lack.request.get("limits", {}):
+        return ""  # of a library; as after a kill, nothing half made may stay
     said = [line for line in outcome.err.splitlines() if "cellcode:" in line]
     if outcome.code != 1 or len(said) != 1 or "Traceback" in outcome.err:
         return f"ends badly: {outcome}"
