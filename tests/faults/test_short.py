@@ -37,7 +37,7 @@ def test_killed_ingest_run_again_gives_the_same_table_and_leaves_nothing(town: S
         whole = runner.run(words, base / "whole")
         assert whole.code == 0, whole
         renames = sum(kind == "rename" for kind, _ in whole.operations)
-        for number in range(1, renames + 1):
+        for number in {1, (renames + 1) // 2, renames}:
             folder = base / f"killed-{number}"
             folder.mkdir()
             assert runner.run(words, folder, kill=["rename", number]).code == -9
