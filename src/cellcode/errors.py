@@ -39,6 +39,7 @@ _TEXTS |= {
     "can't start new thread": f"no thread can be started: {MEMORY}",
     "failed to launch worker thread": f"no thread can be started: {MEMORY}",
     "could not create a primitive": MEMORY,  # oneDNN
+    "cannot find proj.db": "too many files are open (raise ulimit -n), or rasterio's data are missing (install it again)",
 }
 _PARTLY = re.compile(r"\d+ requested and \d+ written")  # numpy, which drops the error number
 
