@@ -249,7 +249,10 @@ def repainted(path: Path, out: Path, rows: slice, columns: slice) -> Path:
 
 def test_two_builds_of_one_database_at_a_time_are_refused(wide_run: Run, tmp_path: Path) -> None:
     region, out = Region.cap(52.05, 3.05, 400), tmp_path / "a.cells"
-    with locked_elsewhere(out), pytest.raises(InputError, match=r"another process \(\d+\) is writing .*/a\.cells; wait for it"):
+    with (
+        locked_elsewhere(out),
+        pytest.raises(InputError, match=r"another process \(\d+\) is writing .*/a\.cells; wait for it"),
+    ):
         build(wide_run, None, region, out=out)
     assert not list(tmp_path.iterdir())
     build(wide_run, None, region, out=out)

@@ -120,19 +120,22 @@ def _write_shards(
 
     Returns descriptions of all that hold photos, why photos could not be read, and digests of files.
     """
-    summaries, rejected, files = list[dict[str, Any]](), dict[str, str](), _listed(out)
+    summaries, rejected, files = list[dict[str, Any]](), dict[str, str](), dict[str, Any]()
+    known = _listed(out)
     with Meter("packing photos", len(layout.place)) as meter, (out / LISTED).open("a", encoding="utf-8") as listed:
         for split, group in layout.groups.items():
             start = layout.start(split)
             for number, begin, end in layout.shards(split, packing.shard_photos):
                 stem = out / split / f"{number:06d}"
                 names = [f"{split}/{stem.name}{suffix}" for suffix in (".tar", ".parquet")]
-                if not _is_whole(out, names, files):
+                written = _described(out, names)
+                if written is None or written != {name: known.get(name) for name in names}:
                     part = PhotoTable(spill.rows(start + begin, start + end), root)
                     _write_shard(part, group[begin:end], begin, stem, packing)
-                    files |= (written := describe(out, names))
+                    written = describe(out, names)
                     listed.write(json.dumps(written) + "\n")
                     listed.flush()
+                files |= written
                 summary, failed = _describe(split, stem, packing.group_photos)
                 rejected |= failed
                 if summary["photos"]:
@@ -154,12 +157,9 @@ def _listed(out: Path) -> dict[str, Any]:
     return files
 
 
-def _is_whole(out: Path, names: list[str], files: dict[str, Any]) -> bool:
-    try:
-        KIND.verify(out, {name: files[name] for name in names})
-    except (InputError, KeyError, TypeError):
-        return False
-    return True
+def _described(out: Path, names: list[str]) -> dict[str, Any] | None:
+    """Sizes and digests of a shard's files as they are now; None if one is missing."""
+    return describe(out, names) if all((out / name).is_file() for name in names) else None
 
 
 def _write_shard(part: PhotoTable, group: Ints, first: int, stem: Path, packing: Packing) -> None:
