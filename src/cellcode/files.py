@@ -243,7 +243,7 @@ def _flocked(file: IO[bytes]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):  # Windows, and file systems without locks: two writers are not told apart
+    except (ImportError, OSError):  # Windows, and file systems without locks: two writers are not distinguished
         pass
     return True
 

@@ -109,7 +109,8 @@ def _run(path: Path, verify: bool) -> Lines:
     manifest = KIND.read(path / "run.json")
     if verify:
         Run.load(path)
-    KIND.check(path, manifest.get("files", {}))
+    else:
+        KIND.check(path, manifest.get("files", {}))
     config = configuration.load_saved(path / "config.yaml")
     prototypes = manifest["prototypes"]
     return [

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cellcode.client.answers import FACTS, Answer, Failure
 from cellcode.errors import InputError, UsageError
-from cellcode.files import atomic_path, locked, sha256, writing
+from cellcode.files import atomic_path, locked, sha256
 from cellcode.geography import Region
 from cellcode.progress import Meter
 from cellcode.search.locator import Locator
@@ -215,7 +215,7 @@ def locate_to(
     searched = Region.of(region)
     call = {"database": locator.database.identity, "top": top, "region": _region_key(region)}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out), writing(out), Unfinished(out, call) as kept:
+    with locked(out), Unfinished(out, call) as kept:
         todo = [photo for photo in photos if not kept.answered(photo)]
         failed = 0
         with Meter("locating", len(todo)) as meter:

@@ -1,4 +1,4 @@
-"""Connections of clients that are slow, silent, too many or speak no HTTP: given up in time, and told so in the one format.
+"""Connections of clients that are slow, silent, too many or speak no HTTP: closed in time, with a documented error.
 
 uvicorn has a limit of time for the pause between two requests only: neither for headers nor for answers that are not read.
 """
@@ -98,7 +98,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:  # in the middle of a body: who reads it is told
+        if self.cycle is not None and not self.cycle.response_complete:  # within a body: its reader sees the end
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):

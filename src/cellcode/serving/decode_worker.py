@@ -1,6 +1,6 @@
 """A process that decodes photos for the service: unlike a thread, it can be ended. `decoding` starts it and talks to it.
 
-It reads a line of JSON and the bytes of a photo from its standard input, asks for the memory that it needs, and writes a
+It reads a line of JSON and the bytes of a photo from its standard input, requests the memory that it needs, and writes a
 line of JSON and the pixels to its standard output, until its input ends.
 """
 
@@ -52,8 +52,8 @@ def main() -> None:
     _write(answers, {"ready": True})
     while line := requests.readline():
         asked = json.loads(line)
-        told, pixels = _answer(requests.read(asked.pop("bytes")), **asked)
-        _write(answers, told, pixels)
+        result, pixels = _answer(requests.read(asked.pop("bytes")), **asked)
+        _write(answers, result, pixels)
 
 
 def _write(answers: BinaryIO, facts: dict[str, Any], pixels: bytes = b"") -> None:

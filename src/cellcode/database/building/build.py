@@ -25,7 +25,7 @@ from cellcode.database.store.database import Database
 from cellcode.database.store.layout import refuse_to_overwrite
 from cellcode.distributed.ray_tasks import over_ranges
 from cellcode.errors import InputError, UsageError
-from cellcode.files import locked, read_json, remove_folder, replace_folder, write_json, writing
+from cellcode.files import locked, read_json, remove_folder, replace_folder, write_json
 from cellcode.geography import Region, s2
 from cellcode.photos import PhotoTable
 from cellcode.progress import Meter
@@ -81,9 +81,9 @@ def build(
     working = out.with_name(f".{out.name}.building")
     inputs = _inputs(run, aerial, earlier) if cluster is not None else None
     encoder = partial(_encoded, run, source, earlier, inputs, cluster)
-    with locked(out), writing(out):
+    with locked(out):
         working.mkdir(parents=True, exist_ok=True)
-        folders, counts = _encode(run, source, plan, working, earlier, encoder)
+        folders, counts = _encode(run, source, plan, working, out, earlier, encoder)
         masked = shards.masked(folders)
         remove_folder(working / FINISHED)  # of a build that was killed while it wrote
         (working / FINISHED).mkdir()
@@ -154,6 +154,7 @@ def _encode(
     source: AerialSource | None,
     plan: Plan,
     working: Path,
+    out: Path,
     reuse: Reuse | None,
     encoder: Callable[[Iterable[tuple[Ids, Path]]], Encoded],
 ) -> tuple[list[Path], dict[str, float]]:
@@ -183,7 +184,7 @@ def _encode(
     gives_nothing = source is not None and run.aerial is not None and not counts["encoded"] + counts["reused"]
     if gives_nothing or not counts["cells"]:
         masked = summary(shards.masked(folders))
-        remove_folder(working)
+        remove_folder(working, out)
         share = f"at least {run.config.build.min_imagery_share:.0%} imagery{f' ({masked})' if masked else ''}"
         raise InputError(
             f"no tile of the region has {share}; lower build.min_imagery_share, check the imagery or build without it"

@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise InputError unless every file is there and, as far as a quick look tells, as it was written."""
+    """Raise InputError unless every file is there and, as far as a quick check shows, as it was written."""
     needed = [IDS, CELLS, CONFIG, ENCODER, QUERIES, *([] if PACKED in manifest["files"] else [CODES, COARSE])]
     if unnamed := [name for name in needed if name not in manifest["files"]]:
         raise InputError(f"{folder / MANIFEST} does not name {unnamed[0]}; {KIND.advice}")

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cellcode.errors import InputError
-from cellcode.files import atomic_path, locked_folder, read_json, write_json, writing
+from cellcode.files import atomic_path, locked_folder, read_json, write_json
 from cellcode.integrity import describe
 from cellcode.photos.packed.shards import INDEX, KIND, MANIFEST, PART_SCHEMA, PLAN, SHARDS, SHARDS_SCHEMA, PackedPhotos
 from cellcode.photos.packed.shuffle import VALIDATION, Facts, Ints, Layout, Spill, gather, set_validation_apart
@@ -90,7 +90,7 @@ def run(
     _refuse_others(out, identity)
     layout = Layout.of(cells, split, packing.group_photos, packing.seed)
     del cells  # 8 bytes a photo
-    with locked_folder(out), writing(out):
+    with locked_folder(out):
         write_json(out / PLAN, {"identity": identity})
         try:
             spill = Spill(table, split, layout.place, out / SPILL)

@@ -81,7 +81,7 @@ def _scans(data: bytes) -> Iterator[bytes]:
 
 
 class Memory:
-    """A number of bytes that threads share; one that asks for more than is left waits, and lets smaller ones pass."""
+    """A number of bytes that threads share; a request for more than is left waits, and lets smaller ones pass."""
 
     def __init__(self, size: int) -> None:
         self._left, self._changed = size, Condition()
