@@ -18,6 +18,7 @@ from cellcode.config import Config
 from cellcode.database import Database
 from cellcode.files import locked
 from cellcode.geography import Region, s2
+from cellcode.http import client
 from cellcode.integrity import DIGEST, _digest, describe
 from cellcode.model.encoder import Encoder
 from cellcode.model.prototypes.whole import Prototypes
@@ -27,6 +28,12 @@ from cellcode.simulation import Simulation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MANIFESTS = ("run.json", "manifest.json", "state.json", "shards.json", "counts.json")
+
+
+@pytest.fixture(autouse=True)
+def no_host_is_refusing() -> None:
+    """Forget waits that servers of earlier tests required: a later server may get the same port."""
+    client._refusing.clear()
 
 
 def reseal(folder: Path, **changes: Any) -> None:
