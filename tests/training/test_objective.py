@@ -9,6 +9,7 @@ from torch import Tensor
 from cellcode.config import Config, LossConfig
 from cellcode.geography import distance, s2
 from cellcode.model.prototypes.whole import Prototypes
+from cellcode.training.loop.memory import TileMemory
 from cellcode.training.loop.objective import Objective, Places
 
 Kind = Literal["multi_similarity", "softmax"]
@@ -290,6 +291,35 @@ def test_photos_against_codes_are_photos_against_tiles_plus_prototypes(kind: Kin
     codes = Places(tiles.embeddings + prototypes.interpolate(index, weight), tiles.lat_deg, tiles.lon_deg)
     expected = _between_places(photos, codes, config.loss.positive_aerial_m, config.loss.near_aerial_m, config.loss)
     _check(made, expected, 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_photos_are_compared_with_the_last_tiles_and_codes_of_earlier_batches_too(kind: Kind) -> None:
+    config, size = _config(kind=kind, query_cell=1.0), 7
+    prototypes, memory = _prototypes(config), TileMemory(size, DIM, torch.device("cpu"))
+    objective, rule = Objective(config, prototypes, memory), config.loss
+    batches = [_places(seed, 5, 300) for seed in range(3)]
+    tiles = [_beside(photos, 10 + seed, 20.0) for seed, photos in enumerate(batches)]
+    assert torch.equal(
+        objective(batches[0], tiles[0])["query_aerial"],
+        Objective(config, prototypes)(batches[0], tiles[0])["query_aerial"],
+    )
+    objective(batches[1], tiles[1])
+    made = objective(batches[2], tiles[2])
+    last = _joined(tiles[0], tiles[1])
+    kept = Places(last.embeddings[-size:], last.lat_deg[-size:], last.lon_deg[-size:])
+
+    def codes(places: Places) -> Places:
+        near = prototypes.interpolate(*prototypes.neighbours(places.lat_deg, places.lon_deg))
+        return Places(places.embeddings + near, places.lat_deg, places.lon_deg)
+
+    for name, of in (("query_aerial", lambda places: places), ("query_cell", codes)):
+        limits_m = rule.positive_aerial_m, rule.near_aerial_m
+        own, earlier = (np.array(_between_places(batches[2], of(each), *limits_m, rule)) for each in (tiles[2], kept))
+        _check(made[name], ((own + earlier) / 2).tolist(), 1.0)
+    made["query_aerial"].sum().backward()
+    assert tiles[0].embeddings.grad is None
+    assert tiles[1].embeddings.grad is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

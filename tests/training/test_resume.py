@@ -21,6 +21,7 @@ CASES = {
     "prototypes": (PROTOTYPES_ONLY, False),
     "aerial": (["training.random_tiles=3"], True),
     "softmax": (["loss.kind=softmax"], True),
+    "remembered tiles": (["loss.remembered_tiles=20"], True),
     "average": (["training.ema_decay=0.6"], False),
     "transport": (["model.ground.aggregation.name=optimal_transport"], False),
     "last_blocks": (["training.regime=last_blocks", "training.last_blocks=1"], True),

@@ -122,6 +122,9 @@ class LossConfig(Frozen):
     near_prototype_cells: float = Field(1.5, ge=0, description="prototypes nearer than this are not negatives")
     near_aerial_m: float = Field(250.0, ge=0, description="tiles nearer than this are not negatives")
     positive_aerial_m: Positive = Field(80.0, description="tiles centred nearer than this are positives")
+    remembered_tiles: int = Field(
+        0, ge=0, description="tiles of the last batches that are further negatives of photo-tile and photo-code pairs"
+    )
     query_query: float = Field(0.0, ge=0, description="weight of photo pairs; not in the paper, our addition")
     positive_query_m: Positive = Field(10.0, description="photos nearer than this are positives of photo pairs")
     near_query_m: Positive = Field(30.0, description="photos nearer than this are not negatives of photo pairs")

@@ -15,7 +15,8 @@ def photos(pixels: Tensor, config: AugmentationConfig, random: Generator = torch
     images = _move(pixels.permute(0, 3, 1, 2).float(), config, random)
     images = light(images, config.exposure, config.white_balance, random)
     if config.noise:
-        noise = torch.empty_like(images).normal_(generator=random)
+        # In the order of memory: drawing them through the strides of the permuted images takes six times as long.
+        noise = torch.randn(pixels.shape, generator=random).permute(0, 3, 1, 2)
         noise *= 255 * config.noise * torch.rand(len(images), 1, 1, 1, generator=random)
         images = images.add_(noise)
     if config.erase:

@@ -20,6 +20,7 @@ from cellcode.model.checks import require_shape
 from cellcode.model.losses import make_loss
 from cellcode.model.places import Places
 from cellcode.model.prototypes.protocol import Pairing, PrototypeLookup, PrototypeTable
+from cellcode.training.loop.memory import TileMemory
 
 __all__ = ["Objective", "Places"]
 
@@ -27,8 +28,9 @@ __all__ = ["Objective", "Places"]
 class Objective:
     """Losses of a batch; without prototypes Q-P and A-P are off."""
 
-    def __init__(self, config: Config, prototypes: PrototypeTable | None) -> None:
+    def __init__(self, config: Config, prototypes: PrototypeTable | None, memory: TileMemory | None = None) -> None:
         self.config, self.prototypes, self.pair_loss = config.loss, prototypes, make_loss(config.loss)
+        self.memory = memory
         loss = config.loss
         self.pairing = Pairing(
             loss.near_prototype_cells * s2.mean_edge_m(config.levels.prototype),
@@ -42,7 +44,7 @@ class Objective:
         most of them lie where there is none. To the photos they are as any other tile. `draw` is the number of the draw of a
         sharded table's rows, the same in every process.
         """
-        losses, weights = {}, self.config
+        losses, weights, memory, codes = {}, self.config, self.memory, None
         own = tiles.first(len(tiles.embeddings) - random_tiles) if tiles is not None else None
         near_photos, near_tiles = self._around(photos, own, draw)
         if near_photos is not None and weights.query_prototype:
@@ -50,16 +52,21 @@ class Objective:
         if tiles is not None and weights.query_aerial:
             # Both directions together weigh what one does alone.
             weight = weights.query_aerial / (2 if weights.symmetric else 1)
-            losses["query_aerial"] = weight * self.to_tiles(photos, tiles.of_all())
+            remembered = memory.places(memory.embeddings) if memory is not None else None
+            losses["query_aerial"] = weight * self.to_tiles(photos, tiles.of_all(), remembered)
             if weights.symmetric and own is not None:
                 losses["aerial_query"] = weight * self.to_tiles(own, photos.of_all())
         if own is not None and near_tiles is not None:
             if weights.aerial_prototype:
                 losses["aerial_prototype"] = weights.aerial_prototype * self.to_prototypes(own, near_tiles)
             if weights.query_cell:
-                losses["query_cell"] = weights.query_cell * self.to_codes(photos, own, near_tiles)
+                codes = Places(own.embeddings + near_tiles.interpolate(), own.lat_deg, own.lon_deg).of_all()
+                remembered = memory.places(memory.codes) if memory is not None else None
+                losses["query_cell"] = weights.query_cell * self.to_tiles(photos, codes, remembered)
         if weights.query_query:
             losses["query_query"] = weights.query_query * self.between(photos)
+        if memory is not None and own is not None:
+            memory.add(own.of_all(), codes)
         return losses
 
     def _around(
@@ -78,22 +85,20 @@ class Objective:
         """See `PrototypeLookup.loss`; (N,)."""
         return self._checked(near.loss(self.pair_loss, places, self.pairing), len(places.lat_deg))
 
-    def to_tiles(self, photos: Places, tiles: Places) -> Tensor:
+    def to_tiles(self, photos: Places, tiles: Places, remembered: Places | None = None) -> Tensor:
         """Positives: tiles that show the photo's place. Negatives: all tiles that are not near. (N,).
 
-        With the arguments exchanged it is the other direction of a symmetric loss (Fervers et al., ECCV 2024).
+        With the arguments exchanged it is the other direction of a symmetric loss (Fervers et al., ECCV 2024). With the codes
+        that the database would have there in place of tiles, tile plus interpolated prototype, one term learns to make up for
+        what the other misses.
+
+        Where tiles are `remembered` the loss is the mean of that over the batch's tiles and over those. They are not compared
+        together: what is common to the tiles of one step would tell positives from older negatives.
         """
         limits_m = self.config.positive_aerial_m, self.config.near_aerial_m
         same, near = photos.within(tiles.lat_deg, tiles.lon_deg, *limits_m)
-        return self._of_pairs(photos.embeddings @ tiles.embeddings.T, same, ~near)
-
-    def to_codes(self, photos: Places, tiles: Places, near: PrototypeLookup) -> Tensor:
-        """As `to_tiles`, with the codes the database would have there: tile plus interpolated prototype. (N,).
-
-        Each term alone learns to answer by itself; this pair lets one make up for what the other misses.
-        """
-        codes = tiles.embeddings + near.interpolate()
-        return self.to_tiles(photos, Places(codes, tiles.lat_deg, tiles.lon_deg).of_all())
+        loss = self._of_pairs(photos.embeddings @ tiles.embeddings.T, same, ~near)
+        return loss if remembered is None else (loss + self.to_tiles(photos, remembered)) / 2
 
     def between(self, photos: Places) -> Tensor:
         """Photos of one place attract, photos of places that are not near repel each other; (N,)."""

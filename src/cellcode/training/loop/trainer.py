@@ -25,6 +25,7 @@ from cellcode.training.data.photos import Feed
 from cellcode.training.data.sampling import Miner
 from cellcode.training.loop import checkpoints
 from cellcode.training.loop.log import Log, NanGuard
+from cellcode.training.loop.memory import TileMemory
 from cellcode.training.loop.objective import Objective
 from cellcode.training.loop.validation import Recall
 
@@ -72,7 +73,9 @@ class Trainer:
             text = f"{places} places per batch do not divide by {world} processes"
             raise UsageError(f"{text}; set training.batch_size so that they do")
         self.steps = max(1, training.epochs * self.sampler.steps_per_epoch // training.gradient_accumulation)
-        self.objective = Objective(self.config, self.table or self.model.prototypes)
+        remembered, dim = self.config.loss.remembered_tiles, self.config.model.dim
+        self.memory = TileMemory(remembered, dim, self.device) if remembered and self.tiles is not None else None
+        self.objective = Objective(self.config, self.table or self.model.prototypes, self.memory)
         self.miner = Miner(self.config, self.table or self.model.prototypes, self.sampler)
         for encoder in (self.model.ground, self.model.aerial):
             if encoder is not None:
@@ -208,7 +211,10 @@ class Trainer:
 
     def _state(self) -> checkpoints.State:
         average = {"average": self.average} if self.average is not None else {}
-        return checkpoints.State({"model": self.model, **average}, self.optimizer, self.table, self.sampler.hard)
+        memory = {"memory": self.memory} if self.memory is not None else {}
+        return checkpoints.State(
+            {"model": self.model, **average, **memory}, self.optimizer, self.table, self.sampler.hard
+        )
 
     def _save(self, step: int, score: float | None) -> None:
         """Write a checkpoint. Running statistics, so far of each process's photos, become their mean."""
