@@ -78,12 +78,8 @@ SIZES = {
     "tiny": Size(0.5, 60, SMALL, TINY, 6, 20_000, 16, 2, 4),
 }
 AERIAL, RUN = "world/aerial.tif", "run"  # in the folder of a site
-# Imported once for the processes of all checks.
-PRELOADED = [
-    "cellcode.database.building.build",
-    "cellcode.search.locator",
-    "transformers.models.dinov2.modeling_dinov2",
-]
+NOT_COMPLETE = "**not complete**"  # the last row of a check that failed
+PRELOADED = [__name__, "transformers.models.dinov2.modeling_dinov2"]  # imported once for all processes
 
 
 @dataclass(frozen=True)
@@ -101,23 +97,19 @@ class Site:
             changes += [f"{encoder}.backbone=hf:{self.folder / 'backbone'}", f"{encoder}.pretrained=false"]
         return configuration.load("region", [*changes, *self.size.settings.split()])
 
-    def run(self) -> Run:
-        """Load the run of the check "training"; raises InputError if it left none."""
+    def trained(self) -> tuple[Run, list[Path]]:
+        """Load the run of the check "training" and name the photos to locate; raises InputError if it left no run."""
         if not (self.folder / RUN / "run.json").is_file():
             raise InputError("skipped: the check 'training' left no run")
-        return Run.load(self.folder / RUN)
-
-    def files(self) -> list[Path]:
-        """Return the photos to locate."""
-        return PhotoTable.load(self.folder / "table").files[: self.size.located]
+        return Run.load(self.folder / RUN), PhotoTable.load(self.folder / "table").files[: self.size.located]
 
 
 def photos(site: Site) -> Iterator[Row]:
     """Render a region, pack its photos, and describe the backbone."""
     started, config, size = time.perf_counter(), site.config(), site.size
+    shape = config.photo.width_px, config.photo.height_px
     world = simulate(site.folder / "world", size_km=size.world_km, photos=size.photos)
     table = ingest(world.photos_dir, out=site.folder / "table", split=SplitRule(kind="date"))
-    shape = config.photo.width_px, config.photo.height_px
     packing = pack.Packing(config.levels.cell, shard_photos=512, size_px=shape)
     pack.run(table, packing, out=site.folder / "shards", set_apart=partial(set_apart, config=config))
     write_json(site.folder / "backbone" / "config.json", {"model_type": "dinov2", **size.backbone})
@@ -130,8 +122,8 @@ def training(site: Site) -> Iterator[Row]:
     bare_s, step_s, steps_per_epoch, weights = on_one_batch(site, config)
     batch, photo, tile = config.training.batch_size, config.photo, config.tile
     tiles = batch // config.training.photos_per_place + config.training.random_tiles
-    yield "weights of both encoders", f"{weights / 1e6:.1f} million, {config.machine.precision}"
-    yield "batch", f"{batch} photos of {photo.width_px} x {photo.height_px} px, {tiles} tiles of {tile.size_px} px"
+    sizes = f"{batch} photos of {photo.width_px} x {photo.height_px} px, {tiles} tiles of {tile.size_px} px"
+    yield f"batch of two encoders of {weights / 1e6:.1f} million weights together, {config.machine.precision}", sizes
     yield "forward and backward alone, inputs on the device", f"{batch / bare_s:,.1f} photos/s"
     yield "whole step on one batch kept in memory", f"{batch / step_s:,.1f} photos/s"
     epochs = -(-site.size.steps // steps_per_epoch)
@@ -142,7 +134,7 @@ def training(site: Site) -> Iterator[Row]:
     yield "training against forward and backward alone", f"{bare_s / loop_s:.2f} x"
     yield "share of the training's time that the data path costs", f"{1 - step_s / loop_s:.1%}"
     yield "loss of the first and the last step", f"{lines[0]['loss']:.3f}, {lines[-1]['loss']:.3f}"
-    yield "peak memory", gigabytes(peak_memory())
+    yield "peak memory", f"{peak_memory() / 1e9:.2f} GB"
 
 
 def on_one_batch(site: Site, config: Config) -> tuple[float, float, int, int]:
@@ -153,10 +145,11 @@ def on_one_batch(site: Site, config: Config) -> tuple[float, float, int, int]:
     batch = trainer.batches.take(0)
     trainer.batches.close()
     trainer.batches = Prefetcher(lambda _: batch, trainer.device, stop=0)
-    assert batch.tiles is not None
-    photos, tiles = (replace(each, inputs=each.inputs.to(trainer.device)) for each in (batch.photos, batch.tiles))
+    samples = (batch.photos, batch.tiles)
+    photos, tiles = (replace(each, inputs=each.inputs.to(trainer.device)) for each in samples if each is not None)
     bare_s = seconds(partial(forward_backward, trainer, replace(batch, photos=photos, tiles=tiles)), site)
-    step_s = seconds(partial(trainer.step, 0), site)
+    trainer.step(0)  # it clusters the prototypes, which those that follow do not
+    step_s = seconds(partial(trainer.step, 1), site)
     trainer.batches.close()
     return bare_s, step_s, trainer.sampler.steps_per_epoch, sum(p.numel() for p in trainer.model.parameters())
 
@@ -169,14 +162,14 @@ def prototypes(site: Site) -> Iterator[Row]:
     vectors = torch.nn.functional.normalize(torch.randn(BATCH, dim, device=site.device), dim=1).requires_grad_()
     step_s = seconds(partial(work, vectors), site)
     yield f"look-up, loss and update, {BATCH} photos a step", f"{1 / step_s:,.1f} steps/s"
-    yield "table and its optimiser's state, computed", gigabytes(count * (4 * dim + 8))
-    yield "peak memory", gigabytes(peak_memory())
+    yield "table and its optimiser's state, computed", f"{count * (4 * dim + 8) / 1e9:.2f} GB"
+    yield "peak memory", f"{peak_memory() / 1e9:.2f} GB"
 
 
 def building(site: Site) -> Iterator[Row]:
     """Build a database, and locate photos together and one by one."""
-    run, files, machine = site.run(), site.files(), MachineConfig.model_validate({"device": site.device})
-    started = time.perf_counter()
+    machine = MachineConfig.model_validate({"device": site.device})
+    (run, files), started = site.trained(), time.perf_counter()
     cells = build(run, site.folder / AERIAL, out=site.folder / "town.cells", machine=machine)
     built_s, count = time.perf_counter() - started, len(cells.ids)
     yield f"building {count:,} cells", f"{1e3 * built_s / count:,.1f} ms per cell"
@@ -185,7 +178,7 @@ def building(site: Site) -> Iterator[Row]:
         single_s = seconds(lambda: locator.locate(files[0]), site)
     yield f"locating {len(files)} photos together, decoding included", f"{1e3 * many_s / len(files):,.2f} ms per photo"
     yield "locating one photo", f"{1e3 * single_s:,.1f} ms"
-    yield "peak memory", gigabytes(peak_memory())
+    yield "peak memory", f"{peak_memory() / 1e9:.2f} GB"
 
 
 def agreement(site: Site) -> Iterator[Row]:
@@ -201,10 +194,10 @@ def agreement(site: Site) -> Iterator[Row]:
 
 def results(site: Site, device: str, precision: str) -> tuple[Float32, Float32, list[str]]:
     """Build and locate: embeddings of photos (B, D), codes (N, D), and the first cell of each photo."""
-    machine = MachineConfig.model_validate({"device": device, "precision": precision})
-    cells = build(site.run(), site.folder / AERIAL, out=site.folder / f"{device}-{precision}.cells", machine=machine)
+    machine, (run, files) = MachineConfig.model_validate({"device": device, "precision": precision}), site.trained()
+    cells = build(run, site.folder / AERIAL, out=site.folder / f"{device}-{precision}.cells", machine=machine)
     with Locator.open(cells, machine=machine) as locator:
-        names, vectors, _ = locator.read(site.files())
+        names, vectors, _ = locator.read(files)
         answers = locator.answers(names, vectors, 1, None)
     return vectors, np.asarray(cells.code_set.exact[:], np.float32), [answer.candidates[0].cell for answer in answers]
 
@@ -228,38 +221,29 @@ def seconds(work: Callable[[], object], site: Site) -> float:
     return (time.perf_counter() - started) / site.size.repeats
 
 
-def gigabytes(count: int) -> str:
-    """Format bytes."""
-    return f"{count / 1e9:.2f} GB"
-
-
 # In order, each with its share of the time.
 CHECKS: dict[Callable[[Site], Iterable[Row]], int] = {photos: 2, training: 5, prototypes: 2, building: 2, agreement: 3}
 
 
-def attempt(check: Callable[[Any], Iterable[Row]], site: Any, limit_s: float) -> tuple[list[Row], str]:
-    """Run a check in a process of its own; returns its rows, and why it is not complete, or ""."""
+def attempt(check: Callable[[Any], Iterable[Row]], site: Any, limit_s: float) -> list[Row]:
+    """Run a check in a process of its own; returns its rows, of which the last says why it is not complete, if it is not."""
     # CUDA does not survive a fork of this process, and a spawned one would import torch again.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
-        path.touch()
-        process = context.Process(target=write_rows, args=(check, site, path))
+    with tempfile.NamedTemporaryFile() as file:
+        process = context.Process(target=write_rows, args=(check, site, Path(file.name)))
         process.start()
         process.join(max(limit_s, 0))
-        reason = f"its process ended with status {process.exitcode}" if process.exitcode else ""
-        if process.is_alive():
-            reason = f"stopped at its time limit of {limit_s:.0f} s"
-            process.kill()
-            process.join()
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [(line[0], line[1]) for line in lines if "reason" not in line]
-    return rows, next((line["reason"] for line in lines if "reason" in line), reason)
+        late = process.is_alive()
+        process.kill()
+        process.join()
+        rows = [(what, figure) for what, figure in map(json.loads, Path(file.name).read_text("utf-8").splitlines())]
+    reason = f"stopped at its time limit of {limit_s:.0f} s" if late else f"ended with status {process.exitcode}"
+    return [*rows, (NOT_COMPLETE, reason)] if late or process.exitcode else rows
 
 
 def write_rows(check: Callable[[Any], Iterable[Row]], site: Any, path: Path) -> None:
-    """Write each row as soon as it is measured; at last the reason, if the check fails."""
+    """Write each row of a check as soon as it is measured, and the reason if it fails."""
     with path.open("w", encoding="utf-8", buffering=1) as file:
         try:
             for row in check(site):
@@ -267,16 +251,14 @@ def write_rows(check: Callable[[Any], Iterable[Row]], site: Any, path: Path) -> 
         except Exception as error:  # whatever it is, it belongs into the table
             traceback.print_exc()
             kind = "" if isinstance(error, CellcodeError) else f"{type(error).__name__}: "
-            file.write(json.dumps({"reason": kind + str(error).strip().split("\n")[0]}) + "\n")
+            file.write(json.dumps((NOT_COMPLETE, kind + str(error).strip().split("\n")[0])) + "\n")
 
 
 def machine(device: str) -> str:
     """Name device, driver, processor, version of torch and day."""
     name = device
     if device == "cuda":
-        status, driver = subprocess.getstatusoutput(
-            "nvidia-smi --query-gpu=driver_version --format=csv,noheader --id=0"
-        )
+        status, driver = subprocess.getstatusoutput("nvidia-smi -i 0 --query-gpu=driver_version --format=csv,noheader")
         name = f"{torch.cuda.get_device_name()}, driver {driver if status == 0 else 'unknown'}"
     return f"{name}; {processor()}; torch {torch.__version__}; {date.today()}"
 
@@ -301,12 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site = Site(Path(folder), device, SIZES[given.size])
         for check, share in CHECKS.items():
             begun = time.monotonic()
-            rows, reason = attempt(check, site, (started + 60 * given.minutes - begun) * share / left)
-            took = f"{time.monotonic() - begun:.0f} s"
-            rows.append(("**not complete**", f"{reason}; after {took}") if reason else ("the whole check", took))
-            left, complete = left - share, complete and not reason
+            rows = attempt(check, site, (started + 60 * given.minutes - begun) * share / left)
+            left, complete = left - share, complete and rows[-1][0] != NOT_COMPLETE
+            rows.append(("the whole check", f"{time.monotonic() - begun:.0f} s"))
             lines += [f"| {check.__name__} | {what} | {figure} |" for what, figure in rows]
-            print(f"{check.__name__}: {reason or 'complete'}, {took}", file=sys.stderr, flush=True)
+            print(f"{check.__name__}: {rows[-1][1]}", file=sys.stderr, flush=True)
     command = f"python tools/device_check.py --size {given.size} --device {device}"
     table = "\n".join([f"`{command}`, {time.monotonic() - started:.0f} s; {machine(device)}", "", *lines, ""])
     print(table)
