@@ -79,7 +79,7 @@ SIZES = {
 }
 AERIAL, RUN = "world/aerial.tif", "run"  # in the folder of a site
 NOT_COMPLETE = "**not complete**"  # the last row of a check that failed
-PRELOADED = [__name__, "transformers.models.dinov2.modeling_dinov2"]  # imported once for all processes
+PRELOADED = [__name__, "cellcode.search.locator", "transformers.models.dinov2.modeling_dinov2"]
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,9 @@ CHECKS: dict[Callable[[Site], Iterable[Row]], int] = {photos: 2, training: 5, pr
 
 def attempt(check: Callable[[Any], Iterable[Row]], site: Any, limit_s: float) -> list[Row]:
     """Run a check in a process of its own; returns its rows, of which the last says why it is not complete, if it is not."""
-    # CUDA does not survive a fork of this process, and a spawned one would import torch again.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    # CUDA does not survive a fork of a process that has asked for it, as a library may on import.
+    context.set_forkserver_preload([] if torch.cuda.is_available() else PRELOADED)
     with tempfile.NamedTemporaryFile() as file:
         process = context.Process(target=write_rows, args=(check, site, Path(file.name)))
         process.start()
