@@ -68,7 +68,7 @@ class Size:
 
 VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "image_size": 518}
 SMALL = VIT_B | {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 70}
-FULL = "training.batch_size=128 training.random_tiles=16 training.checkpoint_every_steps=1000"
+FULL = "training.batch_size=128 training.random_tiles=16 training.checkpoint_every_steps=1000 machine.threads=0"
 TINY = (
     "training.batch_size=8 training.random_tiles=2 training.log_every_steps=1 model.dim=16 levels.cell=17 "
     "photo.width_px=56 photo.height_px=42 tile.size_px=42 machine.threads=1"
