@@ -28,6 +28,7 @@ from cellcode.photos import PhotoTable, ingest
 from cellcode.photos.table.splits import SplitRule
 from cellcode.simulation import simulate
 from cellcode.training import train
+from cellcode.training.data.inputs import Batch
 from cellcode.training.loop.trainer import Trainer
 from cellcode.training.train import prepare
 
@@ -76,18 +77,21 @@ def loop_ratio(trainer: Trainer, repeats: int, steps: int = 4) -> dict[str, Any]
     trainer.model.train()
     batch, number = trainer.batches.take(0), itertools.count()
 
-    def bare() -> None:
-        with autocast(trainer.config.machine.precision, trainer.device):
-            total = batch.photos.embed(trainer.ground, trainer.device).embeddings.sum()
-            if batch.tiles is not None and trainer.aerial is not None:
-                total = total + batch.tiles.embed(trainer.aerial, trainer.device).embeddings.sum()
-        total.backward()  # type: ignore[no-untyped-call]
-
     def several(work: Callable[[], object]) -> Callable[[], None]:
         return lambda: [work() for _ in range(steps)].clear()
 
-    ratio = paired_ratio(several(lambda: trainer.step(next(number))), several(bare), repeats)
+    bare = several(lambda: forward_backward(trainer, batch))
+    ratio = paired_ratio(several(lambda: trainer.step(next(number))), bare, repeats)
     return {"value": ratio, "unit": "x", "against": "bare forward and backward"}
+
+
+def forward_backward(trainer: Trainer, batch: Batch) -> None:
+    """Embed a batch and go back from the sum of its embeddings."""
+    with autocast(trainer.config.machine.precision, trainer.device):
+        total = batch.photos.embed(trainer.ground, trainer.device).embeddings.sum()
+        if batch.tiles is not None and trainer.aerial is not None:
+            total = total + batch.tiles.embed(trainer.aerial, trainer.device).embeddings.sum()
+    total.backward()  # type: ignore[no-untyped-call]
 
 
 def build_over_bare(run: Path, aerial: Path, out: Path) -> list[dict[str, Any]]:

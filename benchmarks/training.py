@@ -117,11 +117,11 @@ def encoder_work(dim: int = 128) -> Callable[[], torch.Tensor]:
     return lambda: encoder(photos)
 
 
-def prototype_work(count: int, dim: int, hard: int = 0) -> Callable[[torch.Tensor], None]:
+def prototype_work(count: int, dim: int, hard: int = 0, device: str = "cpu") -> Callable[[torch.Tensor], None]:
     """Return a function that takes the prototypes' part of a step for a batch of embeddings, backward included."""
     rule = PrototypesConfig(table="sharded", negatives="sampled", share=1.0, most_rows=DRAWN, hard_rows=hard)
     config = Config(loss=LossConfig(kind="softmax"), prototypes=rule)
-    table = ShardedPrototypes(continent(count), dim, 1.2, rule, seed=0)
+    table = ShardedPrototypes(continent(count), dim, 1.2, rule, seed=0, device=device)
     if hard:
         table.clusters = table.cluster(table.seed)
     objective, draw = Objective(config, table), iter(range(1_000_000))
