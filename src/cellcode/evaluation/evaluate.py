@@ -52,6 +52,7 @@ def evaluate(
     out_of_region: PhotoTable | Path | str | None = None,
     cluster: str | None = None,
     machine: MachineConfig | None = None,
+    draw: bool = True,
 ) -> Report:
     """Measure a database on the photos of a split, beside baselines on the same photos. Nothing is taken from earlier runs.
 
@@ -63,6 +64,7 @@ def evaluate(
         out_of_region: photos, of any split, that were taken outside the region and should be refused; None: not tested.
         cluster: address of a Ray cluster that searches the shards; see `search.sharded.open_searcher`.
         machine: device and precision of the encoder; see `Locator`.
+        draw: figures too, which take longer to draw than a small region takes to measure.
 
     Raises:
         InputError: the split is empty, none of its photos can be read, or the database is damaged.
@@ -82,7 +84,7 @@ def evaluate(
         locator.database.verify()
         values, material = _measured(locator, tested, gallery, split, outside, source)
     if (folder := Path(out) if out is not None else None) is not None:
-        _write(folder, values, material)
+        _write(folder, values, material, draw)
     for note in values["notes"]:
         logger.warning("%s", note)
     written = f"; report in {folder}" if folder else ""
@@ -117,9 +119,9 @@ def _measured(
     return values, figures.Material(database, tested, asked, results, checked, seen, values, source, others)
 
 
-def _write(folder: Path, values: dict[str, Any], material: figures.Material) -> None:
+def _write(folder: Path, values: dict[str, Any], material: figures.Material, draw: bool) -> None:
     """Write the files of a report; figures that cannot be drawn are added to its notes."""
-    drawn, undrawn = figures.all_figures(material)
+    drawn, undrawn = figures.all_figures(material) if draw else ({}, [])
     values["notes"] += undrawn
     pictures = figures.encode(drawn)
     with locked_folder(folder):
