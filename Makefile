@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PLAN ?= full
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo results test test-scale test-faults test-ui test-peers lint format types bench clean
@@ -9,9 +10,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.base
 	$(BIN)/cellcode demo --out runs/demo
 
-# Writes docs/results.md. CAMPUS=folder adds the tables of a real campus; QUICK=1 rehearses in minutes, into runs/rehearsal.
+# Writes docs/results.md. CAMPUS=folder adds the tables of a real campus; PLAN=quick rehearses in minutes, into runs/rehearsal;
+# ONLY=train-hybrid,scale-* makes these stages and what they need. `python -m experiments --list` prints all of them.
 results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
-	$(BIN)/python -m experiments $(if $(QUICK),--quick,--out runs/results --docs docs) $(if $(CAMPUS),--campus $(CAMPUS))
+	$(BIN)/python -m experiments --plan $(PLAN) $(if $(filter full,$(PLAN)),--out runs/results --docs docs) \
+	  $(if $(CAMPUS),--campus $(CAMPUS)) $(if $(ONLY),--only '$(ONLY)')
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

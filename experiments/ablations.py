@@ -1,4 +1,7 @@
-"""Ablations: what one change of the configuration does to recall, in the middle of the benchmark region."""
+"""Ablations: what one change of the configuration does to recall, in the middle of the benchmark region.
+
+The points of the scaling table are measured in the same way.
+"""
 
 import time
 from pathlib import Path
@@ -8,15 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from cellcode.database import Database, build, grow
+from cellcode.evaluation import slices
 from cellcode.evaluation.metrics import Result, difference_95, interval_95
 from cellcode.evaluation.systems import embed, evaluate_systems
+from cellcode.files import read_json
 from cellcode.geography import distance, s2
 from cellcode.photos import PhotoTable
 from cellcode.photos.table.splits import by_position
 from cellcode.search import Locator
 from cellcode.types import Float64, Int64
 from experiments import trainings, worlds
+from experiments.stages import RESULT
 
+RADII_M = 100.0, 200.0
 RADIUS_M = 200.0
 HITS = "hits.npz"
 BUFFER_M = 20.0
@@ -39,30 +46,47 @@ def measure(
     cells = build(run, world / worlds.AERIAL, region, out=folder / "cells", overrides=overrides)
     parts = worlds.parts(world)
     tested = {"same": worlds.cropped(parts.same_area, region), "cross": parts.cross_area}
-    return recalls(cells, tested, folder / HITS)
+    made = read_json(needs[training] / RESULT)
+    return {
+        **recalls(cells, tested, folder / HITS),
+        "photos": made["values"]["photos"],
+        "cpu_seconds": made["cpu_seconds"],
+    }
 
 
 def recalls(cells: Database, tested: dict[str, PhotoTable], keep: Path) -> dict[str, Any]:
-    """Return recall@1 within 200 m by area and system, and keep every photo's hits for differences between databases."""
+    """Return recall by area and system, and keep every photo's hits for differences between databases.
+
+    `recall`, `recall_at_10` and `interval_95` are within 200 m; `by_radius` has recall@1 within each of RADII_M, of all photos
+    and of those in cells with and without training photos.
+    """
     locator = Locator(cells)
     hits: dict[str, npt.NDArray[Any]] = {}
     found: dict[str, dict[str, Any]] = {}
-    rule = cells.config.evaluation.model_copy(update={"radii_m": (RADIUS_M,), "ranks": (1, 10)})
+    rule = cells.config.evaluation.model_copy(update={"radii_m": RADII_M, "ranks": (1, 10)})
     for area, table in tested.items():
         asked, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
         table = table.select(good)
         nobody = table.select(np.zeros(len(table), bool))
         results = {result.name: result for result in evaluate_systems(locator, asked, table, nobody, rule)}
         place = places(table)
+        taught = slices.density(cells, table) > 0
+        groups = {"all": np.ones(len(table), bool), "with_photos": taught, "without_photos": ~taught}
         hits |= {f"{area} place": place}
-        for name in SYSTEMS:
-            if name in results:
-                hits[f"{area} {name}"] = first_hits(results[name])
+        for name in (name for name in SYSTEMS if name in results):
+            hits |= {f"{area} {name} {radius_m:g}": results[name].hits[1][radius_m] for radius_m in RADII_M}
         found[area] = {
             name: {
                 "recall": float(first_hits(results[name]).mean()),
                 "recall_at_10": float(results[name].hits[10][RADIUS_M].mean()),
                 "interval_95": list(interval_95(first_hits(results[name]), place)),
+                "by_radius": {
+                    f"{radius_m:g}": {
+                        group: float(results[name].hits[1][radius_m][mask].mean()) if mask.any() else None
+                        for group, mask in groups.items()
+                    }
+                    for radius_m in RADII_M
+                },
             }
             for name in SYSTEMS
             if name in results
@@ -87,7 +111,7 @@ def compared(
 ) -> tuple[float, tuple[float, float]]:
     """Return the difference of recall@1 within 200 m on the same photos, changed minus base, with its 95 % interval."""
     with np.load(changed / HITS) as a, np.load(base / HITS) as b:
-        name = f"{area} {system}"
+        name = f"{area} {system} {RADIUS_M:g}"
         difference = float(a[name].mean() - b[name].mean())
         return difference, difference_95(a[name], b[name], b[f"{area} place"])
 

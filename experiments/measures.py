@@ -8,21 +8,27 @@ from typing import Any
 import numpy as np
 
 from cellcode.aerial import open_source
-from cellcode.database import Database, build
+from cellcode.config import EvaluationConfig
+from cellcode.database import Calibration, Database, build
+from cellcode.database.building.fusion import fuse
 from cellcode.evaluation import confidence, evaluate, metrics, ranked, summary
 from cellcode.evaluation.confidence import Stated
 from cellcode.evaluation.systems import embed
 from cellcode.geography import Region, distance, s2
+from cellcode.index.codeset import CodeSet
 from cellcode.photos import PhotoTable
 from cellcode.photos.reading.pixels import load_pixels
 from cellcode.runs import CellFacts, Validation
-from cellcode.search import Locator
+from cellcode.search import CodeSearcher, Locator
+from cellcode.types import Float64
 from experiments import ablations, hierarchical, together, trainings, worlds
 
 CELLS = "cells"
 
 
-def database(folder: Path, needs: dict[str, Path], *, training: str, settings: str) -> dict[str, Any]:
+def database(
+    folder: Path, needs: dict[str, Path], *, training: str, settings: str, overrides: list[str]
+) -> dict[str, Any]:
     """Build the database of the whole region, its confidence calibrated with photos from elsewhere."""
     run = trainings.trained(needs[training])
     # Photos from elsewhere may look like those of the region, or like another country.
@@ -34,7 +40,7 @@ def database(folder: Path, needs: dict[str, Path], *, training: str, settings: s
     imagery = aerial if run.aerial is not None else None
     # Without imagery: the cells that the others search, not only those with photos.
     region = None if imagery else Region.bbox(*open_source(aerial).bounds)
-    cells = build(run, imagery, region, out=folder / CELLS, out_of_region=elsewhere)
+    cells = build(run, imagery, region, out=folder / CELLS, out_of_region=elsewhere, overrides=overrides)
     return {
         "cells": cells.manifest["cells"],
         "bytes": cells.bytes,
@@ -79,14 +85,16 @@ def prototype_similarity(cells: Database) -> dict[str, float]:
 def cross_area(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
     """Recall on the photos of the held-out square; the whole region is searched."""
     parts = worlds.parts(needs["region"])
-    report = evaluate(needs[built] / CELLS, worlds.joined(parts.training, parts.cross_area))
-    return report.values
+    return evaluate(
+        needs[built] / CELLS, worlds.joined(parts.training, parts.cross_area), out=folder, draw=False
+    ).values
 
 
 def both_areas(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
-    """Recall of a system trained in another way, same area and cross area, without image retrieval."""
+    """Recall of a system trained in another way, same area and cross area, without image retrieval; `seeds` reads the files."""
     parts, cells = worlds.parts(needs["region"]), opened(needs[built])
-    return {"same": evaluate(cells, parts.same_area).values, "cross": evaluate(cells, parts.cross_area).values}
+    tested = {"same": parts.same_area, "cross": parts.cross_area}
+    return {area: evaluate(cells, table, out=folder / area, draw=False).values for area, table in tested.items()}
 
 
 def other_country(folder: Path, needs: dict[str, Path], *, training: str, settings: str) -> dict[str, Any]:
@@ -116,11 +124,34 @@ def classified(folder: Path, needs: dict[str, Path], *, settings: str) -> dict[s
         pixels, failures = load_pixels(table.files, classes.config.photo, description=f"reading photos, {area} area")
         table = table.select(np.setdiff1d(np.arange(len(table)), list(failures)))
         lat, lon = classes.rank(np.delete(pixels, list(failures), axis=0), max(rule.ranks))
-        apart_m = distance.haversine_m(table.lat_deg[:, None], table.lon_deg[:, None], lat, lon)
-        result = ranked("hierarchical", apart_m, rule.ranks, rule.radii_m, classes.bytes)
-        found[area] = summary(result, np.ones(len(table), bool), ablations.places(table))
-        found[area] |= {"database_bytes": classes.bytes, "ms_per_query": None}
+        found[area] = _answered("hierarchical", table, lat, lon, rule, classes.bytes)
     return found
+
+
+def plain_sum(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:
+    """Recall of z_aerial + kappa z_prototype with one kappa for every cell, as the paper has it, same area and cross area."""
+    cells, parts = opened(needs[built]), worlds.parts(needs["region"])
+    (aerial, prototypes), kappa = cells.terms(), cells.calibration.kappa
+    one = Calibration(kappa=kappa, prototype_only=kappa)
+    codes = fuse(aerial, prototypes, cells.facts.has_aerial, cells.facts.has_prototype, one)
+    searcher = CodeSearcher(CodeSet(np.asarray(cells.ids), codes.astype(np.float16)), cells.level)
+    locator, rule, found = Locator(cells), cells.config.evaluation, {}
+    for area, table in (("same", parts.same_area), ("cross", parts.cross_area)):
+        asked, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
+        ids = searcher.search(asked, min(max(rule.ranks), searcher.count())).cell_ids
+        lat, lon = (each.reshape(ids.shape) for each in s2.cell_centers(ids.ravel()))
+        found[area] = _answered("paper", table.select(good), lat, lon, rule, cells.bytes)
+    return {**found, "kappa": kappa}
+
+
+def _answered(
+    name: str, table: PhotoTable, lat: Float64, lon: Float64, rule: EvaluationConfig, size: int
+) -> dict[str, Any]:
+    """Return the row of a system whose answers, (N, K) degrees, are given."""
+    apart_m = distance.haversine_m(table.lat_deg[:, None], table.lon_deg[:, None], lat, lon)
+    result = ranked(name, apart_m, rule.ranks, rule.radii_m, size)
+    row = summary(result, np.ones(len(table), bool), ablations.places(table))
+    return row | {"database_bytes": size, "ms_per_query": None}
 
 
 def strangers(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, Any]:

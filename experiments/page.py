@@ -14,11 +14,13 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from cellcode.evaluation import figures
 from cellcode.files import atomic_path
-from experiments import claims, rows
+from experiments import claims, rows, scaling, scaling_figure, verdicts
 from experiments.plan import Plan
 from experiments.stages import Done
 
+PAGE = "results.md"
 TEMPLATE = Path(__file__).with_name("results.md.j2")
 PACKAGES = ("torch", "numpy", "pyarrow", "rasterio", "faiss-cpu")
 
@@ -49,7 +51,11 @@ def collect(plan: Plan, parts: Mapping[str, Done | str], stages: Mapping[str, Do
         "confidence": found.get("same", {}).get("confidence"),
         "strangers": found.get("strangers"),
         "calibrations": found.get("calibrations"),
-        "ablations": rows.ablations(plan, found, folders),
+        "seeds": rows.seeds(plan, found, folders),
+        "ablations": (ablations := rows.ablations(plan, found, folders)),
+        "verdicts": verdicts.all_of(ablations),
+        "scaling": (scaled := scaling.table(plan, found, folders)),
+        "loss_and_epochs": scaling.catches_up(scaled),
         "together": rows.together(found),
         "growing": found.get("growing"),
         "campus": [value for name, value in found.items() if name.startswith("campus ")],
@@ -65,22 +71,28 @@ def write(values: dict[str, Any], folders: Mapping[str, Path], docs: Path) -> No
     results.json has what the page shows, one row per line. What the stages measured besides stays in their own result.json.
     """
     source = folders.get("same-area")
-    made = sorted((source / "figures").glob("*.png")) if source is not None else []
-    text = render(values, [path.stem for path in made])
+    made = (
+        {path.stem: path.read_bytes() for path in sorted((source / "figures").glob("*.png"))}
+        if source is not None
+        else {}
+    )
+    if values["scaling"]:
+        made |= figures.encode({"scaling": scaling_figure.draw(values["scaling"])})
+    text = render(values, [*made])
     for path in (docs / "figures").glob("*"):
         path.unlink()
-    for path in made:
-        with atomic_path(docs / "figures" / f"{path.stem}.webp") as copy:
-            copy.write_bytes(compressed(path))
-    with atomic_path(docs / "results.md") as path:
+    for name, picture in made.items():
+        with atomic_path(docs / "figures" / f"{name}.webp") as path:
+            path.write_bytes(compressed(picture))
+    with atomic_path(docs / PAGE) as path:
         path.write_text(text, encoding="utf-8")
     with atomic_path(docs / "results.json") as path:
         path.write_text(by_rows({key: value for key, value in values.items() if key != "parts"}), encoding="utf-8")
 
 
-def compressed(figure: Path) -> bytes:
-    """Return a figure as WebP: with 256 colours and no loss, or with some loss where that is smaller."""
-    with Image.open(figure) as image:
+def compressed(figure: bytes) -> bytes:
+    """Return a PNG as WebP: with 256 colours and no loss, or with some loss where that is smaller."""
+    with Image.open(BytesIO(figure)) as image:
         pixels = image.convert("RGB")
     palette = pixels.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
     exact, lossy = BytesIO(), BytesIO()

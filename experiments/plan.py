@@ -16,6 +16,8 @@ class Ablation:
         overrides: of training, `a.b=c`.
         build: of the build alone; a training with the same `overrides` is shared.
         cost: of its training, relative to the base.
+        question: what its row helps to answer; the page has a sentence for each question.
+        photos: to train on; None: the plan's.
     """
 
     group: str
@@ -23,12 +25,15 @@ class Ablation:
     overrides: tuple[str, ...] = ()
     build: tuple[str, ...] = ()
     cost: float = 1.0
+    question: str = ""
+    photos: int | None = None
 
     @property
     def slug(self) -> str:
         """The stage's name."""
         text = f"{self.group} {self.name}".lower()
-        return "ablation-" + "".join(letter if letter.isalnum() or letter == "." else "-" for letter in text)
+        text = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in text)
+        return text if self.group.startswith("scale ") else f"ablation-{text}"
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,33 @@ class Plan:
     Attributes:
         worlds: keyword arguments of `worlds.render` by name.
         epochs: of every system.
+        seeds: `training.seed` of the hybrid and of its parts trained alone; the first is that of everything else.
         overrides: of the benchmark's configuration, for every training.
         ablation_photos, ablation_epochs: of every ablation, in the middle part of the region.
         ablations: what is varied.
+        scaling: multiples of the benchmark configuration's value, along each axis of `scaling.AXES`.
         grown_share: share of the held-out square's photos that the database grows by; the others test it.
     """
 
     name: str
     worlds: dict[str, dict[str, Any]]
     epochs: int
+    seeds: tuple[int, ...]
     overrides: tuple[str, ...]
     ablation_photos: int
     ablation_epochs: int
     ablations: tuple[Ablation, ...]
+    scaling: dict[str, tuple[float, ...]]
     grown_share: float = 0.5
 
 
 BASE = Ablation("base", "the benchmark's configuration")
+SEEDS = tuple(Ablation("seed", f"{seed}", (f"training.seed={seed}",)) for seed in (1, 2))
+TRANSPORT = tuple(f"model.{side}.aggregation.name=optimal_transport" for side in ("ground", "aerial"))
+MEAN = tuple(f"model.{side}.aggregation.name=mean" for side in ("ground", "aerial"))
 ABLATIONS = (
     BASE,
+    *SEEDS,
     Ablation(
         "loss pairs",
         "without prototypes (photo-prototype and all that need it)",
@@ -65,10 +78,17 @@ ABLATIONS = (
     Ablation("loss pairs", "without photo-tile", ("loss.query_aerial=0",)),
     Ablation("loss pairs", "without tile-prototype", ("loss.aerial_prototype=0",)),
     Ablation("loss pairs", "the paper's three, weights 1, 1, 0.5", ("loss.query_cell=0", "loss.aerial_prototype=0.5")),
+    *(
+        Ablation(
+            "loss pairs",
+            f"photo-code {weight}",
+            (f"loss.query_cell={weight}",),
+            question="the weight of photo-code pairs",
+        )
+        for weight in ("0", "0.5", "1")
+    ),
     Ablation("loss", "softmax, scale 10", ("loss.scale=10",)),
     Ablation("loss", "softmax, scale 40", ("loss.scale=40",)),
-    Ablation("loss", "multi-similarity, alpha 2, beta 50, lambda 0.5", ("loss.kind=multi_similarity",)),
-    Ablation("loss", "multi-similarity, alpha 10", ("loss.kind=multi_similarity", "loss.alpha=10")),
     Ablation("loss", "multi-similarity, beta 20", ("loss.kind=multi_similarity", "loss.beta=20")),
     Ablation("loss", "multi-similarity, lambda 0.2", ("loss.kind=multi_similarity", "loss.threshold=0.2")),
     Ablation(
@@ -80,46 +100,68 @@ ABLATIONS = (
     Ablation("levels", "prototypes 14", ("levels.prototype=14",)),
     Ablation("levels", "prototypes 16", ("levels.prototype=16",)),
     Ablation("levels", "prototypes 17, cells 17", ("levels.prototype=17", "levels.cell=17")),
-    Ablation("levels", "cells 15", ("levels.cell=15",)),
     Ablation("levels", "cells 17", ("levels.cell=17",)),
-    Ablation("tile", "77 m", ("tile.size_m=77",)),
-    Ablation("tile", "308 m", ("tile.size_m=308",)),
-    Ablation("tile", "80 pixels", ("tile.size_px=80",), cost=2.0),
-    Ablation("tile", "77, 154, 308, 616 m (Fervers)", ("tile.size_m=77", "tile.scales=[1, 2, 4, 8]"), cost=2.3),
-    Ablation("aerial alone", "symmetric InfoNCE", ALONE),
-    Ablation(
-        "aerial alone",
-        "four scales of 77 m (Fervers)",
-        (*ALONE, "tile.size_m=77", "tile.scales=[1, 2, 4, 8]"),
-        cost=2.3,
+    *(
+        Ablation("tile", f"{size} m", (f"tile.size_m={size}",), question="the width of a tile on the ground")
+        for size in (77, 154, 308)
     ),
     Ablation("tile movement", "no rotation", ("augmentation.tile_rotation_deg=0",)),
     Ablation("tile movement", "no translation", ("augmentation.tile_translation_m=0",)),
-    Ablation("tile movement", "neither", ("augmentation.tile_rotation_deg=0", "augmentation.tile_translation_m=0")),
-    Ablation("dimension", "32", ("model.dim=32",)),
-    Ablation("dimension", "256", ("model.dim=256",)),
-    Ablation("photos per place", "1", ("training.photos_per_place=1",), cost=1.4),
     Ablation(
         "photos per place",
-        "1, two thirds of the epochs (as long a training)",
-        ("training.photos_per_place=1", "training.epochs=4"),
+        "1",
+        ("training.photos_per_place=1",),
+        cost=1.4,
+        question="one photo per place instead of two",
     ),
-    Ablation("photos per place", "4", ("training.photos_per_place=4",), cost=0.8),
-    Ablation("aggregation", "mean", ("model.ground.aggregation.name=mean", "model.aerial.aggregation.name=mean")),
     Ablation(
         "aggregation",
         "optimal transport (SALAD)",
-        ("model.ground.aggregation.name=optimal_transport", "model.aerial.aggregation.name=optimal_transport"),
+        TRANSPORT,
         cost=1.3,
+        question="optimal transport (SALAD) instead of flatten",
     ),
+    Ablation("aggregation", "mean", MEAN),
     Ablation("negatives", "no random negatives", ("training.random_tiles=0",), cost=0.8),
     Ablation("negatives", "64 random negatives", ("training.random_tiles=64",), cost=1.5),
-    Ablation("seed", "1 instead of 0: what chance alone does", ("training.seed=1",)),
+    Ablation(
+        "batches",
+        "places drawn by the square root of their photos",
+        ("training.sampling_exponent=0.5",),
+        question="tempering (dense cells drawn less often)",
+    ),
+    Ablation(
+        "batches",
+        "hard batches, groups of 4",
+        ("training.hard_group_size=4", "prototypes.mine_every_steps=100"),
+        question="hard batches",
+    ),
+    Ablation(
+        "prototypes",
+        "row-wise Adam (a sharded table)",
+        ("prototypes.table=sharded",),
+        question="row-wise Adam for the prototypes",
+    ),
     Ablation("build", "copied from the parent", build=("build.upsampling=copy",), cost=0.1),
     Ablation("build", "no imputed prototypes", build=("build.impute=false",), cost=0.1),
-    Ablation("build", "no aerial smoothing", build=("build.aerial_smoothing_cells=0",), cost=0.1),
+    Ablation(
+        "build",
+        "no aerial smoothing",
+        build=("build.aerial_smoothing_cells=0",),
+        cost=0.1,
+        question="aerial embeddings averaged with those of the neighbours",
+    ),
     Ablation("build", "kappa 1, other factors fitted", build=("build.kappa=1",), cost=0.1),
 )
+SCALING = {
+    "photo-pixels": (0.5, 0.75, 1.0, 1.5),
+    "tile-pixels": (0.5, 0.75, 1.0, 1.5),
+    "tile-metres": (0.5, 1.0, 2.0),
+    "epochs": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "epochs-multi-similarity": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "dimension": (0.25, 0.5, 1.0, 2.0),
+    "photos": (0.25, 0.5, 1.0, 2.0),
+}
 
 FULL = Plan(
     name="full",
@@ -131,10 +173,12 @@ FULL = Plan(
         "elsewhere-test": {"size_km": 2.0, "photos": 1200, "seed": 202},
     },
     epochs=10,
+    seeds=(0, 1, 2),
     overrides=(),
     ablation_photos=4000,
     ablation_epochs=6,
     ablations=ABLATIONS,
+    scaling=SCALING,
 )
 
 QUICK = Plan(
@@ -146,9 +190,12 @@ QUICK = Plan(
         "elsewhere-south": {"size_km": 0.6, "photos": 40, "seed": 31, "look": "south"},
         "elsewhere-test": {"size_km": 0.6, "photos": 80, "seed": 202},
     },
-    epochs=2,
+    epochs=1,
+    seeds=(0, 1),
     overrides=("model.dim=32",),
     ablation_photos=300,
     ablation_epochs=2,
-    ablations=(BASE, ABLATIONS[3], ABLATIONS[-3]),
+    ablations=(BASE, SEEDS[0], *(each for each in ABLATIONS if each.name in ("photo-code 0", "no aerial smoothing"))),
+    scaling={"epochs": (0.5, 1.0), "epochs-multi-similarity": (0.5, 1.0), "photos": (0.5, 1.0)},
 )
+PLANS = {plan.name: plan for plan in (FULL, QUICK)}

@@ -32,8 +32,13 @@ def render(
     look: str = "north",
     coast: bool = False,
     survey: Literal["demo", "benchmark"] = "demo",
+    world_version: int = 1,
+    survey_digest: str = "",
 ) -> dict[str, Any]:
-    """Render a world and ingest its photos; the work of a stage. A benchmark's held-out square is written beside them."""
+    """Render a world and ingest its photos; the work of a stage. A benchmark's held-out square is written beside them.
+
+    `world_version` and `survey_digest` tell worlds apart that other code drew or surveyed.
+    """
     plan = make_benchmark_survey if survey == "benchmark" else make_survey
     made = simulate(folder, size_km=size_km, photos=photos, seed=seed, look=look, coast=coast, survey=plan)
     table = ingest(made.truth_path, out=folder / TABLE)
