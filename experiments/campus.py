@@ -1,6 +1,6 @@
 """The real campus: the same tables without aerial rows, across devices and from day to night.
 
-The photos are not ours to ship; `cellcode results --campus FOLDER` takes a folder with photos.csv (file, lat, lon, captured_at,
+The photos are not ours to ship; `make results CAMPUS=FOLDER` takes a folder with photos.csv (file, lat, lon, captured_at,
 device, split).
 """
 
