@@ -184,7 +184,7 @@ FULL = Plan(
 QUICK = Plan(
     name="quick",
     worlds={
-        "region": {"size_km": 2.4, "photos": 1300, "seed": 11, "coast": True, "survey": "benchmark"},
+        "region": {"size_km": 2.4, "photos": 900, "seed": 11, "coast": True, "survey": "benchmark"},
         "south": {"size_km": 0.8, "photos": 60, "seed": 23, "look": "south"},
         "elsewhere": {"size_km": 0.6, "photos": 80, "seed": 101},
         "elsewhere-south": {"size_km": 0.6, "photos": 40, "seed": 31, "look": "south"},
@@ -196,6 +196,6 @@ QUICK = Plan(
     ablation_photos=300,
     ablation_epochs=2,
     ablations=(BASE, SEEDS[0], *(each for each in ABLATIONS if each.name in ("photo-code 0", "no aerial smoothing"))),
-    scaling={"epochs": (0.5, 1.0), "epochs-multi-similarity": (0.5, 1.0), "photos": (0.5, 1.0)},
+    scaling={"epochs": (0.5, 1.0), "epochs-multi-similarity": (0.5, 1.0)},
 )
 PLANS = {plan.name: plan for plan in (FULL, QUICK)}

@@ -159,3 +159,14 @@ def test_the_temperature_makes_probabilities_come_true() -> None:
     best = (share / share.sum(axis=1, keepdims=True)).max(axis=1)
     right = logits.argmax(axis=1) == _rows(validation)
     assert best.mean() == pytest.approx(right.mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_few_photos_that_are_all_found_or_all_missed_leave_finite_figures(found: bool) -> None:
+    validation, terms = _world(0.0, 0.0)
+    rows = _rows(validation)[:12]
+    queries = terms.aerial[rows] if found else -terms.aerial[rows]
+    few = Validation(validation.lat_deg[:12], validation.lon_deg[:12], queries)
+    made, _ = fit(few, IDS, terms, radius_m=100)
+    assert 1e-3 < made.temperature < 100
+    assert all(1e-2 < factor < 100 for factor in (made.kappa, made.aerial_only))

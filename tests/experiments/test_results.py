@@ -119,7 +119,7 @@ def test_what_the_benchmark_is_configured_by_decides_what_is_made_again(monkeypa
     trained = {name for name in before if name.startswith("train-")}
     monkeypatch.setattr(configuration, "load", lambda name, more: load(name, ["build.kappa=2", *more]))
     assert not changed(before) & (worlds | trained)
-    assert {"build-hybrid", "same-area", "other-country", "hierarchy", "growing", "scale-photos-150"} <= changed(before)
+    assert {"build-hybrid", "same-area", "other-country", "hierarchy", "growing", "scale-epochs-1"} <= changed(before)
     monkeypatch.setattr(configuration, "load", lambda name, more: load(name, ["photo.width_px=80", *more]))
     assert before.keys() - changed(before) == worlds
     monkeypatch.setattr(configuration, "load", load)

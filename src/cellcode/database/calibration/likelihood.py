@@ -146,13 +146,14 @@ class Model:
     def _loss(self, point: Tensor, weights: Tensor, prior: bool = True, photos: slice = slice(None)) -> Tensor:
         """Negative mean log posterior mass near the true positions.
 
-        The prior has the weight of one photo; it only matters where the photos determine next to nothing.
+        The prior has the weight of one photo; it only matters where the photos determine next to nothing. Without one on the
+        temperature, photos that are all found or all missed would drive it to zero or infinity.
         """
         logits = self._logits(point, photos)
         inside = logits.masked_fill(~self.near[photos], -math.inf).logsumexp(dim=1)
         fit = -(weights * (inside - logits.logsumexp(dim=1))).sum()
-        ratios = torch.cat([point[:3], point[4:]])
-        penalty = (ratios**2).sum() / (2 * PRIOR_SPREAD**2 * max(len(weights), 1))
+        usual = torch.tensor([0.0, 0.0, 0.0, math.log(self.fixed_temperature), 0.0])
+        penalty = ((point - usual) ** 2).sum() / (2 * PRIOR_SPREAD**2 * max(len(weights), 1))
         return fit + penalty if prior else fit
 
     def _figures(self, point: Tensor, log_likelihood: float | None) -> Figures:
@@ -161,14 +162,18 @@ class Model:
 
 
 def fit_temperature(similarities: Similarities, scores: Float32, start: float) -> float:
-    """Return the temperature of largest likelihood for scores (V, M) as they are, every photo counting the same."""
+    """Return the temperature of largest likelihood for scores (V, M) as they are, every photo counting the same.
+
+    The prior is that of `Model`, around `start`.
+    """
     logits, near = torch.from_numpy(scores), torch.from_numpy(similarities.near)
     log_count = torch.from_numpy(np.log(similarities.stands_for))
     cold = torch.tensor(-math.log(start), requires_grad=True)
 
     def loss() -> Tensor:
         scaled = logits * cold.exp() + log_count
-        return (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
+        fit = (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
+        return fit + (cold + math.log(start)) ** 2 / (2 * PRIOR_SPREAD**2 * max(len(near), 1))
 
     _minimise(cold, loss, 20)
     return float((-cold.detach()).exp()) if torch.isfinite(cold) else start
