@@ -19,7 +19,7 @@ results: $(if $(CAMPUS),$(VENV)/.dev,$(VENV)/.base)
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-# Trainings of several processes, under torchrun.
+# Trainings of several processes, under torchrun, and the checks of an accelerator, tiny and on the CPU.
 test-scale: $(VENV)/.dev
 	$(BIN)/python -m pytest -m scale tests/scale tests/training
 

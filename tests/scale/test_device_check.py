@@ -8,6 +8,8 @@ import pytest
 from tools import device_check
 from tools.device_check import NOT_COMPLETE, attempt
 
+pytestmark = pytest.mark.scale
+
 
 def test_every_check_runs_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
