@@ -25,7 +25,9 @@ _MAX_HOPS = 5
 _CHUNK = 64 * 1024
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0")  # the last: HEIF, AVIF
 # Ends, in monotonic time, of the waits beyond the patience of a request that a host has required since its last answer. After
-# two of them it is not asked before: for all clients, so that the next step of the recipe does not ask it either.
+# six of them it is not asked before: for all clients, so that the next step of the recipe does not ask it either. One photo
+# that is refused accounts for up to five: its sizes, and each of its renditions.
+_REFUSALS = 6
 _refusing: dict[str, list[float]] = {}
 Expected = Literal["image", "json", "any"]
 Follow = Literal["same host", "anywhere"]
@@ -186,7 +188,7 @@ class Client:
             )
         host = urlsplit(url).netloc
         waits = _refusing.get(host, [])
-        if len(waits) > 1 and (left_s := max(waits) - time.monotonic()) > 0:
+        if len(waits) >= _REFUSALS and (left_s := max(waits) - time.monotonic()) > 0:
             sentence = f"{redact(url)} is not requested: the server requires a wait of {left_s:.0f} s"
             raise RemoteError(sentence, "too many requests", 429)
         self._pace.wait(host)
