@@ -65,13 +65,13 @@ def recalls(cells: Database, tested: dict[str, PhotoTable], keep: Path) -> dict[
     found: dict[str, dict[str, Any]] = {}
     rule = cells.config.evaluation.model_copy(update={"radii_m": RADII_M, "ranks": (1, 10)})
     for area, table in tested.items():
-        asked, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
+        queries, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
         table = table.select(good)
         nobody = table.select(np.zeros(len(table), bool))
-        results = {result.name: result for result in evaluate_systems(locator, asked, table, nobody, rule)}
+        results = {result.name: result for result in evaluate_systems(locator, queries, table, nobody, rule)}
         place = places(table)
-        taught = slices.density(cells, table) > 0
-        groups = {"all": np.ones(len(table), bool), "with_photos": taught, "without_photos": ~taught}
+        with_photos = slices.density(cells, table) > 0
+        groups = {"all": np.ones(len(table), bool), "with_photos": with_photos, "without_photos": ~with_photos}
         hits |= {f"{area} place": place}
         for name in (name for name in SYSTEMS if name in results):
             hits |= {f"{area} {name} {radius_m:g}": results[name].hits[1][radius_m] for radius_m in RADII_M}

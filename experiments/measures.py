@@ -29,10 +29,10 @@ CELLS = "cells"
 def database(
     folder: Path, needs: dict[str, Path], *, training: str, settings: str, overrides: list[str]
 ) -> dict[str, Any]:
-    """Build the database of the whole region, its confidence calibrated with photos from elsewhere."""
+    """Build the database of the whole region, its confidence calibrated with out-of-region photos."""
     run = trainings.trained(needs[training])
-    # Photos from elsewhere may look like those of the region, or like another country.
-    elsewhere = worlds.joined(
+    # Out-of-region photos may look like those of the region, or like another country.
+    out_of_region = worlds.joined(
         *(PhotoTable.load(needs[name] / worlds.TABLE) for name in ("elsewhere", "elsewhere-south"))
     )
     started = time.monotonic()
@@ -40,7 +40,7 @@ def database(
     imagery = aerial if run.aerial is not None else None
     # Without imagery: the cells that the others search, not only those with photos.
     region = None if imagery else Region.bbox(*open_source(aerial).bounds)
-    cells = build(run, imagery, region, out=folder / CELLS, out_of_region=elsewhere, overrides=overrides)
+    cells = build(run, imagery, region, out=folder / CELLS, out_of_region=out_of_region, overrides=overrides)
     return {
         "cells": cells.manifest["cells"],
         "bytes": cells.bytes,
@@ -137,8 +137,8 @@ def plain_sum(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, 
     searcher = CodeSearcher(CodeSet(np.asarray(cells.ids), codes.astype(np.float16)), cells.level)
     locator, rule, found = Locator(cells), cells.config.evaluation, {}
     for area, table in (("same", parts.same_area), ("cross", parts.cross_area)):
-        asked, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
-        ids = searcher.search(asked, min(max(rule.ranks), searcher.count())).cell_ids
+        queries, good, _, _ = embed(locator, table.files, f"reading photos, {area} area")
+        ids = searcher.search(queries, min(max(rule.ranks), searcher.count())).cell_ids
         lat, lon = (each.reshape(ids.shape) for each in s2.cell_centers(ids.ravel()))
         found[area] = _answered("paper", table.select(good), lat, lon, rule, cells.bytes)
     return {**found, "kappa": kappa}
@@ -159,8 +159,8 @@ def strangers(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, 
     locator = Locator(opened(needs[built]))
 
     def inside(table: PhotoTable, name: str) -> Stated:
-        asked, _, _, _ = embed(locator, table.files, f"reading photos, {name}")
-        return confidence.ask(locator, asked, ablations.RADIUS_M)
+        queries, _, _, _ = embed(locator, table.files, f"reading photos, {name}")
+        return confidence.ask(locator, queries, ablations.RADIUS_M)
 
     own, found = inside(worlds.parts(needs["region"]).same_area, "region"), {}
     for name, world in (("same look", "elsewhere-test"), ("other look", "south")):
@@ -178,14 +178,14 @@ def several(folder: Path, needs: dict[str, Path], *, built: str) -> dict[str, An
     cells, parts = opened(needs[built]), worlds.parts(needs["region"])
     locator, found = Locator(cells), {}
     for kind, table in (("place", parts.same_area), ("walk", parts.walks)):
-        asked, good, _, _ = embed(locator, table.files, f"reading photos, {kind}s")
+        queries, good, _, _ = embed(locator, table.files, f"reading photos, {kind}s")
         table = table.select(good)
         lat, lon = table.lat_deg, table.lon_deg
         groups, order = together.places(lat, lon), np.arange(len(table))
         if kind == "walk":
             groups, order = together.paths(table.column("sequence"), table.captured_at)
         found[kind] = together.recall_by_count(
-            locator, asked[order], lat[order], lon[order], groups[order], along=kind == "walk"
+            locator, queries[order], lat[order], lon[order], groups[order], along=kind == "walk"
         )
     return found
 

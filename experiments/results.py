@@ -71,7 +71,7 @@ def run(
     )
     if failed:
         raise CellcodeError(
-            f"{len(failed)} of {len(done)} stages failed, as the page says; the same command tries them again: "
+            f"{len(failed)} of {len(done)} stages failed, as the page says; the same command retries them: "
             + "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         )
     return values

@@ -241,6 +241,6 @@ def _report(stage: Stage, outcome: Done | str, left: Sequence[Stage], last_s: di
         logger.info("%s: %.0f s; %d stages left, about %.0f min", stage.name, outcome.seconds, len(left), left_min)
         return
     logger.error(
-        "stage %s failed: %s (its %s has more); the same command tries it again, --only %s it alone",
+        "stage %s failed: %s (its %s has more); the same command retries it, --only %s it alone",
         stage.name, outcome, LOG, stage.name,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """What repeated trainings say: recall as the mean over seeds, with intervals over photos and over seeds.
 
-The same test photos are asked of every training, so that seeds and positions cross. A resample draws positions, as everywhere
+Every training is tested on the same photos, so that seeds and positions cross. A resample draws positions, as everywhere
 (`cellcode.evaluation.metrics.Bootstrap`), and seeds, both with replacement: a bootstrap of two levels (Davison and Hinkley
 1997, 3.8). The variance of S seeds drawn with replacement is too small by (S - 1) / S: the deviation of a resample's seeds from
 their mean is stretched to make up for it.

@@ -63,6 +63,7 @@ class Model:
         s = similarities
         self.photos = slice(None, None, max(1, -(-s.photos * len(s.stands_for) // FIT_ENTRIES)))  # evenly spaced
         self.free, self.cosine, self.fixed_kappa, self.fixed_temperature = free, cosine, kappa, temperature
+        self.usual = torch.tensor([0.0, 0.0, 0.0, math.log(temperature), 0.0])  # the point that the prior favours
         # Cells of one kind side by side, each kind with the similarities it has.
         kinds = [np.flatnonzero(s.kind == kind) for kind in range(3)]
         order = np.concatenate(kinds)
@@ -152,9 +153,7 @@ class Model:
         logits = self._logits(point, photos)
         inside = logits.masked_fill(~self.near[photos], -math.inf).logsumexp(dim=1)
         fit = -(weights * (inside - logits.logsumexp(dim=1))).sum()
-        usual = torch.tensor([0.0, 0.0, 0.0, math.log(self.fixed_temperature), 0.0])
-        penalty = ((point - usual) ** 2).sum() / (2 * PRIOR_SPREAD**2 * max(len(weights), 1))
-        return fit + penalty if prior else fit
+        return fit + _prior(point - self.usual, len(weights)) if prior else fit
 
     def _figures(self, point: Tensor, log_likelihood: float | None) -> Figures:
         kappa, aerial, prototype, temperature, imputed = (float(part) for part in self._parts(point))
@@ -173,10 +172,15 @@ def fit_temperature(similarities: Similarities, scores: Float32, start: float) -
     def loss() -> Tensor:
         scaled = logits * cold.exp() + log_count
         fit = (scaled.logsumexp(dim=1) - scaled.masked_fill(~near, -math.inf).logsumexp(dim=1)).mean()
-        return fit + (cold + math.log(start)) ** 2 / (2 * PRIOR_SPREAD**2 * max(len(near), 1))
+        return fit + _prior(cold + math.log(start), len(near))
 
     _minimise(cold, loss, 20)
     return float((-cold.detach()).exp()) if torch.isfinite(cold) else start
+
+
+def _prior(deviation: Tensor, photos: int) -> Tensor:
+    """Return the penalty of a deviation from the usual figures, with the weight of one of the photos."""
+    return (deviation**2).sum() / (2 * PRIOR_SPREAD**2 * max(photos, 1))
 
 
 def _minimise(point: Tensor, loss: Callable[[], Tensor], steps: int) -> None:
